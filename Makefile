@@ -1,0 +1,73 @@
+# Everything a developer runs. `make demo` and `make test` do their own set-up, system packages included
+# where they run as root; what is there already is not touched again.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest
+SIMULATE_SEEDS ?= 10000
+SOAK_ROUNDS ?= 500
+
+# What `make test ONLY=...` runs of the tests; without ONLY, everything.
+MARKS_unit := not e2e and not ceph and not sim and not slow
+MARKS_e2e := e2e and not ceph
+MARKS_ceph := ceph
+MARKS_sim := sim
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint soak simulate bench clean system-demo system-test
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make .venv with the locked dependencies and the two commands
+
+$(VENV)/.dependencies: requirements.lock deploy/venv.sh
+	deploy/venv.sh $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies pyproject.toml
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+system-demo:
+	@deploy/system-packages.sh demo
+
+system-test:
+	@deploy/system-packages.sh demo test
+
+demo: system-demo setup ## Protect a disk, kill the site, rehydrate it elsewhere, compare
+	$(PY) deploy/demo.py
+
+ifeq ($(ONLY),)
+test: system-test setup ## Everything: format, lint, types, imports, tests (ONLY=unit|lint|e2e|ceph|sim for a part)
+	@$(MAKE) --no-print-directory lint
+	$(PYTEST)
+else ifeq ($(ONLY),lint)
+test: lint
+else ifneq ($(MARKS_$(ONLY)),)
+test: $(if $(filter e2e ceph,$(ONLY)),system-test) setup
+	$(PYTEST) -m "$(MARKS_$(ONLY))"
+else
+test:
+	$(error ONLY=$(ONLY) is none of unit, lint, e2e, ceph, sim)
+endif
+
+lint: setup ## Format, lint, types and the direction of imports
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+soak: system-test setup ## Kill the agent again and again (SOAK_ROUNDS=500)
+	$(PYTEST) tests/e2e --rounds $(SOAK_ROUNDS) --timeout 0
+
+simulate: setup ## Run the simulator over many seeds (SIMULATE_SEEDS=10000)
+	$(PYTEST) tests/sim --seeds $(SIMULATE_SEEDS) --timeout 0 -q
+
+bench: system-test setup ## Measure; says nothing about right or wrong
+	$(PY) bench/run.py
+
+clean: ## Remove what `make` made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
