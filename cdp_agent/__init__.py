@@ -1,0 +1,1 @@
+"""Capture and ship: what runs at the protected site, beside the workloads."""

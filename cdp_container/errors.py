@@ -1,0 +1,323 @@
+"""Every error that an administrator can meet, with its exit code and its hint.
+
+One tree, so that the exit codes are unique and the table in docs/exit-codes.md can be
+generated from it. Pure: no I/O, no logging. What does not belong here: faults of our own
+code (those are assertions) and the mapping of a library's exceptions (that stands at the
+edge which calls the library).
+
+A message has three parts: `what` failed, `why`, and a `hint` of what to do. None of them may
+ever hold a secret.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CdpError(Exception):
+    """The root: something failed that has no better name.
+
+    Args:
+        what: the operation that failed, as a short noun phrase or sentence without a full stop.
+        why: the reason, as the layer that noticed it knows it.
+        hint: what the reader can do next; the class's own hint where none is given.
+    """
+
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = "this is unexpected: please report it with the command that you ran"
+
+    def __init__(self, what: str, why: str, hint: str | None = None) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what = what
+        self.why = why
+        self.hint = hint if hint is not None else self.default_hint
+
+
+# --- 2: how we were called -------------------------------------------------------------------
+
+
+class UsageError(CdpError):
+    """The command line does not make sense."""
+
+    exit_code = 2
+    default_hint = "run the command with --help"
+
+
+class ConfigInvalid(CdpError):
+    """The configuration has faults; `why` lists all of them, one a line, each with its place."""
+
+    exit_code = 4
+    default_hint = "correct the named places and run `cdp-agent check-config`"
+
+
+# --- 3: done, but not whole ------------------------------------------------------------------
+
+
+class Incomplete(CdpError):
+    """The command finished, but its result is not whole (status behind target, findings in verify)."""
+
+    exit_code = 3
+    default_hint = "read the report above: it names what is missing"
+
+
+# --- 10..19: there is no such thing ----------------------------------------------------------
+
+
+class NotFound(CdpError):
+    """The store has no object under this key."""
+
+    exit_code = 10
+    default_hint = "check the address; `rehydrate domains` lists what a store holds"
+
+
+class NoSuchBucket(NotFound):
+    """The store has no such bucket (or directory)."""
+
+    exit_code = 11
+    default_hint = "create the bucket, or correct its name in the address"
+
+
+class NoSuchDomain(NotFound):
+    """At this address there is no container of a protection domain."""
+
+    exit_code = 12
+    default_hint = "check the address; `rehydrate domains` lists the containers below a prefix"
+
+
+class NoSuchPoint(NotFound):
+    """The container has no such recovery point."""
+
+    exit_code = 13
+    default_hint = "`rehydrate points` lists what can be restored"
+
+
+class NoSuchVolume(NotFound):
+    """The domain has no such volume at this point."""
+
+    exit_code = 14
+    default_hint = "`rehydrate points` names the volumes of each point"
+
+
+# --- 20..29: the container is not what it should be --------------------------------------------
+
+
+class DamagedObject(CdpError):
+    """An object's bytes are not what was written: a digest, checksum, seal or structure is wrong."""
+
+    exit_code = 20
+    default_hint = "fetch it again or from a replica; `rehydrate verify` names everything that is damaged"
+
+
+class MissingObject(CdpError):
+    """An object that the chosen point needs is not in the store and was never collected."""
+
+    exit_code = 21
+    default_hint = "choose an earlier point, or bring the object back from a replica or a version"
+
+
+class NewerFormat(CdpError):
+    """The object is of a format version, or has a critical part, that this release does not know."""
+
+    exit_code = 22
+    default_hint = "install the release that wrote it (its version stands in the object's header), or a later one"
+
+
+class ForeignObject(CdpError):
+    """The object is sound, but belongs to another domain, or stands under a key that is not its own."""
+
+    exit_code = 23
+    default_hint = "check that this prefix belongs to one domain alone"
+
+
+class LimitExceeded(CdpError):
+    """A named limit of the format would be, or is, exceeded."""
+
+    exit_code = 24
+    default_hint = "docs/container-format.md lists the limits; an object beyond them was not written by this system"
+
+
+class RecordTooLarge(LimitExceeded):
+    """One record is larger than a segment may carry."""
+
+    exit_code = 25
+    default_hint = "shorten the record: docs/container-format.md, Limits"
+
+
+# --- 30..39: keys and credentials ------------------------------------------------------------
+
+
+class WrongPassphrase(CdpError):
+    """The passphrase does not open the domain's key."""
+
+    exit_code = 30
+    default_hint = "the key check on the recovery kit tells which domain a passphrase belongs to"
+
+
+class KeyMissing(CdpError):
+    """The container is encrypted and no passphrase or key was given, or the agent's key file is absent."""
+
+    exit_code = 31
+    default_hint = "give --passphrase-file, or set CDP_PASSPHRASE"
+
+
+class AccessDenied(CdpError):
+    """The store refused our credentials, or they do not allow this operation."""
+
+    exit_code = 32
+    default_hint = "check the credentials of the profile or environment that the address uses"
+
+
+# --- 40..49: the store -----------------------------------------------------------------------
+
+
+class StoreUnavailable(CdpError):
+    """The store did not answer, or answered with an error of its own; whether it acted is not known."""
+
+    exit_code = 40
+    default_hint = "check the endpoint and the network; nothing was lost, run the command again"
+
+
+class StoreThrottled(StoreUnavailable):
+    """The store asks us to slow down."""
+
+    exit_code = 41
+    default_hint = "wait, or raise the store's request limits"
+
+
+class StoreRefused(CdpError):
+    """The store does not keep its word (conditional writes, read-after-write), so it cannot be trusted."""
+
+    exit_code = 42
+    default_hint = "use a store with atomic conditional writes; `cdp-agent attest` shows what failed"
+
+
+class StoreFull(CdpError):
+    """The store has no room (or no quota) left."""
+
+    exit_code = 43
+    default_hint = "make room or raise the quota; writes wait in the journal until then"
+
+
+class PreconditionFailed(CdpError):
+    """A create-only or compare-and-swap write met another version of the object."""
+
+    exit_code = 44
+    default_hint = "somebody else changed the object: read it again and decide anew"
+
+
+class Contention(CdpError):
+    """The store saw two conditional writes at once and did neither (409): try again."""
+
+    exit_code = 45
+    default_hint = "run the command again"
+
+
+class ContainerExists(CdpError):
+    """`init` found a container at this address."""
+
+    exit_code = 46
+    default_hint = "choose another prefix, or go on with the container that is there"
+
+
+# --- 50..59: ownership -----------------------------------------------------------------------
+
+
+class OwnedElsewhere(CdpError):
+    """Another site or run owns the domain; `why` says who, since when and under which lease."""
+
+    exit_code = 50
+    default_hint = "stop the other writer first"
+
+
+class Fenced(CdpError):
+    """This run was overtaken: another run owns the domain now, and this one never writes again."""
+
+    exit_code = 51
+    default_hint = "the journal is kept; `cdp-agent status` says how much lies beyond the end"
+
+
+# --- 60..79: this machine --------------------------------------------------------------------
+
+
+class AlreadyRunning(CdpError):
+    """Another process holds the lock of this journal directory or image."""
+
+    exit_code = 60
+    default_hint = "`cdp-agent status` names the process; stop it first"
+
+
+class BackingUnreadable(CdpError):
+    """A backing file or device is absent, or cannot be opened or read."""
+
+    exit_code = 61
+    default_hint = "check the path and its permissions"
+
+
+class LocalDiskFull(CdpError):
+    """The file system of a target, journal or directory store is full."""
+
+    exit_code = 62
+    default_hint = "make room and run the command again"
+
+
+class TargetNotEmpty(CdpError):
+    """The target already holds something, or is in use."""
+
+    exit_code = 63
+    default_hint = "choose another target, or say --force to overwrite exactly what is named"
+
+
+class TargetUnsuitable(CdpError):
+    """The target is too small, of the wrong kind, or cannot be written."""
+
+    exit_code = 64
+    default_hint = "choose another target"
+
+
+class JournalDamaged(CdpError):
+    """The journal holds a record that neither a torn tail nor an old generation explains."""
+
+    exit_code = 65
+    default_hint = "keep the journal directory as evidence; restore from the container"
+
+
+class BackingChanged(CdpError):
+    """The backing disk was changed while the agent was not running."""
+
+    exit_code = 66
+    default_hint = "say --redo to re-apply the journal over it"
+
+
+class PositionUnknown(CdpError):
+    """The newest cut's journal position is not in this journal: a reverted or another host, or power was lost."""
+
+    exit_code = 67
+    default_hint = "this release cannot mend that: protect the volume into a new container"
+
+
+class JournalFull(CdpError):
+    """The journal reached its limit and can hold no further write."""
+
+    exit_code = 68
+    default_hint = "restore the connection to the store, or raise journal.limit_bytes"
+
+
+class DeviceError(CdpError):
+    """The local disk failed an operation (EIO and its kin)."""
+
+    exit_code = 69
+    default_hint = "check the disk and the kernel log"
+
+
+class AgentNotRunning(CdpError):
+    """The command needs a running agent and there is none in this journal directory."""
+
+    exit_code = 70
+    default_hint = "start it with `cdp-agent run`"
+
+
+class PeerProtocolError(CdpError):
+    """The other end of a local connection broke its protocol."""
+
+    exit_code = 71
+    default_hint = "check that both ends are of the same release"
