@@ -15,7 +15,7 @@ MARKS_ceph := ceph
 MARKS_sim := sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint soak simulate bench clean system-demo system-test
+.PHONY: help setup demo test docs lint soak simulate bench clean system-demo system-test
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ else
 test:
 	$(error ONLY=$(ONLY) is none of unit, lint, e2e, ceph, sim)
 endif
+
+docs: setup ## Write the generated parts of the documents anew
+	$(PY) -m deploy.exit_codes
 
 lint: setup ## Format, lint, types and the direction of imports
 	$(VENV)/bin/ruff format --check .

@@ -1,0 +1,103 @@
+"""What every test may ask for: servers, seeds, rounds; and what a machine cannot run, said plainly.
+
+A test that needs a program names it with `@pytest.mark.needs("qemu-io")`; `ceph` needs Ceph's own.
+Where one is missing, which only happens where `make test` may not install it, the test is left out
+and the summary says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.ceph import missing_programs, running_ceph
+from tests.servers.s3 import S3Server, forget_everything, running_moto
+
+# The lowest layer first, so that the first failure is the nearest to its cause.
+_ORDER = ("ceph", "e2e", "sim", "slow")
+
+_left_out_key = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cdp")
+    group.addoption("--seeds", type=int, default=50, help="how many seeds the simulator runs (50)")
+    group.addoption("--first-seed", type=int, default=0, help="the simulator's first seed (0)")
+    group.addoption("--rounds", type=int, default=20, help="how many rounds a kill test runs (20)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_left_out_key] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument `sim_seed` runs once for every seed that was asked for."""
+    if "sim_seed" in metafunc.fixturenames:
+        first: int = metafunc.config.getoption("--first-seed")
+        metafunc.parametrize("sim_seed", range(first, first + metafunc.config.getoption("--seeds")))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what lacks a program, and put what is quick and low first."""
+    runnable: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        missing = _missing(item)
+        (left_out if missing else runnable).append(item)
+        for name in missing:
+            counts = config.stash[_left_out_key]
+            counts[name] = counts.get(name, 0) + 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    items[:] = sorted(runnable, key=_rank)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counts = config.stash[_left_out_key]
+    if not counts:
+        return
+    terminalreporter.section("left out on this machine")
+    for name, count in sorted(counts.items()):
+        terminalreporter.line(f"{count} tests need {name}, which is not installed")
+    terminalreporter.line("As root on Debian or Ubuntu, `make test` installs it: deploy/system-packages.sh")
+
+
+def _missing(item: pytest.Item) -> list[str]:
+    named = [name for mark in item.iter_markers("needs") for name in mark.args if shutil.which(name) is None]
+    return named + (missing_programs() if item.get_closest_marker("ceph") else [])
+
+
+def _rank(item: pytest.Item) -> int:
+    marks = [index for index, name in enumerate(reversed(_ORDER), 1) if item.get_closest_marker(name)]
+    return max(marks, default=0)
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How many rounds a kill test runs."""
+    count: int = request.config.getoption("--rounds")
+    return count
+
+
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[S3Server]:
+    with running_moto() as server:
+        yield server
+
+
+@pytest.fixture
+def moto_server(_moto: S3Server) -> S3Server:
+    """An S3 server that holds nothing yet (moto, in this process)."""
+    forget_everything(_moto)
+    return _moto
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The real Ceph RADOS gateway, one for the whole run: make a bucket of your own in it."""
+    directory: Path = tmp_path_factory.mktemp("ceph") / "cluster"
+    with running_ceph(directory) as server:
+        yield server
