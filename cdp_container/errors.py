@@ -119,7 +119,9 @@ class NewerFormat(CdpError):
     """The object is of a format version, or has a critical part, that this release does not know."""
 
     exit_code = 22
-    default_hint = "install the release that wrote it (its version stands in the object's header), or a later one"
+    default_hint = (
+        "install the release that wrote it (its version stands in the object's header), or a later one"
+    )
 
 
 class ForeignObject(CdpError):
@@ -133,7 +135,9 @@ class LimitExceeded(CdpError):
     """A named limit of the format would be, or is, exceeded."""
 
     exit_code = 24
-    default_hint = "docs/container-format.md lists the limits; an object beyond them was not written by this system"
+    default_hint = (
+        "docs/container-format.md lists the limits; an object beyond them was not written by this system"
+    )
 
 
 class RecordTooLarge(LimitExceeded):
@@ -175,6 +179,8 @@ class StoreUnavailable(CdpError):
 
     exit_code = 40
     default_hint = "check the endpoint and the network; nothing was lost, run the command again"
+    retry_after_seconds: float | None = None
+    """How long the store asked us to wait, where it said so."""
 
 
 class StoreThrottled(StoreUnavailable):

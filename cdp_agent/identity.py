@@ -1,0 +1,165 @@
+"""agent.json: what `init` fixed about this agent, and no `run` ever changes.
+
+It pins the domain, its public key and index key, and which space each volume is, so that nothing
+that somebody writes into the store can redirect the agent. It holds the index key (which opens
+names and sizes, but no content), so its mode is 0600. What does not belong here: what changes
+while the agent runs (notes.json) and what the administrator may change (the configuration).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
+
+IDENTITY_NAME = "agent.json"
+IDENTITY_FORMAT = 1
+IDENTITY_BYTES_MAX = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """One protected volume, as `init` found it."""
+
+    name: str
+    path: str
+    space: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentIdentity:
+    """What agent.json holds. `public_key` and `index_key` are 32 bytes each, empty with encryption `none`."""
+
+    domain: bytes
+    name: str
+    site: str
+    encryption: str
+    public_key: bytes
+    index_key: bytes
+    key_block: bytes
+    config_digest: bytes
+    sources: tuple[SourceIdentity, ...]
+
+    def __repr__(self) -> str:
+        """Without the index key: it must never reach a log."""
+        return f"AgentIdentity(domain={self.domain.hex()}, name={self.name!r}, site={self.site!r})"
+
+
+def encode_identity(identity: AgentIdentity) -> bytes:
+    """The bytes of agent.json."""
+    document = {
+        "format": IDENTITY_FORMAT,
+        "domain": identity.domain.hex(),
+        "name": identity.name,
+        "site": identity.site,
+        "encryption": identity.encryption,
+        "public_key": identity.public_key.hex(),
+        "index_key": identity.index_key.hex(),
+        "key_block": identity.key_block.hex(),
+        "config_digest": identity.config_digest.hex(),
+        "sources": [
+            {
+                "name": source.name,
+                "path": source.path,
+                "space": source.space.hex(),
+                "size_bytes": source.size_bytes,
+            }
+            for source in identity.sources
+        ],
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def decode_identity(data: bytes, name: str) -> AgentIdentity:
+    """Parse agent.json; `name` is what errors call it. Raises ConfigInvalid."""
+    hint = "restore the file from a backup of the journal directory; `init` makes a new one"
+    try:
+        document = orjson.loads(data)
+        if document["format"] != IDENTITY_FORMAT:
+            raise ConfigInvalid(f"{name} is refused", f"its format is {document['format']!r}, ours 1", hint)
+        return AgentIdentity(
+            domain=_bytes(document["domain"], 16),
+            name=str(document["name"]),
+            site=str(document["site"]),
+            encryption=str(document["encryption"]),
+            public_key=bytes.fromhex(document["public_key"]),
+            index_key=bytes.fromhex(document["index_key"]),
+            key_block=bytes.fromhex(document["key_block"]),
+            config_digest=_bytes(document["config_digest"], 32),
+            sources=tuple(
+                SourceIdentity(
+                    name=str(source["name"]),
+                    path=str(source["path"]),
+                    space=_bytes(source["space"], 16),
+                    size_bytes=int(source["size_bytes"]),
+                )
+                for source in document["sources"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        # Never the content: it holds a key.
+        raise ConfigInvalid(f"{name} is refused", f"it is damaged ({type(error).__name__})", hint) from None
+
+
+def _bytes(text: str, length: int) -> bytes:
+    value = bytes.fromhex(text)
+    if len(value) != length:
+        raise ValueError("wrong length")
+    return value
+
+
+def load_identity(directory: Path) -> AgentIdentity:
+    """Read agent.json of a journal directory. Raises ConfigInvalid where `init` was never run."""
+    path = directory / IDENTITY_NAME
+    try:
+        with path.open("rb") as file:
+            data = file.read(IDENTITY_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"no agent in {directory}", f"there is no {IDENTITY_NAME}", "run `cdp-agent init` first"
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(
+            f"cannot read {path}", error.strerror or "unreadable", "run as the agent's user"
+        ) from error
+    return decode_identity(data, str(path))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 whole or not at all, durably, replacing an older one.
+
+    Raises LocalDiskFull, CdpError.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(path)
+            _sync_directory(path.parent)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        why = error.strerror or "input/output error"
+        if error.errno == 28:  # ENOSPC
+            raise LocalDiskFull(f"cannot write {path}", why) from error
+        raise CdpError(
+            f"cannot write {path}", why, "check the journal directory and its permissions"
+        ) from error
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,177 @@
+"""The parent of splitter and streamer: starts them, watches them, restarts the one that died.
+
+It touches neither data nor store, so there is little that can end it. What does not belong here:
+anything that decides about writes, cuts or ownership.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cdp_container.clock import Clock
+from cdp_container.errors import AlreadyRunning
+
+POLL_SECONDS = 0.1
+"""How often children and signals are looked at."""
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_MAX_SECONDS = 60.0
+"""A child that dies again and again costs one start a minute (and one epoch at most)."""
+STEADY_SECONDS = 60.0
+"""A child that lived this long starts from the first back-off again."""
+STOP_SECONDS = 60.0
+"""How long a child may take to end after SIGTERM: a drain of guests' writes and one sync."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """How to start one child, and which of its exit codes mean that starting it again is no use."""
+
+    name: str
+    argv: tuple[str, ...]
+    final_codes: frozenset[int]
+    ends_everything: bool
+
+
+@dataclass(slots=True)
+class _Child:
+    spec: ChildSpec
+    process: subprocess.Popen[bytes] | None = None
+    started_ns: int = 0
+    due_ns: int = 0
+    deaths: int = 0
+    final_code: int | None = None
+
+
+@dataclass(slots=True)
+class _Stop:
+    requested: bool = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def take_lock(path: Path) -> int:
+    """Hold the one lock of a journal directory until the process ends; gives its descriptor.
+
+    Raises AlreadyRunning, which names the holder.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise AlreadyRunning(f"cannot lock {path}", f"process {holder} holds it") from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def notify_systemd(message: str) -> None:
+    """Tell systemd (sd_notify(3)) a line such as READY=1; nothing where it did not ask."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    name = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+        try:
+            peer.sendto(message.encode(), name)
+        except OSError:
+            return  # systemd is gone or restarting: nobody to tell, and guests matter more
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs children until it is told to stop, or one of them ends for good.
+
+    `ready` is asked until it says yes, then systemd is told.
+    """
+
+    specs: Sequence[ChildSpec]
+    clock: Clock
+    ready: Callable[[], bool]
+    report: Callable[[str], None]
+    _children: list[_Child] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Give the exit code: 0 after a requested stop, a child's own where it ended everything."""
+        stop = _Stop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, stop.handle)
+        self._children = [_Child(spec) for spec in self.specs]
+        told = False
+        try:
+            while not stop.requested:
+                for child in self._children:
+                    code = self._look_after(child)
+                    if code is not None and child.spec.ends_everything:
+                        return code
+                if not told and self.ready():
+                    told = True
+                    notify_systemd("READY=1")
+                    self.report("exports are open")
+                notify_systemd("WATCHDOG=1")
+                self.clock.sleep(POLL_SECONDS)
+            return 0
+        finally:
+            notify_systemd("STOPPING=1")
+            self._stop_all()
+
+    def _look_after(self, child: _Child) -> int | None:
+        """Start, reap or leave alone; gives the exit code of a child that ended for good."""
+        now_ns = self.clock.boottime_ns()
+        if child.final_code is not None:
+            return child.final_code
+        if child.process is None:
+            if now_ns >= child.due_ns:
+                child.process = subprocess.Popen(child.spec.argv, start_new_session=False)
+                child.started_ns = now_ns
+            return None
+        code = child.process.poll()
+        if code is None:
+            return None
+        child.process = None
+        if code in child.spec.final_codes:
+            child.final_code = code
+            self.report(f"{child.spec.name} ended for good with exit code {code}")
+            return code
+        lived_seconds = (now_ns - child.started_ns) / 1e9
+        child.deaths = 1 if lived_seconds >= STEADY_SECONDS else child.deaths + 1
+        pause_seconds = backoff_seconds(child.deaths)
+        child.due_ns = now_ns + int(pause_seconds * 1e9)
+        self.report(
+            f"{child.spec.name} ended with {_describe(code)}; starting it again in {pause_seconds:g} s"
+        )
+        return None
+
+    def _stop_all(self) -> None:
+        """Streamer first, so that nothing waits for it; each gets STOP_SECONDS, then SIGKILL."""
+        for child in reversed(self._children):
+            process = child.process
+            if process is None:
+                continue
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.report(f"{child.spec.name} did not stop within {STOP_SECONDS:g} s: killed")
+                process.kill()
+                process.wait()
+
+
+def backoff_seconds(deaths: int) -> float:
+    """The pause before start number `deaths` + 1."""
+    doubled = BACKOFF_FIRST_SECONDS * float(2 ** min(deaths - 1, 10))
+    return min(BACKOFF_MAX_SECONDS, doubled)
+
+
+def _describe(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,1 @@
+"""The protocol on top of objects: ownership, the history of epochs, what exists, settings."""

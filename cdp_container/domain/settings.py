@@ -1,0 +1,233 @@
+"""The administrator's configuration: YAML in, frozen values out, all faults at once.
+
+Each fault names its line, its path and, for an unknown key, the nearest known one. What does not
+belong here: anything that needs the store or the disk (whether a backing file exists is for
+`init` and `check-config` to find out).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from cdp_container.errors import ConfigInvalid
+
+CONFIG_BYTES_MAX = 1024 * 1024
+"""A configuration is a page or two; beyond this it is not one."""
+VOLUMES_MAX = 1024
+"""Sources of one domain: the format's NOT_WHOLE_MAX."""
+FAULTS_SHOWN_MAX = 50
+"""Past this many faults a reader starts over anyway."""
+SOCKET_PATH_BYTES_MAX = 107
+"""The kernel's limit for the path of a unix socket (sun_path less its zero)."""
+
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
+_SIZE_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+def _size_bytes(value: object) -> object:
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is not a size (write a number and a unit, like 20GiB)")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def _duration_seconds(value: object) -> object:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is not a duration (write a number and a unit, like 500ms, 5s, 5m or 2h)")
+    return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def _absolute(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError("is not an absolute path")
+    return value
+
+
+SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
+Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
+AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class VolumeSettings(_Strict):
+    """One volume: its name in the domain, and the file or block device that holds it."""
+
+    name: Name
+    path: AbsolutePath
+
+
+class JournalSettings(_Strict):
+    """The local journal: where it lies and how far it may grow."""
+
+    directory: AbsolutePath
+    limit: SizeBytes = Field(default=8 << 30, ge=256 << 20, le=16 << 40)
+    on_full: Literal["degrade", "stop-writes"] = "degrade"
+
+
+class AgentSettings(_Strict):
+    """The whole of an agent's configuration file.
+
+    `store` is an address (cdp_container/store/address.py); it never holds credentials.
+    `rpo_target` decides whether `status` calls the domain healthy.
+    """
+
+    domain: Name
+    site: Name
+    store: str = Field(min_length=1, max_length=2048)
+    journal: JournalSettings
+    volumes: list[VolumeSettings] = Field(min_length=1, max_length=VOLUMES_MAX)
+    encryption: Literal["aes-256-gcm", "none"] = "aes-256-gcm"
+    recipients: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default=[], max_length=32)
+    socket: AbsolutePath | None = None
+    cut_every: Seconds = Field(default=1.0, ge=0.1, le=3600)
+    rpo_target: Seconds = Field(default=30.0, ge=1, le=30 * 86400)
+    lease: Seconds = Field(default=30.0, ge=5, le=3600)
+    compression_level: int = Field(default=1, ge=-7, le=19)
+    data_client: Literal["obstore", "boto3"] = "obstore"
+
+    @model_validator(mode="after")
+    def _volumes_differ(self) -> AgentSettings:
+        for what in ("name", "path"):
+            values = [getattr(volume, what) for volume in self.volumes]
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"volumes: two have the same {what}: {', '.join(twice)}")
+        if len(self.socket_path.encode()) > SOCKET_PATH_BYTES_MAX:
+            raise ValueError(f"socket: {self.socket_path} is longer than {SOCKET_PATH_BYTES_MAX} bytes")
+        return self
+
+    @property
+    def socket_path(self) -> str:
+        """Where the NBD exports listen."""
+        return self.socket if self.socket is not None else f"{self.journal.directory}/nbd.sock"
+
+
+def load_settings(path: Path) -> AgentSettings:
+    """Read and check a configuration file. Raises ConfigInvalid with every fault."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigInvalid(
+            f"cannot read {path}",
+            error.strerror or "unreadable",
+            "give the path of the configuration with --config",
+        ) from error
+    return parse_settings(text, str(path))
+
+
+def parse_settings(text: bytes, name: str) -> AgentSettings:
+    """Check a configuration given as bytes; `name` is what faults call the file. Raises ConfigInvalid."""
+    if len(text) > CONFIG_BYTES_MAX:
+        raise ConfigInvalid(f"{name} is refused", f"it is larger than {CONFIG_BYTES_MAX} bytes")
+    document, lines, faults = _load_yaml(text, name)
+    try:
+        settings = AgentSettings.model_validate(document)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            faults.append(_fault(detail, lines, name))
+    else:
+        if not faults:
+            return settings
+    shown = faults[:FAULTS_SHOWN_MAX]
+    if len(faults) > len(shown):
+        shown.append(f"and {len(faults) - len(shown)} more")
+    raise ConfigInvalid(f"{name} is refused", "\n".join(["", *shown]))
+
+
+_Place = tuple[str | int, ...]
+
+
+def _load_yaml(text: bytes, name: str) -> tuple[object, dict[_Place, int], list[str]]:
+    """The document, the line of every place in it, and the faults of YAML that pydantic cannot see."""
+    try:
+        for token in yaml.scan(text):
+            # An alias can blow a page up into gigabytes; a configuration has no use for one.
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+                raise ConfigInvalid(
+                    f"{name} is refused",
+                    f"line {token.start_mark.line + 1}: YAML anchors and aliases are not allowed",
+                )
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split()) or "nested too deeply"
+        raise ConfigInvalid(f"{name} is refused", f"it is not YAML: {why}") from error
+    lines: dict[_Place, int] = {}
+    faults: list[str] = []
+    for place, line, twice in _walk(root, ()):
+        lines[place] = line
+        if twice:
+            faults.append(f"{name}:{line}: {_dotted(place)}: stands there twice")
+    return document, lines, faults
+
+
+def _walk(node: yaml.Node | None, place: _Place) -> Iterator[tuple[_Place, int, bool]]:
+    if node is None:
+        return
+    yield place, node.start_mark.line + 1, False
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                yield (*place, name), key.start_mark.line + 1, True
+            seen.add(name)
+            yield from _walk(value, (*place, name))
+            yield (*place, name), key.start_mark.line + 1, False
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _walk(item, (*place, index))
+
+
+def _dotted(place: _Place) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "(top)"
+
+
+def _fault(detail: ErrorDetails, lines: Mapping[_Place, int], name: str) -> str:
+    place: _Place = tuple(detail["loc"])
+    line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
+    return f"{name}:{line}: {_dotted(place)}: {_reason(detail, place)}"
+
+
+def _reason(detail: ErrorDetails, place: _Place) -> str:
+    value = detail["input"]
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        return "unknown key" + (f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})")
+    if detail["type"] == "missing":
+        return "is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(value, str | int | float | bool) and place[:1] != ("store",):
+        return f"{str(value)[:80]!r} {_sentence(message)}"
+    return message
+
+
+def _sentence(message: str) -> str:
+    return f"is refused: {message[0].lower()}{message[1:]}" if message[:1].isupper() else message
+
+
+def _known_keys(place: _Place) -> list[str]:
+    models: dict[str, type[BaseModel]] = {"journal": JournalSettings, "volumes": VolumeSettings}
+    model = models.get(str(place[0]), AgentSettings) if place else AgentSettings
+    return sorted(model.model_fields)
