@@ -36,7 +36,7 @@ _OPTION_REPLY = struct.Struct(">QIII")
 
 
 class NbdError(Exception):
-    """The server answered a request with an error; `code` is NBD's number (1 EPERM, 5 EIO, 22 EINVAL, 28 ENOSPC)."""
+    """The server answered with an error; `code` is NBD's number (1 EPERM, 5 EIO, 22 EINVAL, 28 ENOSPC)."""
 
     def __init__(self, code: int, what: str) -> None:
         super().__init__(f"{what}: NBD error {code}")
@@ -110,7 +110,7 @@ class NbdClient:
         return self._submit(CMD_WRITE_ZEROES, flags, offset, length, b"", 0)
 
     def poll(self) -> list[Reply]:
-        """The replies that are here now, without waiting; raises only if there are none and the server is gone."""
+        """The replies that are here now, without waiting; raises if none is and the server is gone."""
         if self._lost is None:
             self._receive()
         if not self._ready and self._lost is not None and self._read_bytes:
@@ -211,7 +211,9 @@ class NbdClient:
             data += chunk
         return bytes(data)
 
-    def _submit(self, command: int, flags: int, offset: int, length: int, data: bytes, read_bytes: int) -> int:
+    def _submit(
+        self, command: int, flags: int, offset: int, length: int, data: bytes, read_bytes: int
+    ) -> int:
         handle = self._next_handle
         self._next_handle += 1
         self._read_bytes[handle] = read_bytes
@@ -225,8 +227,10 @@ class NbdClient:
         return reply.data
 
     def _send(self, data: bytes) -> None:
-        """Send all of `data`, taking in replies on the way: a server that waits for us to read them
-        would otherwise never take our request."""
+        """Send all of `data`, taking in replies on the way.
+
+        A server that waits for us to read them would otherwise never take our request.
+        """
         left = memoryview(data)
         while left:
             if self._lost is not None:
@@ -274,7 +278,9 @@ class NbdClient:
         while len(self._incoming) - at >= _REPLY.size:
             magic, error, handle = _REPLY.unpack_from(self._incoming, at)
             if magic != SIMPLE_REPLY_MAGIC or handle not in self._read_bytes:
-                self._lost = ConnectionError(f"the server sent a reply that fits no request (handle {handle})")
+                self._lost = ConnectionError(
+                    f"the server sent a reply that fits no request (handle {handle})"
+                )
                 break
             end = at + _REPLY.size + (0 if error else self._read_bytes[handle])
             if len(self._incoming) < end:

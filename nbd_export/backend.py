@@ -1,0 +1,97 @@
+"""What the server serves: the `Export` protocol, which a splitter or a restore fills in.
+
+No implementation belongs here, save the trivial collection of exports.
+
+How the server calls an export. It checks every range against `size_bytes` and `read_only` first,
+then calls the methods in the order in which the requests of a connection arrived, each up to its
+first suspension, all that one recv brought before anything else runs in the loop. So an export
+that gathers writes until the loop comes round (`loop.call_soon`) gets them as one batch, and one
+that never suspends costs no task. Requests may finish in any order; several connections may be
+open on one export; keeping overlapping requests apart is the export's own matter.
+
+The part of a method before its first suspension runs outside any task: `asyncio.timeout` and
+`TaskGroup` work only after it. When a client vanishes its requests run on to their end; they are
+cancelled only if the server closes and they outlast its patience.
+
+Errors: `BackendError` and `OSError` become the reply of that one request. Anything else is a bug:
+it hangs up that connection and goes to the event loop's exception handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Export(Protocol):
+    """One block device. Offsets and lengths are in bytes, of any alignment, inside the device, never 0."""
+
+    @property
+    def name(self) -> str:
+        """What clients ask for; at most EXPORT_NAME_BYTES_MAX bytes of UTF-8."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """The size; must not change while a connection is open."""
+        ...
+
+    @property
+    def read_only(self) -> bool:
+        """If true, only `read` and `flush` are ever called."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """A line for people, shown by nbdinfo; may be empty."""
+        ...
+
+    async def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        """Exactly `length` bytes, which stay as they are until the server has sent them."""
+        ...
+
+    async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
+        """Write `data`, which is the export's to keep; with `fua`, return only when it is durable."""
+        ...
+
+    async def zero(self, offset: int, length: int, fua: bool, may_trim: bool) -> None:
+        """Make the range read as zeros, up to 4 GiB at once; `may_trim` allows to give up its storage."""
+        ...
+
+    async def trim(self, offset: int, length: int, fua: bool) -> None:
+        """The client does not need this range, up to 4 GiB, any more."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when every write answered before this call, on any connection, is durable."""
+        ...
+
+
+class Exports(Protocol):
+    """The exports of a server; asked anew for every client, so they may come and go."""
+
+    def names(self) -> Sequence[str]:
+        """What a client that lists the exports is told."""
+        ...
+
+    def find(self, name: str) -> Export | None:
+        """The export of this name; "" is the default export, if there is one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedExports:
+    """A fixed set of exports; the default one is the only one, or that named ""."""
+
+    exports: Sequence[Export]
+
+    def names(self) -> Sequence[str]:
+        """See `Exports.names`."""
+        return [export.name for export in self.exports]
+
+    def find(self, name: str) -> Export | None:
+        """See `Exports.find`."""
+        if name == "" and len(self.exports) == 1:
+            return self.exports[0]
+        return next((export for export in self.exports if export.name == name), None)

@@ -1,0 +1,55 @@
+"""Every limit of the NBD server, in one place, each with its reason.
+
+A hostile client can make one connection hold at most BUFFER_BYTES + PAYLOAD_BYTES_MAX +
+IN_FLIGHT_BYTES_MAX for its requests, and as much as IN_FLIGHT_BYTES_MAX again for replies
+that it does not read.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The specification's limit for strings, export names among them.
+EXPORT_NAME_BYTES_MAX: Final = 4096
+
+# Room for GO with the longest name and a generous list of information requests.
+OPTION_BYTES_MAX: Final = 8192
+
+# nbdinfo --list asks a few options per export; nobody haggles longer than this.
+OPTIONS_PER_HANDSHAKE_MAX: Final = 1024
+
+# The largest READ or WRITE, advertised to clients: what the specification assumes without advertising.
+PAYLOAD_BYTES_MAX: Final = 32 << 20
+
+# The payload of a WRITE beyond that is skipped, so that the client gets its error; beyond this we hang up.
+SKIPPED_PAYLOAD_BYTES_MAX: Final = 64 << 20
+
+# One recv takes at most this: enough for 60 writes of 4 KiB at once, which is where the speed comes from.
+BUFFER_BYTES: Final = 256 << 10
+
+# A payload that is not whole in the buffer and larger than this is received right into its own memory.
+DIRECT_PAYLOAD_BYTES_MIN: Final = 32 << 10
+
+# Requests begun and not answered, per connection: no client goes as deep, and every one may cost a task.
+IN_FLIGHT_REQUESTS_MAX: Final = 256
+
+# Payloads and read buffers of these requests: two of the largest.
+IN_FLIGHT_BYTES_MAX: Final = 64 << 20
+
+# Replies that the socket did not take yet; above this nothing new is begun until they have gone.
+UNSENT_REPLY_BYTES_MAX: Final = 4 << 20
+
+# Replies smaller than this are joined into one send, larger data is handed over without a copy.
+JOINED_REPLY_BYTES_MAX: Final = 64 << 10
+
+# Every disk of a host, several connections each.
+CONNECTIONS_MAX: Final = 128
+
+# Connections that the kernel holds for us before we accept them.
+BACKLOG_CONNECTIONS: Final = 64
+
+# A client that has not chosen an export by then is gone, stuck or hostile.
+HANDSHAKE_SECONDS_MAX: Final = 10.0
+
+# How long a server that closes waits for requests that were begun before it gives up on them.
+DRAIN_SECONDS_MAX: Final = 30.0

@@ -1,0 +1,249 @@
+"""The NBD protocol as a server speaks it, without any I/O: bytes in, events and bytes out.
+
+    connection = ServerConnection(exports)
+    n = sock.recv_into(connection.receive_buffer()); connection.received(n)
+    while (event := connection.next_event()) is not NEED_DATA: ...
+    sock.sendall(connection.data_to_send())      # the greeting, answers to options, refusals
+
+Replies to requests are the caller's to make, with `transmission.simple_reply`, when it likes and
+in any order. Fixed newstyle handshake, simple replies; no TLS, no structured replies.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from nbd_export import wire
+from nbd_export.backend import Export, Exports
+from nbd_export.errors import ClientProtocolError, NbdErrno
+from nbd_export.handshake import GREETING, answer_option, option_reply
+from nbd_export.limits import (
+    BUFFER_BYTES,
+    DIRECT_PAYLOAD_BYTES_MIN,
+    OPTION_BYTES_MAX,
+    OPTIONS_PER_HANDSHAKE_MAX,
+    SKIPPED_PAYLOAD_BYTES_MAX,
+)
+from nbd_export.transmission import Request, fault_of, simple_reply
+from nbd_export.wire import Command, CommandFlag, HandshakeFlag, Option, ReplyType
+
+
+class Progress(enum.Enum):
+    """What `next_event` says when there is no event."""
+
+    NEED_DATA = "the bytes so far are used up"
+
+
+NEED_DATA: Final = Progress.NEED_DATA
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The client chose an export; requests follow."""
+
+    export: Export
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The client took its leave; no event follows. Replies still owed may be sent."""
+
+
+Event = Opened | Request | Disconnected
+
+# A parsing step: an event, NEED_DATA, or None for "got on, step again".
+_Step = Callable[[], "Event | Progress | None"]
+
+
+class ServerConnection:
+    """One client's connection, from the greeting to its end.
+
+    `next_event` raises `ClientProtocolError` when the client's bytes make no sense; after that
+    only `data_to_send` may be called, for a last word to the client.
+    """
+
+    __slots__ = (
+        "_buffer", "_direct", "_end", "_exports", "_no_zeroes", "_options_count", "_outgoing",
+        "_read_only", "_size_bytes", "_skip_bytes", "_start", "_step", "_view", "_write",
+    )  # fmt: skip
+
+    def __init__(self, exports: Exports) -> None:
+        self._exports = exports
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = 0  # what is between start and end is received and not used yet
+        self._end = 0
+        self._outgoing = bytearray(GREETING)
+        self._step: _Step = self._client_flags
+        self._no_zeroes = False
+        self._options_count = 0
+        self._size_bytes = 0
+        self._read_only = True
+        self._write: Request | None = None  # the WRITE whose payload is coming in, into its own memory,
+        self._direct: memoryview | None = None  # of which this part is still missing
+        self._skip_bytes = 0
+
+    # --- bytes -------------------------------------------------------------------------------
+
+    def receive_buffer(self) -> memoryview:
+        """Where the client's next bytes go; never empty once `next_event` said NEED_DATA."""
+        if self._direct is not None:
+            return self._direct
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start:
+            left = self._end - self._start
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        return self._view[self._end :]
+
+    def received(self, count: int) -> None:
+        """`count` bytes were put at the start of what `receive_buffer` returned last."""
+        if self._direct is not None:
+            self._direct = self._direct[count:]
+        else:
+            self._end += count
+
+    def data_to_send(self) -> bytes:
+        """The bytes that this side owes of its own accord, in order; each is returned once."""
+        data = bytes(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    def next_event(self) -> Event | Progress:
+        """The next event, or NEED_DATA."""
+        while True:
+            event = self._step()
+            if event is not None:
+                return event
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._view[self._start : self._start + count])
+        self._start += count
+        return data
+
+    # --- handshake ---------------------------------------------------------------------------
+
+    def _client_flags(self) -> Progress | None:
+        if self._end - self._start < wire.CLIENT_FLAGS.size:
+            return NEED_DATA
+        (flags,) = wire.CLIENT_FLAGS.unpack(self._take(wire.CLIENT_FLAGS.size))
+        # A client that does not know "fixed" cannot read our errors, and is the last century's.
+        if flags & ~HandshakeFlag.NO_ZEROES != HandshakeFlag.FIXED_NEWSTYLE:
+            self._fail(f"the client's handshake flags are {flags:#x}, fixed newstyle is needed")
+        self._no_zeroes = bool(flags & HandshakeFlag.NO_ZEROES)
+        self._step = self._option
+        return None
+
+    def _option(self) -> Event | Progress | None:
+        available = self._end - self._start
+        if available < wire.OPTION_HEADER.size:
+            return NEED_DATA
+        magic, option, length = wire.OPTION_HEADER.unpack_from(self._buffer, self._start)
+        if magic != wire.IHAVEOPT:
+            self._fail("an option does not begin with its magic number")
+        if length > OPTION_BYTES_MAX:
+            if option != Option.EXPORT_NAME:
+                self._outgoing += option_reply(option, ReplyType.ERR_TOO_BIG)
+            self._fail(f"option {option} has {length} bytes of data")
+        if available < wire.OPTION_HEADER.size + length:
+            return NEED_DATA
+        self._options_count += 1
+        if self._options_count > OPTIONS_PER_HANDSHAKE_MAX:
+            self._fail("the client haggles without end")
+        self._start += wire.OPTION_HEADER.size
+        return self._answer(option, self._take(length))
+
+    def _answer(self, option: int, data: bytes) -> Event | None:
+        answer = answer_option(option, data, self._exports, self._no_zeroes)
+        self._outgoing += answer.reply
+        if answer.hang_up:
+            self._step = self._over
+            return Disconnected()
+        if answer.chosen is None:
+            return None
+        self._size_bytes, self._read_only = answer.chosen.size_bytes, answer.chosen.read_only
+        self._step = self._request
+        return Opened(answer.chosen)
+
+    # --- transmission ------------------------------------------------------------------------
+
+    def _request(self) -> Event | Progress | None:
+        available = self._end - self._start - wire.REQUEST.size
+        if available < 0:
+            return NEED_DATA
+        magic, flags, command, cookie, offset, length = wire.REQUEST.unpack_from(self._buffer, self._start)
+        if magic != wire.REQUEST_MAGIC:
+            self._fail("a request does not begin with its magic number")
+        if command == Command.DISC:
+            self._step = self._over
+            return Disconnected()
+        fault = fault_of(command, flags, offset, length, self._size_bytes, self._read_only)
+        if fault:
+            self._start += wire.REQUEST.size
+            self._refuse(cookie, fault, length if command == Command.WRITE else 0)
+            return None
+        fua, no_hole = bool(flags & CommandFlag.FUA), bool(flags & CommandFlag.NO_HOLE)
+        payload: bytes | memoryview = b""
+        if command == Command.WRITE:
+            if available < length <= DIRECT_PAYLOAD_BYTES_MIN:
+                return NEED_DATA
+            self._start += wire.REQUEST.size
+            if available < length:
+                payload = self._begin_direct_payload(length)
+                self._write = Request(command, cookie, offset, length, fua, no_hole, payload)
+                return None
+            payload = self._take(length)
+        else:
+            self._start += wire.REQUEST.size
+        return Request(command, cookie, offset, length, fua, no_hole, payload)
+
+    def _begin_direct_payload(self, length: int) -> memoryview:
+        """Memory for a payload, with its first part from the buffer; the rest is received into it."""
+        payload = memoryview(bytearray(length))
+        here = self._end - self._start
+        payload[:here] = self._view[self._start : self._end]
+        self._start = self._end
+        self._direct = payload[here:]
+        self._step = self._direct_payload
+        return payload
+
+    def _direct_payload(self) -> Event | Progress:
+        if self._direct:
+            return NEED_DATA
+        request = self._write
+        assert request is not None, "a payload without its request"
+        self._direct = self._write = None
+        self._step = self._request
+        return request
+
+    def _refuse(self, cookie: int, fault: NbdErrno, payload_bytes: int) -> None:
+        """Answer with an error, and skip the payload that comes all the same."""
+        if payload_bytes > SKIPPED_PAYLOAD_BYTES_MAX:
+            self._fail(f"a write of {payload_bytes} bytes")
+        self._outgoing += simple_reply(cookie, fault)
+        self._skip_bytes = payload_bytes
+        self._step = self._skip_payload
+
+    def _skip_payload(self) -> Progress | None:
+        skipped = min(self._skip_bytes, self._end - self._start)
+        self._start += skipped
+        self._skip_bytes -= skipped
+        if self._skip_bytes:
+            return NEED_DATA
+        self._step = self._request
+        return None
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def _over(self) -> Progress:
+        """Whatever a client sends after its leave is dropped."""
+        self._start = self._end
+        return NEED_DATA
+
+    def _fail(self, why: str) -> NoReturn:
+        self._step = self._over
+        raise ClientProtocolError(why)

@@ -1,0 +1,288 @@
+"""One client of the asyncio server: moves bytes, calls the export, bounds what is in flight.
+
+Protocol rules belong to `protocol`, listening and closing to `server`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+from nbd_export.backend import Export, Exports
+from nbd_export.eager import rest_of
+from nbd_export.errors import BackendError, ClientProtocolError, errno_of
+from nbd_export.limits import (
+    IN_FLIGHT_BYTES_MAX,
+    IN_FLIGHT_REQUESTS_MAX,
+    JOINED_REPLY_BYTES_MAX,
+    UNSENT_REPLY_BYTES_MAX,
+)
+from nbd_export.protocol import NEED_DATA, Disconnected, Event, Opened, ServerConnection
+from nbd_export.transmission import Request, simple_reply
+from nbd_export.wire import Command
+
+# A method of an export answers with this: READ with data, all others with None.
+_Data = bytes | bytearray | memoryview | None
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Session(asyncio.BufferedProtocol):
+    """The asyncio protocol of one connection.
+
+    Everything happens in turns: a turn takes events until the bytes are used up or a limit is
+    reached, sends all the replies that have come together in one piece, and decides whether to
+    go on reading. A turn runs when bytes arrive, when replies have drained, and once in the loop
+    iteration after requests finished.
+    """
+
+    def __init__(
+        self, exports: Exports, handshake_seconds: float, on_done: Callable[[Session], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = ServerConnection(exports)
+        self._handshake_seconds = handshake_seconds
+        self._on_done = on_done  # called once: connection lost, and nothing of it in flight
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._export: Export | None = None
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight_bytes = 0
+        self._replies: list[bytes | bytearray | memoryview] = []
+        self._replies_bytes = 0
+        self._turn_is_due = False
+        self._writing_paused = False
+        self._reading_paused = False
+        self._eof = False
+        self._ending = False  # no further request is begun; the connection closes when the last is answered
+
+    # --- asyncio.BufferedProtocol ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client, and give it a deadline for choosing an export."""
+        assert isinstance(transport, asyncio.Transport), "a stream socket"
+        self._transport = transport
+        transport.set_write_buffer_limits(high=UNSENT_REPLY_BYTES_MAX)
+        self._deadline = self._loop.call_later(self._handshake_seconds, self._handshake_is_late)
+        self._turn()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `ServerConnection.receive_buffer`."""
+        return self._connection.receive_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes arrived."""
+        self._connection.received(nbytes)
+        self._turn()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; what it has asked for is still done and answered."""
+        self._eof = True
+        self._turn()
+        return True
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: begin nothing new until it does."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """The replies have drained."""
+        self._writing_paused = False
+        self._schedule_turn()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits for answers any more; requests in flight run on to their end."""
+        self._transport = None
+        self._ending = True
+        self._cancel_deadline()
+        self._replies.clear()
+        self._say_if_done()
+
+    # --- for the server ----------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Begin nothing new, answer what is in flight, then close."""
+        self._ending = True
+        self._schedule_turn()
+
+    def abort(self) -> None:
+        """Close at once and cancel what is in flight."""
+        for task in self._in_flight:
+            task.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- turns -------------------------------------------------------------------------------
+
+    def _schedule_turn(self) -> None:
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self._loop.call_soon(self._scheduled_turn)
+
+    def _scheduled_turn(self) -> None:
+        self._turn_is_due = False
+        self._turn()
+
+    def _turn(self) -> None:
+        if self._transport is None:
+            return
+        try:
+            self._take_events()
+        except ClientProtocolError as error:
+            _log.info("hanging up on a client: %s", error)
+            self._ending = True
+        except BaseException:
+            # A bug of the export. Nobody can say what became of the request, so the client must not
+            # wait for its answer; the loop's exception handler gets to see the error itself.
+            self._transport.abort()
+            raise
+        self._send_replies()
+        if self._ending and not self._in_flight:
+            self._transport.close()
+        else:
+            self._set_reading(not self._is_full() and not self._ending)
+
+    def _take_events(self) -> None:
+        while not self._ending and not self._is_full():
+            event = self._connection.next_event()
+            if event is NEED_DATA:
+                self._ending = self._eof
+                return
+            assert not isinstance(event, type(NEED_DATA)), "narrowed above"
+            self._handle(event)
+            if self._replies_bytes >= UNSENT_REPLY_BYTES_MAX:
+                self._send_replies()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Request):
+            self._begin(event)
+        elif isinstance(event, Opened):
+            self._export = event.export
+            self._cancel_deadline()
+        else:
+            assert isinstance(event, Disconnected), "the last kind of event"
+            self._ending = True
+
+    def _is_full(self) -> bool:
+        return (
+            self._writing_paused
+            or len(self._in_flight) >= IN_FLIGHT_REQUESTS_MAX
+            or self._in_flight_bytes >= IN_FLIGHT_BYTES_MAX
+        )
+
+    def _set_reading(self, wanted: bool) -> None:
+        assert self._transport is not None, "asked within a turn"
+        if self._eof or wanted is not self._reading_paused:
+            return
+        self._reading_paused = not wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _handshake_is_late(self) -> None:
+        assert self._transport is not None, "the deadline ends with the connection"
+        _log.info("hanging up on a client: no export chosen in %s s", self._handshake_seconds)
+        self._transport.abort()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    # --- requests ----------------------------------------------------------------------------
+
+    def _begin(self, request: Request) -> None:
+        """Run the export's method up to its first suspension; only what suspends costs a task."""
+        coroutine = self._call(request)
+        try:
+            waits_for = coroutine.send(None)
+        except StopIteration as returned:
+            self._answer(request, returned.value)
+        except (BackendError, OSError) as error:
+            self._refuse(request, error)
+        else:
+            task = self._loop.create_task(self._finish(request, rest_of(coroutine, waits_for)))
+            self._in_flight.add(task)
+            self._in_flight_bytes += request.length if _has_data(request) else 0
+            task.add_done_callback(partial(self._finished, request))
+
+    async def _finish(self, request: Request, rest: Awaitable[_Data]) -> None:
+        try:
+            data = await rest
+        except (BackendError, OSError) as error:
+            self._refuse(request, error)
+        else:
+            self._answer(request, data)
+        self._schedule_turn()
+
+    def _call(self, request: Request) -> Coroutine[Any, Any, _Data]:
+        export = self._export
+        assert export is not None, "requests come after Opened"
+        if request.command == Command.WRITE:
+            return export.write(request.offset, request.payload, request.fua)
+        if request.command == Command.READ:
+            return export.read(request.offset, request.length)
+        if request.command == Command.FLUSH:
+            return export.flush()
+        if request.command == Command.TRIM:
+            return export.trim(request.offset, request.length, request.fua)
+        assert request.command == Command.WRITE_ZEROES, "the last of the commands that ask for an answer"
+        return export.zero(request.offset, request.length, request.fua, not request.no_hole)
+
+    def _finished(self, request: Request, task: asyncio.Task[None]) -> None:
+        """Count the request out; a callback, because a task cancelled early never runs `_finish`."""
+        self._in_flight.discard(task)
+        self._in_flight_bytes -= request.length if _has_data(request) else 0
+        if self._ending or self._reading_paused:
+            self._schedule_turn()
+        self._say_if_done()
+        bug = None if task.cancelled() else task.exception()
+        if bug is not None:
+            if self._transport is not None:
+                self._transport.abort()
+            raise bug
+
+    def _say_if_done(self) -> None:
+        if self._transport is None and not self._in_flight:
+            self._on_done(self)
+
+    # --- replies -----------------------------------------------------------------------------
+
+    def _answer(self, request: Request, data: _Data) -> None:
+        self._push(simple_reply(request.cookie))
+        if request.command == Command.READ:
+            assert data is not None, "an export read nothing"
+            assert len(data) == request.length, "an export read less or more than asked"
+            self._push(data)
+
+    def _refuse(self, request: Request, error: BackendError | OSError) -> None:
+        self._push(simple_reply(request.cookie, errno_of(error)))
+
+    def _push(self, data: bytes | bytearray | memoryview) -> None:
+        if self._transport is not None:
+            self._replies.append(data)
+            self._replies_bytes += len(data)
+
+    def _send_replies(self) -> None:
+        """Hand everything to the transport: small pieces as one, large ones without a copy of ours."""
+        assert self._transport is not None, "sent within a turn"
+        small: list[bytes | bytearray | memoryview] = [self._connection.data_to_send()]
+        for data in self._replies:
+            if len(data) >= JOINED_REPLY_BYTES_MAX:
+                self._transport.write(b"".join(small))
+                self._transport.write(data)
+                small = []
+            else:
+                small.append(data)
+        self._transport.write(b"".join(small))
+        self._replies.clear()
+        self._replies_bytes = 0
+
+
+def _has_data(request: Request) -> bool:
+    """Whether the request's length is memory: trims and zeroes have a length and no bytes."""
+    return request.command in (Command.READ, Command.WRITE)
