@@ -1,0 +1,199 @@
+"""A store in an S3 bucket: AWS, Ceph RGW, MinIO and their like.
+
+boto3 asks and decides (conditional replacement, HEAD, LIST, DELETE), a data client moves bytes.
+Every method is one request, made once. Retries, and whether the server keeps its word, do not
+belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.errors import NoSuchBucket, NotFound, StoreRefused
+from cdp_container.store.api import Blob, Found
+from cdp_container.store.keys import check_beginning, check_key, is_key
+from cdp_container.store.s3_clients import Fetched, fetched, nanoseconds, open_clients
+from cdp_container.store.s3_errors import LIBRARY_ERRORS, Verb, is_past_the_end, typed_error
+from cdp_container.store.s3_settings import S3Settings, TagSpelling
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ListObjectsV2RequestTypeDef
+
+LIST_PAGE_KEYS = 1000
+
+
+class S3Store:
+    """See `cdp_container.store.api.Store`.
+
+    Opening it makes no request. It must not be carried over a fork: obstore has threads.
+
+    Args:
+        settings: which place; `tag_spelling` changes when `spell_tags` is told what the probe found.
+        clock: only to tell obstore when to ask for credentials again.
+    """
+
+    def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._control, self._data = open_clients(settings, clock if clock is not None else SystemClock())
+        self._bucket_seen = False
+
+    @property
+    def settings(self) -> S3Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def address(self) -> str:
+        """See `Store.address`."""
+        return self._settings.address()
+
+    def spell_tags(self, spelling: TagSpelling) -> None:
+        """Send tags in If-Match like this from now on (see `cdp_container.store.attest.probe`)."""
+        self._settings = replace(self._settings, tag_spelling=spelling)
+
+    def get(self, key: str) -> Blob:
+        """See `Store.get`."""
+        with self._errors("read", key):
+            return self._blob(key, self._data.get(self._full(key)))
+
+    def get_unless(self, key: str, tag: str) -> Blob | None:
+        """See `Store.get_unless`."""
+        with self._errors("read", key):
+            name = self._full(key)
+            try:
+                # Reads take the tag as the server spelled it, whatever If-Match wants.
+                answer = self._control.get_object(Bucket=self._settings.bucket, Key=name, IfNoneMatch=tag)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 304:
+                    return None
+                raise
+            return self._blob(key, fetched(name, answer))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Store.get_range`."""
+        assert min(start, length) >= 0, (start, length)
+        if length == 0:
+            self.head(key)
+            return b""
+        with self._errors("read", key):
+            try:
+                data = self._data.get_range(self._full(key), start, length)
+            except LIBRARY_ERRORS as error:
+                if is_past_the_end(error):
+                    return b""
+                raise
+        assert len(data) <= length, (len(data), length)
+        return data
+
+    def head(self, key: str) -> Found:
+        """See `Store.head`."""
+        try:
+            with self._errors("look at", key):
+                answer = self._control.head_object(Bucket=self._settings.bucket, Key=self._full(key))
+        except NotFound as absent:
+            self._check_bucket(absent)
+            raise
+        return Found(
+            key=key,
+            size=answer["ContentLength"],
+            tag=answer["ETag"],
+            modified_ns=nanoseconds(answer["LastModified"]),
+        )
+
+    def put_new(self, key: str, data: bytes) -> str:
+        """See `Store.put_new`."""
+        with self._errors("create", key):
+            return self._checked_tag(key, self._data.put_new(self._full(key), data))
+
+    def put_if(self, key: str, data: bytes, tag: str) -> str:
+        """See `Store.put_if`."""
+        spelled = tag if self._settings.tag_spelling == "as-given" else tag.strip('"')
+        with self._errors("replace", key):
+            answer = self._control.put_object(
+                Bucket=self._settings.bucket, Key=self._full(key), Body=data, IfMatch=spelled
+            )
+            return self._checked_tag(key, answer["ETag"])
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        try:
+            with self._errors("delete", key):
+                self._control.delete_object(Bucket=self._settings.bucket, Key=self._full(key))
+        except NoSuchBucket:
+            raise
+        except NotFound:
+            return
+
+    def list(self, prefix: str, start_after: str = "") -> Iterator[Found]:
+        """See `Store.list`; keys that no store takes are left out."""
+        beginning = self._settings.full_key(check_beginning(prefix))
+        after = self._settings.full_key(start_after) if start_after else ""
+        base = len(self._settings.full_key(""))
+        while True:
+            with self._errors("list", prefix):
+                page = self._page(beginning, after)
+            objects = page.get("Contents", [])
+            for entry in objects:
+                if entry["Key"] <= after:
+                    raise StoreRefused(f"list {self.address}", "the store does not list in the order of keys")
+                after = entry["Key"]
+                if is_key(after[base:]):
+                    modified_ns = nanoseconds(entry["LastModified"])
+                    yield Found(after[base:], entry["Size"], entry["ETag"], modified_ns)
+            if not page["IsTruncated"]:
+                return
+            if not objects:
+                raise StoreRefused(
+                    f"list {self.address}", "the store says that there is more, but gives nothing"
+                )
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._control.close()
+
+    def _page(self, beginning: str, after: str) -> ListObjectsV2OutputTypeDef:
+        request: ListObjectsV2RequestTypeDef = {
+            "Bucket": self._settings.bucket,
+            "Prefix": beginning,
+            "MaxKeys": LIST_PAGE_KEYS,
+        }
+        if after:
+            request["StartAfter"] = after
+        return self._control.list_objects_v2(**request)
+
+    def _full(self, key: str) -> str:
+        return self._settings.full_key(check_key(key))
+
+    def _blob(self, key: str, got: Fetched) -> Blob:
+        tag = self._checked_tag(key, got.tag)
+        return Blob(Found(key, len(got.data), tag, got.modified_ns), got.data)
+
+    def _checked_tag(self, key: str, tag: str) -> str:
+        if not tag:
+            raise StoreRefused(f"use {key} in {self.address}", "the store gives no ETag")
+        return tag
+
+    def _check_bucket(self, absent: NotFound) -> None:
+        """Raise NoSuchBucket where the bucket is what is absent: the answer to a HEAD cannot say so."""
+        if self._bucket_seen:
+            return
+        try:
+            self._control.head_bucket(Bucket=self._settings.bucket)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                raise NoSuchBucket(absent.what, "there is no such bucket") from error
+            return  # perhaps we may not ask; then the first answer stands
+        self._bucket_seen = True
+
+    @contextmanager
+    def _errors(self, verb: Verb, key: str) -> Iterator[None]:
+        try:
+            yield
+        except LIBRARY_ERRORS as error:
+            raise typed_error(error, f"{verb} {key or 'everything'} in {self.address}", verb) from error

@@ -1,0 +1,257 @@
+"""The two clients that speak S3, built from one set of settings: boto3 for control, obstore for data.
+
+Both make every request exactly once: a conditional write that is repeated behind our back would
+answer 412 to its own success. What their answers mean does not belong here (`s3_errors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+import boto3
+import botocore.session
+import obstore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+from obstore.store import S3Store as ObstoreS3
+
+from cdp_container.clock import Clock
+from cdp_container.errors import LimitExceeded, StoreRefused, UsageError
+from cdp_container.store.api import OBJECT_BYTES_MAX
+from cdp_container.store.s3_errors import typed_error
+from cdp_container.store.s3_settings import S3Settings
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+    from obstore.store import ClientConfig, S3Credential
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
+"""How long an answer may pause. A renewal that waits longer has lost its lease anyway."""
+
+TRANSFER_SECONDS = 600
+"""The longest single PUT or GET: 16 MiB at 0.25 Mbit/s."""
+
+CONNECTIONS_MAX = 64
+"""boto3's pool; with more threads than this it only gets slower."""
+
+CREDENTIALS_SECONDS = 900
+"""How long obstore keeps credentials before it asks boto3's chain again (it renews 5 min early)."""
+
+CA_BYTES_MAX = 4 * 1024 * 1024
+DEFAULT_REGION = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole object as a data client read it; `tag` as the server spelled it."""
+
+    data: bytes
+    tag: str
+    modified_ns: int
+
+
+class DataClient(Protocol):
+    """What moves bytes. Keys are the bucket's; errors are the library's own (s3_errors.LIBRARY_ERRORS)."""
+
+    def put_new(self, key: str, data: bytes) -> str:
+        """One create-only PUT; gives the ETag."""
+        ...
+
+    def get(self, key: str) -> Fetched:
+        """One GET. Raises LimitExceeded before it reads more than OBJECT_BYTES_MAX."""
+        ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """One ranged GET of at least one byte; the server's 416 is an error here."""
+        ...
+
+
+def open_clients(settings: S3Settings, clock: Clock) -> tuple[S3Client, DataClient]:
+    """Both clients of a place. Raises AccessDenied (no such profile, no credentials), UsageError (the CA)."""
+    session = botocore.session.Session(profile=settings.profile)
+    try:
+        ca_file: str | None = settings.ca_file or session.get_config_variable("ca_bundle")
+        ca = None if ca_file is None else _read_ca(ca_file)
+        control = _open_control(settings, boto3.Session(botocore_session=session), ca_file)
+        if settings.data_client == "boto3":
+            return control, BotoData(control, settings.bucket)
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+    except BotoCoreError as error:
+        raise typed_error(error, f"open the store {settings.address()}", "read") from error
+    return control, ObstoreData(_open_obstore(settings, control, _Renewing(credentials, clock), ca))
+
+
+def _open_control(settings: S3Settings, session: boto3.Session, ca_file: str | None) -> S3Client:
+    """boto3's client: no retries, no cached answers, no checksums that a server might not know."""
+    client: S3Client = session.client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region or session.region_name or DEFAULT_REGION,
+        verify=ca_file,
+        config=Config(
+            # total_max_attempts counts the first attempt too; max_attempts would count only repetitions.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            max_pool_connections=CONNECTIONS_MAX,
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if settings.in_path else "virtual"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+    for operation in ("GetObject", "HeadObject", "ListObjectsV2"):
+        client.meta.events.register(f"before-call.s3.{operation}", _ask_no_cache)
+    return client
+
+
+class BotoData:
+    """See `DataClient`; by boto3."""
+
+    def __init__(self, client: S3Client, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    def put_new(self, key: str, data: bytes) -> str:
+        """See `DataClient.put_new`."""
+        return self._client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")["ETag"]
+
+    def get(self, key: str) -> Fetched:
+        """See `DataClient.get`."""
+        return fetched(key, self._client.get_object(Bucket=self._bucket, Key=key))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `DataClient.get_range`."""
+        wanted = f"bytes={start}-{start + length - 1}"
+        answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
+        if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+            answer["Body"].close()
+            raise StoreRefused(
+                f"read a range of {key}", "the store answered with something else than the range"
+            )
+        with answer["Body"] as body:
+            return body.read()
+
+
+class ObstoreData:
+    """See `DataClient`; by obstore, which releases the interpreter's lock and takes a fraction of the CPU."""
+
+    def __init__(self, store: ObstoreS3) -> None:
+        self._store = store
+
+    def put_new(self, key: str, data: bytes) -> str:
+        """See `DataClient.put_new`."""
+        # Left alone, obstore makes all over 5 MiB multipart uploads, which cannot be create-only.
+        answer = obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        return answer["e_tag"] or ""
+
+    def get(self, key: str) -> Fetched:
+        """See `DataClient.get`."""
+        answer = obstore.get(self._store, key)
+        meta = answer.meta
+        _check_size(key, meta["size"])
+        return Fetched(
+            data=answer.bytes().to_bytes(),
+            tag=meta["e_tag"] or "",
+            modified_ns=nanoseconds(meta["last_modified"]),
+        )
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `DataClient.get_range`."""
+        return obstore.get_range(self._store, key, start=start, length=length).to_bytes()
+
+
+def fetched(key: str, answer: GetObjectOutputTypeDef) -> Fetched:
+    """Read the body of boto3's answer to a GET. Raises LimitExceeded."""
+    with answer["Body"] as body:
+        _check_size(key, answer["ContentLength"])
+        return Fetched(data=body.read(), tag=answer["ETag"], modified_ns=nanoseconds(answer["LastModified"]))
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Nanoseconds since 1970 of an aware datetime; whole seconds, since only LIST ever says more."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1) * 1_000_000_000
+
+
+class _Renewing:
+    """Gives obstore what boto3's chain has at the moment; the chain renews what expires."""
+
+    def __init__(self, credentials: Credentials, clock: Clock) -> None:
+        self._credentials = credentials
+        self._clock = clock
+
+    def __call__(self) -> S3Credential:
+        frozen = self._credentials.get_frozen_credentials()
+        if frozen.access_key is None or frozen.secret_key is None:
+            raise NoCredentialsError
+        now = datetime.fromtimestamp(self._clock.wall_ns() // 1_000_000_000, tz=UTC)
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": now + timedelta(seconds=CREDENTIALS_SECONDS),
+        }
+
+
+def _open_obstore(
+    settings: S3Settings, control: S3Client, credentials: _Renewing, ca: bytes | None
+) -> ObstoreS3:
+    """The same place again: what boto3 resolved is pinned, so that both clients meet one server."""
+    endpoint = control.meta.endpoint_url
+    if not settings.in_path:
+        scheme, _, host = endpoint.partition("://")
+        endpoint = f"{scheme}://{settings.bucket}.{host}"
+    options: ClientConfig = {
+        "allow_http": endpoint.startswith("http://"),
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=READ_SECONDS),
+        "timeout": timedelta(seconds=TRANSFER_SECONDS),
+        "default_headers": {"cache-control": "no-cache"},
+    }
+    if ca is not None:
+        options["root_certificate"] = ca
+    return ObstoreS3(
+        settings.bucket,
+        config={
+            "endpoint": endpoint,
+            # The environment's AWS_ENDPOINT_URL_S3 would win over `endpoint`.
+            "aws_endpoint_url_s3": endpoint,
+            "region": control.meta.region_name,
+            "virtual_hosted_style_request": not settings.in_path,
+            "skip_signature": False,
+            "conditional_put": "etag",
+        },
+        client_options=options,
+        retry_config={"max_retries": 0},
+        credential_provider=credentials,
+    )
+
+
+def _ask_no_cache(params: dict[str, Any], **_: object) -> None:
+    params["headers"]["Cache-Control"] = "no-cache"
+
+
+def _check_size(key: str, size: int) -> None:
+    if size > OBJECT_BYTES_MAX:
+        raise LimitExceeded(
+            f"read {key}", f"it has {size} bytes; no object of this system has over {OBJECT_BYTES_MAX}"
+        )
+
+
+def _read_ca(path: str) -> bytes:
+    """The PEM file's bytes; read here so that a wrong file is named, not met as a failed handshake."""
+    try:
+        with open(path, "rb") as file:
+            pem = file.read(CA_BYTES_MAX)
+    except OSError as error:
+        raise UsageError(f"read the store's CA file {path}", error.strerror or "it cannot be read") from error
+    if b"-----BEGIN CERTIFICATE-----" not in pem:
+        raise UsageError(f"read the store's CA file {path}", "it holds no certificate in PEM form")
+    return pem
