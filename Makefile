@@ -2,6 +2,9 @@
 # where they run as root; what is there already is not touched again.
 
 PYTHON ?= python3
+# mkfs and losetup live where a user's PATH on Debian does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest

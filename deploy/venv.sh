@@ -24,4 +24,5 @@ fi
 
 # An environment of another Python, or one that was only half made, is made again.
 "$python" -m venv --clear "$venv"
-"$venv/bin/python" -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements.lock
+# Quiet twice: warnings about mirrors that lack a package help nobody here, errors still show.
+"$venv/bin/python" -m pip install -qq --no-deps --require-hashes --only-binary :all: -r requirements.lock

@@ -55,19 +55,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted(runnable, key=_rank)
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Having left out everything that was asked for is no failure; having found nothing is one."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash[_left_out_key]:
+        session.exitstatus = pytest.ExitCode.OK
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     counts = config.stash[_left_out_key]
     if not counts:
         return
     terminalreporter.section("left out on this machine")
     for name, count in sorted(counts.items()):
-        terminalreporter.line(f"{count} tests need {name}, which is not installed")
+        terminalreporter.line(f"{count} for want of {name}")
     terminalreporter.line("As root on Debian or Ubuntu, `make test` installs it: deploy/system-packages.sh")
 
 
 def _missing(item: pytest.Item) -> list[str]:
-    named = [name for mark in item.iter_markers("needs") for name in mark.args if shutil.which(name) is None]
-    return named + (missing_programs() if item.get_closest_marker("ceph") else [])
+    missing = [
+        name for mark in item.iter_markers("needs") for name in mark.args if shutil.which(name) is None
+    ]
+    if item.get_closest_marker("ceph") and (programs := missing_programs()):
+        missing.append(f"Ceph ({', '.join(programs)})")
+    return missing
 
 
 def _rank(item: pytest.Item) -> int:
