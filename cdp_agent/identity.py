@@ -150,7 +150,7 @@ def write_private(path: Path, data: bytes) -> None:
             fresh.unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror or "input/output error"
-        if error.errno == 28:  # ENOSPC
+        if error.errno == errno.ENOSPC:
             raise LocalDiskFull(f"cannot write {path}", why) from error
         raise CdpError(
             f"cannot write {path}", why, "check the journal directory and its permissions"

@@ -104,8 +104,7 @@ class Supervisor:
     def run(self) -> int:
         """Give the exit code: 0 after a requested stop, a child's own where it ended everything."""
         stop = _Stop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, stop.handle)
+        before = {signum: signal.signal(signum, stop.handle) for signum in (signal.SIGTERM, signal.SIGINT)}
         self._children = [_Child(spec) for spec in self.specs]
         told = False
         try:
@@ -124,6 +123,8 @@ class Supervisor:
         finally:
             notify_systemd("STOPPING=1")
             self._stop_all()
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
 
     def _look_after(self, child: _Child) -> int | None:
         """Start, reap or leave alone; gives the exit code of a child that ended for good."""
