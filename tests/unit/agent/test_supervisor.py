@@ -15,10 +15,26 @@ from cdp_container.clock import SystemClock
 from cdp_container.errors import AlreadyRunning
 
 PYTHON = sys.executable
+DIES_THEN_ENDS = """
+import os, sys
+with open(sys.argv[1], "a") as log:
+    log.write("x")
+raise SystemExit(66 if os.path.getsize(sys.argv[1]) > 1 else 1)
+"""
+TAKES_THE_LOCK = """
+import pathlib, sys
+from cdp_agent.supervisor import take_lock
+take_lock(pathlib.Path(sys.argv[1]))
+"""
 
 
-def spec(name: str, code: str, final: frozenset[int] = frozenset(), *, ends: bool = False) -> ChildSpec:
-    return ChildSpec(name, (PYTHON, "-S", "-c", code), final, ends)
+def child(name: str, code: str, *args: str, final: int | None = None, ends: bool = False) -> ChildSpec:
+    codes = frozenset() if final is None else frozenset({final})
+    return ChildSpec(name, (PYTHON, "-S", "-c", code, *args), codes, ends)
+
+
+def supervisor(*children: ChildSpec, said: list[str]) -> Supervisor:
+    return Supervisor(children, SystemClock(), lambda: False, said.append)
 
 
 def test_backoff_grows_to_its_limit() -> None:
@@ -28,19 +44,14 @@ def test_backoff_grows_to_its_limit() -> None:
     assert pauses[-1] == BACKOFF_MAX_SECONDS
 
 
-def test_a_final_code_of_the_splitter_ends_everything(tmp_path: Path) -> None:
+def test_a_final_code_of_the_splitter_ends_everything() -> None:
     said: list[str] = []
-    supervisor = Supervisor(
-        [spec("splitter", "raise SystemExit(66)", frozenset({66}), ends=True)],
-        SystemClock(),
-        lambda: False,
-        said.append,
-    )
-    assert supervisor.run() == 66
+    run = supervisor(child("splitter", "raise SystemExit(66)", final=66, ends=True), said=said)
+    assert run.run() == 66
     assert "exit code 66" in said[0]
 
 
-def test_a_final_code_of_the_streamer_leaves_the_splitter_running(tmp_path: Path) -> None:
+def test_a_final_code_of_the_streamer_leaves_the_splitter_running() -> None:
     """Only our own stop request, sent once the streamer's end was reported, ends the run."""
     said: list[str] = []
 
@@ -49,36 +60,27 @@ def test_a_final_code_of_the_streamer_leaves_the_splitter_running(tmp_path: Path
         os.kill(os.getpid(), signal.SIGTERM)
 
     children = [
-        spec("splitter", "import signal; signal.pause()", ends=True),
-        spec("streamer", "raise SystemExit(51)", frozenset({51})),
+        child("splitter", "import signal; signal.pause()", ends=True),
+        child("streamer", "raise SystemExit(51)", final=51),
     ]
     assert Supervisor(children, SystemClock(), lambda: False, report).run() == 0
     assert said[0].startswith("streamer ended for good")
 
 
 def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
     log = tmp_path / "starts"
-    code = (
-        f"open({str(log)!r}, 'a').write('x')
-"
-        f"import os
-raise SystemExit(66 if os.path.getsize({str(log)!r}) > 1 else 1)"
-    )
-    supervisor = Supervisor(
-        [spec("splitter", code, frozenset({66}), ends=True)], SystemClock(), lambda: False, lambda _: None
-    )
-    assert supervisor.run() == 66
+    run = supervisor(child("splitter", DIES_THEN_ENDS, str(log), final=66, ends=True), said=said)
+    assert run.run() == 66
     assert log.read_text() == "xx"
+    assert "starting it again" in said[0]
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     fd = take_lock(tmp_path / "lock")
     try:
-        path = str(tmp_path / "lock")
-        code = f"from cdp_agent.supervisor import take_lock as t
-from pathlib import Path
-t(Path({path!r}))"
-        other = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
+        argv = [PYTHON, "-c", TAKES_THE_LOCK, str(tmp_path / "lock")]
+        other = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert other.returncode != 0
         assert f"process {os.getpid()} holds it" in other.stderr
         with pytest.raises(AlreadyRunning):
