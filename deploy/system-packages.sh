@@ -9,12 +9,12 @@ set -euo pipefail
 APT_TRIES=4
 LOCK_SECONDS=300 # another apt may be at work, as on a machine's first boot
 
-# One line per need: a name per candidate, the first that the release has is taken.
+# A need is met by a package, or a program, of its first name. To meet it, the first name that the release has as a
+# package is installed: some programs have a package of their own in one release and share one in another.
 demo_set=(
     "qemu-utils" "qemu-system-x86" "qemu-block-extra" "libnbd-bin" "nbdfuse libnbd-bin" "fio" "e2fsprogs"
     "fuse3" "util-linux" "procps" "make" "mount"
 )
-# ceph-common brings ceph, ceph-authtool and radosgw-admin's libraries; monmaptool comes with it or with ceph-base.
 test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl")
 
 needs=()
@@ -36,14 +36,14 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     exit 0
 fi
 
-installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+met() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ] || command -v "$1" >/dev/null
+}
+available() { [[ $(apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ [^\(] ]]; }
 
 missing=()
 for need in "${needs[@]}"; do
-    read -ra names <<<"$need"
-    found=no
-    for name in "${names[@]}"; do installed "$name" && found=yes; done
-    [ "$found" = yes ] || missing+=("$need")
+    met "${need%% *}" || missing+=("$need")
 done
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
@@ -54,7 +54,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 export DEBIAN_FRONTEND=noninteractive
-apt() { apt-get -o "DPkg::Lock::Timeout=$LOCK_SECONDS" -o Acquire::Retries=3 -q -y "$@"; }
+run_apt() { apt-get -o "DPkg::Lock::Timeout=$LOCK_SECONDS" -o Acquire::Retries=3 -q -y "$@"; }
 
 log=$(mktemp)
 guard=/usr/sbin/policy-rc.d
@@ -84,13 +84,13 @@ try() {
 }
 
 echo "system packages: installing ${missing[*]%% *} (once; this may take some minutes)"
-try apt update
+try run_apt update
 
 chosen=()
 for need in "${missing[@]}"; do
     read -ra names <<<"$need"
     for name in "${names[@]}"; do
-        if apt-cache show "$name" >/dev/null 2>&1; then
+        if available "$name"; then
             chosen+=("$name")
             continue 2
         fi
@@ -98,4 +98,4 @@ for need in "${missing[@]}"; do
     echo "system packages: this release has none of: $need" >&2
 done
 [ "${#chosen[@]}" -gt 0 ] || exit 0
-try apt install --no-install-recommends "${chosen[@]}"
+try run_apt install --no-install-recommends "${chosen[@]}"
