@@ -19,7 +19,7 @@ from cdp_container.errors import UsageError
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.store.keys import is_key
-from cdp_container.store.s3_settings import Addressing, DataClient, S3Settings, TagSpelling
+from cdp_container.store.s3_settings import Addressing, DataClientName, S3Settings, TagSpelling
 
 ADDRESS_LENGTH_MAX = 2048
 _OPTIONS = ("endpoint", "region", "addressing", "ca", "profile", "etag", "client")
@@ -130,7 +130,7 @@ def _parse_s3(text: str) -> S3Settings:
         ca_file=options.get("ca"),
         profile=options.get("profile"),
         tag_spelling=cast(TagSpelling, options.get("etag", "as-given")),
-        data_client=cast(DataClient, options.get("client", "obstore")),
+        data_client=cast(DataClientName, options.get("client", "obstore")),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import urlencode, urlsplit
 
 from cdp_container.errors import UsageError
@@ -17,11 +17,20 @@ Addressing = Literal["path", "virtual"]
 TagSpelling = Literal["as-given", "unquoted"]
 """How If-Match wants an ETag. The standard says as given, in quotes; Ceph 16 then never matches."""
 
-DataClient = Literal["obstore", "boto3"]
+DataClientName = Literal["obstore", "boto3"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PROFILE = re.compile(r"[^\s/&?#]{1,128}")
+
+
+@runtime_checkable
+class SpellsTags(Protocol):
+    """A store whose server may want tags in another spelling than it gives them."""
+
+    def spell_tags(self, spelling: TagSpelling) -> None:
+        """Use this spelling from now on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,7 @@ class S3Settings:
     ca_file: str | None = None
     profile: str | None = None
     tag_spelling: TagSpelling = "as-given"
-    data_client: DataClient = "obstore"
+    data_client: DataClientName = "obstore"
 
     def __post_init__(self) -> None:
         for name, value, fits in (
