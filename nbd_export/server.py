@@ -31,6 +31,7 @@ class NbdServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._listener: asyncio.Server | None = None
+        self._closing = False
         self._path = Path()
         self._inode = 0
 
@@ -54,6 +55,7 @@ class NbdServer:
         Returns:
             Whether all requests finished in `drain_seconds`; those that did not were cancelled.
         """
+        self._closing = True
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -70,7 +72,8 @@ class NbdServer:
         return True
 
     def _new_client(self) -> asyncio.BaseProtocol:
-        if len(self._sessions) >= self._connections_max:
+        # asyncio may still bring a client that it accepted just before we closed.
+        if self._closing or len(self._sessions) >= self._connections_max:
             return _TurnedAway()
         session = Session(self._exports, self._handshake_seconds, self._gone)
         self._sessions.add(session)
@@ -148,7 +151,7 @@ def _remove_dead_socket(path: Path) -> None:
 
 
 class _TurnedAway(asyncio.Protocol):
-    """One client too many: the connection is closed without a word."""
+    """For a client too many or too late: the connection is closed without a word."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport), "a stream socket"

@@ -273,14 +273,20 @@ class Session(asyncio.BufferedProtocol):
         small: list[bytes | bytearray | memoryview] = [self._connection.data_to_send()]
         for data in self._replies:
             if len(data) >= JOINED_REPLY_BYTES_MAX:
-                self._transport.write(b"".join(small))
-                self._transport.write(data)
+                self._write(b"".join(small))
+                self._write(data)
                 small = []
             else:
                 small.append(data)
-        self._transport.write(b"".join(small))
+        self._write(b"".join(small))
         self._replies.clear()
         self._replies_bytes = 0
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send, unless a send before has found the client gone: asyncio warns of those who go on."""
+        assert self._transport is not None, "sent within a turn"
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
 
 def _has_data(request: Request) -> bool:
