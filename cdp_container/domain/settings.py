@@ -28,6 +28,16 @@ FAULTS_SHOWN_MAX = 50
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit for the path of a unix socket (sun_path less its zero)."""
 
+NESTING_MAX = 16
+"""No key of ours lies deeper than 4; the parser's time grows with the square of the depth."""
+
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _SIZE_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -157,13 +167,7 @@ _Place = tuple[str | int, ...]
 def _load_yaml(text: bytes, name: str) -> tuple[object, dict[_Place, int], list[str]]:
     """The document, the line of every place in it, and the faults of YAML that pydantic cannot see."""
     try:
-        for token in yaml.scan(text):
-            # An alias can blow a page up into gigabytes; a configuration has no use for one.
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
-                raise ConfigInvalid(
-                    f"{name} is refused",
-                    f"line {token.start_mark.line + 1}: YAML anchors and aliases are not allowed",
-                )
+        _refuse_bombs(text, name)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -176,6 +180,21 @@ def _load_yaml(text: bytes, name: str) -> tuple[object, dict[_Place, int], list[
         if twice:
             faults.append(f"{name}:{line}: {_dotted(place)}: stands there twice")
     return document, lines, faults
+
+
+def _refuse_bombs(text: bytes, name: str) -> None:
+    """Refuse what makes a small page a large document, before anything is built from it."""
+    depth = 0
+    for token in yaml.scan(text):
+        line = token.start_mark.line + 1
+        if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+            raise ConfigInvalid(f"{name} is refused", f"line {line}: anchors and aliases are not allowed")
+        if isinstance(token, _OPENING):
+            depth += 1
+        elif isinstance(token, _CLOSING):
+            depth -= 1
+        if depth > NESTING_MAX:
+            raise ConfigInvalid(f"{name} is refused", f"line {line}: nested deeper than {NESTING_MAX}")
 
 
 def _walk(node: yaml.Node | None, place: _Place) -> Iterator[tuple[_Place, int, bool]]:

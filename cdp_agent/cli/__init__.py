@@ -1,0 +1,1 @@
+"""The command `cdp-agent`: one module for each group of commands; `app` ties them together."""
