@@ -1,0 +1,214 @@
+"""The file `shared`: what splitter and streamer tell each other, two pages with one writer each.
+
+A page has two slots, written in turn, each with a sequence number and a checksum: whoever
+reads, even in the middle of a write or after a power loss, gets the newest whole value.
+What is mapped is not durable; `publish(..., durable=True)` is, and costs a sync.
+
+What does not belong here: journal content, and facts that are only shown (splitter.json).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+from zlib import crc32
+
+from cdp_container.errors import JournalDamaged
+from cdp_container.journal.position import NOWHERE, Position
+
+PAGE_BYTES: Final = 4096
+# A slot lies within one sector, the unit that a disk writes whole.
+SLOT_BYTES: Final = 512
+# A reader that meets two torn slots looks again: the writer would have to write twice within each look.
+READ_ATTEMPTS_MAX: Final = 100
+NO_BOOT: Final = bytes(16)
+
+_SLOT_HEAD = struct.Struct("<IIQ")  # CRC-32 of what follows, version, sequence
+_VERSION: Final = 1
+_SPLITTER = struct.Struct("<QQQQQQQIIQQ16s")
+_STREAMER = struct.Struct("<QQQ")
+
+_FLAG_UNCLEAN_BOOT: Final = 1
+_FLAG_EXPORTS_OPEN: Final = 2
+_FLAG_SYNC_FAILED: Final = 4
+_FLAG_RUNNING: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SplitterPage:
+    """What the splitter publishes.
+
+    Attributes:
+        generation: the running splitter's, or the last one's; 0 until redo is done for the first time.
+        tail: every record below it is complete; what the streamer may read.
+        synced: journal and backing stores are on stable storage below it.
+        overflow_at: where the journal stopped to hold what guests write, NOWHERE while it holds everything.
+            Durable; stays until the volumes are copied anew.
+        unclean_boot: the machine went down without a clean stop since the last full copy: records that
+            the backing store holds may be missing here. Durable, likewise.
+        exports_open: guests may be writing.
+        sync_failed: a sync or a backing write failed and was not mended yet; flushes fail.
+        running: the splitter has opened its journal and did not stop since (or was killed).
+        used_bytes: bytes of records that may not be trimmed yet.
+        limit_bytes: the journal's limit.
+        boot: the boot id under which the splitter runs, 16 bytes.
+    """
+
+    generation: int = 0
+    tail: Position = NOWHERE
+    synced: Position = NOWHERE
+    overflow_at: Position = NOWHERE
+    unclean_boot: bool = False
+    exports_open: bool = False
+    sync_failed: bool = False
+    running: bool = False
+    used_bytes: int = 0
+    limit_bytes: int = 0
+    boot: bytes = NO_BOOT
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether something was written that the journal does not hold."""
+        return self.overflow_at != NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class StreamerPage:
+    """What the streamer publishes.
+
+    Attributes:
+        proven: the journal position of the newest protected cut: what lies below may be trimmed.
+        exports_allowed_for: the splitter's generation that may open its exports because every source
+            is whole by now. A value of an earlier generation allows nothing.
+    """
+
+    proven: Position = NOWHERE
+    exports_allowed_for: int = 0
+
+
+def encode_splitter_page(page: SplitterPage) -> bytes:
+    """The content of a slot of the splitter's page."""
+    flags = (
+        _FLAG_UNCLEAN_BOOT * page.unclean_boot
+        | _FLAG_EXPORTS_OPEN * page.exports_open
+        | _FLAG_SYNC_FAILED * page.sync_failed
+        | _FLAG_RUNNING * page.running
+    )
+    return _SPLITTER.pack(
+        page.generation, page.tail.generation, page.tail.offset, page.synced.generation, page.synced.offset,
+        page.overflow_at.generation, page.overflow_at.offset, flags, 0,
+        page.used_bytes, page.limit_bytes, page.boot,
+    )  # fmt: skip
+
+
+def decode_splitter_page(data: bytes) -> SplitterPage:
+    """The page of a slot's content."""
+    (generation, tail_g, tail, synced_g, synced, over_g, over, flags, _, used, limit, boot) = (
+        _SPLITTER.unpack(data)
+    )
+    return SplitterPage(
+        generation=generation,
+        tail=Position(tail_g, tail),
+        synced=Position(synced_g, synced),
+        overflow_at=Position(over_g, over),
+        unclean_boot=bool(flags & _FLAG_UNCLEAN_BOOT),
+        exports_open=bool(flags & _FLAG_EXPORTS_OPEN),
+        sync_failed=bool(flags & _FLAG_SYNC_FAILED),
+        running=bool(flags & _FLAG_RUNNING),
+        used_bytes=used,
+        limit_bytes=limit,
+        boot=boot,
+    )
+
+
+def encode_streamer_page(page: StreamerPage) -> bytes:
+    """The content of a slot of the streamer's page."""
+    return _STREAMER.pack(page.proven.generation, page.proven.offset, page.exports_allowed_for)
+
+
+def decode_streamer_page(data: bytes) -> StreamerPage:
+    """The page of a slot's content."""
+    generation, offset, allowed = _STREAMER.unpack(data)
+    return StreamerPage(Position(generation, offset), allowed)
+
+
+PageT = TypeVar("PageT")
+
+
+@dataclass(slots=True)
+class SharedPage(Generic[PageT]):
+    """One page of the file. Only its one writer may call `publish`."""
+
+    _mapping: mmap.mmap
+    _page_offset: int
+    _content_bytes: int
+    _encode: Callable[[PageT], bytes]
+    _decode: Callable[[bytes], PageT]
+    _sequence: int = field(default=0, init=False)
+
+    def publish(self, page: PageT, durable: bool = False) -> None:
+        """Make `page` what readers see; with `durable`, return when it outlasts a power loss."""
+        if self._sequence == 0:
+            newest = self._newest()
+            self._sequence = newest[0] if newest else 0
+        self._sequence += 1
+        body = _VERSION.to_bytes(4, "little") + self._sequence.to_bytes(8, "little") + self._encode(page)
+        at = self._page_offset + (self._sequence % 2) * SLOT_BYTES
+        self._mapping[at : at + 4 + len(body)] = crc32(body).to_bytes(4, "little") + body
+        if durable:
+            self._mapping.flush(self._page_offset, PAGE_BYTES)
+
+    def read(self) -> PageT | None:
+        """The newest whole value, or None if nothing was ever published.
+
+        Raises:
+            JournalDamaged: neither slot holds a whole value.
+        """
+        for _ in range(READ_ATTEMPTS_MAX):
+            newest = self._newest()
+            if newest:
+                return self._decode(newest[1])
+            if not any(self._mapping[self._page_offset : self._page_offset + 2 * SLOT_BYTES]):
+                return None
+        raise JournalDamaged("reading what splitter and streamer share", "neither slot of the page is whole")
+
+    def _newest(self) -> tuple[int, bytes] | None:
+        slots = [slot for slot in (self._slot(0), self._slot(1)) if slot]
+        return max(slots, default=None)
+
+    def _slot(self, number: int) -> tuple[int, bytes] | None:
+        at = self._page_offset + number * SLOT_BYTES
+        data = self._mapping[at : at + _SLOT_HEAD.size + self._content_bytes]
+        crc, version, sequence = _SLOT_HEAD.unpack_from(data)
+        if sequence == 0 or version != _VERSION or crc32(data[4:]) != crc:
+            return None
+        return sequence, data[_SLOT_HEAD.size :]
+
+
+class SharedPages:
+    """The mapped file: `splitter` and `streamer` are its pages. Made if it is absent."""
+
+    def __init__(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size < 2 * PAGE_BYTES:
+                os.posix_fallocate(fd, 0, 2 * PAGE_BYTES)  # a hole could meet a full disk when it is written
+                os.fsync(fd)
+            self._mapping = mmap.mmap(fd, 2 * PAGE_BYTES)
+        finally:
+            os.close(fd)
+        self.splitter = SharedPage(
+            self._mapping, 0, _SPLITTER.size, encode_splitter_page, decode_splitter_page
+        )
+        self.streamer = SharedPage(
+            self._mapping, PAGE_BYTES, _STREAMER.size, encode_streamer_page, decode_streamer_page
+        )
+
+    def close(self) -> None:
+        """Unmap; what was published stays in the file."""
+        self._mapping.close()

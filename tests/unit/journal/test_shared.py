@@ -1,0 +1,95 @@
+"""The shared pages: whatever is torn, a reader gets a whole value, the newest there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cdp_container.errors import JournalDamaged
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.shared import PAGE_BYTES, SLOT_BYTES, SharedPages, SplitterPage, StreamerPage
+
+PAGE = SplitterPage(
+    generation=2**64 - 1,
+    tail=Position(5, 6),
+    synced=Position(7, 8),
+    overflow_at=Position(9, 10),
+    unclean_boot=True,
+    exports_open=True,
+    sync_failed=True,
+    running=True,
+    used_bytes=11,
+    limit_bytes=12,
+    boot=b"0123456789abcdef",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def pages(path: Path) -> Iterator[SharedPages]:
+    opened = SharedPages(path)
+    yield opened
+    opened.close()
+
+
+def test_nothing_was_published_yet(pages: SharedPages) -> None:
+    assert pages.splitter.read() is None
+    assert pages.streamer.read() is None
+
+
+def test_both_pages_come_back_in_another_process(pages: SharedPages, path: Path) -> None:
+    streamer = StreamerPage(Position(1, 2), 3)
+    pages.splitter.publish(PAGE, durable=True)
+    pages.streamer.publish(streamer)
+    other = SharedPages(path)
+    assert other.splitter.read() == PAGE
+    assert other.streamer.read() == streamer
+    other.close()
+
+
+@pytest.mark.parametrize("flag", ["unclean_boot", "exports_open", "sync_failed", "running"])
+def test_every_flag_stands_alone(pages: SharedPages, flag: str) -> None:
+    page = replace(SplitterPage(), **{flag: True})
+    pages.splitter.publish(page)
+    assert pages.splitter.read() == page
+
+
+def test_overflow_is_told_by_its_position() -> None:
+    assert PAGE.overflowed
+    assert not replace(PAGE, overflow_at=NOWHERE).overflowed
+
+
+@pytest.mark.parametrize("byte", range(16 + 96))
+def test_a_torn_newest_slot_shows_the_value_before(pages: SharedPages, path: Path, byte: int) -> None:
+    pages.splitter.publish(PAGE)  # sequence 1: slot 1
+    pages.splitter.publish(replace(PAGE, used_bytes=99))  # sequence 2: slot 0
+    pages.close()
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 0xFF
+    path.write_bytes(data)
+    reopened = SharedPages(path)
+    assert reopened.splitter.read() == PAGE
+    reopened.splitter.publish(replace(PAGE, used_bytes=100))
+    read = reopened.splitter.read()
+    assert read is not None
+    assert read.used_bytes == 100
+    reopened.close()
+
+
+def test_two_torn_slots_are_damage(pages: SharedPages, path: Path) -> None:
+    pages.splitter.publish(PAGE)
+    pages.splitter.publish(PAGE)
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    data[SLOT_BYTES + 20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(JournalDamaged):
+        pages.splitter.read()
+    assert data[PAGE_BYTES:] == bytes(PAGE_BYTES)
