@@ -132,7 +132,10 @@ class ServerConnection:
             return NEED_DATA
         (flags,) = wire.CLIENT_FLAGS.unpack(self._take(wire.CLIENT_FLAGS.size))
         # A client that does not know "fixed" cannot read our errors, and is the last century's.
-        if flags & ~HandshakeFlag.NO_ZEROES != HandshakeFlag.FIXED_NEWSTYLE:
+        if flags not in (
+            HandshakeFlag.FIXED_NEWSTYLE,
+            HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES,
+        ):
             self._fail(f"the client's handshake flags are {flags:#x}, fixed newstyle is needed")
         self._no_zeroes = bool(flags & HandshakeFlag.NO_ZEROES)
         self._step = self._option

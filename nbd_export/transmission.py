@@ -16,6 +16,10 @@ from nbd_export.wire import Command, CommandFlag
 _WRITING: Final = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
 _KNOWN: Final = frozenset(Command)
 
+# Plain integers: the complement of an IntFlag knows only the flags that have names.
+_FLAGS_ALLOWED: Final = int(CommandFlag.FUA)
+_FLAGS_ALLOWED_ZEROES: Final = int(CommandFlag.FUA | CommandFlag.NO_HOLE)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -41,7 +45,7 @@ def fault_of(
     Which error for which fault is the specification's choice: beyond the end ENOSPC for what
     writes, EINVAL for reads and trims; a request that this server never offered is EINVAL.
     """
-    allowed = CommandFlag.FUA | CommandFlag.NO_HOLE if command == Command.WRITE_ZEROES else CommandFlag.FUA
+    allowed = _FLAGS_ALLOWED_ZEROES if command == Command.WRITE_ZEROES else _FLAGS_ALLOWED
     if command not in _KNOWN or flags & ~allowed:
         return NbdErrno.EINVAL
     if command == Command.FLUSH:
