@@ -24,12 +24,11 @@ class StoredFrame:
     raw_length: int
     crc32: int
     codec: Codec
-    seal: int = NONE_U32
 
-    def row(self, offset: int) -> bytes:
-        """The packed frame row, for a frame that begins `offset` bytes into the frames."""
+    def row(self, offset: int, seal: int = NONE_U32) -> bytes:
+        """The packed frame row, for a frame `offset` bytes into the frames; `seal` is its seal row."""
         return FRAME_ROW.struct.pack(
-            offset, len(self.stored), self.raw_length, self.crc32, self.seal, self.codec, bytes(3)
+            offset, len(self.stored), self.raw_length, self.crc32, seal, self.codec, bytes(3)
         )
 
 

@@ -69,7 +69,8 @@ PREAMBLE: Final = _layout(
     "base_epoch:u64 base_cut:u64 base_seq:u64 end_epoch:u64 end_cut:u64 end_seq:u64 cut:u64 flags:u32 "
     "not_whole_count:u32 journal_generation:u64 journal_offset:u64 cut_time_ns:i64 first_write_ns:i64 "
     "last_write_ns:i64 previous_digest:bytes32 header_stored:u32 header_raw:u32 index_stored:u32 "
-    "index_raw:u32 frames_stored:u64 section_codec:u16 cipher:u16 key_block_length:u32 wrapped_content_key:bytes80",
+    "index_raw:u32 frames_stored:u64 section_codec:u16 cipher:u16 key_block_length:u32 "
+    "wrapped_content_key:bytes80",
 )
 INDEX_HEADER: Final = _layout("Index header", "magic:bytes4 parts:u32")
 PART_ROW: Final = _layout("Part row", "name:bytes8 flags:u32 rows:u32 offset:u32 length:u32")

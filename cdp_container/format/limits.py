@@ -1,7 +1,7 @@
 """Every limit of docs/container-format.md, section 7, by its name there.
 
-A reader refuses what is beyond these before it allocates memory for it. tests/unit/format/test_spec.py compares
-the two. Tunings of a writer do not belong here.
+A reader refuses what is beyond these before it allocates memory for it. tests/unit/format/test_spec.py
+compares the two. Tunings of a writer do not belong here.
 """
 
 from __future__ import annotations

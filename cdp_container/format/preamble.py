@@ -1,6 +1,7 @@
 """The preamble: an object's facts in clear, and the shape that they give it.
 
-See docs/container-format.md, section 2. It can be read and checked without any key. Headers, indexes and frames do not belong here.
+See docs/container-format.md, section 2. It can be read and checked without any key. Headers, indexes
+and frames do not belong here.
 """
 
 from __future__ import annotations

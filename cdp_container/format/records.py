@@ -14,7 +14,7 @@ from cdp_container.format.jsontext import JsonObject, dump_object, load_object
 from cdp_container.format.layout import NONE_U32
 
 
-def make_record(name: str, key: bytes, value: JsonObject, order: int | None = None) -> Record:
+def make_record(name: str, key: bytes, value: JsonObject) -> Record:
     """A record of a known kind, its value encoded.
 
     Raises:
@@ -27,7 +27,7 @@ def make_record(name: str, key: bytes, value: JsonObject, order: int | None = No
         raise RecordTooLarge(
             f"record {name!r}", f"its value has {len(encoded)} bytes (RECORD_VALUE_BYTES_MAX)"
         )
-    return Record(name, key, encoded, layout.RECORD_KINDS[name], order)
+    return Record(name, key, encoded, layout.RECORD_KINDS[name])
 
 
 def record_value(record: Record, what: str) -> dict[str, Any]:
@@ -57,13 +57,13 @@ class RecordTable:
         """The two parts of the index."""
         return {"records": bytes(self._rows), "blob": bytes(self._blob)}
 
-    def add(self, record: Record) -> None:
-        """Add one record."""
+    def add(self, record: Record, order_row: int = NONE_U32) -> None:
+        """Add one record; `order_row` in a pack only."""
         at = len(self._blob)
         row = layout.RECORD_ROW.struct.pack(
             record.name.encode("ascii"),
             layout.CRITICAL_BIT if record.critical else 0,
-            NONE_U32 if record.order is None else record.order,
+            order_row,
             at,
             len(record.key),
             at + len(record.key),

@@ -83,7 +83,7 @@ class _OpenFrame:
 
 
 class SegmentBuilder:
-    """Takes extents sorted by (space, offset), without overlap, and records; `finish` seals them as one object.
+    """Takes records, and extents sorted by (space, offset) without overlap; `finish` seals them.
 
     `object_id` is 16 random bytes, never used for another object. A memoryview given as data must not
     change before `finish`.
