@@ -1,0 +1,161 @@
+"""Where an epoch ends: the newest complete cut of its contiguous run of segments, found key by key.
+
+Listings are never trusted with this, as a store may show a key late. What does not belong here: who may ask
+(the owner's step machine), and which branch an image is made of (the index of what exists).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cdp_container.errors import (
+    DamagedObject,
+    ForeignObject,
+    LimitExceeded,
+    MissingObject,
+    NewerFormat,
+    NotFound,
+)
+from cdp_container.format.domain import parse_epoch_record
+from cdp_container.format.keys import EPOCHS_PREFIX, LOG_PREFIX, NUMBER_MAX, epoch_key, parse_key, segment_key
+from cdp_container.format.layout import DIGEST_BYTES
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.preamble import NO_DIGEST, Preamble, check_key, parse_preamble, preamble_need
+from cdp_container.store.api import Store
+
+FIRST_READ_BYTES: Final = 4096
+"""Holds nearly every preamble: one request for each segment."""
+SEGMENTS_MAX: Final = 10_000_000
+"""Of one epoch, behind what is proven: a stop for a store that answers nonsense."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The cut at which an epoch ends, which is the base of the next one.
+
+    Attributes:
+        place: NOWHERE where the domain holds no complete cut yet.
+        digest: of the cut's last segment.
+        preamble: of that segment, None where there is none; its journal position is where capture resumes.
+        stopped_by: why the run ended there, for people ("" where the next key is simply free).
+    """
+
+    place: Place = NOWHERE
+    digest: bytes = NO_DIGEST
+    preamble: Preamble | None = None
+    stopped_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    preamble: Preamble
+    digest: bytes
+
+
+def find_end(store: Store, domain: bytes, epoch: int, protected: Place) -> End:
+    """The end of `epoch`, looked for from `protected` on if that is in it, else from its first segment.
+
+    An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first.
+
+    Raises:
+        MissingObject: a segment that was proven to be there, or the epoch's record, is not.
+        DamagedObject, ForeignObject: such a one is not what it was.
+        StoreUnavailable and its kin: see the store.
+    """
+    if epoch == 0:
+        return End()
+    if protected.epoch == epoch:
+        first = _proven_segment(store, domain, protected)
+        return _follow(store, domain, End(protected, first.digest, first.preamble), first, protected.seq)
+    base = _base_of(store, domain, epoch)
+    return _follow(store, domain, _end_at(store, domain, base), None, 0, epoch)
+
+
+def highest_epoch(store: Store) -> int:
+    """The highest epoch that any key in domain/epochs/ or log/ names; 0 where there is none."""
+    highest = 0
+    for prefix in (EPOCHS_PREFIX, LOG_PREFIX):
+        start_after = ""
+        while True:
+            # Skips from epoch to epoch: a listing of every segment would be far too long.
+            found = next(iter(store.list(prefix, start_after)), None)
+            if found is None:
+                break
+            parsed = parse_key(found.key)
+            start_after = found.key
+            if parsed is not None and parsed.epoch:
+                highest = max(highest, parsed.epoch)
+                if prefix == LOG_PREFIX:
+                    start_after = segment_key(parsed.epoch, NUMBER_MAX)
+    return highest
+
+
+def _follow(
+    store: Store, domain: bytes, end: End, last: _Stored | None, seq: int, epoch: int | None = None
+) -> End:
+    """From segment `seq` (its facts: `last`) on to the end of the run."""
+    epoch = end.place.epoch if epoch is None else epoch
+    previous = end.digest
+    for _ in range(SEGMENTS_MAX):
+        seq += 1
+        try:
+            stored = _read(store, domain, epoch, seq)
+        except NotFound:
+            return end
+        except (DamagedObject, ForeignObject, NewerFormat, LimitExceeded) as error:
+            # It lies behind everything that was ever called protected; what follows it counts for nobody.
+            return End(end.place, end.digest, end.preamble, str(error))
+        if stored.preamble.previous_digest != previous:
+            why = f"segment {seq} of epoch {epoch} does not follow the one before it"
+            return End(end.place, end.digest, end.preamble, why)
+        previous = stored.digest
+        if stored.preamble.complete:
+            end = End(stored.preamble.place, stored.digest, stored.preamble)
+    raise LimitExceeded(f"find the end of epoch {epoch}", f"more than {SEGMENTS_MAX} segments")
+
+
+def _base_of(store: Store, domain: bytes, epoch: int) -> Place:
+    key = epoch_key(epoch)
+    try:
+        record = parse_epoch_record(store.get(key).data, key, domain)
+    except NotFound as error:
+        raise MissingObject(f"find the end of epoch {epoch}", f"there is no {key}") from error
+    if record.epoch != epoch:
+        raise ForeignObject(key, f"it is the record of epoch {record.epoch}")
+    return record.base
+
+
+def _end_at(store: Store, domain: bytes, place: Place) -> End:
+    """The cut at `place` as an end."""
+    if not place:
+        return End()
+    stored = _proven_segment(store, domain, place)
+    return End(place, stored.digest, stored.preamble)
+
+
+def _proven_segment(store: Store, domain: bytes, place: Place) -> _Stored:
+    """The last segment of a cut that somebody recorded as there."""
+    try:
+        stored = _read(store, domain, place.epoch, place.seq)
+    except NotFound as error:
+        key = segment_key(place.epoch, place.seq)
+        raise MissingObject(f"find the end of epoch {place.epoch}", f"{key} is gone") from error
+    if stored.preamble.place != place or not stored.preamble.complete:
+        raise DamagedObject(segment_key(place.epoch, place.seq), f"it does not complete the cut {place}")
+    return stored
+
+
+def _read(store: Store, domain: bytes, epoch: int, seq: int) -> _Stored:
+    """Preamble and trailer of a segment, by ranged reads."""
+    key = segment_key(epoch, seq)
+    start = store.get_range(key, 0, FIRST_READ_BYTES)
+    length = preamble_need(start, key)
+    if length > len(start):
+        start = store.get_range(key, 0, length)
+    preamble = parse_preamble(start, key)
+    check_key(preamble, key, domain)
+    digest = store.get_range(key, preamble.object_length - DIGEST_BYTES, DIGEST_BYTES + 1)
+    if len(digest) != DIGEST_BYTES:
+        raise DamagedObject(key, "it has not the length that it states")
+    return _Stored(preamble, digest)

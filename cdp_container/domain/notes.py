@@ -1,0 +1,118 @@
+"""notes.json: the few facts of an agent that must outlast its runs, replaced whole and durably.
+
+The streamer is its one writer while an agent runs (`init` makes the first); the splitter reads it. What does
+not belong here: journal positions, because a run resumes at what the container says and never at a local
+note.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
+
+NOTES_NAME: Final = "notes.json"
+NOTES_FORMAT: Final = 1
+NOTES_BYTES_MAX: Final = 1024 * 1024
+NONCES_MAX: Final = 1024
+"""Owner nonces in one file: far above what one run can have in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What notes.json holds.
+
+    Attributes:
+        nonces: of `domain/owner`, each recorded before it was sent: the confirmed one and those whose outcome
+            is not known. What `domain/owner` shows one of them was written by this agent. 16 bytes each.
+        whole: ids of the spaces of which everything is in the container. Exports may open without the store.
+        fenced: why this site may not write any more, "" while it may.
+        released_to: the site that this one gave the domain to, "" if none.
+    """
+
+    nonces: tuple[bytes, ...] = ()
+    whole: frozenset[bytes] = frozenset()
+    fenced: str = ""
+    released_to: str = ""
+
+
+def encode_notes(notes: Notes) -> bytes:
+    """The bytes of notes.json."""
+    assert len(notes.nonces) <= NONCES_MAX, len(notes.nonces)
+    document = {
+        "format": NOTES_FORMAT,
+        "nonces": [nonce.hex() for nonce in notes.nonces],
+        "whole": sorted(space.hex() for space in notes.whole),
+        "fenced": notes.fenced,
+        "released_to": notes.released_to,
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def decode_notes(data: bytes, name: str) -> Notes:
+    """Parse notes.json; `name` is what errors call it. Raises ConfigInvalid."""
+    try:
+        document = orjson.loads(data)
+        if document["format"] != NOTES_FORMAT:
+            raise ConfigInvalid(
+                f"{name} is refused", f"its format is {document['format']!r}, ours {NOTES_FORMAT}"
+            )
+        return Notes(
+            nonces=tuple(bytes.fromhex(nonce) for nonce in document["nonces"][:NONCES_MAX]),
+            whole=frozenset(bytes.fromhex(space) for space in document["whole"]),
+            fenced=str(document["fenced"]),
+            released_to=str(document["released_to"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigInvalid(
+            f"{name} is refused",
+            f"it is damaged ({type(error).__name__})",
+            "keep it as evidence and ask for help",
+        ) from error
+
+
+def load_notes(directory: Path) -> Notes:
+    """The notes of a journal directory, empty ones where there are none yet. Raises ConfigInvalid."""
+    path = directory / NOTES_NAME
+    try:
+        with path.open("rb") as file:
+            return decode_notes(file.read(NOTES_BYTES_MAX + 1), str(path))
+    except FileNotFoundError:
+        return Notes()
+    except OSError as error:
+        raise ConfigInvalid(
+            f"cannot read {path}", error.strerror or "unreadable", "run as the agent's user"
+        ) from error
+
+
+def save_notes(directory: Path, notes: Notes) -> None:
+    """Replace notes.json, whole or not at all; on stable storage when this returns.
+
+    Raises LocalDiskFull, CdpError.
+    """
+    path = directory / NOTES_NAME
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(encode_notes(notes))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory_fd)
+        finally:
+            os.close(directory_fd)
+    except OSError as error:
+        why = error.strerror or "input/output error"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LocalDiskFull(f"cannot write {path}", why) from error
+        raise CdpError(
+            f"cannot write {path}", why, "check the journal directory and its permissions"
+        ) from error
