@@ -1,0 +1,337 @@
+"""What goes into the streamer's step machine and what comes out of it. PURE: values only.
+
+`steps.py` holds the rules. Bytes never pass through here: a segment is its number and its digest.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.preamble import NO_DIGEST
+from cdp_container.journal.position import NOWHERE as NO_POSITION
+from cdp_container.journal.position import Position
+
+
+class PutOutcome(enum.Enum):
+    """What came of putting a segment or catalog."""
+
+    STORED = "stored, and these are our bytes"
+    FOREIGN = "the key holds other bytes"
+    THROTTLED = "asked to slow down, or not allowed now"
+    UNKNOWN = "no answer, or one that does not say whether it was done"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the administrator chose: `cadence_ns` between two cuts."""
+
+    cadence_ns: int = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody waits until everything up to `target` is protected; a marker where `name` is not None."""
+
+    ticket: int
+    target: Position
+    name: str | None = None
+    note: str = ""
+    application: bool = False
+
+
+# --- events ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochBegan:
+    """The epoch is ours. `position`: where capture resumes. `copies`: rounds of copying that come first.
+
+    `announce` says that the container knows no space yet, so that a cut is worth taking without any write.
+    """
+
+    epoch: int
+    base_digest: bytes
+    position: Position
+    copies: int
+    announce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TailMoved:
+    """The splitter published this tail."""
+
+    tail: Position
+
+
+@dataclass(frozen=True, slots=True)
+class AskedFor:
+    """A marker or a flush; its target is the tail as published when it was asked for."""
+
+    asked: Asked
+
+
+@dataclass(frozen=True, slots=True)
+class CutRead:
+    """What `ReadCut` asked for was read and coalesced up to `position`; it may hold nothing at all."""
+
+    position: Position
+    empty: bool
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSealed:
+    """The next segment of the cut is ready to be put."""
+
+    seq: int
+    digest: bytes
+    stored_bytes: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutEnded:
+    """The put of a segment ended."""
+
+    seq: int
+    outcome: PutOutcome
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CutProven:
+    """The owner proved that the epoch was ours after the last acknowledgement of this cut."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePassed:
+    """Put nothing until `LeaseBack`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseBack:
+    """Putting may go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEnded:
+    """The put of a catalog ended."""
+
+    level: int
+    number: int
+    outcome: PutOutcome
+
+
+Event: TypeAlias = (
+    Tick
+    | EpochBegan
+    | TailMoved
+    | AskedFor
+    | CutRead
+    | SegmentSealed
+    | PutEnded
+    | CutProven
+    | LeasePassed
+    | LeaseBack
+    | CatalogEnded
+)
+
+
+# --- effects ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCut:
+    """Read the journal between two positions and coalesce it; `copy`: the number of a round of copying
+    instead.
+
+    Limits may end it before `to_position`: `CutRead` says how far it came. `asked` names the cut only if it
+    came all the way.
+    """
+
+    cut: int
+    from_position: Position
+    to_position: Position
+    asked: tuple[Asked, ...]
+    copy: int | None
+    announce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SealSegment:
+    """Seal the next segment of the cut that was read last. Reply: SegmentSealed."""
+
+    seq: int
+    cut: int
+    previous_digest: bytes
+    position: Position
+    not_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutSegment:
+    """Put the bytes of a sealed segment, the same ones every time. Reply: PutEnded."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSegment:
+    """The segment is stored: its bytes are not needed any more."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskProof:
+    """Every segment up to this cut is stored: ask the owner for a proof."""
+
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """The cut is protected: trim the journal below `position`. `whole`: every copy is in it or before it."""
+
+    place: Place
+    position: Position
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell who asked: protected, in the cut at `place`."""
+
+    ticket: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCatalog:
+    """Bundle the heads of these segments. Reply: CatalogEnded."""
+
+    level: int
+    number: int
+    first_seq: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """One of our keys holds bytes that are not ours: a cloned or reverted host. Never write again."""
+
+    why: str
+
+
+Effect: TypeAlias = (
+    ReadCut | SealSegment | PutSegment | ForgetSegment | AskProof | Protected | Answer | WriteCatalog | Fence
+)
+
+
+# --- state -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flying:
+    """A sealed segment that is not acknowledged, or whose cut is not sent yet."""
+
+    seq: int
+    cut: int
+    digest: bytes
+    stored_bytes: int
+    complete: bool
+    putting: bool = False
+    stored: bool = False
+    failures: int = 0
+    retry_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CutFacts:
+    """A cut that is not protected yet. `place.seq` is 0 until its last segment is sealed."""
+
+    place: Place
+    position: Position
+    whole: bool
+    tickets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """Everything that the machine remembers between two steps.
+
+    Attributes:
+        pace: what was configured.
+        epoch: 0 until it is ours.
+        tail: the newest published tail.
+        position: up to which cuts were taken.
+        cut: number of the newest cut, or of the one that is being read.
+        seq: number of the newest sealed segment.
+        digest: of that segment, or of the base's last one.
+        reading: a cut is being read.
+        building: a cut was read, and not all of its segments are sealed.
+        sealing: a segment is being sealed.
+        more: the last cut ended at a limit: the next one is due at once.
+        cut_at_ns: the next cut by cadence is not taken before this.
+        asked: markers and flushes without a cut.
+        taking: those that the cut being read may answer.
+        copies: how many rounds of copying there are.
+        copied: how many were taken.
+        announce: the spaces are not in the container yet.
+        flying: sealed segments that are not sent.
+        cuts: cuts that are not protected, in order.
+        sent: the newest cut whose segments, and all before them, are stored.
+        proof_asked: the newest cut that a proof was asked for.
+        protected: the newest protected cut.
+        proven_position: its journal position.
+        paused: the lease passed.
+        fenced: never write again.
+        slow_until_ns: the store asked for patience: no put begins before this.
+        slow_failures: such answers in a row.
+        catalogs: the last number of each level that was written or given up.
+        catalog_busy: one is being written.
+        catalog_failures: of the one to be written next.
+        catalog_at_ns: it is not tried before this.
+    """
+
+    pace: Pace
+    epoch: int = 0
+    tail: Position = NO_POSITION
+    position: Position = NO_POSITION
+    cut: int = 0
+    seq: int = 0
+    digest: bytes = NO_DIGEST
+    reading: bool = False
+    building: bool = False
+    sealing: bool = False
+    more: bool = False
+    cut_at_ns: int = 0
+    asked: tuple[Asked, ...] = ()
+    taking: tuple[Asked, ...] = ()
+    copies: int = 0
+    copied: int = 0
+    announce: bool = False
+    flying: tuple[Flying, ...] = ()
+    cuts: tuple[CutFacts, ...] = ()
+    sent: Place = NOWHERE
+    proof_asked: Place = NOWHERE
+    protected: Place = NOWHERE
+    proven_position: Position = NO_POSITION
+    paused: bool = False
+    fenced: bool = False
+    slow_until_ns: int = 0
+    slow_failures: int = 0
+    catalogs: tuple[int, int] = (0, 0)
+    catalog_busy: bool = False
+    catalog_failures: int = 0
+    catalog_at_ns: int = 0
