@@ -1,0 +1,329 @@
+"""What a container's objects say, taken together: cuts, spaces, and where the extents of every space are.
+
+`gather` reads it from the store for the epochs that a reader asks for; `image.py` then looks at it from one
+cut. Which epochs count, and up to where, is decided in `history.py`. Extents go to a spool on disk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads
+from cdp_container.domain.spool import Spool
+from cdp_container.errors import DamagedObject, NotFound
+from cdp_container.extents.tables import (
+    COVER,
+    EXTENTS,
+    Table,
+    cover_beyond,
+    extent_rows,
+    extents_of,
+    order_rows,
+    run_of,
+    stretches,
+)
+from cdp_container.format.head import Head
+from cdp_container.format.index import Index, Record, Run
+from cdp_container.format.keys import (
+    CATALOG_PREFIX,
+    PACKS_PREFIX,
+    KeyKind,
+    log_prefix,
+    parse_key,
+    segment_key,
+)
+from cdp_container.format.layout import ObjectKind
+from cdp_container.format.limits import SPACE_BYTES_MAX
+from cdp_container.format.place import Place
+from cdp_container.format.records import record_value
+from cdp_container.format.seal import ReaderKeys
+from cdp_container.store.api import Found, Store
+
+PLACED_RUNS: Final = np.dtype(
+    [
+        ("space", "<i8"),
+        ("epoch", "<i8"),
+        ("cut", "<i8"),
+        ("seq", "<i8"),
+        ("object", "<i8"),
+        ("first", "<i8"),
+        ("count", "<i8"),
+        ("start", "<i8"),
+        ("end", "<i8"),
+    ]
+)
+"""A row of `extents.tables.RUNS` with the space and the place in history that it belongs to."""
+
+_CUT_KEY: Final = struct.Struct("<QQ")
+_SPACE_RECORDS: Final = frozenset({"space+", "space=", "space-"})
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a segment's preamble says, or what a pack remembers of a collected one (then without digests).
+
+    Times are nanoseconds since 1970, `object_bytes` those of the whole stored object.
+    """
+
+    epoch: int
+    seq: int
+    cut: int
+    complete: bool
+    not_whole: tuple[bytes, ...]
+    cut_time_ns: int
+    stored_ns: int
+    object_bytes: int
+    base: Place | None
+    previous_digest: bytes
+    digest: bytes
+
+    @property
+    def place(self) -> Place:
+        """The cut, up to this segment."""
+        return Place(self.epoch, self.cut, self.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRecord:
+    """A `space+`, `space=` or `space-` record and the place in history that it belongs to."""
+
+    place: Place
+    name: str
+    space: bytes
+    value: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The name of a cut."""
+
+    place: Place
+    name: str
+    note: str
+
+
+@dataclass(slots=True)
+class Contents:
+    """Everything that was read. Objects are numbered in the order in which they were read.
+
+    Attributes:
+        domain: its id.
+        segments: by (epoch, seq).
+        collected: what the ledger in force says was collected.
+        space_records: in no order.
+        markers: in no order.
+        objects: for each object that carries data, its head without the big tables.
+        broken: by key, objects that are listed but not what they should be.
+        notes: what a reader should be told, though it does no harm.
+        sealed: whether there were heads that could not be opened for want of a key.
+    """
+
+    domain: bytes
+    segments: dict[tuple[int, int], Segment] = field(default_factory=dict)
+    collected: list[Run] = field(default_factory=list)
+    space_records: list[SpaceRecord] = field(default_factory=list)
+    markers: list[Marker] = field(default_factory=list)
+    objects: list[Head] = field(default_factory=list)
+    broken: dict[str, Broken] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    sealed: bool = False
+    _spaces: dict[bytes, int] = field(default_factory=dict)
+    _runs: list[tuple[int, ...]] = field(default_factory=list)
+    _spool: Spool = field(default_factory=lambda: Spool(EXTENTS))
+
+    def extents(self) -> Table:
+        """All extents, of type EXTENTS."""
+        return self._spool.table()
+
+    def runs(self, space: bytes) -> Table:
+        """The runs of one space, of type PLACED_RUNS, in no order."""
+        number = self._spaces.get(space, -1)
+        return np.array([run for run in self._runs if run[0] == number], dtype=PLACED_RUNS)
+
+    def is_collected(self, epoch: int, seq: int) -> bool:
+        """Whether the ledger in force names this segment."""
+        return any(run.epoch == epoch and run.first <= seq <= run.last for run in self.collected)
+
+    def add(self, seen: Seen) -> None:
+        """Take in one object. Raises DamagedObject where a record's value makes no sense."""
+        preamble = seen.preamble
+        if preamble.kind is ObjectKind.SEGMENT:
+            self.segments[preamble.epoch, preamble.seq] = Segment(
+                epoch=preamble.epoch,
+                seq=preamble.seq,
+                cut=preamble.cut,
+                complete=preamble.complete,
+                not_whole=preamble.not_whole,
+                cut_time_ns=preamble.cut_time_ns,
+                stored_ns=0,
+                object_bytes=preamble.object_length,
+                base=preamble.base,
+                previous_digest=preamble.previous_digest,
+                digest=seen.digest,
+            )
+        if seen.head is None:
+            self.sealed = True
+        else:
+            places = _places(seen.head)
+            self._add_records(seen.head, places)
+            self._add_extents(seen.head, places)
+
+    def _add_records(self, head: Head, places: list[Place]) -> None:
+        for record in head.index.iter_records():
+            place = places[record.order or 0]
+            if record.name in _SPACE_RECORDS:
+                value = record_value(record, head.key)
+                self.space_records.append(SpaceRecord(place, record.name, record.key, value))
+                if record.name == "space=":
+                    self._add_cover(head, place, record.key, value.get("size_bytes"))
+            elif record.name == "marker":
+                note = str(record_value(record, head.key).get("note", ""))
+                self.markers.append(Marker(place, record.key.decode("utf-8", "replace"), note))
+            elif record.name == "cut":
+                self._add_collected_cut(head, record)
+
+    def _add_cover(self, head: Head, place: Place, space: bytes, size_bytes: object) -> None:
+        """A resize covers everything at or beyond the new size in older cuts."""
+        if not isinstance(size_bytes, int) or not 0 <= size_bytes <= SPACE_BYTES_MAX:
+            raise DamagedObject(head.key, f"space {space.hex()} is resized to what is no size")
+        if size_bytes < SPACE_BYTES_MAX:
+            cover = cover_beyond(size_bytes)
+            self._add_run(space, place, run_of(cover, COVER, self._spool.append(cover)))
+
+    def _add_collected_cut(self, head: Head, record: Record) -> None:
+        value = record_value(record, head.key)
+        try:
+            epoch, cut = _CUT_KEY.unpack(record.key)
+            segment = Segment(
+                epoch=epoch,
+                seq=int(value["seq"]),
+                cut=cut,
+                complete=bool(value["complete"]),
+                not_whole=tuple(bytes.fromhex(space) for space in value["not_whole"]),
+                cut_time_ns=int(value["cut_time_ns"]),
+                stored_ns=int(value["stored_ns"]),
+                object_bytes=0,
+                base=None,
+                previous_digest=b"",
+                digest=b"",
+            )
+        except (struct.error, KeyError, TypeError, ValueError) as error:
+            raise DamagedObject(head.key, f"a cut record makes no sense: {error}") from error
+        self.segments.setdefault((segment.epoch, segment.seq), segment)
+
+    def _add_extents(self, head: Head, places: list[Place]) -> None:
+        index = head.index
+        rows = extent_rows(index.extent_table)
+        number = len(self.objects)
+        if len(rows):
+            self.objects.append(_slim(head))
+        for order, space, first, count in stretches(rows):
+            place = places[order if order < len(places) else 0]
+            extents = extents_of(rows[first : first + count])
+            run = run_of(extents, number, self._spool.append(extents))
+            self._add_run(index.spaces[space], place, run)
+
+    def _add_run(self, space: bytes, place: Place, run: tuple[int, ...]) -> None:
+        number = self._spaces.setdefault(space, len(self._spaces))
+        self._runs.append((number, place.epoch, place.cut, place.seq, *run))
+
+    def close(self) -> None:
+        """Give the spool's disk space back."""
+        self._spool.close()
+
+
+def gather(
+    store: Store,
+    domain: bytes,
+    keys: ReaderKeys,
+    scope: Mapping[int, int],
+    collected: Iterable[Run] = (),
+) -> Contents:
+    """Read what the segments of some epochs, and all packs, say.
+
+    Args:
+        store: the container.
+        domain: the id that every object must carry.
+        keys: with an index key, or only preambles of a sealed container are read.
+        scope: for each epoch the last seq that counts; later segments are ignored whatever they say.
+        collected: the runs of the ledger in force.
+
+    Errors of the store come through; objects that are not what they should be are in `Contents.broken`.
+    """
+    contents = Contents(domain, collected=list(collected))
+    wanted = {found.key: found for found in _listed(store, scope)}
+    for seen in _seen(store, domain, keys, wanted, contents):
+        try:
+            contents.add(seen)
+        except DamagedObject as error:
+            contents.broken[seen.key] = Broken(seen.key, error)
+    return contents
+
+
+def _seen(
+    store: Store, domain: bytes, keys: ReaderKeys, wanted: dict[str, Found], contents: Contents
+) -> Iterator[Seen]:
+    for seen in read_catalogs(store, CATALOG_PREFIX, domain, keys, wanted):
+        if isinstance(seen, Seen):
+            yield seen
+        else:
+            contents.notes.append(f"the catalog {seen.key} was not used: {seen.error.why}")
+    for seen in read_heads(store, wanted.values(), domain, keys):
+        if isinstance(seen, Seen):
+            yield seen
+        else:
+            contents.broken[seen.key] = seen
+
+
+def _listed(store: Store, scope: Mapping[int, int]) -> Iterator[Found]:
+    """The segments in scope and all packs. A listing may omit fresh keys: a hole is asked for by name."""
+    for epoch, last in sorted(scope.items()):
+        expected = 1
+        for found in store.list(log_prefix(epoch)):
+            parsed = parse_key(found.key)
+            if parsed is None or parsed.kind is not KeyKind.SEGMENT or parsed.number > last:
+                continue
+            yield from _asked(store, epoch, expected, parsed.number)
+            expected = parsed.number + 1
+            yield found
+        yield from _asked(store, epoch, expected, last + 1)
+    for found in store.list(PACKS_PREFIX):
+        parsed = parse_key(found.key)
+        if parsed is not None and parsed.kind is KeyKind.PACK:
+            yield found
+
+
+def _asked(store: Store, epoch: int, first: int, beyond: int) -> Iterator[Found]:
+    """Those segments of `[first, beyond)` that are there after all. Long holes were collected."""
+    if beyond - first > HOLE_MAX:
+        return
+    for seq in range(first, beyond):
+        try:
+            yield store.head(segment_key(epoch, seq))
+        except NotFound:
+            continue
+
+
+HOLE_MAX: Final = 1_000
+"""The longest hole in a listing whose keys are asked for one by one."""
+
+
+def _places(head: Head) -> list[Place]:
+    """The place in history of each order row; a segment has one, its own."""
+    if head.preamble.kind is not ObjectKind.PACK:
+        return [head.preamble.place]
+    rows = order_rows(head.index.order_table)
+    return [Place(int(row["epoch"]), int(row["cut"]), int(row["seq"])) for row in rows]
+
+
+def _slim(head: Head) -> Head:
+    """The head without what the spool holds: enough to fetch and open frames."""
+    index: Index = replace(
+        head.index, spaces=(), order_table=b"", extent_table=b"", sums=b"", record_table=b"", blob=b""
+    )
+    return Head(head.key, replace(head.preamble, key_block=b"", not_whole=()), {}, index)

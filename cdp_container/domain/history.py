@@ -1,0 +1,217 @@
+"""The history of a domain: which epochs count, up to where, and what an image of a cut is made of.
+
+Reads `domain/` and, for the newest epoch's end, the segments behind what is proven (ends.py). Follows
+docs/container-format.md, section 4, steps 1 and 2. What segments hold does not belong here (contents).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cdp_container.domain.ends import find_end
+from cdp_container.errors import DamagedObject, MissingObject, NoSuchBucket, NoSuchDomain, NotFound
+from cdp_container.format.domain import (
+    DomainConfig,
+    EpochRecord,
+    ObjectName,
+    Owner,
+    OwnerState,
+    config_digest,
+    parse_config,
+    parse_epoch_record,
+    parse_owner,
+)
+from cdp_container.format.head import check_object, object_digest, open_head
+from cdp_container.format.index import Run
+from cdp_container.format.keys import EPOCHS_PREFIX, OWNER_KEY, KeyKind, config_key, epoch_key, parse_key
+from cdp_container.format.members import Members
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.seal import ReaderKeys
+from cdp_container.store.api import Store
+
+EPOCHS_MAX: Final = 1_000_000
+"""Epochs of one chain: a stop for records that lead nowhere."""
+LEDGERS_MAX: Final = 100_000
+"""Generations of the ledger, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One epoch that counts: its record, and the last cut of it that does (NOWHERE if it has none)."""
+
+    record: EpochRecord
+    end: Place
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Which epochs count.
+
+    Attributes:
+        owner: as `domain/owner` said, or as the highest epoch record tells where that object is gone.
+        config: the configuration in force; None where `domain/owner` is gone.
+        spans: by epoch, oldest first.
+        newest: the newest cut, which a takeover now would start from; NOWHERE if there is none.
+        notes: what a reader should be told.
+    """
+
+    owner: Owner
+    config: DomainConfig | None
+    spans: dict[int, Span]
+    newest: Place
+    notes: tuple[str, ...]
+
+    @property
+    def domain(self) -> bytes:
+        """The domain's id."""
+        return self.owner.domain
+
+    def branch_of(self, place: Place) -> dict[int, int]:
+        """What a cut's image is made of: for each epoch the last seq. Raises DamagedObject, MissingObject."""
+        branch: dict[int, int] = {}
+        while place:
+            span = self.spans.get(place.epoch)
+            if span is None:
+                why = "a base lies in an epoch that is not part of the domain's history"
+                raise MissingObject(epoch_key(place.epoch), why)
+            if place > span.end or place.epoch in branch:
+                raise DamagedObject(epoch_key(place.epoch), f"a base lies beyond its end: {place}")
+            branch[place.epoch] = place.seq
+            place = span.record.base
+        return branch
+
+    def everything(self) -> dict[int, int]:
+        """Every segment that counts, side branches included: for each epoch the last seq."""
+        return {epoch: span.end.seq for epoch, span in self.spans.items() if span.end}
+
+    def bases(self) -> dict[int, Place]:
+        """The base of every epoch."""
+        return {epoch: span.record.base for epoch, span in self.spans.items()}
+
+    def is_protected(self, place: Place) -> bool:
+        """Whether a cut is proven to belong to its epoch; a newer one would count if the owner died now."""
+        return place.epoch < self.owner.epoch_in_force or place <= self.owner.protected
+
+
+def read_history(store: Store) -> History:
+    """Read which epochs count.
+
+    Raises:
+        NoSuchDomain: there is no container here.
+        MissingObject, DamagedObject, ForeignObject, NewerFormat: the history cannot be followed.
+    """
+    notes: list[str] = []
+    owner = _read_owner(store, notes)
+    config = _read_config(store, owner) if any(owner.config) else None
+    records = _read_chain(store, owner)
+    spans: dict[int, Span] = {}
+    newest = NOWHERE
+    if records:
+        found = find_end(store, owner.domain, records[0].epoch, owner.protected)
+        newest = found.place
+        if found.stopped_by:
+            notes.append(f"nothing counts after cut {newest.cut} of epoch {newest.epoch}: {found.stopped_by}")
+        ends = _ends(records, newest)
+        spans = {record.epoch: Span(record, ends[record.epoch]) for record in reversed(records)}
+    return History(owner, config, spans, newest, tuple(notes))
+
+
+def _read_owner(store: Store, notes: list[str]) -> Owner:
+    try:
+        return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+    except NoSuchBucket:
+        raise
+    except NotFound:
+        record = _highest_record(store)
+    if record is None:
+        raise NoSuchDomain(f"open the container {store.address}", f"there is no {OWNER_KEY}")
+    notes.append(f"{OWNER_KEY} is missing: the highest record of an epoch stands in for it")
+    return Owner(
+        domain=record.domain,
+        name="",
+        version=0,
+        nonce=bytes(16),
+        site=record.site,
+        instance=record.instance,
+        epoch=record.epoch,
+        state=OwnerState.ACTIVE,
+        previous=record.previous,
+        since_ns=record.began_ns,
+        renewals=0,
+        lease_seconds=0,
+        config=bytes(32),
+    )
+
+
+def _highest_record(store: Store) -> EpochRecord | None:
+    parsed = [parse_key(found.key) for found in store.list(EPOCHS_PREFIX)]
+    epochs = [key.epoch for key in parsed if key is not None and key.kind is KeyKind.EPOCH_RECORD]
+    if not epochs:
+        return None
+    key = epoch_key(max(epochs))
+    return parse_epoch_record(store.get(key).data, key, None)
+
+
+def _read_config(store: Store, owner: Owner) -> DomainConfig:
+    key = config_key(owner.config)
+    try:
+        data = store.get(key).data
+    except NotFound as error:
+        raise MissingObject(key, f"{OWNER_KEY} names this configuration, and it is gone") from error
+    if config_digest(data) != owner.config:
+        raise DamagedObject(key, "it has not the digest that its key names")
+    return parse_config(data, key, owner.domain)
+
+
+def _read_chain(store: Store, owner: Owner) -> list[EpochRecord]:
+    """The records of all epochs that count, newest first."""
+    records: list[EpochRecord] = []
+    epoch = owner.epoch_in_force
+    while epoch and len(records) < EPOCHS_MAX:
+        key = epoch_key(epoch)
+        try:
+            record = parse_epoch_record(store.get(key).data, key, owner.domain)
+        except NotFound as error:
+            raise MissingObject(key, "the history of the domain needs this record") from error
+        if record.epoch != epoch:
+            raise DamagedObject(key, f"it is the record of epoch {record.epoch}")
+        records.append(record)
+        epoch = record.previous
+    return records
+
+
+def _ends(records: list[EpochRecord], newest: Place) -> dict[int, Place]:
+    """For every epoch of a chain (newest first) the last cut of it that counts."""
+    stated = [newest, *(record.end for record in records[:-1])]
+    return {
+        record.epoch: end if end.epoch == record.epoch else NOWHERE
+        for record, end in zip(records, stated, strict=True)
+    }
+
+
+def read_ledger(store: Store, history: History, keys: ReaderKeys) -> list[Run]:
+    """What was collected, by the ledger in force and its predecessors.
+
+    Raises:
+        MissingObject, DamagedObject and their kin: without a sound ledger nobody can tell lost from
+        collected.
+        KeyMissing: the ledger is sealed and `keys` has no index key.
+    """
+    runs: list[Run] = []
+    name = history.owner.ledger
+    for _ in range(LEDGERS_MAX):
+        if name is None:
+            break
+        try:
+            data = store.get(name.key).data
+        except NotFound as error:
+            raise MissingObject(name.key, "this ledger is in force, and it is gone") from error
+        check_object(data, name.key, history.domain)
+        if object_digest(data) != name.digest:
+            raise DamagedObject(name.key, "it has not the digest by which it was named")
+        head = open_head(data, name.key, history.domain, keys)
+        runs.extend(head.index.iter_runs())
+        before = Members(dict(head.header), name.key).object_or_none("predecessor")
+        name = None if before is None else ObjectName(before.text("key"), before.bytes("digest", 32))
+    return runs

@@ -1,0 +1,246 @@
+"""What a restore will do, exactly, before it does anything: which cut, which frames, how many bytes. PURE.
+
+The same `plan_window` serves the totals and the restore itself, so progress counts against exactly the plan.
+Reading and writing do not belong here (restore, target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from cdp_container.domain.image import Cut, Volume
+from cdp_container.errors import NoSuchPoint, NoSuchVolume
+from cdp_container.extents.intervals import Intervals, gaps
+from cdp_container.extents.resolve import resolve, windows
+from cdp_container.extents.tables import Table, frame_rows
+from cdp_container.format.head import Head
+from cdp_container.format.layout import ExtentKind
+
+GAP_BYTES_MAX: Final = 64 << 10
+"""Unneeded bytes between two frames that are fetched along: cheaper than a request of their own."""
+
+FETCH_BYTES_MAX: Final = 4 << 20
+"""One request asks for little more: bounds the memory of what is in flight."""
+
+ASSUMED_BYTES_PER_SECOND: Final = 100_000_000
+ASSUMED_GETS_PER_SECOND: Final = 200
+"""What an estimate of the time rests on where nothing better is known."""
+
+_NEEDED: Final = np.dtype([("object", "<i8"), ("frame", "<i8"), ("start", "<i8"), ("end", "<i8")])
+
+FETCHES: Final = np.dtype(
+    [
+        ("object", "<i8"),
+        ("first_frame", "<i8"),
+        ("beyond_frame", "<i8"),
+        ("start", "<i8"),
+        ("length", "<i8"),
+        ("first_piece", "<i8"),
+        ("beyond_piece", "<i8"),
+    ]
+)
+"""One ranged request: `length` bytes from `start` of an object, which hold frames for some of the pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which point an administrator asked for; all None: the newest."""
+
+    at: tuple[int, int] | None = None
+    time_ns: int | None = None
+    marker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is to be done, or was done."""
+
+    gets: int = 0
+    fetch_bytes: int = 0
+    write_bytes: int = 0
+    zero_bytes: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.gets + other.gets,
+            self.fetch_bytes + other.fetch_bytes,
+            self.write_bytes + other.write_bytes,
+            self.zero_bytes + other.zero_bytes,
+        )
+
+    def seconds(self, bytes_per_second: int, gets_per_second: int) -> float:
+        """How long it takes at these rates: bytes and requests go side by side, the slower decides."""
+        return max(self.fetch_bytes / bytes_per_second, self.gets / gets_per_second)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlan:
+    """What restoring one volume takes. `objects` are the numbers of the objects that are read."""
+
+    volume: Volume
+    runs: Table
+    totals: Totals
+    objects: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of a volume: its fetches, its data pieces in their order, and what reads as zeros.
+
+    `pieces` is of type PIECES, sorted by (object, frame, offset); `fetches` of type FETCHES names stretches
+    of it.
+    """
+
+    start: int
+    end: int
+    pieces: Table
+    fetches: Table
+    zeros: Intervals
+
+    @property
+    def totals(self) -> Totals:
+        """What this window takes."""
+        return Totals(
+            gets=len(self.fetches),
+            fetch_bytes=int(self.fetches["length"].sum()),
+            write_bytes=int(self.pieces["length"].sum()),
+            zero_bytes=self.zeros.total_bytes,
+        )
+
+
+def choose_cut(
+    cuts: Sequence[Cut], choice: Choice, fits: Callable[[Cut], bool], side: Sequence[Cut] = ()
+) -> Cut:
+    """The cut that was asked for.
+
+    Args:
+        cuts: the main line, oldest first.
+        choice: what was asked for; a time means the newest cut at or before it, a marker its newest cut.
+        fits: whether the wanted volumes exist and are whole at a cut. One named by (epoch, number) is taken
+        as it is.
+        side: cuts of side branches, which only (epoch, number) reaches.
+
+    Raises:
+        NoSuchPoint: there is none; the message names the nearest.
+    """
+    if choice.at is not None:
+        for cut in (*cuts, *side):
+            if (cut.place.epoch, cut.place.cut) == choice.at:
+                return cut
+        raise NoSuchPoint(f"find the point {choice.at[0]}.{choice.at[1]}", "there is no such complete cut")
+    wanted = [cut for cut in cuts if choice.marker is None or choice.marker in cut.markers]
+    if choice.time_ns is not None:
+        wanted = [cut for cut in wanted if cut.time_ns <= choice.time_ns]
+    for cut in reversed(wanted):
+        if fits(cut):
+            return cut
+    raise NoSuchPoint("find a point to restore", _why_none(choice, cuts, wanted))
+
+
+def _why_none(choice: Choice, cuts: Sequence[Cut], wanted: Sequence[Cut]) -> str:
+    if not cuts:
+        return "the container holds no complete cut yet"
+    if wanted:
+        return "the wanted volumes are whole at none of them"
+    if choice.marker is not None:
+        return f"no cut has the marker {choice.marker!r}"
+    return "no cut is as old as that"
+
+
+def pick_volumes(volumes: Sequence[Volume], names: Sequence[str], cut: Cut) -> list[Volume]:
+    """The volumes with these names, or all. Raises NoSuchVolume; NoSuchPoint where one is not whole."""
+    point = f"{cut.place.epoch}.{cut.place.cut}"
+    by_name = {volume.name: volume for volume in volumes}
+    for name in names:
+        if name not in by_name:
+            known = ", ".join(by_name) or "none"
+            raise NoSuchVolume(f"find the volume {name!r} at {point}", f"there are: {known}")
+    picked = [by_name[name] for name in dict.fromkeys(names)] if names else list(volumes)
+    partial = [volume.name for volume in picked if not volume.whole]
+    if partial:
+        why = "not everything that it held is in the container at this point"
+        raise NoSuchPoint(f"restore {', '.join(partial)} at {point}", why, "choose a later point")
+    return picked
+
+
+def plan_volume(volume: Volume, extents: Table, runs: Table, objects: Sequence[Head]) -> VolumePlan:
+    """Exact totals of one volume; `runs` as `image.runs_of` gives them."""
+    totals = Totals()
+    read: set[int] = set()
+    for window in volume_windows(volume, extents, runs, objects):
+        totals += window.totals
+        read.update(np.unique(window.fetches["object"]).tolist())
+    return VolumePlan(volume, runs, totals, frozenset(read))
+
+
+def volume_windows(volume: Volume, extents: Table, runs: Table, objects: Sequence[Head]) -> Iterator[Window]:
+    """The windows of a volume, in order, each resolved and planned."""
+    for start, end in windows(extents, runs, volume.size_bytes):
+        yield plan_window(resolve(extents, runs, start, end), start, end, objects)
+
+
+def plan_window(pieces: Table, start: int, end: int, objects: Sequence[Head]) -> Window:
+    """How to fetch what was resolved: runs of neighbouring frames, each frame once.
+
+    Args:
+        pieces: of type PIECES, sorted by offset.
+        start: first byte of the window.
+        end: the byte after its last.
+        objects: heads by the numbers that pieces name.
+    """
+    data = pieces[pieces["kind"] == ExtentKind.DATA]
+    zeros = gaps(Intervals(data["offset"], data["offset"] + data["length"]), start, end)
+    data = data[np.lexsort((data["offset"], data["frame"], data["object"]))]
+    return Window(start, end, data, _fetches(data, objects), zeros)
+
+
+def _fetches(data: Table, objects: Sequence[Head]) -> Table:
+    """Requests for the frames of data pieces that are sorted by (object, frame)."""
+    if len(data) == 0:
+        return np.zeros(0, dtype=FETCHES)
+    new_frame = _changes(data["object"]) | _changes(data["frame"])
+    first_pieces = np.flatnonzero(new_frame)
+    needed = _locate(data["object"][first_pieces], data["frame"][first_pieces], objects)
+    firsts = np.flatnonzero(_begins_fetch(needed))
+    beyonds = np.append(firsts[1:], len(needed))
+    fetches = np.zeros(len(firsts), dtype=FETCHES)
+    fetches["object"] = needed["object"][firsts]
+    fetches["first_frame"] = needed["frame"][firsts]
+    fetches["beyond_frame"] = needed["frame"][beyonds - 1] + 1
+    fetches["start"] = needed["start"][firsts]
+    fetches["length"] = needed["end"][beyonds - 1] - needed["start"][firsts]
+    fetches["first_piece"] = first_pieces[firsts]
+    fetches["beyond_piece"] = np.append(first_pieces[firsts[1:]], len(data))
+    return fetches
+
+
+def _changes(column: Table) -> Table:
+    return np.concatenate((np.array([True]), column[1:] != column[:-1]))
+
+
+def _begins_fetch(needed: Table) -> Table:
+    """Where another request begins: another object, too wide a gap, or enough bytes."""
+    gap = np.zeros(len(needed), dtype=np.int64)
+    gap[1:] = needed["start"][1:] - needed["end"][:-1]
+    begins = _changes(needed["object"]) | (gap > GAP_BYTES_MAX)
+    run_starts = needed["start"][begins][np.cumsum(begins) - 1]
+    share = (needed["start"] - run_starts) // FETCH_BYTES_MAX
+    return begins | _changes(share)
+
+
+def _locate(numbers: Table, frames: Table, objects: Sequence[Head]) -> Table:
+    """Where frames lie in their objects; sorted as they are given, by (object, frame)."""
+    needed = np.zeros(len(numbers), dtype=_NEEDED)
+    needed["object"], needed["frame"] = numbers, frames
+    bounds = np.append(np.flatnonzero(_changes(numbers)), len(numbers))
+    for first, beyond in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        head = objects[int(numbers[first])]
+        rows = frame_rows(head.index.frame_table)[frames[first:beyond]]
+        starts = rows["offset"].astype(np.int64) + head.preamble.head_length
+        needed["start"][first:beyond] = starts
+        needed["end"][first:beyond] = starts + rows["stored_length"]
+    return needed

@@ -1,0 +1,387 @@
+"""Whole containers for tests, small and exact: epochs, cuts, side branches, zombies, a model of every image.
+
+    site = Site(store, seed=1)
+    disk = site.add_volume("disk", 1 << 20)
+    site.begin_epoch()
+    first = site.cut([write(disk, 0, b"hello")])
+    assert site.images[first][disk][:5] == b"hello"
+
+Everything is made by the builders of `cdp_container.format`; what the agent does between a guest's write and
+them (journal, cadence, proof) does not belong here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+
+from cdp_container.format.assemble import SealedObject
+from cdp_container.format.domain import (
+    DomainConfig,
+    Encryption,
+    EpochRecord,
+    Owner,
+    OwnerState,
+    Source,
+    build_config,
+    build_epoch_record,
+    build_owner,
+    config_digest,
+)
+from cdp_container.format.index import Record
+from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
+from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key
+from cdp_container.format.layout import ExtentKind
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.preamble import NO_DIGEST
+from cdp_container.format.records import make_record
+from cdp_container.format.seal import ReaderKeys, WriterKeys, derive_index_key, public_of, writer_keys
+from cdp_container.format.segment import NewExtent, SegmentFacts, build_segment
+from cdp_container.store.api import Store
+
+PASSPHRASE = "correct horse battery staple"
+CHEAP = ScryptCost(n=2, r=1, p=1)
+FIRST_CUT_NS = 1_700_000_000_000_000_000
+CUT_NS = 1_000_000_000
+
+Image = dict[bytes, bytes]
+"""Content by space id."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """One change of a volume; `data` None for zeros and discards."""
+
+    space: bytes
+    offset: int
+    length: int
+    kind: ExtentKind
+    data: bytes | None = None
+
+
+def write(space: bytes, offset: int, data: bytes) -> Write:
+    return Write(space, offset, len(data), ExtentKind.DATA, data)
+
+
+def zero(space: bytes, offset: int, length: int) -> Write:
+    return Write(space, offset, length, ExtentKind.ZERO)
+
+
+def discard(space: bytes, offset: int, length: int) -> Write:
+    return Write(space, offset, length, ExtentKind.DISCARD)
+
+
+@dataclass
+class _Line:
+    """Where the writer stands: the last segment and the content after it."""
+
+    place: Place = NOWHERE
+    digest: bytes = NO_DIGEST
+    image: dict[bytes, bytearray] = field(default_factory=dict)
+
+
+class Site:
+    """One writer that makes a container object by object.
+
+    Attributes:
+        images: what every volume holds at each complete cut.
+        objects: the segments in the order in which they were made.
+        owner: as last written.
+    """
+
+    def __init__(self, store: Store, seed: int = 0, encrypted: bool = True, name: str = "shop") -> None:
+        self.store = store
+        self.rng = random.Random(seed)
+        self.domain = self.rng.randbytes(16)
+        self.private_key = self.rng.randbytes(32)
+        self.encrypted = encrypted
+        self.key_block = self._key_block() if encrypted else b""
+        self.images: dict[Place, Image] = {}
+        self.objects: list[SealedObject] = []
+        self._name = name
+        self._sources: list[Source] = []
+        self._pending: list[Record] = []
+        self._line = _Line()
+        self._newest = NOWHERE
+        self._lines: dict[Place, _Line] = {NOWHERE: _Line()}
+        self._record: EpochRecord | None = None
+        self._keys = WriterKeys(self.domain)
+        self._seq = self._cut = 0
+        self._tag: str | None = None
+        self.owner = self._new_owner()
+
+    # --- the domain ----------------------------------------------------------------------------
+
+    def add_volume(self, name: str, size_bytes: int) -> bytes:
+        """A volume from the next cut on, full of zeros; gives its space id."""
+        space = self.rng.randbytes(16)
+        value = {"kind": "volume", "name": name, "size_bytes": size_bytes, "block_bytes": 512}
+        self._pending.append(make_record("space+", space, value))
+        self._line.image[space] = bytearray(size_bytes)
+        self._sources.append(Source("volume", name, space, size_bytes))
+        return space
+
+    def resize(self, space: bytes, size_bytes: int) -> None:
+        """Resize a volume with the next cut."""
+        self._pending.append(make_record("space=", space, {"size_bytes": size_bytes}))
+        old = self._line.image[space]
+        self._line.image[space] = old[:size_bytes] + bytearray(max(0, size_bytes - len(old)))
+
+    def remove(self, space: bytes) -> None:
+        """Remove a volume with the next cut."""
+        self._pending.append(make_record("space-", space, {}))
+        del self._line.image[space]
+
+    def reader_keys(self) -> ReaderKeys:
+        """What somebody with the passphrase holds."""
+        return ReaderKeys.of_private_key(self.private_key, self.domain) if self.encrypted else ReaderKeys()
+
+    # --- epochs --------------------------------------------------------------------------------
+
+    def begin_epoch(self, base: Place | None = None, skip: int = 0) -> int:
+        """A new run takes over at `base` (the newest cut if None); gives its epoch.
+
+        `skip` leaves out epoch numbers, as a forced takeover in another zone does.
+        """
+        end = self._newest
+        self._pending = [record for record in self._pending if record.name == "space+"]
+        new = {space: data for space, data in self._line.image.items() if space in self._unsaid()}
+        self._line = self._copy(self._lines[end if base is None else base])
+        self._line.image |= new
+        epoch = self.owner.epoch + 1 + skip
+        self._record = EpochRecord(
+            domain=self.domain,
+            epoch=epoch,
+            previous=self.owner.epoch,
+            site="site-a",
+            instance=self.rng.randbytes(16),
+            began_ns=FIRST_CUT_NS,
+            base=self._line.place,
+            end=end,
+        )
+        self.store.put_new(epoch_key(epoch), build_epoch_record(self._record))
+        self._seq = self._cut = 0
+        self._keys = self._epoch_keys()
+        self.write_owner(epoch=epoch, previous=self.owner.epoch, protected=max(self.owner.protected, end))
+        return epoch
+
+    def write_owner(self, **changes: object) -> None:
+        """Replace `domain/owner` with these members changed."""
+        config = build_config(self._config())
+        digest = config_digest(config)
+        if digest != self.owner.config:
+            self.store.put_new(config_key(digest), config)
+        self.owner = replace(
+            self.owner,
+            version=self.owner.version + 1,
+            nonce=self.rng.randbytes(16),
+            config=digest,
+            **changes,  # type: ignore[arg-type] # the tests name them
+        )
+        data = build_owner(self.owner)
+        if self._tag is None:
+            self._tag = self.store.put_new(OWNER_KEY, data)
+        else:
+            self._tag = self.store.put_if(OWNER_KEY, data, self._tag)
+
+    def protect(self, place: Place) -> None:
+        """Say that a cut is proven."""
+        self.write_owner(protected=place)
+
+    # --- cuts ----------------------------------------------------------------------------------
+
+    def cut(
+        self,
+        writes: Sequence[Write] = (),
+        marker: str | None = None,
+        not_whole: Sequence[bytes] = (),
+        segments: int = 1,
+        complete: bool = True,
+        put: bool = True,
+    ) -> Place:
+        """Take a cut of these writes, in their order; gives its place.
+
+        Args:
+            writes: later ones win where they overlap.
+            marker: the name of the cut.
+            not_whole: spaces that are not whole at it.
+            segments: how many segments carry it.
+            complete: False leaves the last segment's flag out, as a crash between two puts does.
+            put: False builds the segments (in `objects`) without putting them.
+        """
+        self._cut += 1
+        for change in writes:
+            content = self._line.image[change.space]
+            content[change.offset : change.offset + change.length] = change.data or bytes(change.length)
+        extents = list(_coalesced(writes))
+        records, self._pending = self._pending, []
+        if marker is not None:
+            value = {"kind": "bookmark", "note": f"note of {marker}", "time_ns": FIRST_CUT_NS}
+            records = [*records, make_record("marker", marker.encode(), value)]
+        share = -(-len(extents) // segments) if extents else 0
+        for number in range(segments):
+            mine = extents[number * share : (number + 1) * share]
+            last = number == segments - 1
+            self._segment(mine, records if number == 0 else [], not_whole, marker, complete and last, put)
+        if complete:
+            self.images[self._line.place] = {space: bytes(data) for space, data in self._line.image.items()}
+            self._lines[self._line.place] = self._copy(self._line)
+            self._newest = self._line.place
+        return self._line.place
+
+    def zombie(self, writes: Sequence[Write]) -> Place:
+        """A late cut of an epoch that is about to end: complete, sound, and beyond the end.
+
+        Call it between the end of an epoch and `begin_epoch`: what it writes is forgotten by the model.
+        """
+        kept, seq, cut, newest = self._copy(self._line), self._seq, self._cut, self._newest
+        place = self.cut(writes)
+        del self.images[place], self._lines[place]
+        self._line, self._seq, self._cut, self._newest = kept, seq, cut, newest
+        return place
+
+    def _segment(
+        self,
+        extents: Sequence[NewExtent],
+        records: Iterable[Record],
+        not_whole: Sequence[bytes],
+        marker: str | None,
+        complete: bool,
+        put: bool,
+    ) -> None:
+        assert self._record is not None, "begin_epoch comes first"
+        self._seq += 1
+        facts = SegmentFacts(
+            epoch=self._record.epoch,
+            seq=self._seq,
+            cut=self._cut,
+            complete=complete,
+            base=self._record.base,
+            end=self._record.end,
+            not_whole=tuple(not_whole),
+            journal_generation=7,
+            journal_offset=len(self.objects),
+            cut_time_ns=FIRST_CUT_NS + len(self.objects) * CUT_NS,
+            previous_digest=self._line.digest,
+            site="site-a",
+            software="tests",
+            marker=marker,
+        )
+        built = build_segment(facts, extents, records, self._keys, self.rng.randbytes(16))
+        self.objects.append(built)
+        if put:
+            self.store.put_new(built.key, built.data)
+        self._line.place = Place(facts.epoch, facts.cut, facts.seq)
+        self._line.digest = built.digest
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _key_block(self) -> bytes:
+        wrap = wrap_for_passphrase(
+            self.private_key, PASSPHRASE, self.domain, self.rng.randbytes(16), self.rng.randbytes(12), CHEAP
+        )
+        return build_key_block(public_of(self.private_key), [wrap])
+
+    def _epoch_keys(self) -> WriterKeys:
+        if not self.encrypted:
+            return WriterKeys(self.domain)
+        return writer_keys(
+            self.domain,
+            public_of(self.private_key),
+            self.key_block,
+            derive_index_key(self.private_key, self.domain),
+            self.rng.randbytes(32),
+            self.rng.randbytes(32),
+        )
+
+    def _config(self) -> DomainConfig:
+        return DomainConfig(
+            domain=self.domain,
+            name=self._name,
+            encryption=Encryption.AES_256_GCM if self.encrypted else Encryption.NONE,
+            key_block=self.key_block,
+            sources=tuple(self._sources),
+        )
+
+    def _new_owner(self) -> Owner:
+        return Owner(
+            domain=self.domain,
+            name=self._name,
+            version=0,
+            nonce=bytes(16),
+            site="site-a",
+            instance=self.rng.randbytes(16),
+            epoch=0,
+            state=OwnerState.ACTIVE,
+            previous=0,
+            since_ns=FIRST_CUT_NS,
+            renewals=0,
+            lease_seconds=30,
+            config=bytes(32),
+        )
+
+    def _unsaid(self) -> set[bytes]:
+        """Spaces that no segment has named yet."""
+        return {record.key for record in self._pending if record.name == "space+"}
+
+    @staticmethod
+    def _copy(line: _Line) -> _Line:
+        return _Line(line.place, line.digest, {space: bytearray(data) for space, data in line.image.items()})
+
+
+def _coalesced(writes: Sequence[Write]) -> Iterable[NewExtent]:
+    """The writes of one cut as segments take them: sorted, without overlap, each byte from its last write."""
+    spaces = list(dict.fromkeys(change.space for change in writes))
+    for space in spaces:
+        end = max(change.offset + change.length for change in writes if change.space == space)
+        winners = np.full(end, -1, dtype=np.int64)
+        for number, change in enumerate(writes):
+            if change.space == space:
+                winners[change.offset : change.offset + change.length] = number
+        edges = [0, *(np.flatnonzero(np.diff(winners)) + 1).tolist(), end]
+        for start, stop in pairwise(edges):
+            if winners[start] >= 0:
+                yield _extent(writes[int(winners[start])], start, stop)
+
+
+def _extent(change: Write, start: int, stop: int) -> NewExtent:
+    data = None if change.data is None else change.data[start - change.offset : stop - change.offset]
+    return NewExtent(change.space, start, stop - start, change.kind, data)
+
+
+def busy_container(store: Store, seed: int = 0, encrypted: bool = True) -> Site:
+    """A container with a past: epochs, a side branch, a zombie, resizes, discards, markers, several volumes.
+
+    `images` tells what every cut must restore to; the main line ends at the last cut that was made.
+    """
+    site = Site(store, seed, encrypted)
+    rng = site.rng
+    disk, log = site.add_volume("disk", 600_000), site.add_volume("log", 100_000)
+    site.begin_epoch()
+    site.cut(
+        [write(disk, 0, rng.randbytes(300_000)), write(log, 512, b"log" * 1000)],
+        marker="installed",
+        segments=3,
+    )
+    site.cut([write(disk, 4096, rng.randbytes(50_000)), zero(disk, 200_000, 4096)], not_whole=[log])
+    fork = site.cut([discard(disk, 8192, 100_000), write(disk, 10_000, rng.randbytes(100))], marker="before")
+    site.cut([write(disk, 0, b"only on the side branch" * 500)])
+    site.cut([write(log, 0, b"never complete")], complete=False)
+    site.begin_epoch(base=fork)
+    spare = site.add_volume("spare", 50_000)
+    site.cut([write(spare, 0, rng.randbytes(50_000)), write(disk, 100_000, rng.randbytes(9_000))])
+    site.resize(disk, 150_000)
+    site.cut([write(disk, 140_000, rng.randbytes(1_000))], segments=2)
+    site.resize(disk, 700_000)
+    site.cut([write(disk, 690_000, rng.randbytes(10_000))], marker="grown")
+    site.zombie([write(disk, 0, b"zombie" * 1000)])
+    site.begin_epoch(skip=3)
+    site.remove(spare)
+    last = site.cut([write(disk, 12_345, rng.randbytes(70_000)), write(log, 99_000, b"x" * 1000)])
+    site.protect(last)
+    site.cut([write(log, 0, rng.randbytes(3_000))], marker="grown")
+    return site
