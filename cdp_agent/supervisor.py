@@ -32,12 +32,17 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start one child, and which of its exit codes mean that starting it again is no use."""
+    """How to start one child, and which of its exit codes mean that starting it again is no use.
+
+    `first_argv` is for the first start only: what an operator asked for once (--redo, --full-copy)
+    must not be done again because a child died.
+    """
 
     name: str
     argv: tuple[str, ...]
     final_codes: frozenset[int]
     ends_everything: bool
+    first_argv: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -133,7 +138,8 @@ class Supervisor:
             return child.final_code
         if child.process is None:
             if now_ns >= child.due_ns:
-                child.process = subprocess.Popen(child.spec.argv, start_new_session=False)
+                first = child.spec.first_argv if child.started_ns == 0 else ()
+                child.process = subprocess.Popen(first or child.spec.argv)
                 child.started_ns = now_ns
             return None
         code = child.process.poll()

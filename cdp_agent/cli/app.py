@@ -1,0 +1,226 @@
+"""`cdp-agent`: the commands, each a few lines that read their options and call what does the work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdp_agent.cli.console import EXIT_INTERRUPTED, guarded, read_passphrase, say
+from cdp_container.clock import SystemClock
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Protect block volumes continuously into an object store.",
+    epilog="Exit codes: 0 done, 2 usage, 3 behind target, 4 configuration; see docs/exit-codes.md.",
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The agent's YAML configuration.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="A file with the passphrase; else CDP_PASSPHRASE, else it is asked for."),
+]
+DEFAULT_CONFIG = Path("/etc/cdp/agent.yaml")
+
+
+def main() -> int:
+    """Run a command; gives the exit code. The console script `cdp-agent`."""
+    try:
+        # A command's code comes back as the value, what typer itself refuses as click's exceptions.
+        result = app(standalone_mode=False)
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        message = getattr(error, "format_message", None)
+        if code is None or message is None:
+            raise
+        say(f"error: {message()}")
+        say("hint: run the command with --help")
+        return int(code)
+    return result if isinstance(result, int) else 0
+
+
+def software() -> str:
+    """Name and version, as it stands in headers and epoch records."""
+    return f"cdp-agent {installed_version('cdp-container')}"
+
+
+@app.command()
+def init(
+    config: Config = DEFAULT_CONFIG,
+    passphrase_file: PassphraseFile = None,
+    kit: Annotated[Path | None, typer.Option(help="Also write the recovery kit here (mode 0600).")] = None,
+) -> int:
+    """Create container, domain and keys; print the recovery kit to keep offline."""
+
+    def work() -> int:
+        from cdp_agent.cli.init import ca_of, initialise
+        from cdp_agent.cli.kit import recovery_kit
+        from cdp_agent.identity import write_private
+        from cdp_container.domain.settings import load_settings
+        from cdp_container.format.keyblock import ScryptCost
+        from cdp_container.store.address import open_store
+
+        settings = load_settings(config)
+        store = open_store(settings.store)
+        made = initialise(
+            settings,
+            store,
+            lambda: read_passphrase(passphrase_file, confirm=True),
+            SystemClock(),
+            os.urandom,
+            ScryptCost(),
+        )
+        text = recovery_kit(made.identity, settings.store, ca_of(settings.store), software())
+        if kit is not None:
+            write_private(kit, text.encode())
+        print(text, end="")
+        if made.resumed:
+            say("an interrupted init was finished, with the ids and keys that it had drawn")
+        if settings.encryption == "none":
+            say(
+                "encryption is none: whoever can read the store reads your data, and its writers can forge it"
+            )
+        say(f"next: cdp-agent run --config {config}")
+        return 0
+
+    return guarded(work)
+
+
+@app.command("check-config")
+def check_config(config: Config = DEFAULT_CONFIG) -> int:
+    """Check the configuration, the backing files and the store, without changing anything of theirs."""
+
+    def work() -> int:
+        from cdp_agent.cli.check import check
+
+        return check(config)
+
+    return guarded(work)
+
+
+@app.command()
+def run(
+    config: Config = DEFAULT_CONFIG,
+    redo: Annotated[
+        bool,
+        typer.Option("--redo", help="Apply the journal even over a disk that was changed behind our back."),
+    ] = False,
+    full_copy: Annotated[
+        bool, typer.Option("--full-copy", help="Copy every volume again before the exports open.")
+    ] = False,
+) -> int:
+    """Protect: open the exports and stream every write. Runs until SIGTERM or SIGINT."""
+
+    def work() -> int:
+        from cdp_agent.cli.run import run_agent
+
+        return run_agent(config, redo=redo, full_copy=full_copy)
+
+    return guarded(work)
+
+
+@app.command()
+def status(
+    config: Config = DEFAULT_CONFIG,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """What would be lost right now? Exit code 0 when protection is on target, 3 when it is not."""
+
+    def work() -> int:
+        from cdp_agent.cli.status import show_status
+
+        return show_status(config, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
+def marker(
+    name: Annotated[str, typer.Argument(help="The recovery point's name.")],
+    config: Config = DEFAULT_CONFIG,
+    note: Annotated[str, typer.Option(help="A remark that is kept with it.")] = "",
+    application: Annotated[
+        bool,
+        typer.Option("--application", help="The application was quiesced: an application-consistent point."),
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until it is protected.")] = 60.0,
+) -> int:
+    """Name this instant; returns when it is protected."""
+
+    def work() -> int:
+        from cdp_agent.cli.ask import ask_marker
+
+        return ask_marker(config, name, note, application=application, timeout_seconds=timeout)
+
+    return guarded(work)
+
+
+@app.command()
+def flush(
+    config: Config = DEFAULT_CONFIG,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
+) -> int:
+    """Wait until everything written so far is protected."""
+
+    def work() -> int:
+        from cdp_agent.cli.ask import ask_flush
+
+        return ask_flush(config, timeout_seconds=timeout)
+
+    return guarded(work)
+
+
+@app.command()
+def version() -> int:
+    """Print the version."""
+    print(software())
+    return 0
+
+
+@app.command("splitter-process", hidden=True)
+def splitter_process(config: Config = DEFAULT_CONFIG, redo: bool = False, full_copy: bool = False) -> int:
+    """The splitter; started by `run`."""
+    return _child(lambda: _splitter(config, redo, full_copy))
+
+
+@app.command("streamer-process", hidden=True)
+def streamer_process(config: Config = DEFAULT_CONFIG, full_copy: bool = False) -> int:
+    """The streamer; started by `run`."""
+    return _child(lambda: _streamer(config, full_copy))
+
+
+def _child(work: Callable[[], int]) -> int:
+    from cdp_agent.cli.run import die_with_parent
+
+    def guarded_work() -> int:
+        die_with_parent()
+        return work()
+
+    return guarded(guarded_work)
+
+
+def _splitter(config: Path, redo: bool, full_copy: bool) -> int:
+    from cdp_agent.cli.children import splitter_settings
+    from cdp_agent.splitter.process import run_splitter
+
+    return run_splitter(splitter_settings(config, redo=redo, full_copy=full_copy), SystemClock())
+
+
+def _streamer(config: Path, full_copy: bool) -> int:
+    from cdp_agent.cli.children import streamer_settings
+    from cdp_agent.streamer.run import run_streamer
+
+    return run_streamer(streamer_settings(config, full_copy=full_copy), SystemClock())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

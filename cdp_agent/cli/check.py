@@ -1,0 +1,65 @@
+"""`cdp-agent check-config`: everything that can be known before `run`, all findings at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from cdp_agent.backing import inspect_backing
+from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.console import print_error
+from cdp_agent.identity import IDENTITY_NAME
+from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
+from cdp_container.errors import CdpError, NotFound
+from cdp_container.format.domain import parse_owner
+from cdp_container.format.keys import OWNER_KEY
+from cdp_container.store.address import open_store
+from cdp_container.store.attest import probe
+
+
+def check(config: Path) -> int:
+    """Print what is right to stdout and what is not to stderr; the exit code is that of the first fault."""
+    settings = load_settings(config)
+    print(f"{config}: domain {settings.domain} at site {settings.site}")
+    faults = [*_check_volumes(settings), *_check_store(settings)]
+    if (Path(settings.journal.directory) / IDENTITY_NAME).exists():
+        faults += _attempt(lambda: print(f"initialised: domain id {load_agent(config)[1].domain.hex()}"))
+    else:
+        print("not initialised yet: run `cdp-agent init`")
+    for fault in faults:
+        print_error(fault)
+    return faults[0].exit_code if faults else 0
+
+
+def _attempt(work: Callable[[], None]) -> list[CdpError]:
+    try:
+        work()
+    except CdpError as error:
+        return [error]
+    return []
+
+
+def _check_volumes(settings: AgentSettings) -> list[CdpError]:
+    return [fault for volume in settings.volumes for fault in _attempt(partial(_show_volume, volume))]
+
+
+def _show_volume(volume: VolumeSettings) -> None:
+    backing = inspect_backing(volume.path)
+    kind = "device" if backing.is_device else "file"
+    print(f"volume {volume.name}: {kind} {volume.path}, {backing.size_bytes} bytes")
+
+
+def _check_store(settings: AgentSettings) -> list[CdpError]:
+    def show() -> None:
+        store = open_store(settings.store)
+        probe(store, os.urandom)
+        print(f"store {store.address}: keeps its word")
+        owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+        print(f"container: domain {owner.name} ({owner.domain.hex()}), owned by {owner.site}")
+
+    faults = _attempt(show)
+    initialised = (Path(settings.journal.directory) / IDENTITY_NAME).exists()
+    # Before `init` an empty prefix is what we hope for.
+    return [fault for fault in faults if initialised or type(fault) is not NotFound]

@@ -1,0 +1,84 @@
+"""From the configuration and agent.json to what splitter and streamer are told.
+
+The configuration may change between runs, agent.json never does; where both speak of one thing they
+must agree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdp_agent.backing import inspect_backing
+from cdp_agent.identity import AgentIdentity, load_identity
+from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
+from cdp_container.domain.notes import Notes, load_notes
+from cdp_container.domain.settings import AgentSettings, load_settings
+from cdp_container.errors import BackingUnreadable, ConfigInvalid
+
+
+def load_agent(config: Path) -> tuple[AgentSettings, AgentIdentity]:
+    """Both files, checked against each other. Raises ConfigInvalid."""
+    settings = load_settings(config)
+    identity = load_identity(Path(settings.journal.directory))
+    faults = []
+    for what, ours, pinned in (
+        ("domain", settings.domain, identity.name),
+        ("site", settings.site, identity.site),
+        ("encryption", settings.encryption, identity.encryption),
+    ):
+        if ours != pinned:
+            faults.append(f"{what}: {ours!r}, but init was run with {pinned!r}")
+    configured = {volume.name: volume.path for volume in settings.volumes}
+    pinned_volumes = {source.name: source.path for source in identity.sources}
+    if configured.keys() != pinned_volumes.keys():
+        ours, pinned = ", ".join(sorted(configured)), ", ".join(sorted(pinned_volumes))
+        faults.append(f"volumes: {ours}, but init was run with {pinned}")
+    if faults:
+        raise ConfigInvalid(
+            f"{config} is refused",
+            "\n".join(["it is not what `init` was run with:", *faults]),
+            "put it back; volumes cannot be added or removed yet, only a new domain can have others",
+        )
+    return settings, identity
+
+
+def volumes_of(settings: AgentSettings, identity: AgentIdentity) -> tuple[VolumeSettings, ...]:
+    """The volumes, in the order of agent.json, which is what journal records count by.
+
+    A path may have moved since `init`; the size may not have changed. Raises BackingUnreadable.
+    """
+    paths = {volume.name: volume.path for volume in settings.volumes}
+    volumes = []
+    for index, source in enumerate(identity.sources):
+        path = paths[source.name]
+        size_bytes = inspect_backing(path).size_bytes
+        if size_bytes != source.size_bytes:
+            raise BackingUnreadable(
+                f"cannot protect {path}",
+                f"it has {size_bytes} bytes, but had {source.size_bytes} at init",
+                "put it back to its size; resizing a protected volume is not possible yet",
+            )
+        volumes.append(VolumeSettings(source.name, Path(path), size_bytes, index, source.space))
+    return tuple(volumes)
+
+
+def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
+    """Whether every source is in the container, so that exports may open without asking it."""
+    return all(source.space in notes.whole for source in identity.sources)
+
+
+def splitter_settings(config: Path, *, redo: bool, full_copy: bool) -> SplitterSettings:
+    """What the splitter is told. Raises ConfigInvalid, BackingUnreadable."""
+    settings, identity = load_agent(config)
+    directory = Path(settings.journal.directory)
+    return SplitterSettings(
+        journal_dir=directory,
+        domain=identity.domain,
+        volumes=volumes_of(settings, identity),
+        limit_bytes=settings.journal.limit,
+        socket=Path(settings.socket_path),
+        on_journal_full=OnJournalFull(settings.journal.on_full),
+        redo=redo,
+        full_copy=full_copy,
+        exports_allowed=all_whole(identity, load_notes(directory)),
+    )

@@ -1,0 +1,279 @@
+"""`cdp-agent init`: create container, domain and keys, and print the recovery kit.
+
+Safe to repeat: everything random is noted in agent.json.pending before anything is written to the
+store, so an interrupted `init` is finished by running it again, with the same ids. The container
+exists from the moment `domain/owner` does, which is written last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdp_agent.backing import inspect_backing
+from cdp_agent.identity import (
+    IDENTITY_NAME,
+    AgentIdentity,
+    SourceIdentity,
+    decode_identity,
+    encode_identity,
+    write_private,
+)
+from cdp_agent.supervisor import take_lock
+from cdp_container.clock import Clock
+from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.domain.settings import AgentSettings
+from cdp_container.errors import (
+    CdpError,
+    ContainerExists,
+    ForeignObject,
+    NotFound,
+    PreconditionFailed,
+    UsageError,
+)
+from cdp_container.format.domain import (
+    DomainConfig,
+    Encryption,
+    Holds,
+    Owner,
+    OwnerState,
+    Source,
+    build_config,
+    build_holds,
+    build_owner,
+    config_digest,
+    parse_holds,
+    parse_owner,
+)
+from cdp_container.format.keyblock import (
+    PassphraseWrap,
+    RecipientWrap,
+    ScryptCost,
+    build_key_block,
+    open_with_passphrase,
+    parse_key_block,
+    wrap_for_passphrase,
+    wrap_for_recipient,
+)
+from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
+from cdp_container.format.seal import derive_index_key, public_of
+from cdp_container.store.address import parse_address
+from cdp_container.store.api import Store
+from cdp_container.store.attest import probe
+from cdp_container.store.s3_settings import S3Settings
+
+PENDING_NAME = IDENTITY_NAME + ".pending"
+ID_BYTES = 16
+KEY_BYTES = 32
+SALT_BYTES = 16
+NONCE_BYTES = 12
+
+Entropy = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What `init` made."""
+
+    identity: AgentIdentity
+    resumed: bool
+
+
+def initialise(
+    settings: AgentSettings,
+    store: Store,
+    passphrase: Callable[[], str],
+    clock: Clock,
+    entropy: Entropy,
+    cost: ScryptCost,
+) -> Initialised:
+    """Create the domain. `passphrase` is only asked for where the domain is encrypted.
+
+    Raises ContainerExists, AlreadyRunning, BackingUnreadable, StoreRefused, WrongPassphrase (an
+    interrupted `init` used another one), and what the store raises.
+    """
+    directory = Path(settings.journal.directory)
+    _make_directory(directory)
+    lock = take_lock(directory / "lock")
+    try:
+        return _initialise(settings, directory, store, passphrase, clock, entropy, cost)
+    finally:
+        os.close(lock)
+
+
+def _initialise(
+    settings: AgentSettings,
+    directory: Path,
+    store: Store,
+    passphrase: Callable[[], str],
+    clock: Clock,
+    entropy: Entropy,
+    cost: ScryptCost,
+) -> Initialised:
+    if (directory / IDENTITY_NAME).exists():
+        raise ContainerExists(
+            f"cannot initialise in {directory}",
+            "this journal directory already belongs to an agent",
+            "`cdp-agent run` starts it; choose another journal.directory for a new domain",
+        )
+    sizes = {volume.name: inspect_backing(volume.path).size_bytes for volume in settings.volumes}
+    probe(store, entropy)
+    pending = directory / PENDING_NAME
+    resumed = pending.exists()
+    if resumed:
+        identity = decode_identity(pending.read_bytes(), str(pending))
+        _check_passphrase(identity, passphrase)
+    else:
+        _refuse_existing(store)
+        identity = _new_identity(settings, sizes, passphrase, entropy, cost)
+        write_private(pending, encode_identity(identity))
+        save_notes(directory, Notes(nonces=(entropy(ID_BYTES),)))
+    _write_container(settings, identity, load_notes(directory).nonces[0], store, clock, entropy)
+    pending.rename(directory / IDENTITY_NAME)
+    write_private(directory / IDENTITY_NAME, encode_identity(identity))
+    return Initialised(identity, resumed)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CdpError(
+            f"cannot create {directory}", error.strerror or "refused", "choose another journal.directory"
+        ) from error
+
+
+def _refuse_existing(store: Store) -> None:
+    try:
+        found = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+    except NotFound as error:
+        if type(error) is not NotFound:
+            raise  # no such bucket: not the absence that we hope for
+        return
+    raise ContainerExists(
+        f"cannot create a container at {store.address}",
+        f"the domain {found.name!r} ({found.domain.hex()}) is there",
+    )
+
+
+def _new_identity(
+    settings: AgentSettings,
+    sizes: dict[str, int],
+    passphrase: Callable[[], str],
+    entropy: Entropy,
+    cost: ScryptCost,
+) -> AgentIdentity:
+    domain = entropy(ID_BYTES)
+    public_key = index_key = key_block = b""
+    if settings.encryption == Encryption.AES_256_GCM.value:
+        private_key = entropy(KEY_BYTES)
+        public_key, index_key = public_of(private_key), derive_index_key(private_key, domain)
+        wraps: list[PassphraseWrap | RecipientWrap] = [
+            wrap_for_passphrase(
+                private_key, passphrase(), domain, entropy(SALT_BYTES), entropy(NONCE_BYTES), cost
+            ),
+            *(
+                wrap_for_recipient(private_key, bytes.fromhex(recipient), entropy(KEY_BYTES), domain)
+                for recipient in settings.recipients
+            ),
+        ]
+        key_block = build_key_block(public_key, wraps)
+    return AgentIdentity(
+        domain=domain,
+        name=settings.domain,
+        site=settings.site,
+        encryption=settings.encryption,
+        public_key=public_key,
+        index_key=index_key,
+        key_block=key_block,
+        config_digest=bytes(32),
+        sources=tuple(
+            SourceIdentity(volume.name, volume.path, entropy(ID_BYTES), sizes[volume.name])
+            for volume in settings.volumes
+        ),
+    )
+
+
+def _check_passphrase(identity: AgentIdentity, passphrase: Callable[[], str]) -> None:
+    """The kit that is printed must be right about the passphrase that was typed."""
+    if identity.key_block:
+        block = parse_key_block(identity.key_block, "the interrupted init")
+        open_with_passphrase(block, passphrase(), identity.domain, "the interrupted init")
+
+
+def domain_config(settings: AgentSettings, identity: AgentIdentity) -> bytes:
+    """The bytes of the domain's configuration object."""
+    return build_config(
+        DomainConfig(
+            domain=identity.domain,
+            name=identity.name,
+            encryption=Encryption(identity.encryption),
+            key_block=identity.key_block,
+            endpoints=(settings.store,),
+            sources=tuple(
+                Source("volume", source.name, source.space, source.size_bytes) for source in identity.sources
+            ),
+        )
+    )
+
+
+def _write_container(
+    settings: AgentSettings,
+    identity: AgentIdentity,
+    nonce: bytes,
+    store: Store,
+    clock: Clock,
+    entropy: Entropy,
+) -> None:
+    config = domain_config(settings, identity)
+    _create(store, config_key(config_digest(config)), config, lambda data: data == config)
+    holds = build_holds(Holds(identity.domain, 1, entropy(ID_BYTES)))
+    _create(
+        store, HOLDS_KEY, holds, lambda data: parse_holds(data, HOLDS_KEY, None).domain == identity.domain
+    )
+    owner = Owner(
+        domain=identity.domain,
+        name=identity.name,
+        version=1,
+        nonce=nonce,
+        site=identity.site,
+        instance=entropy(ID_BYTES),
+        epoch=0,
+        state=OwnerState.RELEASED,
+        previous=0,
+        since_ns=clock.wall_ns(),
+        renewals=0,
+        lease_seconds=int(settings.lease),
+        config=config_digest(config),
+        reason="init",
+        released_to=identity.site,
+    )
+    _create(
+        store, OWNER_KEY, build_owner(owner), lambda data: parse_owner(data, OWNER_KEY, None).nonce == nonce
+    )
+
+
+def _create(store: Store, key: str, data: bytes, is_ours: Callable[[bytes], bool]) -> None:
+    """Create an object, or find that an earlier attempt of ours did."""
+    try:
+        store.put_new(key, data)
+    except PreconditionFailed:
+        if not is_ours(store.get(key).data):
+            raise ForeignObject(
+                f"{store.address}: {key}",
+                "it was written by somebody else",
+                "choose an empty prefix, or delete what an abandoned init left there",
+            ) from None
+
+
+def ca_of(address: str) -> str | None:
+    """The PEM text of the CA that an address names, for the recovery kit."""
+    place = parse_address(address)
+    if not isinstance(place, S3Settings) or place.ca_file is None:
+        return None
+    try:
+        return Path(place.ca_file).read_text()
+    except OSError as error:
+        raise UsageError(f"cannot read the CA {place.ca_file}", error.strerror or "unreadable") from error

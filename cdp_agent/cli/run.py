@@ -1,0 +1,97 @@
+"""`cdp-agent run`: lock the journal directory and supervise splitter and streamer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.console import say
+from cdp_agent.supervisor import ChildSpec, Supervisor, take_lock
+from cdp_container.clock import SystemClock
+from cdp_container.domain.notes import load_notes, save_notes
+from cdp_container.errors import (
+    AlreadyRunning,
+    BackingChanged,
+    BackingUnreadable,
+    CdpError,
+    ConfigInvalid,
+    Fenced,
+    UsageError,
+)
+from cdp_container.journal.shared import SharedPages
+
+PR_SET_PDEATHSIG = 1
+
+# Starting these again is no use before somebody acted: the run ends and says why.
+SPLITTER_FINAL: tuple[type[CdpError], ...] = (
+    UsageError,
+    ConfigInvalid,
+    AlreadyRunning,
+    BackingUnreadable,
+    BackingChanged,
+)
+# The splitter goes on serving guests without a streamer.
+STREAMER_FINAL: tuple[type[CdpError], ...] = (UsageError, ConfigInvalid, Fenced)
+
+
+def run_agent(config: Path, *, redo: bool, full_copy: bool) -> int:
+    """Run until told to stop; gives the exit code. Raises AlreadyRunning, ConfigInvalid."""
+    settings, _ = load_agent(config)
+    directory = Path(settings.journal.directory)
+    lock = take_lock(directory / "lock")
+    try:
+        if full_copy:
+            # Durable before anything starts: whatever happens next, no export opens before the copy is done.
+            save_notes(directory, replace(load_notes(directory), whole=frozenset()))
+        pages = SharedPages(directory / "shared")
+        try:
+            return _supervise(config, pages, redo=redo, full_copy=full_copy)
+        finally:
+            pages.close()
+    finally:
+        os.close(lock)
+
+
+def _supervise(config: Path, pages: SharedPages, *, redo: bool, full_copy: bool) -> int:
+    def argv(process: str, *flags: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "cdp_agent.cli.app", process, "--config", str(config), *flags)
+
+    copy = ("--full-copy",) if full_copy else ()
+    children = [
+        ChildSpec(
+            "splitter",
+            argv("splitter-process"),
+            frozenset(kind.exit_code for kind in SPLITTER_FINAL),
+            ends_everything=True,
+            first_argv=argv("splitter-process", *copy, *(("--redo",) if redo else ())),
+        ),
+        ChildSpec(
+            "streamer",
+            argv("streamer-process"),
+            frozenset(kind.exit_code for kind in STREAMER_FINAL),
+            ends_everything=False,
+            first_argv=argv("streamer-process", *copy),
+        ),
+    ]
+
+    def exports_open() -> bool:
+        page = pages.splitter.read()
+        return page is not None and page.running and page.exports_open
+
+    return Supervisor(children, SystemClock(), exports_open, say).run()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the supervisor dies, so that no child outlives the lock.
+
+    A child that is told to stop drains its guests first; the next `run` finds the exports closed.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        raise AlreadyRunning("cannot start", "the supervisor ended meanwhile", "run `cdp-agent run` again")
