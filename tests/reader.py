@@ -1,8 +1,9 @@
 """An independent reader of containers: the promise that the data outlives the tools that wrote it.
 
-Written from docs/container-format.md alone; "§" in comments is a section of that page. It shares no code with
-the project and needs Python 3.11, `zstandard` and `cryptography`. It prefers being plain to being quick: it
-reads whole objects, verifies what the page says must be, and ignores catalogs, which are only shortcuts.
+Written from docs/container-format.md alone ("§" is a section of that page). It shares no code with the
+project: this file and reader_objects.py beside it need Python 3.11, `zstandard` and `cryptography`.
+It prefers being plain to being quick: it reads whole objects, verifies what the page says must be, and
+ignores catalogs, which are only shortcuts.
 
     python reader.py CONTAINER_DIR list
     python reader.py CONTAINER_DIR restore VOLUME_NAME TARGET_FILE [--cut EPOCH.NUMBER | --marker NAME]
@@ -13,106 +14,66 @@ CONTAINER_DIR is a copy of a container, brought by any S3 tool. Nothing is ever 
 from __future__ import annotations
 
 import argparse
-import bisect
-import contextlib
 import hashlib
 import itertools
-import json
-import re
-import struct
 import sys
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import zstandard
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+if TYPE_CHECKING or __package__:
+    from tests.reader_objects import (
+        CATALOG_BYTES_MAX,
+        DATA,
+        DOMAIN_JSON_BYTES_MAX,
+        EXTENT_DATA_BYTES_MAX,
+        KEYS,
+        LEDGER,
+        NONE,
+        PACK,
+        SEGMENT,
+        SPACE_BYTES_MAX,
+        Keys,
+        Object,
+        Place,
+        ReaderError,
+        Record,
+        must,
+        parse_json,
+        parse_place,
+        refusing,
+    )
+else:  # run as a program, wherever the two files lie
+    from reader_objects import (
+        CATALOG_BYTES_MAX,
+        DATA,
+        DOMAIN_JSON_BYTES_MAX,
+        EXTENT_DATA_BYTES_MAX,
+        KEYS,
+        LEDGER,
+        NONE,
+        PACK,
+        SEGMENT,
+        SPACE_BYTES_MAX,
+        Keys,
+        Object,
+        Place,
+        ReaderError,
+        Record,
+        must,
+        parse_json,
+        parse_place,
+        refusing,
+    )
 
-# §7 Limits: checked before memory is taken for what an object claims.
-PREAMBLE_BYTES_MAX, KEY_BLOCK_BYTES_MAX, NOT_WHOLE_MAX = 65536, 16384, 1024
-HEADER_BYTES_MAX, INDEX_BYTES_MAX, BULK_INDEX_BYTES_MAX = 262144, 1048576, 67108864
-OBJECT_BYTES_MAX, CATALOG_BYTES_MAX, DOMAIN_JSON_BYTES_MAX = 16777216, 134217728, 4194304
-EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX, SPACE_BYTES_MAX = 65536, 2147483648, 2**63 - 1
-FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, SUM_BLOCK_BYTES = 262144, 262656, 4096
-RECORD_KEY_BYTES_MAX, RECORD_VALUE_BYTES_MAX, PARTS_MAX = 65536, 524288, 64
-SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX, KEY_WRAPS_MAX = 1048576, 8, 4, 64
-OBJECTS_KEPT = 4  # decoded objects held at a time
-
-SEGMENT, PACK, CATALOG, LEDGER = 1, 2, 3, 4  # kinds of objects
-DATA, ZERO, DISCARD = 1, 2, 3  # kinds of extents
-NONE = 0xFFFFFFFF  # no row
-# §1 Keys: kind, and the shape of its keys; the two numbers are epoch and seq.
-KEY_SHAPES = {
-    SEGMENT: re.compile(r"log/([0-9]{10})/([0-9]{12})"),
-    PACK: re.compile(r"packs/([0-9]{10})/([0-9]{12})"),
-    CATALOG: re.compile(r"catalog/([0-9]{10})/[0-9]-([0-9]{12})"),
-    LEDGER: re.compile(r"packs/([0-9]{10})/ledger-([0-9]{12})"),
-}
-# §2 The preamble: types and names of its fields, in the order of the table.
-PREAMBLE = struct.Struct("<8sHHI16s16s9QIIQQqqq32sIIIIQHHI80s")
-PREAMBLE_FIELDS = """magic format kind preamble_length domain object_id epoch seq base_epoch base_cut base_seq
-    end_epoch end_cut end_seq cut flags not_whole_count journal_generation journal_offset cut_time_ns
-    first_write_ns last_write_ns previous_digest header_stored header_raw index_stored index_raw frames_stored
-    section_codec cipher key_block_length wrapped_content_key""".split()
-# §3 The index: bytes of a row of each part.
-PART_ROWS = {
-    b"spaces": 16,
-    b"order": 24,
-    b"extents": 32,
-    b"sums": 16,
-    b"frames": 24,
-    b"seals": 24,
-    b"keys": 80,
-}
-PART_ROWS |= {b"records": 32, b"entries": 64, b"runs": 64, b"blob": 1, b"heads": 1}
-KEPT_RECORDS = {b"space+", b"space=", b"space-", b"marker", b"cut"}
-KNOWN_RECORDS = KEPT_RECORDS | {b"name+", b"name-", b"vm"}
-
-
-class ReaderError(Exception):
-    """A refusal: the key of the object that is missing, damaged or not understood, and why."""
-
-    def __init__(self, key: str, why: str) -> None:
-        super().__init__(f"{key}: {why}")
-        self.key = key
-
-
-@contextlib.contextmanager
-def refusing(key: str) -> Iterator[None]:
-    """Whatever goes wrong within is a refusal of the object with this key."""
-    try:
-        yield
-    except InvalidTag as error:
-        raise ReaderError(key, "does not open: damaged, or sealed with another key") from error
-    except (ValueError, LookupError, TypeError, struct.error, zstandard.ZstdError, RecursionError) as error:
-        raise ReaderError(key, f"{error}") from error
-
-
-def must(condition: bool, why: str) -> None:
-    """What the page says must be; to be used where `refusing` adds the key."""
-    if not condition:
-        raise ValueError(why)
-
-
-class Place(NamedTuple):
-    """A point of the history: a cut and its last segment; all 0: none."""
-
-    epoch: int
-    cut: int
-    seq: int
+OBJECTS_KEPT = 4  # decoded objects held at a time, at most 64 MiB of index each
+Run = tuple[int, int, int, int, bytes]  # §3, a row of `runs`: kind, epoch, first, last, digest of the last
 
 
 class Cut(NamedTuple):
-    """A consistent state of the domain that can be asked for."""
+    """A state of the domain that can be asked for."""
 
     place: Place
     complete: bool
@@ -120,291 +81,29 @@ class Cut(NamedTuple):
     time_ns: int
 
 
-class Extent(NamedTuple):
-    """A row of `extents`, with the id of its space and the row of its first sum."""
-
-    offset: int
-    length: int
-    space: bytes
-    frame: int
-    position: int
-    kind: int
-    first_sum: int
-
-
-class Record(NamedTuple):
-    """A row of `records`, with its place in the history."""
-
-    place: Place
-    name: bytes
-    key: bytes
-    value: dict[str, Any]
-
-
 class Segment(NamedTuple):
-    """What is remembered of a segment that was read."""
+    """What is remembered of a segment that was read; `cut` is what it says of the cut that it is part of."""
 
+    key: str
     cut: Cut
     digest: bytes
     previous_digest: bytes
     records: list[Record]
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-    """A JSON object; what is missing in it or of a wrong type refuses it where it is used."""
-    value = json.loads(data.decode("utf-8"))
-    must(isinstance(value, dict), "is not a JSON object")
-    return dict(value)
+class Pack(NamedTuple):
+    """What is remembered of a pack that was read."""
+
+    key: str
+    order: list[tuple[int, int, int]]  # epoch, seq, cut of the segments that its rows come from
+    records: list[Record]
 
 
-def parse_place(value: dict[str, Any]) -> Place:
-    """A place of §6."""
-    return Place(int(value["epoch"]), int(value["cut"]), int(value["seq"]))
+class Step(NamedTuple):
+    """What one cut changed: its records in order; keys and order rows of the objects with its extents."""
 
-
-def sum_blocks(offset: int, length: int) -> range:
-    """Where the blocks of a data extent begin that have a content checksum (§3)."""
-    first = -(-offset // SUM_BLOCK_BYTES) * SUM_BLOCK_BYTES
-    return range(first, offset + length - SUM_BLOCK_BYTES + 1, SUM_BLOCK_BYTES)
-
-
-def decompress(codec: int, data: bytes, raw_length: int) -> bytes:
-    """Undo a codec (§2); never takes more memory than the raw length that was stated."""
-    must(codec in (0, 1), f"unknown codec {codec}")
-    if codec == 1:
-        must(zstandard.frame_content_size(data) in (-1, raw_length), "a zstd frame has a wrong length")
-        zstd = zstandard.ZstdDecompressor()
-        data = zstd.decompress(data, max_output_size=raw_length, allow_extra_data=False)
-    must(len(data) == raw_length, "something decompressed to a wrong length")
-    return data
-
-
-# ---- §5 Keys and sealing ----
-
-
-def hkdf(key: bytes, salt: bytes, info: str) -> bytes:
-    """HKDF-SHA256 with 32 bytes of output."""
-    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info.encode("ascii")).derive(key)
-
-
-def public_of(private: bytes) -> bytes:
-    """The public key of an X25519 private key."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-
-
-def unwrap(private: bytes, wrapped: bytes, domain: bytes, info: str) -> bytes:
-    """Open `E || GCM(...)`, the shape of a wrapped content key."""
-    must(len(wrapped) == 80, "a wrapped key has not 80 bytes")
-    ephemeral = X25519PublicKey.from_public_bytes(wrapped[:32])
-    shared = X25519PrivateKey.from_private_bytes(private).exchange(ephemeral)
-    secret = hkdf(shared, wrapped[:32] + public_of(private), info)
-    return AESGCM(secret).decrypt(bytes(12), wrapped[32:], domain)
-
-
-def unlock_passphrase(wrap: dict[str, Any], passphrase: str, domain: bytes) -> bytes:
-    """The private key of a domain out of a wrap of type `passphrase`."""
-    n, r, p = int(wrap["n"]), int(wrap["r"]), int(wrap["p"])
-    must(wrap["kdf"] == "scrypt" and n <= SCRYPT_N_MAX, "a passphrase asks for an unknown or too costly kdf")
-    must(r <= SCRYPT_R_MAX and p <= SCRYPT_P_MAX, "a passphrase asks for a too costly kdf")
-    stretched = Scrypt(bytes.fromhex(wrap["salt"]), 32, n, r, p).derive(passphrase.encode("utf-8"))
-    check = hkdf(stretched, b"", "cdp passphrase check v1")[:8]
-    must(check == bytes.fromhex(wrap["check"]), "wrong passphrase")
-    secret = AESGCM(hkdf(stretched, b"", "cdp passphrase wrap v1"))
-    return secret.decrypt(bytes.fromhex(wrap["nonce"]), bytes.fromhex(wrap["sealed"]), domain)
-
-
-class Keys:
-    """The domain's private key, opened once with what the user knows."""
-
-    def __init__(self, domain: bytes, passphrase: str | None, recipient: bytes | None) -> None:
-        self.domain, self.passphrase, self.recipient = domain, passphrase, recipient
-        self.private = b""
-
-    def unlock(self, block: dict[str, Any]) -> None:
-        """Open a key block."""
-        must(
-            block["format"] == 1 and len(block["wraps"]) <= KEY_WRAPS_MAX, "has a key block of unknown format"
-        )
-        public = bytes.fromhex(block["public"])
-        for wrap in [] if self.private else block["wraps"]:
-            if wrap["type"] == "passphrase" and self.passphrase is not None:
-                self.private = unlock_passphrase(wrap, self.passphrase, self.domain)
-            elif wrap["type"] == "recipient" and self.recipient is not None:
-                if bytes.fromhex(wrap["public"]) == public_of(self.recipient):
-                    sealed = bytes.fromhex(wrap["sealed"])
-                    self.private = unwrap(self.recipient, sealed, self.domain, "cdp recipient v1")
-        must(self.private != b"", "is sealed; give the passphrase, or the key of a recipient")
-        must(public_of(self.private) == public, "was sealed for another key pair")
-
-
-# ---- §2, §3 Objects ----
-
-
-class Object:
-    """One object under log/, packs/ or catalog/, verified and decoded; frames are opened when asked for."""
-
-    def __init__(self, key: str, data: bytes, keys: Keys) -> None:
-        self.data, self.keys = data, keys
-        must(data[:8] == b"CDPOBJ\r\n" and len(data) >= PREAMBLE.size, "is not an object of a container")
-        fields = zip(PREAMBLE_FIELDS, PREAMBLE.unpack_from(data), strict=True)
-        self.pre = pre = SimpleNamespace(**dict(fields))
-        self.check_preamble(key)
-        # The head is everything before the frames. All lengths must add up to the object's, exactly.
-        index_at = pre.preamble_length + pre.header_stored + 32
-        self.frames_at = index_at + pre.index_stored + 32
-        must(len(data) == self.frames_at + pre.frames_stored + 32, "has not the length that it states")
-        self.digest = data[-32:]
-        must(hashlib.sha256(data[:-32]).digest() == self.digest, "is damaged: wrong trailer")
-        if pre.cipher == 1:
-            keys.unlock(parse_json(self.key_block))
-        self.header = parse_json(self.section(1, pre.preamble_length, pre.header_stored, pre.header_raw))
-        self.parts = self.parse_index(self.section(2, index_at, pre.index_stored, pre.index_raw))
-        self.order = list(struct.iter_unpack("<QQQ", self.parts[b"order"]))  # epoch, seq, cut
-        must(all(a < b for a, b in itertools.pairwise(self.order)), "order rows are not sorted")
-        self.frames = self.parse_frames()
-        self.extents = self.parse_extents()
-        self.last_frame = (NONE, b"")  # number and content of the frame that was opened last
-
-    def check_preamble(self, key: str) -> None:
-        """What the preamble must be, before anything else of the object is believed."""
-        pre, data = self.pre, self.data
-        must(pre.format == 1, f"has format {pre.format}; this reader knows 1")
-        sources_end = PREAMBLE.size + 16 * pre.not_whole_count
-        end = sources_end + pre.key_block_length
-        lengths = pre.not_whole_count <= NOT_WHOLE_MAX and pre.key_block_length <= KEY_BLOCK_BYTES_MAX
-        must(lengths and pre.preamble_length == end + 32 <= PREAMBLE_BYTES_MAX, "preamble has a wrong length")
-        must(hashlib.sha256(data[:end]).digest() == data[end : end + 32], "is damaged: wrong preamble digest")
-        self.not_whole = frozenset(data[at : at + 16] for at in range(PREAMBLE.size, sources_end, 16))
-        self.key_block = data[sources_end:end]
-        found = KEY_SHAPES[pre.kind].fullmatch(key) if pre.kind in KEY_SHAPES else None
-        agrees = found is not None and (int(found[1]), int(found[2])) == (pre.epoch, pre.seq)
-        must(agrees and pre.domain == self.keys.domain, "says that it is another object than its key names")
-        must(pre.flags >> 16 == 0 and pre.cipher in (0, 1), "has flags or a cipher unknown to this reader")
-        must((pre.cut > 0) == (pre.kind == SEGMENT), "has a cut number that does not fit its kind")
-        bulk = pre.kind in (CATALOG, LEDGER)
-        must(len(data) <= (CATALOG_BYTES_MAX if bulk else OBJECT_BYTES_MAX), "is too long")
-        index_max = INDEX_BYTES_MAX if pre.kind == SEGMENT else BULK_INDEX_BYTES_MAX
-        must(pre.header_raw <= HEADER_BYTES_MAX and pre.index_raw <= index_max, "header or index is too long")
-
-    def section(self, number: int, at: int, stored: int, raw: int) -> bytes:
-        """The header (1) or the index (2): checked, opened, decompressed."""
-        data, digest = self.data[at : at + stored], self.data[at + stored : at + stored + 32]
-        must(hashlib.sha256(data).digest() == digest, "is damaged: wrong digest of header or index")
-        if self.pre.cipher == 1:
-            index_key = hkdf(self.keys.private, self.pre.domain, "cdp index key v1")
-            secret = AESGCM(hkdf(index_key, self.pre.object_id, "cdp index v1"))
-            preamble = self.data[: self.pre.preamble_length]
-            data = secret.decrypt(struct.pack("<IQ", number, 0), data, preamble)
-        return decompress(self.pre.section_codec, data, raw)
-
-    def parse_index(self, index: bytes) -> dict[bytes, bytes]:
-        """The known parts; an absent one is empty."""
-        must(index[:4] == b"CDPI", "index has no magic")
-        count = int.from_bytes(index[4:8], "little")
-        at = 8 + 24 * count  # parts follow the directory, in its order, without gaps
-        must(count <= PARTS_MAX and at <= len(index), "index has too many parts")
-        parts: dict[bytes, bytes] = {}
-        for name, flags, rows, offset, length in struct.iter_unpack("<8sIIII", index[8:at]):
-            name = name.rstrip(b"\0")
-            must(name not in parts and offset == at, f"part {name!r} is not where it should be")
-            must(name in PART_ROWS or flags & 1 == 0, f"part {name!r} must be understood and is unknown")
-            must(
-                name not in PART_ROWS or length == rows * PART_ROWS[name], f"part {name!r} has a wrong length"
-            )
-            at += length
-            parts[name] = index[offset:at]
-        must(at == len(index), "index has not the length of its parts")
-        return {name: parts.get(name, b"") for name in PART_ROWS}
-
-    def parse_frames(self) -> list[tuple[Any, ...]]:
-        """Frame rows: offset, stored length, raw length, CRC, seal, codec, reserved."""
-        frames, at = list(struct.iter_unpack("<IIIIIB3s", self.parts[b"frames"])), 0
-        for offset, stored, raw, _crc, seal, _codec, _reserved in frames:
-            must(offset == at and stored <= FRAME_STORED_BYTES_MAX, "a frame is not where it should be")
-            must(1 <= raw <= FRAME_RAW_BYTES_MAX, "a frame is too long")
-            must(
-                seal == NONE or seal * 24 < len(self.parts[b"seals"]), "a frame has a seal that is not there"
-            )
-            at += stored
-        must(at == self.pre.frames_stored, "frames are not as long as stated")
-        return frames
-
-    def parse_extents(self) -> dict[int, list[Extent]]:
-        """Extents by order row; in a segment that is NONE."""
-        extents: dict[int, list[Extent]] = defaultdict(list)
-        spaces = [self.parts[b"spaces"][at : at + 16] for at in range(0, len(self.parts[b"spaces"]), 16)]
-        before, sums = (-1, -1, 0), 0  # order row, space row and end of the extent before
-        for row in struct.iter_unpack("<QIIIIIB3x", self.parts[b"extents"]):
-            offset, length, space, frame, position, order, kind = row
-            must(kind in (DATA, ZERO, DISCARD), f"an extent has unknown kind {kind}")
-            length_max = EXTENT_DATA_BYTES_MAX if kind == DATA else EXTENT_VOID_BYTES_MAX
-            must(1 <= length <= length_max and offset + length <= SPACE_BYTES_MAX, "an extent is too long")
-            must((order, space, offset) >= before, "extents overlap or are not sorted")
-            must(order < len(self.order) if self.pre.kind == PACK else order == NONE, "a wrong order row")
-            if kind == DATA:
-                must(position + length <= self.frames[frame][2], "an extent lies outside of its frame")
-            extents[order].append(Extent(offset, length, spaces[space], frame, position, kind, sums))
-            sums += len(sum_blocks(offset, length)) if kind == DATA else 0
-            before = (order, space, offset + length)
-        must(sums * 16 == len(self.parts[b"sums"]), "has a wrong number of content checksums")
-        return extents
-
-    def records(self) -> list[Record]:
-        """The records that this reader needs; all are checked."""
-        found, blob, own = [], self.parts[b"blob"], [(self.pre.epoch, self.pre.seq, self.pre.cut)]
-        for row in struct.iter_unpack("<8sIIIIII", self.parts[b"records"]):
-            name, flags, order, key_at, key_length, at, length = row
-            name = name.rstrip(b"\0")
-            must(
-                name in KNOWN_RECORDS or flags & 1 == 0, f"record {name!r} must be understood and is unknown"
-            )
-            must(
-                key_length <= RECORD_KEY_BYTES_MAX and length <= RECORD_VALUE_BYTES_MAX,
-                "a record is too long",
-            )
-            must(max(key_at + key_length, at + length) <= len(blob), "a record lies outside of the blob")
-            must(order == NONE or self.pre.kind == PACK, "a wrong order row")
-            if name in KEPT_RECORDS:
-                epoch, seq, cut = self.order[order] if self.pre.kind == PACK else own[0]
-                key, value = blob[key_at : key_at + key_length], parse_json(blob[at : at + length])
-                found.append(Record(Place(epoch, cut, seq), name, key, value))
-        return found
-
-    def frame(self, number: int) -> bytes:
-        """The raw bytes of a frame: checked, opened, decompressed."""
-        if self.last_frame[0] != number:
-            offset, stored, raw, crc, seal, codec, _reserved = self.frames[number]
-            data = self.data[self.frames_at + offset : self.frames_at + offset + stored]
-            must(zlib.crc32(data) == crc, f"frame {number} is damaged")
-            self.last_frame = (number, decompress(codec, self.open_frame(number, seal, data), raw))
-        return self.last_frame[1]
-
-    def open_frame(self, number: int, seal: int, data: bytes) -> bytes:
-        """Unseal a frame: with the key of this object, or, copied into a pack, with that of its first one."""
-        object_id, wrapped, sealed = self.pre.object_id, self.pre.wrapped_content_key, self.pre.cipher == 1
-        if seal != NONE:
-            object_id, number, key = struct.unpack_from("<16sII", self.parts[b"seals"], seal * 24)
-            wrapped, sealed = self.parts[b"keys"][key * 80 : key * 80 + 80], key != NONE
-        if not sealed:
-            return data
-        must(self.keys.private != b"", "holds sealed frames; give the passphrase, or the key of a recipient")
-        content_key = unwrap(self.keys.private, wrapped, self.keys.domain, "cdp content key v1")
-        secret = AESGCM(hkdf(content_key, object_id, "cdp frames v1"))
-        return secret.decrypt(struct.pack("<IQ", 3, number), data, object_id + struct.pack("<I", number))
-
-    def content(self, extent: Extent) -> bytes:
-        """The bytes of an extent, proven by its content checksums; none where it is not data."""
-        if extent.kind != DATA:
-            return b""
-        data = self.frame(extent.frame)[extent.position : extent.position + extent.length]
-        for row, at in enumerate(sum_blocks(extent.offset, extent.length), extent.first_sum):
-            block = data[at - extent.offset : at - extent.offset + SUM_BLOCK_BYTES]
-            right = hashlib.sha256(block).digest()[:16] == self.parts[b"sums"][row * 16 : row * 16 + 16]
-            must(right, f"content at {at} has a wrong checksum")
-        return data
-
-
-# ---- §1, §4, §6 The container ----
+    records: list[Record]
+    sources: list[tuple[str, int]]
 
 
 class Container:
@@ -423,22 +122,23 @@ class Container:
         self.owner = owner = self.get_json("domain/owner", "cdp-owner")
         with refusing("domain/owner"):
             self.keys = Keys(bytes.fromhex(owner["domain"]), passphrase, recipient)
-            # §4.1: the epoch in force. Only epochs that are reached from there through `previous` count.
-            newest = int(owner["previous"] if owner["state"] == "claiming" else owner["epoch"])
-            ledger = (owner["ledger"]["key"], owner["ledger"]["digest"]) if owner["ledger"] else None
-        self.epochs: dict[int, dict[str, Any]] = {}  # their records, newest first
-        self.ends: dict[int, int] = {}  # the last seq that counts in each but the newest
-        while newest:
-            self.epochs[newest] = record = self.get_epoch(newest)
-            newest, end = record["previous"], parse_place(record["end"])
-            self.ends[newest] = end.seq if end.epoch == newest else 0
-        self.runs = self.get_runs(*ledger) if ledger else []
-        found = [(key, KEY_SHAPES[PACK].fullmatch(key)) for key in sorted(self.present)]
-        packs = [(key, int(match[1]), int(match[2])) for key, match in found if match and self.runs]
-        needed = [
-            key for key, epoch, n in packs if epoch in self.epochs and not self.collected(PACK, epoch, n)
-        ]
-        self.packs = [(key, self.get(key).order, self.get(key).records()) for key in needed]
+            claiming = owner["state"] == "claiming"
+            must(
+                claiming or owner["state"] in ("active", "released"), f"has unknown state {owner['state']!r}"
+            )
+            epoch = int(owner["previous"] if claiming else owner["epoch"])
+        if passphrase or recipient:
+            self.unlock_with_config()
+        self.epochs: dict[int, dict[str, Any]] = {}  # the records of those that count (§4.1), newest first
+        self.ends: dict[int, int] = {}  # the last seq that counts, of each but the newest
+        while epoch:
+            self.epochs[epoch] = record = self.get_epoch(epoch)
+            epoch, end = record["previous"], parse_place(record["end"])
+            self.ends[epoch] = end.seq if end.epoch == epoch else 0
+        self.runs = self.get_runs()
+        self.packs = [self.get_pack(key) for key in self.needed_packs()]
+
+    # ---- one object ----
 
     def get_bytes(self, key: str, bytes_max: int) -> bytes:
         """What is under a key."""
@@ -449,19 +149,23 @@ class Container:
             return data
 
     def get_json(self, key: str, magic: str) -> dict[str, Any]:
-        """An object under domain/."""
+        """An object under domain/ (§6)."""
         with refusing(key):
             value = parse_json(self.get_bytes(key, DOMAIN_JSON_BYTES_MAX))
-            must(value["magic"] == magic and value["format"] <= 1, "has another magic, or a newer format")
+            must(value["magic"] == magic and value["format"] == 1, "has another magic, or a newer format")
             return value
 
-    def get_config(self) -> dict[str, Any]:
-        """The configuration in force."""
+    def unlock_with_config(self) -> None:
+        """Open the private key with the newest key block; those of older objects have the wraps of their time."""
         key = f"domain/config/{self.owner['config']}"
+        if key not in self.present:
+            return
         digest = hashlib.sha256(self.get_bytes(key, DOMAIN_JSON_BYTES_MAX)).hexdigest()
         with refusing(key):
             must(digest == self.owner["config"], "is damaged: has not the digest that its key names")
-        return self.get_json(key, "cdp-config")
+            block = self.get_json(key, "cdp-config")["key_block"]
+            if block:
+                self.keys.unlock(block)
 
     def get_epoch(self, number: int) -> dict[str, Any]:
         """The record of an epoch."""
@@ -470,8 +174,11 @@ class Container:
         with refusing(key):
             must(record["epoch"] == number, "is the record of another epoch")
             must(bytes.fromhex(record["domain"]) == self.keys.domain, "is the record of another domain")
-            places = parse_place(record["base"]), parse_place(record["end"])
-            must(max(record["previous"], places[0].epoch, places[1].epoch) < number, "does not look back")
+            base, end = parse_place(record["base"]), parse_place(record["end"])
+            must(0 <= record["previous"] < number, "names a later epoch as the previous one")
+            must(
+                max(base.epoch, end.epoch) <= record["previous"], "has a base or end in an epoch of no effect"
+            )
             return record
 
     def get(self, key: str) -> Object:
@@ -480,60 +187,88 @@ class Container:
             data = self.get_bytes(key, CATALOG_BYTES_MAX)
             with refusing(key):
                 found = Object(key, data, self.keys)
-            for oldest in list(self.objects)[: len(self.objects) - OBJECTS_KEPT + 1]:
-                del self.objects[oldest]
+            if len(self.objects) == OBJECTS_KEPT:
+                del self.objects[next(iter(self.objects))]
             self.objects[key] = found
         return self.objects[key]
 
-    def get_runs(self, key: str, digest: str) -> list[tuple[int, int, int, int, bytes]]:
-        """What the ledger in force says was collected: kind, epoch, first, last, digest of the last; sorted."""
-        ledger = self.get(key)
-        with refusing(key):
-            must(ledger.pre.kind == LEDGER and ledger.digest.hex() == digest, "is not what the owner names")
-            return sorted(struct.iter_unpack("<H6xQQQ32s", ledger.parts[b"runs"]))
-
     def get_segment(self, epoch: int, seq: int) -> Segment:
-        """What is worth to remember of a segment."""
+        """What is worth remembering of a segment."""
         key = f"log/{epoch:010}/{seq:012}"
         if key not in self.segments:
-            found, pre, record = self.get(key), self.get(key).pre, self.epochs[epoch]
+            found, record = self.get(key), self.epochs[epoch]
             with refusing(key):
-                places = (
-                    (pre.base_epoch, pre.base_cut, pre.base_seq),
-                    (pre.end_epoch, pre.end_cut, pre.end_seq),
-                )
-                right = places == (parse_place(record["base"]), parse_place(record["end"]))
-                must(right, "does not agree with the record of its epoch")
-                cut = Cut(Place(epoch, pre.cut, seq), bool(pre.flags & 1), found.not_whole, pre.cut_time_ns)
-                self.segments[key] = Segment(cut, found.digest, pre.previous_digest, found.records())
+                places = (parse_place(record["base"]), parse_place(record["end"]))
+                must((found.base, found.end) == places, "does not agree with the record of its epoch")
+                place, complete = Place(epoch, found.pre.cut, seq), bool(found.pre.flags & 1)
+                cut = Cut(place, complete, found.not_whole, found.pre.cut_time_ns)
+                previous = found.pre.previous_digest
+                self.segments[key] = Segment(key, cut, found.digest, previous, found.records())
         return self.segments[key]
 
-    def collected(self, kind: int, epoch: int, number: int) -> tuple[int, bytes] | None:
-        """The run that has this object: its last number, and the digest of that one."""
-        at = bisect.bisect(self.runs, (kind, epoch, number, 2**64, b"")) - 1
-        if at >= 0 and self.runs[at][:2] == (kind, epoch) and number <= self.runs[at][3]:
-            return self.runs[at][3:]
-        return None
+    def get_pack(self, key: str) -> Pack:
+        """What is worth remembering of a pack."""
+        found = self.get(key)
+        with refusing(key):
+            return Pack(key, found.order, found.records())
+
+    # ---- what was collected, and where it went ----
+
+    def get_runs(self) -> dict[tuple[int, int], list[Run]]:
+        """What the ledger in force, and those before it, say was collected; by (kind, epoch)."""
+        runs: dict[tuple[int, int], list[Run]] = defaultdict(list)
+        named, namer = self.owner["ledger"], "domain/owner"
+        while named:
+            with refusing(namer):
+                key, digest = str(named["key"]), bytes.fromhex(named["digest"])
+            ledger = self.get(key)
+            with refusing(key):
+                right = ledger.pre.kind == LEDGER and ledger.digest == digest
+                must(right, f"is not the ledger that {namer} names")
+                for kind, reserved, epoch, first, last, last_digest in ledger.rows(b"runs", "<H6sQQQ32s"):
+                    known = kind in (SEGMENT, PACK) and 1 <= first <= last and not any(reserved)
+                    must(known, "has an impossible run")
+                    runs[kind, epoch].append((kind, epoch, first, last, last_digest))
+                named, namer = ledger.header.get("predecessor"), key
+        return runs
+
+    def collected(self, kind: int, epoch: int, number: int) -> Run | None:
+        """The run that this object is in, where it was collected."""
+        return next((run for run in self.runs.get((kind, epoch), []) if run[2] <= number <= run[3]), None)
+
+    def needed_packs(self) -> Iterator[str]:
+        """Packs that hold what is still needed: of epochs that count, and not collected themselves."""
+        for key in sorted(self.present) if self.runs else []:
+            found = KEYS[PACK].fullmatch(key)
+            if (
+                found
+                and int(found[1]) in self.epochs
+                and not self.collected(PACK, int(found[1]), int(found[2]))
+            ):
+                yield key
+
+    # ---- §4 which cuts there are, and what they changed ----
 
     def cuts(self, epoch: int) -> dict[int, Cut]:
-        """The cuts of an epoch that count (§4.1). Of a collected one a pack has a `cut` record."""
+        """The cuts of an epoch that count, by their numbers. Of a collected one a pack has a `cut` record."""
         found: dict[int, Cut] = {}
-        for key, _order, records in self.packs:
-            with refusing(key):
-                for value in (record.value for record in records if record.name == b"cut"):
-                    place, not_whole = parse_place(value), map(bytes.fromhex, value["not_whole"])
+        for pack in self.packs:
+            with refusing(pack.key):
+                for value in (record.value for record in pack.records if record.name == b"cut"):
+                    place, not_whole = parse_place(value), frozenset(map(bytes.fromhex, value["not_whole"]))
                     if place.epoch == epoch:
-                        found[place.cut] = Cut(
-                            place, value["complete"], frozenset(not_whole), value["cut_time_ns"]
-                        )
-        last = self.ends.get(epoch)
-        for seq in itertools.count(1) if last is None else range(1, last + 1):
-            if f"log/{epoch:010}/{seq:012}" in self.present and not self.collected(SEGMENT, epoch, seq):
+                        found[place.cut] = Cut(place, value["complete"], not_whole, value["cut_time_ns"])
+        newest = epoch not in self.ends
+        for seq in itertools.count(1) if newest else range(1, self.ends[epoch] + 1):
+            if self.collected(SEGMENT, epoch, seq):
+                continue
+            if f"log/{epoch:010}/{seq:012}" in self.present:
                 cut = self.get_segment(epoch, seq).cut
                 found[cut.place.cut] = cut  # the last segment of a cut speaks for it
-            elif last is None and not self.collected(SEGMENT, epoch, seq):
-                break  # the newest epoch ends in its contiguous run, with the newest complete cut
-        if last is None:
+            elif newest:
+                break  # this is where its contiguous run of segments ends
+        last = self.ends.get(epoch, 0)
+        if newest:
             last = max((cut.place.seq for cut in found.values() if cut.complete), default=0)
         return {number: found[number] for number in sorted(found) if found[number].place.seq <= last}
 
@@ -545,60 +280,81 @@ class Container:
         return found
 
     def newest_cut(self) -> Cut:
-        """The newest complete cut of the epoch in force, or where it has none, its base."""
+        """The newest complete cut of the epoch in force; where it has none, its base."""
         with refusing("domain/owner"):
-            must(len(self.epochs) > 0, "no epoch was ever in force")
+            must(len(self.epochs) > 0, "names no epoch that was ever in force")
         newest, record = next(iter(self.epochs.items()))
         complete = [cut for cut in self.cuts(newest).values() if cut.complete]
         return complete[-1] if complete else self.cut(record["base"]["epoch"], record["base"]["cut"])
 
-    def steps(self, place: Place) -> list[tuple[list[Record], list[tuple[str, int]]]]:
-        """§4.2, §4.3: for each cut of the branch, oldest first: its records, and its extents as (key, order row)."""
-        branch: list[Place] = []
+    def markers(self) -> dict[str, Place]:
+        """The cuts that have names; of several with one name the newest wins."""
+        cuts = {cut.place[:2] for epoch in self.epochs for cut in self.cuts(epoch).values()}
+        records = [record for segment in self.segments.values() for record in segment.records]
+        records += [record for pack in self.packs for record in pack.records]
+        marks = [record for record in records if record.name == b"marker"]
+        found = sorted((record.place, record.key) for record in marks if record.place[:2] in cuts)
+        return {key.decode("utf-8", "replace"): place for place, key in found}
+
+    def branch(self, place: Place) -> list[Place]:
+        """§4.2: of which epochs the image is made, and up to which cut and segment of each; oldest first."""
+        parts: list[Place] = []
         while place.epoch:
             with refusing(f"domain/epochs/{place.epoch:010}"):
                 must(place.epoch in self.epochs, "is a base, and does not count")
-                branch.insert(0, place)
+                must(place.seq <= self.ends.get(place.epoch, place.seq), "is a base, and ends before it")
+                parts.insert(0, place)
                 place = parse_place(self.epochs[place.epoch]["base"])
-        records: dict[tuple[int, int], list[Record]] = defaultdict(list)
-        sources: dict[tuple[int, int], list[tuple[str, int]]] = defaultdict(list)
-        digest: bytes | None = bytes(32)
+        return parts
+
+    def segments_of(self, branch: list[Place]) -> Iterator[Segment]:
+        """§4.3: the segments of a branch that were not collected; none may be missing or not follow."""
+        digest: bytes | None = bytes(32)  # of the segment before, where it is known
         for part in branch:
             before = Cut(Place(part.epoch, 0, 0), True, frozenset(), 0)
             for seq in range(1, part.seq + 1):
-                if run := self.collected(SEGMENT, part.epoch, seq):
-                    digest = run[1] if seq == run[0] else None  # not known within a run
+                run = self.collected(SEGMENT, part.epoch, seq)
+                if run:
+                    digest = run[4] if seq == run[3] else None
                     continue
-                segment, key = self.get_segment(part.epoch, seq), f"log/{part.epoch:010}/{seq:012}"
-                with refusing(key):
+                segment = self.get_segment(part.epoch, seq)
+                with refusing(segment.key):
                     must(digest in (None, segment.previous_digest), "does not continue the one before it")
                     must(
                         segment.cut.place.cut >= before.place.cut + before.complete, "repeats a cut's number"
                     )
+                    ends = seq != part.seq or (segment.cut.place == part and segment.cut.complete)
+                    must(ends, "does not end the cut that it should")
                 digest, before = segment.digest, segment.cut
-                records[before.place[:2]] += segment.records
-                sources[before.place[:2]].append((key, NONE))
-            with refusing(f"log/{part.epoch:010}/{part.seq:012}"):
-                ended = (before.place, before.complete) == (part, True)
-                must(
-                    ended or self.collected(SEGMENT, part.epoch, part.seq) is not None, "does not end its cut"
-                )
-        lasts = {part.epoch: part.seq for part in branch}
-        for key, order, pack_records in self.packs:
-            for row, (epoch, seq, cut) in enumerate(order):
-                if seq <= lasts.get(epoch, 0) and self.collected(SEGMENT, epoch, seq):
-                    sources[epoch, cut].append((key, row))
-            for record in pack_records:
-                epoch, cut, seq = record.place
-                if seq <= lasts.get(epoch, 0) and self.collected(SEGMENT, epoch, seq):
-                    records[epoch, cut].append(record)
-        numbers = sorted(records.keys() | sources.keys())
-        return [(sorted(records[n], key=lambda record: record.place), sources[n]) for n in numbers]
+                yield segment
+
+    def steps(self, cut: Cut) -> list[Step]:
+        """What each cut of the branch that leads to this one changed; oldest first."""
+        steps: dict[tuple[int, ...], Step] = defaultdict(lambda: Step([], []))
+        branch = self.branch(cut.place)
+        for segment in self.segments_of(branch):
+            step = steps[segment.cut.place[:2]]
+            step.records.extend(segment.records)
+            step.sources.append((segment.key, NONE))
+        last = {part.epoch: part.seq for part in branch}
+        for pack in self.packs:  # of a pack counts what is of the branch, and was collected
+            for row, (epoch, seq, number) in enumerate(pack.order):
+                if seq <= last.get(epoch, 0) and self.collected(SEGMENT, epoch, seq):
+                    steps[epoch, number].sources.append((pack.key, row))
+            for record in pack.records:
+                epoch, number, seq = record.place
+                if seq <= last.get(epoch, 0) and self.collected(SEGMENT, epoch, seq):
+                    steps[epoch, number].records.append(record)
+        for step in steps.values():
+            step.records.sort(key=lambda record: record.place)
+        return [steps[number] for number in sorted(steps)]
+
+    # ---- §4.4, §4.5 volumes ----
 
     def volumes(self, cut: Cut) -> dict[bytes, tuple[str, int]]:
-        """§4.4: names and sizes of the volumes at a cut, by the ids of their spaces."""
+        """Name and size in bytes of each volume at a cut, by the id of its space."""
         found: dict[bytes, tuple[str, int]] = {}
-        for record in itertools.chain.from_iterable(records for records, _sources in self.steps(cut.place)):
+        for record in itertools.chain.from_iterable(step.records for step in self.steps(cut)):
             with refusing(f"log/{record.place.epoch:010}/{record.place.seq:012}"):
                 if record.name == b"space+" and record.value["kind"] == "volume":
                     found[record.key] = (str(record.value["name"]), int(record.value["size_bytes"]))
@@ -606,105 +362,103 @@ class Container:
                     found[record.key] = (found[record.key][0], int(record.value["size_bytes"]))
                 elif record.name == b"space-":
                     found.pop(record.key, None)
+        must_fit = [size for _name, size in found.values() if not 0 <= size <= SPACE_BYTES_MAX]
+        with refusing(f"log/{cut.place.epoch:010}/{cut.place.seq:012}"):
+            must(not must_fit, "has a volume of an impossible size")
         return found
 
     def restore(self, name: str, target: BinaryIO, cut: Cut) -> int:
-        """§4.5: write a volume as it was at a cut into an empty file, sparsely; returns its size in bytes."""
+        """Write a volume as it was at a cut into an empty file, sparsely; returns its size in bytes."""
+        found = [(space, size) for space, (other, size) in self.volumes(cut).items() if other == name]
         with refusing(f"log/{cut.place.epoch:010}/{cut.place.seq:012}"):
-            found = [(space, size) for space, (other, size) in self.volumes(cut).items() if other == name]
-            must(len(found) == 1, f"{len(found)} volumes are called {name!r} at this cut")
+            must(len(found) == 1, f"has {len(found)} volumes called {name!r} at this cut")
             space, size = found[0]
-            must(space not in cut.not_whole, f"volume {name!r} is not whole at this cut")
-            must(0 <= size <= SPACE_BYTES_MAX, f"volume {name!r} has an impossible size")
-        for records, sources in self.steps(cut.place):  # oldest first: what is newer overwrites
-            changes = [record for record in records if record.key == space]
+            must(space not in cut.not_whole, f"has a cut in which volume {name!r} is not whole")
+        for step in self.steps(cut):  # oldest first: what is newer overwrites
+            changes = [record for record in step.records if record.key == space]
             for record in changes:
                 if record.name == b"space=":  # covers everything at or beyond that size in older cuts
                     target.truncate(int(record.value["size_bytes"]))
             if any(record.name == b"space-" for record in changes):
                 target.truncate(0)  # covers everything of the space in older cuts, and in its own
                 continue
-            for key, order in sources:
+            for key, order in step.sources:
                 source = self.get(key)
                 with refusing(key):
-                    for extent in source.extents.get(order, []):
-                        if extent.space == space:
-                            write(target, extent.offset, extent.length, source.content(extent))
+                    write_extents(source, order, space, target)
         target.truncate(size)
         return size
 
-    def markers(self) -> dict[str, Place]:
-        """The cuts that have names; of several with one name the newest wins."""
-        cuts = {cut.place[:2] for epoch in self.epochs for cut in self.cuts(epoch).values()}
-        records = [record for segment in self.segments.values() for record in segment.records]
-        records += [record for _key, _order, records in self.packs for record in records]
-        found = sorted((record.place, record.key) for record in records if record.name == b"marker")
-        return {key.decode("utf-8", "replace"): place for place, key in found if place[:2] in cuts}
 
-
-def write(target: BinaryIO, offset: int, length: int, content: bytes) -> None:
-    """Write an extent (no content: zeros), but leave as holes what are zeros already."""
-    for at in range(0, length, EXTENT_DATA_BYTES_MAX):
-        piece_bytes = min(length - at, EXTENT_DATA_BYTES_MAX)
-        piece = content[at : at + piece_bytes] or bytes(piece_bytes)
-        target.seek(offset + at)
-        if any(piece) or any(target.read(piece_bytes)):
+def write_extents(source: Object, order: int, space: bytes, target: BinaryIO) -> None:
+    """Write the extents of a space and order row; leaves as holes what are zeros already."""
+    for offset, length, frame, position, kind, first_sum in source.extents.get((order, space), []):
+        content = source.content(offset, length, frame, position, first_sum) if kind == DATA else b""
+        for at in range(0, length, EXTENT_DATA_BYTES_MAX):
+            piece_bytes = min(length - at, EXTENT_DATA_BYTES_MAX)
+            piece = content or bytes(piece_bytes)  # zero and discard read as zeros
             target.seek(offset + at)
-            target.write(piece)
+            if any(piece) or any(target.read(piece_bytes)):
+                target.seek(offset + at)
+                target.write(piece)
 
 
-# ---- The program ----
+# ---- the program ----
 
 
 def show(container: Container) -> None:
     """Print what a container holds; a damaged epoch does not hide the others."""
+    print(f"domain {container.owner.get('name')!r}, {container.owner.get('state')}")
     for number, record in reversed(container.epochs.items()):
-        print(
-            f"epoch {number} of site {record.get('site')!r}, based on cut {parse_place(record['base'])[:2]}"
-        )
+        base = parse_place(record["base"])
+        print(f"epoch {number} at {record.get('site')!r}, based on {base.epoch}.{base.cut}")
         try:
             for cut in container.cuts(number).values():
                 taken = datetime.fromtimestamp(cut.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-                whole = (
-                    "whole" if not cut.not_whole else f"not whole: {sorted(map(bytes.hex, cut.not_whole))}"
-                )
-                print(
-                    f"  cut {number}.{cut.place.cut}  {taken}  {'complete' if cut.complete else 'incomplete'}  {whole}"
-                )
+                complete = "complete" if cut.complete else "incomplete"
+                whole = f"not whole: {sorted(map(bytes.hex, cut.not_whole))}" if cut.not_whole else "whole"
+                print(f"  cut {number}.{cut.place.cut}  {taken}  {complete}  {whole}")
         except ReaderError as error:
             print(f"  REFUSED {error}")
     for name, place in container.markers().items():
         print(f"marker {name!r} is cut {place.epoch}.{place.cut}")
     newest = container.newest_cut()
     for space, (name, size) in container.volumes(newest).items():
-        print(
-            f"volume {name!r} has {size} bytes at cut {newest.place.epoch}.{newest.place.cut} ({space.hex()})"
-        )
+        place = newest.place
+        print(f"volume {name!r} has {size} bytes at cut {place.epoch}.{place.cut} ({space.hex()})")
 
 
 def choose_cut(container: Container, cut: str | None, marker: str | None) -> Cut:
     """The cut that was asked for; the newest where none was."""
-    if cut is None and marker is None:
-        return container.newest_cut()
-    with refusing("domain/owner"):
-        place = [int(number) for number in cut.split(".")] if cut else container.markers()[str(marker)]
-        return container.cut(place[0], place[1])
+    if cut is not None:
+        epoch, number = cut.split(".")
+        return container.cut(int(epoch), int(number))
+    if marker is not None:
+        container.newest_cut()
+        with refusing("domain/owner"):
+            place = container.markers()[marker]
+        return container.cut(place.epoch, place.cut)
+    return container.newest_cut()
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Read a container, from its specification alone.")
+    parser.add_argument("container", type=Path, help="directory with a copy of the container")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (commands.add_parser("list"), restore := commands.add_parser("restore")):
+        command.add_argument("--passphrase-file", type=Path)
+        command.add_argument("--recipient-file", type=Path, help="X25519 private key, 64 hex digits")
+    restore.add_argument("volume")
+    restore.add_argument("target", type=Path)
+    restore.add_argument("--cut", metavar="EPOCH.NUMBER")
+    restore.add_argument("--marker")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Run the program; returns 1 where the container is refused."""
-    parser = argparse.ArgumentParser(description="Read a container, from its specification alone.")
-    parser.add_argument("container", type=Path)
-    parser.add_argument("--passphrase-file", type=Path)
-    parser.add_argument("--recipient-file", type=Path, help="private key of a recipient, 64 hex digits")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list")
-    restore = commands.add_parser("restore")
-    restore.add_argument("volume")
-    restore.add_argument("target", type=Path)
-    restore.add_argument("--cut")
-    restore.add_argument("--marker")
-    options = parser.parse_args(arguments)
+    options = parse_arguments(arguments)
     root: Path = options.container
     passphrase = options.passphrase_file and options.passphrase_file.read_text("utf-8").rstrip("\r\n")
     recipient = options.recipient_file and bytes.fromhex(options.recipient_file.read_text("ascii"))
@@ -716,7 +470,7 @@ def main(arguments: list[str]) -> int:
             return 0
         cut = choose_cut(container, options.cut, options.marker)
         partial = options.target.with_name(options.target.name + ".partial")
-        with partial.open("x+b") as target:  # what was refused midway never looks like a finished image
+        with partial.open("x+b") as target:  # what is refused midway never looks like a finished image
             size = container.restore(options.volume, target, cut)
         partial.rename(options.target)
         print(f"wrote {size} bytes: {options.volume!r} at cut {cut.place.epoch}.{cut.place.cut}")

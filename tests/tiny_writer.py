@@ -266,8 +266,8 @@ class TinyWriter:
         fixed = struct.pack(
             "<8sHHI16s16s9QIIQQqqq32sIIIIQHHI80s",
             b"CDPOBJ\r\n", 1, kind, 312 + 16 * len(not_whole) + len(block) + 32, self.domain, object_id,
-            self.epoch, number, *places, preamble.get("cut", 0), preamble.get("flags", 0), len(not_whole), 0, 0,
-            preamble.get("time", 0), 0, 0, preamble.get("previous", bytes(32)),
+            self.epoch, number, *places, preamble.get("cut", 0), preamble.get("flags", 0),
+            len(not_whole), 0, 0, preamble.get("time", 0), 0, 0, preamble.get("previous", bytes(32)),
             len(sections[0]) + 16 * self.cipher, len(header), len(sections[1]) + 16 * self.cipher, len(index),
             len(content), codec, self.cipher, len(block), wrapped if self.cipher else bytes(80),
         )  # fmt: skip
@@ -329,6 +329,7 @@ class TinyWriter:
                 }
                 value |= {"not_whole": [source.hex() for source in segment.not_whole], "cut_time_ns": 5}
                 records.append((row, "cut", struct.pack("<QQ", *segment.place[:2]), value))
+        records.sort(key=lambda record: record[0])
         parts |= self.make_parts(extents, records, frames) | {"seals": seals, "keys": keys}
         self.put(PACK, f"packs/{self.epoch:010}/{pack:012}", pack, object_id, wrapped, parts, frames, {}, [])
         self.content_key = content_key

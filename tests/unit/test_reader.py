@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.reader import Container, ReaderError, main
+from tests.reader import Container, main
+from tests.reader_objects import ReaderError
 from tests.tiny_writer import DISCARD, GRAIN, NOWHERE, ZERO, Extent, Place, TinyWriter
 
 SIZE = 192 * 1024
@@ -150,7 +151,7 @@ def test_resizing_and_removal(model: Model, tmp_path: Path) -> None:
     assert restored(writer, tmp_path, grown) == b"b" * 512 + b"a" * 512 + bytes(512) + b"c" * 512
     writer.write(5, [Extent(DISK, 0, b"d" * 512)], [("space-", DISK, {})])
     assert restored(writer, tmp_path, name="other") == b"o" * 512
-    with pytest.raises(ReaderError, match="0 volumes are called"):
+    with pytest.raises(ReaderError, match="has 0 volumes called"):
         restored(writer, tmp_path)
     again = writer.write(6, [Extent(DISK, 512, b"e" * 512)], [exists(DISK, "disk", 2048)])
     assert restored(writer, tmp_path, again) == bytes(512) + b"e" * 512 + bytes(1024)
@@ -253,7 +254,7 @@ def put(at: int, value: bytes) -> Callable[[bytearray], None]:
         (16, b"x", "another object than its key"),
         (48, b"\2", "another object than its key"),
         (56, b"\2", "another object than its key"),
-        (64, b"\1", "record of its epoch"),
+        (64, b"\1", "impossible base"),
         (112, b"\0", "cut number"),
         (122, b"\1", "flags"),
         (168, b"x", "does not continue"),
@@ -314,15 +315,15 @@ def test_the_program_lists_and_restores_a_directory(
         (root / key).parent.mkdir(parents=True, exist_ok=True)
         (root / key).write_bytes(data)
     secret.write_text(f"{model.writer.passphrase}\n")
-    common = ["--passphrase-file", str(secret), str(root)]
-    assert main([*common, "list"]) == 0
+    common = ["--passphrase-file", str(secret)]
+    assert main([str(root), "list", *common]) == 0
     listed = capsys.readouterr().out
     assert "cut 1.3  2023-11-14T22:13:20.000+00:00  complete  whole" in listed
     assert "marker 'here' is cut 1.2" in listed
     assert f"volume 'disk' has {SIZE} bytes" in listed
-    assert main([*common, "restore", "disk", str(target), "--marker", "here"]) == 0
+    assert main([str(root), "restore", *common, "disk", str(target), "--marker", "here"]) == 0
     assert target.read_bytes() == image
-    assert main([*common, "restore", "disk", str(target), "--cut", f"1.{place[1]}"]) == 0
+    assert main([str(root), "restore", *common, "disk", str(target), "--cut", f"1.{place[1]}"]) == 0
     assert target.read_bytes() == image
-    assert main([*common, "restore", "disk", str(target), "--cut", "1.9"]) == 1
+    assert main([str(root), "restore", *common, "disk", str(target), "--cut", "1.9"]) == 1
     assert "REFUSED log/0000000001: has no complete cut 9" in capsys.readouterr().err
