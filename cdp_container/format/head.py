@@ -74,6 +74,9 @@ def open_head(data: bytes, key: str, domain: bytes | None, keys: ReaderKeys) -> 
 def open_sections(data: bytes, preamble: Preamble, key: str, keys: ReaderKeys) -> tuple[bytes, bytes]:
     """The raw header and index of an object whose preamble was parsed; errors as in `open_head`."""
     header, index = _stored_sections(data, preamble, key)
+    if preamble.cipher is Cipher.NONE and keys.index_key is not None:
+        # Whoever can write to the container could otherwise put plain objects into a sealed domain.
+        raise DamagedObject(key, "it is not sealed, and the objects of this domain are")
     if preamble.cipher is not Cipher.NONE:
         if keys.index_key is None:
             raise KeyMissing(key, "its index is sealed")
