@@ -102,7 +102,7 @@ class S3Store:
         return Found(
             key=key,
             size=answer["ContentLength"],
-            tag=answer["ETag"],
+            tag=self._checked_tag(key, answer.get("ETag", "")),
             modified_ns=nanoseconds(answer["LastModified"]),
         )
 
@@ -118,7 +118,7 @@ class S3Store:
             answer = self._control.put_object(
                 Bucket=self._settings.bucket, Key=self._full(key), Body=data, IfMatch=spelled
             )
-            return self._checked_tag(key, answer["ETag"])
+            return self._checked_tag(key, answer.get("ETag", ""))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""

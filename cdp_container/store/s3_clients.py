@@ -6,6 +6,7 @@ answer 412 to its own success. What their answers mean does not belong here (`s3
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -109,6 +110,7 @@ def _open_control(settings: S3Settings, session: boto3.Session, ca_file: str | N
     )
     for operation in ("GetObject", "HeadObject", "ListObjectsV2"):
         client.meta.events.register(f"before-call.s3.{operation}", _ask_no_cache)
+    client.meta.events.register("before-call.s3", _stay_in_region)
     return client
 
 
@@ -121,7 +123,8 @@ class BotoData:
 
     def put_new(self, key: str, data: bytes) -> str:
         """See `DataClient.put_new`."""
-        return self._client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")["ETag"]
+        answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
+        return answer.get("ETag", "")
 
     def get(self, key: str) -> Fetched:
         """See `DataClient.get`."""
@@ -136,7 +139,7 @@ class BotoData:
             raise StoreRefused(
                 f"read a range of {key}", "the store answered with something else than the range"
             )
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             return body.read()
 
 
@@ -170,9 +173,11 @@ class ObstoreData:
 
 def fetched(key: str, answer: GetObjectOutputTypeDef) -> Fetched:
     """Read the body of boto3's answer to a GET. Raises LimitExceeded."""
-    with answer["Body"] as body:
+    # closing: `with` on the body itself would give the raw stream, which raises what nobody has typed.
+    with closing(answer["Body"]) as body:
         _check_size(key, answer["ContentLength"])
-        return Fetched(data=body.read(), tag=answer["ETag"], modified_ns=nanoseconds(answer["LastModified"]))
+        modified_ns = nanoseconds(answer["LastModified"])
+        return Fetched(data=body.read(), tag=answer.get("ETag", ""), modified_ns=modified_ns)
 
 
 def nanoseconds(moment: datetime) -> int:
@@ -236,6 +241,11 @@ def _open_obstore(
 
 def _ask_no_cache(params: dict[str, Any], **_: object) -> None:
     params["headers"]["Cache-Control"] = "no-cache"
+
+
+def _stay_in_region(context: dict[str, Any], **_: object) -> None:
+    """Else boto3 asks for the bucket's region and repeats the request there, past `retries`."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _check_size(key: str, size: int) -> None:

@@ -1,7 +1,7 @@
 """What every store must do, whatever it is made of.
 
 A test module subclasses `StoreSuite` (and `StoreRaces` where the store is a real one) and gives a
-fixture `store`, empty at the start of each test.
+fixture `store`, empty at the start of each test and told how to spell tags.
 """
 
 from __future__ import annotations
@@ -29,10 +29,6 @@ BAD_KEYS = (
 class StoreSuite:
     """The promises of `cdp_container.store.api.Store`, one by one."""
 
-    @pytest.fixture(autouse=True)
-    def _probed(self, store: Store) -> None:
-        probe(store, os.urandom)
-
     def test_an_absent_object_is_not_found(self, store: Store) -> None:
         for look in (store.get, store.head, lambda key: store.get_range(key, 0, 1)):
             with pytest.raises(NotFound):
@@ -43,14 +39,14 @@ class StoreSuite:
             store.get_range("log/0001/0001", 0, 0)
         assert list(store.list("")) == []
 
-    @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 20])
-    def test_an_object_comes_back_as_it_was_written(self, store: Store, data: bytes) -> None:
-        tag = store.put_new("log/0001/0001", data)
-        blob = store.get("log/0001/0001")
-        assert blob.data == data
-        assert (blob.found.key, blob.found.size, blob.found.tag) == ("log/0001/0001", len(data), tag)
-        assert store.head("log/0001/0001") == blob.found
-        assert list(store.list("")) == [blob.found]
+    def test_an_object_comes_back_as_it_was_written(self, store: Store) -> None:
+        for key, data in (("log/0", b""), ("log/1", b"x"), ("log/2", bytes(range(256)) * 20)):
+            tag = store.put_new(key, data)
+            blob = store.get(key)
+            assert blob.data == data
+            assert (blob.found.key, blob.found.size, blob.found.tag) == (key, len(data), tag)
+            assert store.head(key) == blob.found
+            assert list(store.list(key)) == [blob.found]
 
     def test_a_big_object_comes_back_as_it_was_written(self, store: Store) -> None:
         data = os.urandom(BIG_BYTES)
@@ -118,13 +114,25 @@ class StoreSuite:
         assert (changed.data, changed.found.tag) == (b"second", second)
         assert store.get_unless("domain/owner", second) is None
 
-    @pytest.mark.parametrize(
-        ("start", "length"),
-        [(0, 0), (0, 1), (0, 10), (3, 4), (9, 1), (3, 100), (0, 11), (10, 1), (11, 1), (10**9, 10**6)],
-    )
-    def test_a_range_is_cut_at_the_end(self, store: Store, start: int, length: int) -> None:
+    def test_a_range_is_cut_at_the_end(self, store: Store) -> None:
         store.put_new("a", b"0123456789")
-        assert store.get_range("a", start, length) == b"0123456789"[start : start + length]
+        ranges = [
+            (0, 0),
+            (0, 1),
+            (0, 10),
+            (3, 4),
+            (9, 1),
+            (3, 100),
+            (0, 11),
+            (10, 1),
+            (11, 1),
+            (10**9, 10**6),
+        ]
+        for start, length in ranges:
+            assert store.get_range("a", start, length) == b"0123456789"[start : start + length], (
+                start,
+                length,
+            )
 
     def test_a_range_of_an_empty_object_is_empty(self, store: Store) -> None:
         store.put_new("a", b"")
@@ -200,20 +208,20 @@ class StoreSuite:
                 expected = [key for key in sorted(keys) if key.startswith(prefix) and key > after]
                 assert [found.key for found in store.list(prefix, after)] == expected, (prefix, after)
 
-    @pytest.mark.parametrize("key", BAD_KEYS)
-    def test_a_key_that_nobody_should_have_is_refused(self, store: Store, key: str) -> None:
-        attempts: list[Callable[[], object]] = [
-            lambda: store.get(key),
-            lambda: store.get_unless(key, ABSENT_TAG),
-            lambda: store.get_range(key, 0, 1),
-            lambda: store.head(key),
-            lambda: store.put_new(key, b"x"),
-            lambda: store.put_if(key, b"x", ABSENT_TAG),
-            lambda: store.delete(key),
+    def test_a_key_that_nobody_should_have_is_refused(self, store: Store) -> None:
+        attempts: list[Callable[[str], object]] = [
+            store.get,
+            lambda key: store.get_unless(key, ABSENT_TAG),
+            lambda key: store.get_range(key, 0, 1),
+            store.head,
+            lambda key: store.put_new(key, b"x"),
+            lambda key: store.put_if(key, b"x", ABSENT_TAG),
+            store.delete,
         ]
-        for attempt in attempts:
-            with pytest.raises(ForeignObject):
-                attempt()
+        for key in BAD_KEYS:
+            for attempt in attempts:
+                with pytest.raises(ForeignObject):
+                    attempt(key)
         assert list(store.list("")) == []
 
     def test_the_longest_key_is_taken(self, store: Store) -> None:
@@ -222,12 +230,10 @@ class StoreSuite:
         store.put_new(key, b"x")
         assert [found.key for found in store.list("k")] == [key]
 
-    @pytest.mark.parametrize(
-        "prefix", ["/", "..", "a//", "../", "a/../", ".t", "a/.t", "a b", "\x00", "a" * 600]
-    )
-    def test_a_prefix_that_no_key_has_is_refused(self, store: Store, prefix: str) -> None:
-        with pytest.raises(ForeignObject):
-            list(store.list(prefix))
+    def test_a_prefix_that_no_key_has_is_refused(self, store: Store) -> None:
+        for prefix in ("/", "..", "a//", "../", "a/../", ".t", "a/.t", "a b", "\x00", "a" * 600):
+            with pytest.raises(ForeignObject):
+                list(store.list(prefix))
 
     def test_the_probe_leaves_nothing_behind(self, store: Store) -> None:
         probe(store, os.urandom)
