@@ -156,7 +156,7 @@ class Container:
             return value
 
     def unlock_with_config(self) -> None:
-        """Open the private key with the newest key block; those of older objects have the wraps of their time."""
+        """Open the private key with the newest key block: older objects have older wraps."""
         key = f"domain/config/{self.owner['config']}"
         if key not in self.present:
             return
@@ -283,9 +283,14 @@ class Container:
         """The newest complete cut of the epoch in force; where it has none, its base."""
         with refusing("domain/owner"):
             must(len(self.epochs) > 0, "names no epoch that was ever in force")
-        newest, record = next(iter(self.epochs.items()))
+            newest, protected = next(iter(self.epochs)), parse_place(self.owner["protected"])
+        base = parse_place(self.epochs[newest]["base"])
         complete = [cut for cut in self.cuts(newest).values() if cut.complete]
-        return complete[-1] if complete else self.cut(record["base"]["epoch"], record["base"]["cut"])
+        with refusing("domain/owner"):
+            last = complete[-1].place.seq if complete else 0
+            there = protected.epoch != newest or protected.seq <= last
+            must(there, f"is protected up to cut {newest}.{protected.cut}, and segments of it are missing")
+        return complete[-1] if complete else self.cut(base.epoch, base.cut)
 
     def markers(self) -> dict[str, Place]:
         """The cuts that have names; of several with one name the newest wins."""
@@ -369,7 +374,8 @@ class Container:
 
     def restore(self, name: str, target: BinaryIO, cut: Cut) -> int:
         """Write a volume as it was at a cut into an empty file, sparsely; returns its size in bytes."""
-        found = [(space, size) for space, (other, size) in self.volumes(cut).items() if other == name]
+        volumes = [(space, *volume) for space, volume in self.volumes(cut).items()]
+        found = [(space, size) for space, other, size in volumes if name in (other, space.hex())]
         with refusing(f"log/{cut.place.epoch:010}/{cut.place.seq:012}"):
             must(len(found) == 1, f"has {len(found)} volumes called {name!r} at this cut")
             space, size = found[0]

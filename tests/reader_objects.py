@@ -165,17 +165,18 @@ class Keys:
                 public, sealed = bytes.fromhex(wrap["public"]), bytes.fromhex(wrap["sealed"])
                 if public == public_of(self.recipient):
                     self.private = unwrap(self.recipient, sealed, self.domain, b"cdp recipient v1")
-        must(self.private != b"", "is sealed; give the passphrase, or the key of a recipient")
+        must(self.private != b"", "is sealed; wrong or no passphrase or key of a recipient was given")
         must(public_of(self.private).hex() == block["public"], "is sealed for another key pair")
 
     def from_passphrase(self, wrap: dict[str, Any], passphrase: bytes) -> bytes:
-        """The private key out of a wrap of type `passphrase`."""
+        """The private key out of a wrap of type `passphrase`; nothing where it is of another passphrase."""
         n, r, p = int(wrap["n"]), int(wrap["r"]), int(wrap["p"])
         cheap = n <= SCRYPT_N_MAX and r <= SCRYPT_R_MAX and p <= SCRYPT_P_MAX
         must(cheap and wrap["kdf"] == "scrypt", "asks for an unknown or too costly kdf")
         stretched = Scrypt(bytes.fromhex(wrap["salt"]), 32, n, r, p).derive(passphrase)
         check = hkdf(stretched, b"", b"cdp passphrase check v1")[:8]
-        must(check.hex() == wrap["check"], "wrong passphrase")
+        if check.hex() != wrap["check"]:
+            return b""
         secret = AESGCM(hkdf(stretched, b"", b"cdp passphrase wrap v1"))
         return secret.decrypt(bytes.fromhex(wrap["nonce"]), bytes.fromhex(wrap["sealed"]), self.domain)
 
@@ -195,6 +196,7 @@ class Object:
         must(len(data) == self.frames_at + pre.frames_stored + 32, "has not the length that it states")
         self.digest = data[-32:]
         must(hashlib.sha256(data[:-32]).digest() == self.digest, "is damaged: wrong trailer")
+        must(bool(pre.cipher) or not keys.private, "is not sealed, though its domain is: forged")
         if pre.cipher:
             keys.unlock(parse_json(self.key_block))
         self.header = parse_json(self.section(1, pre.preamble_length, pre.header_stored, pre.header_raw))

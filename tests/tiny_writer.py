@@ -35,6 +35,10 @@ def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
     return hmac.digest(secret, info + b"\x01", "sha256")
 
 
+def as_json(place: Place) -> dict[str, int]:
+    return dict(zip(("epoch", "cut", "seq"), place, strict=True))
+
+
 def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
@@ -88,20 +92,16 @@ class TinyWriter:
     base: Place = NOWHERE
     end: Place = NOWHERE
     state: str = "active"
+    protected: Place = NOWHERE
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.domain, self.private = self.rng.randbytes(16), self.rng.randbytes(32)
         self.content_key = self.rng.randbytes(32)
         self.cipher = int(self.passphrase is not None or self.recipient is not None)
-        self.key_block = self._key_block() if self.cipher else None
-        config = {"magic": "cdp-config", "format": 1, "domain": self.domain.hex(), "name": "tiny"}
-        config |= {"key_block": self.key_block, "encryption": "aes-256-gcm" if self.cipher else "none"}
-        data = json.dumps(config).encode()
-        self.config = hashlib.sha256(data).hexdigest()
-        self.store[f"domain/config/{self.config}"] = data
+        self.key_block = self.make_key_block() if self.cipher else None
 
-    def _key_block(self) -> dict[str, Any]:
+    def make_key_block(self) -> dict[str, Any]:
         wraps: list[dict[str, Any]] = [{"type": "of another age"}]
         if self.passphrase is not None:
             salt, nonce = self.rng.randbytes(16), self.rng.randbytes(12)
@@ -129,24 +129,35 @@ class TinyWriter:
 
     def begin(self, epoch: int, base: Place = NOWHERE, end: Place = NOWHERE) -> None:
         """Start an epoch: `end` is where the one before ends."""
-        places = {
-            name: dict(zip(("epoch", "cut", "seq"), place, strict=True))
-            for name, place in (("base", base), ("end", end))
-        }
-        record = {"magic": "cdp-epoch", "epoch": epoch, "previous": self.epoch, "site": "here", **places}
+        record = {"magic": "cdp-epoch", "epoch": epoch, "previous": self.epoch, "site": "here"}
+        record |= {"base": as_json(base), "end": as_json(end)}
         self.put_json(f"domain/epochs/{epoch:010}", record)
         self.previous, self.epoch, self.seq, self.base, self.end = self.epoch, epoch, 0, base, end
         self.content_key = self.rng.randbytes(32)
         self.write_owner()
+
+    def write_config(self) -> str:
+        config: dict[str, Any] = {
+            "magic": "cdp-config",
+            "format": 1,
+            "domain": self.domain.hex(),
+            "name": "tiny",
+        }
+        config |= {"key_block": self.key_block, "encryption": "aes-256-gcm" if self.cipher else "none"}
+        data = json.dumps(config).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        self.store[f"domain/config/{digest}"] = data
+        return digest
 
     def write_owner(self) -> None:
         owner: dict[str, Any] = {
             "magic": "cdp-owner",
             "name": "tiny",
             "state": self.state,
-            "config": self.config,
+            "config": self.write_config(),
         }
         owner |= {"epoch": self.epoch, "previous": self.previous, "ledger": self.ledger, "site": "here"}
+        owner["protected"] = as_json(self.protected)
         self.put_json("domain/owner", owner)
 
     def write(

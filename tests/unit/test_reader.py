@@ -130,6 +130,19 @@ def test_claiming_leaves_the_previous_epoch_in_force(model: Model, tmp_path: Pat
     assert restored(model.writer, tmp_path) == model.images[place]
 
 
+def test_a_copy_that_lacks_protected_segments_is_not_taken_for_the_newest(
+    model: Model, tmp_path: Path
+) -> None:
+    first = model.cut(1, first=True)
+    model.writer.protected = model.cut(2)
+    model.writer.write_owner()
+    assert restored(model.writer, tmp_path) == bytes(model.image)
+    del model.writer.store["log/0000000001/000000000002"]
+    with pytest.raises(ReaderError, match=r"protected up to cut 1\.2, and segments of it are missing"):
+        restored(model.writer, tmp_path)
+    assert restored(model.writer, tmp_path, first) == model.images[first]
+
+
 def test_what_follows_the_newest_complete_cut_is_ignored(model: Model, tmp_path: Path) -> None:
     place = model.cut(1, first=True)
     model.writer.write(2, [Extent(DISK, 0, b"x" * 512)], complete=False)
@@ -284,14 +297,35 @@ def test_unknown_flags_that_may_be_ignored_are(tmp_path: Path) -> None:
     assert restored(model.writer, tmp_path) == model.images[place]
 
 
-def test_wrong_and_missing_passphrases_are_told_apart(tmp_path: Path) -> None:
+def test_wrong_and_missing_passphrases_are_refused(tmp_path: Path) -> None:
     model = Model(TinyWriter(0, "right"), random.Random(1))
     model.writer.begin(1)
     model.cut(1, first=True)
-    with pytest.raises(ReaderError, match="wrong passphrase"):
+    with pytest.raises(ReaderError, match="wrong or no passphrase"):
         container(model.writer, "wrong").newest_cut()
-    with pytest.raises(ReaderError, match="give the passphrase"):
+    with pytest.raises(ReaderError, match="wrong or no passphrase"):
         Container(model.writer.store.__getitem__, lambda: list(model.writer.store)).newest_cut()
+
+
+def test_what_is_not_sealed_in_a_sealed_domain_is_refused(tmp_path: Path) -> None:
+    model = Model(TinyWriter(0, "right"), random.Random(1))
+    model.writer.begin(1)
+    model.cut(1, first=True)
+    model.writer.cipher = 0  # a forger, who has no key
+    model.cut(2)
+    with pytest.raises(ReaderError, match="forged"):
+        restored(model.writer, tmp_path)
+
+
+def test_any_of_several_passphrases_opens() -> None:
+    model = Model(TinyWriter(0, "first"), random.Random(1))
+    assert model.writer.key_block is not None
+    wraps, model.writer.passphrase = model.writer.key_block["wraps"], "second"
+    model.writer.key_block["wraps"] = wraps + model.writer.make_key_block()["wraps"]
+    model.writer.begin(1)
+    place = model.cut(1, first=True)
+    assert container(model.writer, "first").newest_cut().place == place
+    assert container(model.writer, "second").newest_cut().place == place
 
 
 def test_a_recipient_opens_the_domain() -> None:
