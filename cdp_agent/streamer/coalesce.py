@@ -37,13 +37,18 @@ class Piece(NamedTuple):
 
 
 class CutExtent(NamedTuple):
-    """One extent of a cut. `pieces` join to its data; there are none where the kind is not DATA."""
+    """One extent of a cut. `pieces` join to its data; there are none where the kind is not DATA.
+
+    `first_ns` and `last_ns` are the wall clock at the oldest and newest write that shows in it.
+    """
 
     source: int
     offset: int
     length: int
     kind: ExtentKind
     pieces: tuple[Piece, ...]
+    first_ns: int
+    last_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +140,26 @@ def _sweep(
 
 def _joined(source: int, winners: Iterable[tuple[int, int, Record]]) -> Iterator[CutExtent]:
     """Extents of the largest size that the format and the joining of neighbours allow."""
-    offset, end, kind = 0, 0, ExtentKind.ZERO
+    offset, end, limit, kind = 0, 0, 0, ExtentKind.ZERO
+    first_ns, last_ns = 0, 0
     pieces: list[Piece] = []
     for start, stop, record in winners:
         record_kind = EXTENT_KINDS[record.kind]
+        time_ns = record.time_ns
         while start < stop:
-            if end > offset and (start != end or record_kind is not kind or end == _limit(offset, kind)):
-                yield CutExtent(source, offset, end - offset, kind, tuple(pieces))
-                pieces = []
-                end = offset
-            if end == offset:
-                offset = end = start
-                kind = record_kind
-            reach = min(stop, _limit(offset, kind))
+            if start != end or end == limit or record_kind is not kind:
+                if end > offset:
+                    yield CutExtent(source, offset, end - offset, kind, tuple(pieces), first_ns, last_ns)
+                    pieces = []
+                offset, kind, limit = start, record_kind, _limit(start, record_kind)
+                first_ns = last_ns = time_ns
+            end = min(stop, limit)
             if kind is ExtentKind.DATA:
-                pieces.append(Piece(record, start - record.offset, reach - start))
-            start = end = reach
+                pieces.append(Piece(record, start - record.offset, end - start))
+            first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
+            start = end
     if end > offset:
-        yield CutExtent(source, offset, end - offset, kind, tuple(pieces))
+        yield CutExtent(source, offset, end - offset, kind, tuple(pieces), first_ns, last_ns)
 
 
 def _limit(offset: int, kind: ExtentKind) -> int:

@@ -152,9 +152,9 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class ReadCut:
-    """Read the journal between two positions and coalesce it; `copy`: the number of a round of copying
-    instead.
+    """Read the journal between two positions and coalesce it.
 
+    With `copy`, the number of a round of copying, read that instead. With `announce` record every space.
     Limits may end it before `to_position`: `CutRead` says how far it came. `asked` names the cut only if it
     came all the way.
     """

@@ -1,0 +1,237 @@
+"""From a cut to its segments: reads what steps.py asked for, and seals it segment by segment.
+
+One builder serves one epoch, whose keys and places it holds; it is used by one thread at a time. When a cut
+is taken, and what its segments are numbered, does not belong here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cdp_agent.identity import SourceIdentity
+from cdp_agent.streamer.coalesce import coalesce, take_batch
+from cdp_agent.streamer.copy import Round, read_round
+from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
+from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
+from cdp_container.clock import Clock
+from cdp_container.errors import MissingObject
+from cdp_container.format.assemble import SealedObject
+from cdp_container.format.catalog import CatalogFacts, build_catalog
+from cdp_container.format.codec import Compressor
+from cdp_container.format.index import Entry, Record
+from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.place import Place
+from cdp_container.format.records import make_record
+from cdp_container.format.seal import WriterKeys
+from cdp_container.format.segment import SegmentBuilder, SegmentFacts
+from cdp_container.journal.position import Position
+
+Entropy = Callable[[int], bytes]
+"""Gives that many fresh random bytes, like `os.urandom`."""
+
+BLOCK_BYTES: Final = 512
+"""What a volume's record calls its block: the smallest that a guest may write."""
+HEADS_BYTES_MAX: Final = 64 << 20
+"""Heads that are kept for catalogs; the oldest are forgotten, and their catalog is left out."""
+
+ENTRIES_MAX: Final = 1024
+"""Segments of the widest catalog, and those that are in flight meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFacts:
+    """What every object of the epoch says."""
+
+    epoch: int
+    base: Place
+    end: Place
+    site: str
+    software: str
+
+
+@dataclass(slots=True)
+class _Cut:
+    """The cut that is being built. `left`: the chunk that did not fit, and how much of it did."""
+
+    asked: tuple[Asked, ...]
+    records: deque[Record]
+    chunks: Iterator[Chunk]
+    taken_ns: int
+    left: Chunk | None = None
+
+
+class CutBuilder:
+    """Reads cuts and seals their segments.
+
+    Args:
+        facts: of the epoch.
+        keys: of the epoch.
+        sources: as in agent.json; journal records and volumes name them by index.
+        journal: read by this builder alone.
+        rounds: of copying.
+        cover: the container may hold older data of what is copied.
+        copied: spaces that are not whole before the last round.
+        clock: for the time of a cut.
+        entropy: for object ids.
+        compressor: used by this builder alone.
+    """
+
+    def __init__(
+        self,
+        facts: EpochFacts,
+        keys: WriterKeys,
+        sources: Sequence[SourceIdentity],
+        journal: Journal,
+        rounds: Sequence[Round],
+        cover: bool,
+        copied: tuple[bytes, ...],
+        clock: Clock,
+        entropy: Entropy,
+        compressor: Compressor,
+    ) -> None:
+        self._facts = facts
+        self._keys = keys
+        self._sources = sources
+        self._journal = journal
+        self._rounds = rounds
+        self._cover = cover
+        self._copied = copied
+        self._clock = clock
+        self._entropy = entropy
+        self._compressor = compressor
+        self._cut = _Cut((), deque(), iter(()), 0)
+        self._entries: deque[Entry] = deque()
+        self._entries_bytes = 0
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def read(self, effect: ReadCut) -> CutRead:
+        """Read and coalesce the next cut; the bytes follow when its segments are sealed.
+
+        Raises:
+            PositionUnknown, JournalDamaged: the journal does not hold what it should.
+            BackingUnreadable, DeviceError: a volume cannot be copied.
+        """
+        if effect.copy is not None:
+            chunks = read_round(self._rounds[effect.copy - 1].ranges, self._cover)
+            position, reached = effect.to_position, True
+        else:
+            position, reached, chunks = self._read_journal(effect)
+        asked = effect.asked if reached else ()
+        records: deque[Record] = deque(self._space_records() if effect.announce else ())
+        records.extend(self._marker_records(asked))
+        first = next(chunks, None)
+        chunks = chunks if first is None else itertools.chain((first,), chunks)
+        self._cut = _Cut(asked, records, chunks, self._clock.wall_ns())
+        return CutRead(position, empty=first is None and not records, reached=reached)
+
+    def _read_journal(self, effect: ReadCut) -> tuple[Position, bool, Iterator[Chunk]]:
+        batch = take_batch(self._journal.records(effect.from_position, effect.to_position))
+        position = effect.to_position if batch.reached else batch.records[-1].end
+        return position, batch.reached, chunks_of(coalesce(batch.records), self._journal)
+
+    def _space_records(self) -> Iterator[Record]:
+        for source in self._sources:
+            value = {
+                "kind": "volume",
+                "name": source.name,
+                "size_bytes": source.size_bytes,
+                "block_bytes": BLOCK_BYTES,
+            }
+            yield make_record("space+", source.space, value)
+
+    def _marker_records(self, asked: Sequence[Asked]) -> Iterator[Record]:
+        for one in asked:
+            if one.name is not None:
+                kind = "application" if one.application else "bookmark"
+                value = {"kind": kind, "note": one.note, "time_ns": self._clock.wall_ns()}
+                yield make_record("marker", one.name.encode(), value)
+
+    # --- sealing -----------------------------------------------------------------------------
+
+    def seal(self, effect: SealSegment) -> tuple[SegmentSealed, SealedObject]:
+        """Seal as much of the cut as one segment holds. Errors as in `read`."""
+        cut = self._cut
+        builder = SegmentBuilder(self._keys, self._entropy(16), self._compressor)
+        times: list[int] = []
+        while cut.records and builder.add_record(cut.records[0]):
+            cut.records.popleft()
+        if not cut.records:
+            self._fill(builder, times)
+        complete = cut.left is None and not cut.records
+        built = builder.finish(self._segment_facts(effect, complete, times))
+        self._remember(ObjectKind.SEGMENT, effect.seq, built)
+        return SegmentSealed(effect.seq, built.digest, len(built.data), complete), built
+
+    def _fill(self, builder: SegmentBuilder, times: list[int]) -> None:
+        """Add chunks until the segment is full or the cut is at its end."""
+        cut = self._cut
+        chunk = cut.left if cut.left is not None else next(cut.chunks, None)
+        while chunk is not None:
+            taken = self._add(builder, chunk)
+            if taken:
+                times += (time_ns for time_ns in (chunk.first_ns, chunk.last_ns) if time_ns)
+            if taken < chunk.length:
+                chunk = _rest(chunk, taken)
+                break
+            chunk = next(cut.chunks, None)
+        cut.left = chunk
+
+    def _add(self, builder: SegmentBuilder, chunk: Chunk) -> int:
+        space = self._sources[chunk.source].space
+        if chunk.kind is ExtentKind.DATA:
+            assert chunk.data is not None
+            return builder.add_data(space, chunk.offset, chunk.data)
+        return builder.add_void(space, chunk.offset, chunk.length, chunk.kind)
+
+    def _segment_facts(self, effect: SealSegment, complete: bool, times: Sequence[int]) -> SegmentFacts:
+        names = [asked.name for asked in self._cut.asked if asked.name is not None]
+        return SegmentFacts(
+            epoch=self._facts.epoch,
+            seq=effect.seq,
+            cut=effect.cut,
+            complete=complete,
+            base=self._facts.base,
+            end=self._facts.end,
+            not_whole=self._copied if effect.not_whole else (),
+            journal_generation=effect.position.generation,
+            journal_offset=effect.position.offset,
+            cut_time_ns=self._cut.taken_ns,
+            first_write_ns=min(times, default=0),
+            last_write_ns=max(times, default=0),
+            previous_digest=effect.previous_digest,
+            site=self._facts.site,
+            software=self._facts.software,
+            marker=names[0] if names else None,
+        )
+
+    # --- catalogs ----------------------------------------------------------------------------
+
+    def catalog(self, effect: WriteCatalog) -> SealedObject:
+        """Bundle the heads of these segments. Raises MissingObject where they were forgotten."""
+        entries = [entry for entry in self._entries if effect.first_seq <= entry.seq <= effect.last_seq]
+        if len(entries) != effect.last_seq - effect.first_seq + 1:
+            raise MissingObject(f"build catalog {effect.level}-{effect.number}", "its heads were forgotten")
+        facts = CatalogFacts(
+            self._facts.epoch, effect.level, effect.number, self._facts.site, self._facts.software
+        )
+        return build_catalog(facts, entries, self._keys, self._entropy(16), self._compressor)
+
+    def _remember(self, kind: ObjectKind, seq: int, built: SealedObject) -> None:
+        entry = Entry(kind, self._facts.epoch, seq, len(built.data), built.digest, built.head)
+        self._entries.append(entry)
+        self._entries_bytes += len(entry.head)
+        while self._entries_bytes > HEADS_BYTES_MAX or len(self._entries) > ENTRIES_MAX:
+            self._entries_bytes -= len(self._entries.popleft().head)
+
+
+def _rest(chunk: Chunk, taken: int) -> Chunk:
+    return chunk._replace(
+        offset=chunk.offset + taken,
+        length=chunk.length - taken,
+        data=None if chunk.data is None else chunk.data[taken:],
+    )

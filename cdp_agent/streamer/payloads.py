@@ -1,0 +1,87 @@
+"""From a cut's references to its bytes: reads payloads from the journal, each as rarely as memory allows.
+
+Extents come sorted by where they lie on the volume, payloads lie in the order of writing: a large write with
+small ones upon it would be read once for every gap between them, if its payload were not kept for a while.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple, Protocol
+
+from cdp_agent.streamer.coalesce import CutExtent
+from cdp_container.format.layout import ExtentKind
+from cdp_container.journal.position import Position
+from cdp_container.journal.record import Record
+
+KEPT_BYTES_MAX: Final = 32 << 20
+"""Payloads that are kept: eight of the largest."""
+KEPT_PAYLOAD_BYTES_MIN: Final = 64 << 10
+"""Smaller ones are as quickly read again."""
+
+
+class Chunk(NamedTuple):
+    """A piece of a cut with its bytes; `data` is None where the kind is not DATA."""
+
+    source: int
+    offset: int
+    length: int
+    kind: ExtentKind
+    data: bytes | None
+    first_ns: int
+    last_ns: int
+
+
+class Journal(Protocol):
+    """What the streamer needs of a journal; `cdp_container.journal.reader.JournalReader` is one."""
+
+    @property
+    def start(self) -> Position:
+        """The oldest position, NOWHERE in an empty journal."""
+        ...
+
+    def contains(self, position: Position, tail: Position) -> bool:
+        """Whether the position is between two records and not beyond `tail`."""
+        ...
+
+    def distance_bytes(self, earlier: Position, later: Position) -> int:
+        """Bytes of records between two positions; raises PositionUnknown."""
+        ...
+
+    def records(self, from_position: Position, to_position: Position) -> Iterator[Record]:
+        """The records between two positions, oldest first; raises PositionUnknown, JournalDamaged."""
+        ...
+
+    def read_payload(self, record: Record, start: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a WRITE's payload, checked; raises JournalDamaged."""
+        ...
+
+
+def chunks_of(extents: Iterable[CutExtent], journal: Journal) -> Iterator[Chunk]:
+    """The extents of a cut with their bytes, read when they are asked for."""
+    kept: OrderedDict[Position, bytes] = OrderedDict()
+    for extent in extents:
+        data = None
+        if extent.kind is ExtentKind.DATA:
+            parts = [_part(kept, journal, *piece) for piece in extent.pieces]
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            assert len(data) == extent.length, "pieces must join to their extent"
+        yield Chunk(
+            extent.source, extent.offset, extent.length, extent.kind, data, extent.first_ns, extent.last_ns
+        )
+
+
+def _part(
+    kept: OrderedDict[Position, bytes], journal: Journal, record: Record, skip: int, length: int
+) -> bytes:
+    if length == record.payload_length or record.payload_length < KEPT_PAYLOAD_BYTES_MIN:
+        return journal.read_payload(record, skip, length)
+    payload = kept.get(record.position)
+    if payload is None:
+        payload = kept[record.position] = journal.read_payload(record)
+        while sum(map(len, kept.values())) > KEPT_BYTES_MAX:
+            kept.popitem(last=False)
+    else:
+        kept.move_to_end(record.position)
+    return payload[skip : skip + length]

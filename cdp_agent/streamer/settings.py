@@ -1,0 +1,43 @@
+"""What the streamer is told at its start. The configuration file is the agent's matter; here are values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cdp_agent.identity import AgentIdentity
+from cdp_container.format.codec import ZSTD_LEVEL
+
+CADENCE_SECONDS: Final = 1.0
+LEASE_SECONDS: Final = 30
+RPO_TARGET_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamerSettings:
+    """All that `run_streamer` must know.
+
+    Attributes:
+        directory: the journal directory.
+        identity: agent.json.
+        backings: the file or device of every source, in the order of `identity.sources`.
+        store: the container's address.
+        cut_every_seconds: the cadence of cuts.
+        lease_seconds: the lease that this run records in `domain/owner`.
+        rpo_target_seconds: a lag above it is called behind target.
+        compression_level: of zstd.
+        operator: who started the run, for the epoch record.
+        software: name and version, for the records.
+    """
+
+    directory: Path
+    identity: AgentIdentity
+    backings: tuple[Path, ...]
+    store: str
+    cut_every_seconds: float = CADENCE_SECONDS
+    lease_seconds: int = LEASE_SECONDS
+    rpo_target_seconds: float = RPO_TARGET_SECONDS
+    compression_level: int = ZSTD_LEVEL
+    operator: str = ""
+    software: str = ""

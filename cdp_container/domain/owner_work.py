@@ -1,0 +1,107 @@
+"""Carrying out the owner's effects on a store: one effect, one request or little more, one event.
+
+No decision is made here, and nothing is repeated: what a failure means is for `owner.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from cdp_container.domain.ends import find_end, highest_epoch
+from cdp_container.domain.owner_types import (
+    CountEpochs,
+    EndFound,
+    EpochRead,
+    EpochsCounted,
+    EpochWritten,
+    Event,
+    Failure,
+    FindEnd,
+    OwnerFailed,
+    OwnerRead,
+    OwnerUnchanged,
+    ReadEpoch,
+    ReadOwner,
+    SwapOwner,
+    Swapped,
+    WorkFailed,
+    WriteEpoch,
+)
+from cdp_container.errors import (
+    AccessDenied,
+    CdpError,
+    Contention,
+    DamagedObject,
+    ForeignObject,
+    MissingObject,
+    NewerFormat,
+    NotFound,
+    PreconditionFailed,
+    StoreFull,
+    StoreThrottled,
+)
+from cdp_container.format.domain import build_epoch_record, build_owner, parse_epoch_record, parse_owner
+from cdp_container.format.keys import OWNER_KEY, epoch_key
+from cdp_container.store.api import Store
+
+OwnerRequest: TypeAlias = ReadOwner | SwapOwner
+OwnerWork: TypeAlias = FindEnd | WriteEpoch | ReadEpoch | CountEpochs
+
+
+def failure_of(error: CdpError) -> Failure:
+    """What an error of the store says about whether the request was done."""
+    match error:
+        case PreconditionFailed():
+            return Failure.PRECONDITION
+        case Contention():
+            return Failure.CONTENTION
+        case StoreThrottled() | AccessDenied() | StoreFull():
+            return Failure.THROTTLED
+        case NotFound() | MissingObject() | DamagedObject() | ForeignObject() | NewerFormat():
+            return Failure.LOST
+        case _:
+            return Failure.UNKNOWN
+
+
+def request_owner(store: Store, domain: bytes, effect: OwnerRequest) -> Event:
+    """Read or swap `domain/owner`. `store` must not repeat a request."""
+    try:
+        if isinstance(effect, SwapOwner):
+            return Swapped(store.put_if(OWNER_KEY, build_owner(effect.owner), effect.tag))
+        if effect.unless_tag is None:
+            blob = store.get(OWNER_KEY)
+        else:
+            changed = store.get_unless(OWNER_KEY, effect.unless_tag)
+            if changed is None:
+                return OwnerUnchanged()
+            blob = changed
+        return OwnerRead(parse_owner(blob.data, OWNER_KEY, domain), blob.found.tag)
+    except CdpError as error:
+        return OwnerFailed(failure_of(error), str(error))
+
+
+def do_work(store: Store, domain: bytes, effect: OwnerWork) -> Event:
+    """The longer work of a claim. `store` may repeat reads."""
+    try:
+        match effect:
+            case FindEnd(epoch, protected):
+                return EndFound(find_end(store, domain, epoch, protected))
+            case WriteEpoch(record):
+                store.put_new(epoch_key(record.epoch), build_epoch_record(record))
+                return EpochWritten()
+            case ReadEpoch(epoch):
+                return _read_epoch(store, domain, epoch)
+            case CountEpochs():
+                return EpochsCounted(highest_epoch(store))
+    except CdpError as error:
+        return WorkFailed(failure_of(error), str(error))
+
+
+def _read_epoch(store: Store, domain: bytes, epoch: int) -> EpochRead:
+    key = epoch_key(epoch)
+    try:
+        return EpochRead(parse_epoch_record(store.get(key).data, key, domain))
+    except NotFound as error:
+        if type(error) is not NotFound:
+            raise  # no bucket is not the same as no record
+        return EpochRead(None)
