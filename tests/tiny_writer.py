@@ -85,7 +85,6 @@ class TinyWriter:
     recipient: bytes | None = None
     store: dict[str, bytes] = field(default_factory=dict)
     segments: dict[tuple[int, int], Segment] = field(default_factory=dict)
-    runs: list[tuple[int, int, int, int, bytes]] = field(default_factory=list)
     ledger: dict[str, str] | None = None
     epoch: int = 0
     seq: int = 0
@@ -268,7 +267,7 @@ class TinyWriter:
             )
             body += data
         index += body
-        header = json.dumps({"software": "tiny", "unknown": [1]}).encode()
+        header = json.dumps({"software": "tiny", "unknown": [1], "predecessor": self.ledger}).encode()
         codec = self.rng.randrange(2)
         sections = [zstandard.compress(raw) if codec else raw for raw in (header, index)]
         content = b"".join(frame[4] for frame in frames)
@@ -302,12 +301,12 @@ class TinyWriter:
 
     # -------- collection: a pack, and the ledger that puts it in force --------
 
-    def collect(self, epoch: int, last: int, kept: list[int], pack: int = 1) -> None:
-        """Collect the segments of an epoch up to `last`; of their cuts only those of `kept` stay restorable.
+    def collect(self, epoch: int, first: int, last: int, kept: list[int], pack: int = 1) -> None:
+        """Collect some segments of an epoch; of their cuts only those of `kept` stay restorable.
 
         What no kept cut shows is dropped. Frames of odd segments are copied with their seals, others remade.
         """
-        collected = [self.segments[epoch, seq] for seq in range(1, last + 1)]
+        collected = [self.segments[epoch, seq] for seq in range(first, last + 1)]
         order = [(segment.place[0], segment.place[2], segment.place[1]) for segment in collected]
         object_id, content_key = self.rng.randbytes(16), self.content_key
         self.content_key = self.rng.randbytes(32)
@@ -344,13 +343,12 @@ class TinyWriter:
         parts |= self.make_parts(extents, records, frames) | {"seals": seals, "keys": keys}
         self.put(PACK, f"packs/{self.epoch:010}/{pack:012}", pack, object_id, wrapped, parts, frames, {}, [])
         self.content_key = content_key
-        self.runs.append((SEGMENT, epoch, 1, last, collected[-1].digest))
-        runs = b"".join(struct.pack("<H6xQQQ32s", *run) for run in self.runs)
+        runs = struct.pack("<H6xQQQ32s", SEGMENT, epoch, first, last, collected[-1].digest)
         name = f"packs/{self.epoch:010}/ledger-{pack:012}"
         digest = self.put(LEDGER, name, pack, self.rng.randbytes(16), wrapped, {"runs": runs}, [], {}, [])
         self.ledger = {"key": name, "digest": digest.hex()}
         self.write_owner()
-        for seq in range(1, last + 1):
+        for seq in range(first, last + 1):
             del self.store[f"log/{epoch:010}/{seq:012}"]
 
 

@@ -15,7 +15,7 @@ from tests.reader import Container, main
 from tests.reader_objects import ReaderError
 from tests.tiny_writer import DISCARD, GRAIN, NOWHERE, ZERO, Extent, Place, TinyWriter
 
-SIZE = 192 * 1024
+SIZE, SIZE_SMALL = 192 * 1024, 1024
 DISK, OTHER = b"disk-disk-disk-1", b"other-other-othr"
 SEALED = [None, "correct horse"]
 
@@ -182,7 +182,8 @@ def test_packs_give_what_was_collected(model: Model, tmp_path: Path) -> None:
     writer = model.writer
     places = [model.cut(number, parts=1 + number % 2, first=number == 1) for number in range(1, 9)]
     kept = [places[2], places[5], places[7]]
-    writer.collect(1, places[5][2], [place[1] for place in kept])
+    writer.collect(1, 1, places[2][2], [3], pack=1)
+    writer.collect(1, places[2][2] + 1, places[5][2], [6], pack=2)
     for place in kept:
         assert restored(writer, tmp_path, place) == model.images[place]
     with pytest.raises(ReaderError, match="no complete cut 4"):
@@ -201,7 +202,7 @@ def test_markers_name_cuts(model: Model, tmp_path: Path) -> None:
     model.images[named] = bytes(model.image)
     model.cut(3)
     assert container(writer).markers() == {"before": named}
-    writer.collect(1, 2, [2])
+    writer.collect(1, 1, 2, [2])
     assert container(writer).markers() == {"before": named}
     assert restored(writer, tmp_path, named) == model.images[named]
 
@@ -209,7 +210,7 @@ def test_markers_name_cuts(model: Model, tmp_path: Path) -> None:
 def test_every_damaged_byte_is_found(model: Model, tmp_path: Path) -> None:
     for number in range(1, 5):
         model.cut(number, first=number == 1)
-    model.writer.collect(1, 2, [2])
+    model.writer.collect(1, 1, 2, [2])
     whole = restored(model.writer, tmp_path)
     rng = random.Random(3)
     for key in [key for key in model.writer.store if key.startswith(("log/", "packs/"))]:
@@ -286,6 +287,97 @@ def test_a_preamble_that_lies_is_refused(at: int, value: bytes, why: str, tmp_pa
     model.writer.store[key] = rehashed(put(at, value))(model.writer.store[key])
     with pytest.raises(ReaderError, match=why):
         restored(model.writer, tmp_path)
+
+
+def mangled(part: str, at: int, value: bytes) -> Callable[[dict[str, bytes]], None]:
+    """Overwrite bytes of a part, from its end where `at` is negative."""
+
+    def apply(parts: dict[str, bytes]) -> None:
+        start = at % len(parts[part])
+        parts[part] = parts[part][:start] + value + parts[part][start + len(value) :]
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        (lambda parts: parts.update(sums=parts["sums"][16:]), "number of content checksums"),
+        (lambda parts: parts.update(extents=parts["extents"][-32:] + parts["extents"]), "not sorted"),
+        (lambda parts: parts.update(order=bytes(24)), "must be understood"),
+        (lambda parts: parts.update(blob=parts["blob"] + b"x"), "blob of a wrong length"),
+        (mangled("sums", 0, b"lie"), "wrong checksum"),
+        (mangled("extents", 28, b"\x09"), "unknown kind 9"),
+        (mangled("extents", 31, b"\x01"), "unknown kind"),
+        (mangled("extents", 24, bytes(4)), "wrong order row"),
+        (mangled("extents", 12, b"\x07"), "index out of range"),
+        (mangled("extents", 8, b"\xff\xff\xff\xff"), "too long extent"),
+        (mangled("frames", 0, b"\x01"), "where it should not be"),
+        (mangled("frames", 8, b"\xff\xff\xff"), "impossible frame"),
+        (mangled("frames", 12, b"lie!"), "frame 0"),
+        (mangled("frames", 16, bytes(4)), "lacks the seal"),
+        (mangled("frames", 20, b"\x05"), "unknown codec 5"),
+        (mangled("records", 0, b"news!!"), "must be known"),
+        (mangled("records", 16, b"\x01"), "where it should not be"),
+    ],
+)
+def test_an_index_that_lies_is_refused(
+    lie: Callable[[dict[str, bytes]], None],
+    why: str,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truthful: Callable[..., dict[str, bytes]] = model.writer.make_parts
+
+    def make_parts(*arguments: object) -> dict[str, bytes]:
+        parts = truthful(*arguments)
+        lie(parts)
+        return parts
+
+    monkeypatch.setattr(model.writer, "make_parts", make_parts)
+    extents = [Extent(DISK, 8192 * at, random.Random(at).randbytes(8192)) for at in range(3)]
+    model.writer.write(1, extents, [exists(DISK, "disk")])
+    with pytest.raises(ReaderError, match=why):
+        restored(model.writer, tmp_path)
+
+
+def test_what_may_be_ignored_is(model: Model, tmp_path: Path) -> None:
+    model.writer.write(
+        1, [Extent(DISK, 0, b"a" * SIZE_SMALL)], [exists(DISK, "disk", SIZE_SMALL), ("newer", b"", {})]
+    )
+    model.writer.store["domain/newer"] = model.writer.store["log/newer"] = b"?"
+    assert restored(model.writer, tmp_path) == b"a" * SIZE_SMALL
+
+
+@pytest.mark.parametrize("limit", [{"n": 2**21}, {"r": 9}, {"p": 5}, {"n": 0}, {"kdf": "argon2"}])
+def test_a_kdf_that_costs_too_much_is_refused(limit: dict[str, object]) -> None:
+    writer = TinyWriter(0, "right")
+    assert writer.key_block is not None
+    writer.key_block["wraps"][1].update(limit)
+    writer.begin(1)
+    with pytest.raises(ReaderError) as caught:
+        container(writer)
+    assert caught.value.key.startswith("domain/config/")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_histories(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    model = Model(TinyWriter(seed, "secret" if seed % 2 else None), rng)
+    model.writer.begin(1)
+    place = model.cut(1, first=True)
+    for number in range(2, 12):
+        if rng.randrange(4) == 0:
+            base = rng.choice(list(model.images))
+            model.writer.begin(model.writer.epoch + rng.randrange(1, 3), base=base, end=place)
+            model.image = bytearray(model.images[base])
+            number = 1
+        else:
+            number = place[1] + 1
+        place = model.cut(number, parts=rng.randrange(1, 4))
+    for other, image in model.images.items():
+        assert restored(model.writer, tmp_path, other) == image
 
 
 def test_unknown_flags_that_may_be_ignored_are(tmp_path: Path) -> None:
