@@ -1,0 +1,435 @@
+"""What all volumes of a domain share: the journal's tail, the syncs, and what happens when a disk fails.
+
+Everything here runs in the event loop, but for what is handed to a thread. The state of it:
+
+- *open*: writes are admitted. The gate is shut while something needs the journal and the backing
+  stores to stand still (an overflow, a mending); begun writes are then waited for.
+- *failed*: a sync or a backing write failed. Sticky: every flush fails until all records since the
+  synced point were applied and synced again, for Linux may have dropped the dirty pages, and a
+  later sync that succeeds proves nothing.
+- *overflowed*: the journal no longer holds what guests write. Sticky until the volumes are copied anew.
+
+What does not belong here: ranges and requests (`volume`), files of the journal (`journal_writer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cdp_agent.splitter.backing import Backing
+from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.journal_writer import JournalWriter
+from cdp_agent.splitter.redo import redo
+from cdp_agent.splitter.settings import IO_THREADS, OnJournalFull
+from cdp_container.errors import CdpError, JournalFull
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.record import Kind, Note
+from cdp_container.journal.shared import SharedPages, SplitterPage
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
+
+
+class JournalUnusable(Exception):
+    """An append failed; `reason` is a JournalFull or an OSError. Never leaves the splitter."""
+
+    def __init__(self, reason: JournalFull | OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What failed first; `mendable` if a redo can bring back what may be lost."""
+
+    what: str
+    error: OSError
+    mendable: bool
+
+
+class Capture:
+    """The journal and the backing stores of a domain while guests write.
+
+    Args:
+        files: the edge to the kernel.
+        backings: all of them.
+        writer: the journal's tail, in its own generation; None if the journal has overflowed.
+        pages: where tail and synced point are published.
+        page: what is published already.
+        journal: the directory of the journal files, and the domain's id.
+        on_journal_full: what is given up then.
+        sync_bytes: so much may be written before `sync_is_due` is set.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        backings: Sequence[Backing],
+        writer: JournalWriter | None,
+        pages: SharedPages,
+        page: SplitterPage,
+        journal: tuple[Path, bytes],
+        on_journal_full: OnJournalFull,
+        sync_bytes: int,
+    ) -> None:
+        self.files = files
+        self.sync_is_due = asyncio.Event()
+        self.failure: Failure | None = None
+        self.last_error = ""
+        self._backings = backings
+        self._writer = writer
+        self._pages = pages
+        self._page = page
+        self._journal = journal
+        self._on_journal_full = on_journal_full
+        self._sync_bytes = sync_bytes
+        self._tail = page.tail
+        self._unsynced_bytes = 0
+        self._in_flight: dict[object, Position] = {}  # backing writes that have not returned
+        self._none_in_flight = asyncio.Event()
+        self._none_in_flight.set()
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._quiet_lock = asyncio.Lock()
+        self._room = asyncio.Event()
+        self._next_sync: asyncio.Future[None] | None = None
+        self._running_sync: asyncio.Future[None] | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._io = ThreadPoolExecutor(IO_THREADS, "io")
+        self._sync_thread = ThreadPoolExecutor(1, "sync")
+
+    @property
+    def page(self) -> SplitterPage:
+        """What is published."""
+        return self._page
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a write may be admitted right now."""
+        return self._gate.is_set()
+
+    # --- the journal -------------------------------------------------------------------------
+
+    def append_write(self, source: int, offset: int, data: bytes | memoryview) -> Position:
+        """Put a write into the journal and publish it; returns its position.
+
+        Raises:
+            JournalUnusable: it is not in the journal.
+        """
+        if self._writer is None:
+            return self._tail
+        try:
+            at = self._writer.append_write(source, offset, data)
+        except (JournalFull, OSError) as error:
+            raise JournalUnusable(error) from error
+        self._appended(len(data))
+        return at
+
+    def append_range(self, kind: Kind, source: int, offset: int, length: int) -> Position:
+        """Put a zeroing or discard into the journal; otherwise like `append_write`."""
+        if self._writer is None:
+            return self._tail
+        try:
+            at = self._writer.append_range(kind, source, offset, length)
+        except (JournalFull, OSError) as error:
+            raise JournalUnusable(error) from error
+        self._appended(0)
+        return at
+
+    def _appended(self, count: int) -> None:
+        assert self._writer is not None, "appended"
+        self._tail = self._writer.tail
+        self._unsynced_bytes += count
+        if self._unsynced_bytes >= self._sync_bytes:
+            self.sync_is_due.set()
+        self._publish()
+
+    def _publish(self, durable: bool = False) -> None:
+        page = self._page
+        self._page = SplitterPage(
+            page.generation, self._tail, page.synced, page.overflow_at, page.unclean_boot, page.exports_open,
+            self.failure is not None, page.running, page.used_bytes, page.limit_bytes, page.boot,
+        )  # fmt: skip
+        self._pages.splitter.publish(self._page, durable)
+
+    def publish_exports_open(self, is_open: bool) -> None:
+        """Say whether guests may be writing."""
+        self._page = replace(self._page, exports_open=is_open)
+        self._publish()
+
+    # --- writes that take their time ---------------------------------------------------------
+
+    async def admit(self, append: Callable[[], Position]) -> object:
+        """Append once that is possible; returns the ticket for `done`.
+
+        Raises:
+            OSError: it will not become possible.
+        """
+        while True:
+            await self._gate.wait()
+            try:
+                position = append()
+                break
+            except JournalUnusable as error:
+                await self._find_room(error.reason)
+        ticket = object()
+        self._in_flight[ticket] = position
+        self._none_in_flight.clear()
+        return ticket
+
+    def done(self, ticket: object) -> None:
+        """The backing write of this ticket returned."""
+        del self._in_flight[ticket]
+        if not self._in_flight:
+            self._none_in_flight.set()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run what may wait for a disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._io, work)
+
+    def fail(self, what: str, error: OSError, mendable: bool) -> None:
+        """Make every flush fail from now on."""
+        _log.error("%s: %s", what, error)
+        self.last_error = f"{what}: {error.strerror or error}"
+        if self.failure is None:
+            self.failure = Failure(what, error, mendable and self._writer is not None)
+            self._publish()
+
+    def write_failed(self, volume: str, error: OSError) -> None:
+        """A backing write failed, and the guest is told.
+
+        While the journal holds what the disk does not, no sync may pass it; without a journal it is
+        what any disk does.
+        """
+        if self._writer is None:
+            self.last_error = f"writing volume {volume}: {error.strerror or error}"
+        else:
+            self.fail(f"writing volume {volume}", error, mendable=True)
+
+    @asynccontextmanager
+    async def _quiet(self) -> AsyncIterator[None]:
+        """A time in which no write is under way."""
+        async with self._quiet_lock:
+            self._gate.clear()
+            try:
+                await self._none_in_flight.wait()
+                yield
+            finally:
+                self._gate.set()
+
+    # --- a journal that is full or fails -----------------------------------------------------
+
+    async def _find_room(self, reason: JournalFull | OSError) -> None:
+        if isinstance(reason, JournalFull) and self.trim():
+            return
+        if self._on_journal_full is OnJournalFull.DEGRADE:
+            await self._overflow(str(reason))
+        elif isinstance(reason, OSError):
+            raise reason
+        else:
+            self.last_error = str(reason)
+            self._room.clear()
+            await self._room.wait()
+
+    async def _overflow(self, why: str) -> None:
+        """Go on without the journal: sync the backing stores, say so durably, and append no more."""
+        async with self._quiet():
+            if self._writer is None:
+                return
+            if self.failure is not None:  # what the backing stores lack would be lost without the journal
+                raise OSError(errno.EIO, f"{self.failure.what}: {self.failure.error}")
+            _log.error("the journal holds no further writes, the volumes must be copied again: %s", why)
+            self.last_error = f"overflow: {why}"
+            for backing in self._backings:
+                backing.dirty = True
+            error = await self._run_sync(self._sync_of_backings())
+            if error is not None:
+                self.fail("syncing the backing store", error, mendable=True)
+                raise error
+            self._writer.close()
+            self._writer = None
+            self._page = replace(self._page, overflow_at=self._tail, synced=self._tail)
+            self._publish(durable=True)
+
+    def trim(self) -> bool:
+        """Let go of what is both synced and proven; returns whether there is room for more."""
+        if self._writer is None:
+            return False
+        streamer = self._pages.streamer.read()
+        proven = streamer.proven if streamer else NOWHERE
+        has_room = self._writer.trim((proven, self._page.synced))
+        self._page = replace(self._page, used_bytes=self._writer.used_bytes)
+        self._publish()
+        if has_room:
+            self._room.set()
+        return has_room
+
+    # --- syncs -------------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Return when everything written before is durable, in the journal and in the backing stores.
+
+        Flushes that come while a sync runs share the next one.
+
+        Raises:
+            OSError: it may not be, see `fail`.
+        """
+        self._refuse_if_failed()
+        if not self._is_dirty():
+            if self._running_sync is not None:  # it began after all that was answered before this call
+                await asyncio.shield(self._running_sync)
+            return
+        if self._next_sync is None:
+            self._next_sync = asyncio.get_running_loop().create_future()
+        awaited = self._next_sync
+        if self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.create_task(self._sync_while_wanted())
+        await asyncio.shield(awaited)
+
+    def _refuse_if_failed(self) -> None:
+        if self.failure is not None:
+            raise OSError(errno.EIO, f"{self.failure.what}: {self.failure.error}")
+
+    def _is_dirty(self) -> bool:
+        return any(backing.dirty for backing in self._backings) or (
+            self._writer is not None and self._writer.is_dirty
+        )
+
+    async def _sync_while_wanted(self) -> None:
+        while self._next_sync is not None:
+            self._running_sync, self._next_sync = self._next_sync, None
+            try:
+                await self._sync_once()
+            except OSError as error:
+                self._running_sync.set_exception(error)
+                self._running_sync.exception()  # a flush whose client left retrieves it no more
+            else:
+                self._running_sync.set_result(None)
+            finally:
+                self._running_sync = None
+
+    async def _sync_once(self) -> None:
+        synced = min(self._in_flight.values(), key=lambda at: at.offset, default=self._tail)
+        writer = self._writer
+        self._unsynced_bytes = 0
+        self.sync_is_due.clear()
+        journal = writer.begin_sync() if writer is not None and writer.is_dirty else _nothing
+        backings = self._sync_of_backings()
+        journal_error = await self._run_sync(journal)
+        backing_error = await self._run_sync(backings)
+        if backing_error is not None:
+            self.fail("syncing the backing store", backing_error, mendable=True)
+        if journal_error is not None:
+            await self._journal_sync_failed(journal_error)
+        self._refuse_if_failed()
+        self._advance(synced)
+
+    async def _journal_sync_failed(self, error: OSError) -> None:
+        if self._on_journal_full is OnJournalFull.DEGRADE:
+            await self._overflow(f"syncing the journal: {error.strerror}")
+        else:
+            self.fail("syncing the journal", error, mendable=False)
+
+    def _sync_of_backings(self) -> Callable[[], None]:
+        dirty = [backing for backing in self._backings if backing.dirty]
+        for backing in dirty:
+            backing.dirty = False
+        fds = [backing.fd for backing in dirty]
+
+        def sync() -> None:
+            for fd in fds:
+                self.files.fdatasync(fd)
+
+        return sync
+
+    async def _run_sync(self, sync: Callable[[], None]) -> OSError | None:
+        if sync is _nothing:
+            return None
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._sync_thread, sync)
+        except OSError as error:
+            return error
+        return None
+
+    def _advance(self, synced: Position) -> None:
+        """Publish a later synced point."""
+        if synced.generation != self._page.synced.generation or synced.offset > self._page.synced.offset:
+            self._page = replace(self._page, synced=synced)
+            self._publish()
+
+    # --- mending, ending ---------------------------------------------------------------------
+
+    async def mend(self) -> bool:
+        """Apply everything since the synced point again and sync it; returns whether all is well."""
+        if self.failure is None:
+            return True
+        if not self.failure.mendable:
+            return False
+        async with self._quiet():
+            writer = self._writer
+            if writer is None:
+                return False
+            tail, sync_journal = self._tail, writer.begin_sync()
+            try:
+                error = await self._run_sync(sync_journal)
+                if error is not None:
+                    self.failure = replace(self.failure, mendable=False)
+                    raise error
+                await self.in_thread(lambda: self._redo_since_synced(tail))
+                writer.append_note(Note.REDO_PROGRESS)  # a change of the disk that is ours
+            except (OSError, CdpError) as error:
+                self.last_error = f"mending: {error}"
+                return False
+            self.failure = None
+            self._advance(tail)
+            self._publish()
+            _log.warning("what failed is mended: the journal was applied again and synced")
+            return True
+
+    def _redo_since_synced(self, tail: Position) -> None:
+        directory, domain = self._journal
+        by_index = {backing.volume.index: backing for backing in self._backings}
+        with JournalReader(directory, domain) as reader:
+            redo(self.files, reader, by_index, self._page.synced, tail, lambda: None)
+        for backing in self._backings:
+            self.files.fdatasync(backing.fd)
+            backing.dirty = False
+
+    async def stop(self) -> bool:
+        """Sync, and say in the journal that nothing follows; returns whether the stop is clean."""
+        try:
+            await self.sync()
+            if self._writer is not None:
+                self._writer.append_note(Note.CLEAN_STOP)
+                self._tail = self._writer.tail
+                error = await self._run_sync(self._writer.begin_sync())
+                if error is not None:
+                    raise error
+                self._advance(self._tail)
+        except (OSError, JournalFull) as error:
+            self.last_error = f"stopping: {error}"
+            _log.error("the stop is not clean: %s", error)
+            return False
+        finally:
+            if self._syncing is not None:
+                await self._syncing
+            self._page = replace(self._page, running=False, exports_open=False)
+            self._publish()
+            self._io.shutdown()
+            self._sync_thread.shutdown()
+        self._publish(durable=True)
+        return True
+
+
+def _nothing() -> None:
+    """The sync of a journal that needs none."""

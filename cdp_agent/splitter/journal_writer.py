@@ -1,0 +1,300 @@
+"""Appending to the journal: records, files, rotation, recycling.
+
+A file that is overwritten needs no new blocks: syncing it is an order of magnitude quicker than
+syncing a growing one. So files are allocated whole and recycled by renaming.
+
+What does not belong here: when to sync, what a failure means, what may be trimmed.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.settings import SPARE_FILES_MAX
+from cdp_container.errors import JournalFull
+from cdp_container.journal.files import JournalFile, file_name
+from cdp_container.journal.position import Position
+from cdp_container.journal.record import (
+    FILE_HEADER_BYTES,
+    PAYLOAD_BYTES_MAX,
+    RECORD_HEADER_BYTES,
+    FileHeader,
+    Kind,
+    Note,
+    encode_file_header,
+    encode_record_header,
+    padded_bytes,
+)
+
+_PADDINGS: Final = tuple(bytes(count) for count in range(8))
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(slots=True)
+class _File:
+    """A journal file, in the order of the journal; `end` is where its records end so far."""
+
+    number: int
+    path: Path
+    generation: int
+    start: int
+    end: int
+    size_bytes: int
+
+
+class JournalWriter:
+    """The tail of a journal.
+
+    Args:
+        files: the edge to the kernel.
+        directory: of the journal files.
+        domain: the domain's id, 16 bytes.
+        boot: the boot id, 16 bytes.
+        wall_ns: the wall clock.
+        file_bytes: size of a new journal file.
+        limit_bytes: the most that all files may take.
+        run: the files that are there, oldest first.
+        run_end: where the newest generation ends.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        directory: Path,
+        domain: bytes,
+        boot: bytes,
+        wall_ns: Callable[[], int],
+        file_bytes: int,
+        limit_bytes: int,
+        run: Sequence[JournalFile],
+        run_end: Position,
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._domain = domain
+        self._boot = boot
+        self._wall_ns = wall_ns
+        self._file_bytes = file_bytes
+        self._limit_bytes = limit_bytes
+        self._payload_bytes_max = min(
+            PAYLOAD_BYTES_MAX, file_bytes - FILE_HEADER_BYTES - 2 * RECORD_HEADER_BYTES
+        )
+        ends = [_end_of(file, following) for file, following in itertools.pairwise(run)]
+        self._run = deque(map(_of_journal_file, run, [*ends, run_end.offset]))
+        self._free = 0  # so many of the oldest files may be recycled
+        self._previous = run_end
+        self._generation = 0
+        self._offset = 0
+        self._fd = -1
+        self._unsynced: list[int] = []  # descriptors of files before the current one
+        self._names_unsynced = False
+        self._dirty = False
+
+    @property
+    def tail(self) -> Position:
+        """Where the next record goes."""
+        return Position(self._generation, self._offset)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether something was appended since `begin_sync`."""
+        return self._dirty
+
+    def begin_generation(self, generation: int, beyond_limit: bool = False) -> None:
+        """Begin a generation in a file of its own, durably.
+
+        Raises:
+            JournalFull: there is no room for its file.
+            OSError: the disk failed.
+        """
+        fd = self._begin_file(generation, 0, beyond_limit)
+        self._generation, self._offset, self._fd = generation, 0, fd
+        self._files.fdatasync(fd)
+        self._files.sync_directory(self._directory)
+        self._names_unsynced = False
+
+    def append_write(self, source: int, offset: int, data: bytes | memoryview) -> Position:
+        """Append a write; returns the position of its first record. All of it is in the journal on return.
+
+        Raises:
+            JournalFull: there is no room. The first part of a large write may stay: it was never
+                acknowledged, so both its old and its new content are right.
+            OSError: the disk failed; likewise.
+        """
+        first = self.tail
+        if len(data) <= self._payload_bytes_max:
+            self._append(Kind.WRITE, source, offset, len(data), data)
+            return first
+        view = memoryview(data)
+        for at in range(0, len(view), self._payload_bytes_max):
+            part = view[at : at + self._payload_bytes_max]
+            self._append(Kind.WRITE, source, offset + at, len(part), part)
+        return first
+
+    def append_range(self, kind: Kind, source: int, offset: int, span: int) -> Position:
+        """Append a ZERO or DISCARD; otherwise like `append_write`."""
+        first = self.tail
+        self._append(kind, source, offset, span, b"")
+        return first
+
+    def append_note(self, note: Note) -> None:
+        """Append a note; otherwise like `append_write`."""
+        self._append(Kind.NOTE, 0, note, 0, b"")
+
+    def _append(self, kind: Kind, source: int, offset: int, span: int, payload: bytes | memoryview) -> None:
+        length = len(payload)
+        needed = RECORD_HEADER_BYTES + padded_bytes(length)
+        file = self._run[-1]
+        # Behind every record there is room for the END_OF_FILE that says where to go on.
+        if FILE_HEADER_BYTES + self._offset - file.start + needed + RECORD_HEADER_BYTES > file.size_bytes:
+            self._rotate(beyond_limit=kind is Kind.NOTE)
+            file = self._run[-1]
+        header = encode_record_header(kind, source, self.tail, offset, span, self._wall_ns(), payload)
+        at = FILE_HEADER_BYTES + self._offset - file.start
+        self._dirty = True
+        self._files.pwritev(self._fd, (header, payload, _PADDINGS[-length % 8]), at)
+        self._offset += needed
+        file.end = self._offset
+
+    def _rotate(self, beyond_limit: bool) -> None:
+        file = self._run[-1]
+        start = self._offset + RECORD_HEADER_BYTES
+        fd = self._begin_file(self._generation, start, beyond_limit)  # first: if it fails, nothing happened
+        header = encode_record_header(Kind.END_OF_FILE, 0, self.tail, 0, 0, self._wall_ns())
+        self._dirty = True
+        try:
+            self._files.pwritev(self._fd, (header,), FILE_HEADER_BYTES + self._offset - file.start)
+        except OSError:
+            self._run.pop()
+            self._files.close(fd)
+            raise
+        file.end = start
+        self._unsynced.append(self._fd)
+        self._fd = fd
+        self._offset = start
+
+    # --- files -------------------------------------------------------------------------------
+
+    def _begin_file(self, generation: int, start: int, beyond_limit: bool = False) -> int:
+        number = self._run[-1].number + 1 if self._run else 1
+        path = self._directory / file_name(number)
+        header = FileHeader(
+            self._domain, number, generation, start, self._previous, self._boot, self._wall_ns()
+        )
+        try:
+            fd = self._recycle(path) if self._free else self._create(path, beyond_limit)
+            try:
+                self._files.pwritev(fd, (encode_file_header(header),), 0)
+            except OSError:
+                self._files.close(fd)
+                raise
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise JournalFull("making a journal file", f"{path}: {error.strerror}") from error
+            raise
+        self._run.append(_File(number, path, generation, start, start, self._file_bytes))
+        self._names_unsynced = True
+        return fd
+
+    def _recycle(self, path: Path) -> int:
+        """The oldest file under a new name. Its old content fits neither its new header nor its positions."""
+        oldest = self._run[0]
+        fd = self._files.open(oldest.path)
+        oldest.path.rename(path)
+        self._run.popleft()
+        self._free -= 1
+        return fd
+
+    def _create(self, path: Path, beyond_limit: bool) -> int:
+        if (len(self._run) + 1) * self._file_bytes > self._limit_bytes and not beyond_limit:
+            raise JournalFull(
+                "making a journal file", f"the journal is at its limit of {self._limit_bytes} bytes"
+            )
+        fd = self._files.open(path, create=True)
+        try:
+            self._files.allocate(fd, self._file_bytes)
+        except OSError:
+            self._files.close(fd)
+            path.unlink()
+            raise
+        return fd
+
+    def trim(self, keep_from: Sequence[Position]) -> bool:
+        """Let go of what lies before all of these positions; an unknown one keeps everything.
+
+        Returns:
+            Whether a file can be had without going nearer to the limit.
+        """
+        free = min((self._files_before(position) for position in keep_from), default=0)
+        self._free = max(0, min(free, len(self._run) - 1))
+        while self._free and (self._free > SPARE_FILES_MAX or self._run[0].size_bytes != self._file_bytes):
+            self._run.popleft().path.unlink(missing_ok=True)
+            self._free -= 1
+        return self._free > 0
+
+    def forget_older_generations(self) -> None:
+        """Delete every file of earlier generations."""
+        while self._run[0].generation != self._generation:
+            self._run.popleft().path.unlink(missing_ok=True)
+        self._free = 0
+
+    def _files_before(self, position: Position) -> int:
+        for index in range(len(self._run) - 1, -1, -1):
+            file = self._run[index]
+            if file.generation == position.generation and file.start <= position.offset <= file.end:
+                return index
+        return 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of records in files that may not be recycled yet."""
+        return sum(file.end - file.start for file in list(self._run)[self._free :])
+
+    # --- syncing -----------------------------------------------------------------------------
+
+    def begin_sync(self) -> Callable[[], None]:
+        """What a thread must run to make everything appended until now durable; it raises OSError."""
+        self._dirty = False
+        before, self._unsynced = self._unsynced, []
+        names, self._names_unsynced = self._names_unsynced, False
+        current = self._fd
+
+        def sync() -> None:
+            try:
+                for fd in (*before, current):
+                    self._files.fdatasync(fd)
+                if names:
+                    self._files.sync_directory(self._directory)
+            except OSError:
+                self._dirty = self._names_unsynced = True
+                self._unsynced += before
+                raise
+            for fd in before:
+                self._files.close(fd)
+
+        return sync
+
+    def close(self) -> None:
+        """Close the files; what is not synced stays so."""
+        for fd in (*self._unsynced, self._fd):
+            if fd >= 0:
+                self._files.close(fd)
+        self._unsynced, self._fd = [], -1
+
+
+def _end_of(file: JournalFile, following: JournalFile) -> int:
+    same = file.header.generation == following.header.generation
+    return following.header.start if same else following.header.previous.offset
+
+
+def _of_journal_file(file: JournalFile, end: int) -> _File:
+    header = file.header
+    size_bytes = file.capacity_bytes + FILE_HEADER_BYTES
+    return _File(header.number, file.path, header.generation, header.start, end, size_bytes)

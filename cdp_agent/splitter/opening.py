@@ -1,0 +1,276 @@
+"""From what the last run left to a splitter that may serve: locks, checks, redo, a new generation.
+
+Everything here comes before any export opens. What belongs elsewhere: the event loop and the
+process (`process`), what happens while guests write (`capture`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cdp_agent.splitter.backing import Backing, open_backing
+from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.journal_writer import JournalWriter
+from cdp_agent.splitter.redo import redo, refuse_changed_backings
+from cdp_agent.splitter.settings import REDO_NOTE_SECONDS, OnJournalFull, SplitterSettings
+from cdp_container.clock import Clock
+from cdp_container.errors import (
+    ConfigInvalid,
+    DeviceError,
+    JournalDamaged,
+    JournalFull,
+    LocalDiskFull,
+    PositionUnknown,
+)
+from cdp_container.journal.files import list_numbers
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Note
+from cdp_container.journal.shared import SharedPages, SplitterPage
+
+JOURNAL: Final = "journal"
+SHARED: Final = "shared"
+# A journal file must hold a header, a record with a sector, and the END_OF_FILE behind it.
+FILE_BYTES_MIN: Final = FILE_HEADER_BYTES + 2 * RECORD_HEADER_BYTES + 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the last run left in the journal.
+
+    Attributes:
+        synced: its synced point, or the start of the journal where that is not known any more.
+        look_from: a place before that from which the content of the backing stores can be checked.
+        end: where the valid records end.
+        last_write_ns: wall clock of the last thing written.
+        is_clean: nothing can have been lost: the same boot, or a clean stop before.
+    """
+
+    synced: Position
+    look_from: Position
+    end: Position
+    last_write_ns: int
+    is_clean: bool
+
+
+def open_capture(
+    settings: SplitterSettings,
+    files: Files,
+    clock: Clock,
+    entropy: Callable[[int], bytes],
+    boot: bytes,
+    pages: SharedPages,
+    on_progress: Callable[[str], None],
+) -> tuple[Capture, list[Backing]]:
+    """Open everything and bring the backing stores up to the journal.
+
+    Args:
+        settings: what the splitter was told.
+        files: the edge to the kernel.
+        clock: for records and for how often redo is noted.
+        entropy: random bytes, for the generation's name.
+        boot: the boot id, 16 bytes.
+        pages: the file `shared`.
+        on_progress: told what is being done.
+
+    Raises:
+        CdpError: any of this machine's (AlreadyRunning, BackingUnreadable, BackingChanged, JournalDamaged,
+            JournalFull, DeviceError); nothing but a redo has been written.
+    """
+    directory = settings.journal_dir / JOURNAL
+    directory.mkdir(parents=True, exist_ok=True)
+    if settings.file_bytes < FILE_BYTES_MIN or settings.limit_bytes < settings.file_bytes:
+        raise ConfigInvalid("opening the journal", f"no file of {settings.file_bytes} bytes fits its limit")
+    backings: list[Backing] = []
+    try:
+        backings.extend(open_backing(files, volume) for volume in settings.volumes)
+        with JournalReader(directory, settings.domain) as reader:
+            opening = _Opening(settings, files, clock, entropy, boot, pages, directory, reader, on_progress)
+            return opening.open(backings), backings
+    except BaseException as error:
+        for backing in backings:
+            files.close(backing.fd)
+        if isinstance(error, OSError):
+            kind = LocalDiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
+            raise kind("opening the journal and the disks", str(error)) from error
+        raise
+
+
+@dataclass(slots=True)
+class _Opening:
+    settings: SplitterSettings
+    files: Files
+    clock: Clock
+    entropy: Callable[[int], bytes]
+    boot: bytes
+    pages: SharedPages
+    directory: Path
+    reader: JournalReader
+    on_progress: Callable[[str], None]
+
+    def open(self, backings: list[Backing]) -> Capture:
+        settings, published = self.settings, self.pages.splitter.read()
+        last = published or SplitterPage()
+        found = self._find(last)
+        by_index = {backing.volume.index: backing for backing in backings}
+        if (
+            found is not None and not last.overflowed
+        ):  # after an overflow the disks are newer than the journal
+            self._refuse_doubts(by_index, found, published is not None)
+        end = found.end if found else NOWHERE
+        self._drop_files_beyond(end)
+        generation = int.from_bytes(self.entropy(8), "little") or 1
+        keeps_overflow = last.overflowed and not settings.full_copy
+        writer = None if keeps_overflow else self._new_writer(generation, end)
+        if found is not None and not last.overflowed:
+            self._redo(by_index, found, writer)
+        unclean = last.unclean_boot or (found is not None and not found.is_clean)
+        tail = writer.tail if writer else end
+        page = SplitterPage(
+            generation=generation,
+            tail=tail,
+            synced=tail,
+            # No room for a new generation: disks and journal are equal up to the end of the old one.
+            overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else end),
+            unclean_boot=unclean and not settings.full_copy,
+            running=True,
+            used_bytes=writer.used_bytes if writer else last.used_bytes,
+            limit_bytes=settings.limit_bytes,
+            boot=self.boot,
+        )
+        self.pages.splitter.publish(page, durable=True)
+        if writer is not None and settings.full_copy:
+            writer.forget_older_generations()
+        return Capture(
+            self.files, backings, writer, self.pages, page, (self.directory, settings.domain),
+            settings.on_journal_full, settings.sync_bytes,
+        )  # fmt: skip
+
+    def _refuse_doubts(self, backings: Mapping[int, Backing], found: Found, has_page: bool) -> None:
+        """Raise where a redo could put old data over new, unless the operator said so."""
+        if self.settings.redo:
+            return
+        if not has_page and any(self.reader.records(found.look_from, found.end)):
+            raise JournalDamaged(
+                "opening the journal",
+                f"{self.settings.journal_dir / SHARED} is gone, so nobody knows what to redo",
+            )
+        checked = (found.look_from, found.synced, found.end)
+        refuse_changed_backings(self.files, self.reader, backings, checked, found.last_write_ns)
+
+    # --- what is there -----------------------------------------------------------------------
+
+    def _find(self, last: SplitterPage) -> Found | None:
+        """Judge the journal; None if there was never one.
+
+        Raises:
+            JournalDamaged: it does not reach what was published or synced.
+        """
+        run = self.reader.files
+        if not run:
+            if last.running and not self.settings.full_copy:
+                raise JournalDamaged("opening the journal", f"the files in {self.directory} are gone")
+            return None
+        newest = run[-1].header
+        index = self._file_of(last.synced)
+        first = run[index or 0].header
+        look_from = Position(first.generation, first.start)
+        end = self.reader.find_end(look_from)
+        # Where the published point is unknown (an old page after a power loss), all that came before
+        # the oldest file was synced: nothing else is ever recycled.
+        synced = last.synced if index is not None else look_from
+        self._must_reach(synced, end.position)
+        same_boot = newest.boot == self.boot
+        if same_boot and last.tail != NOWHERE:
+            self._must_reach(last.tail, end.position)
+        return Found(
+            synced,
+            look_from,
+            end.position,
+            max(end.last_time_ns, newest.wall_ns),
+            same_boot or end.clean_stop,
+        )
+
+    def _file_of(self, position: Position) -> int | None:
+        """The newest file that has room for `position`."""
+        indexes = [index for index, file in enumerate(self.reader.files) if file.holds(position)]
+        return indexes[-1] if indexes else None
+
+    def _must_reach(self, position: Position, end: Position) -> None:
+        try:
+            self.reader.distance_bytes(position, end)
+        except PositionUnknown as error:
+            raise JournalDamaged(
+                "opening the journal",
+                f"its valid records end at {end}, before {position}, which was reached once",
+            ) from error
+
+    def _drop_files_beyond(self, end: Position) -> None:
+        """Delete what a power loss left behind the end: it was never synced."""
+        last_index = self._file_of(end)
+        kept = (
+            {file.header.number for file in self.reader.files[: (last_index or 0) + 1]}
+            if self.reader.files
+            else set()
+        )
+        for number, path in list_numbers(self.directory).items():
+            if number not in kept:
+                path.unlink()
+
+    # --- going on ----------------------------------------------------------------------------
+
+    def _new_writer(self, generation: int, end: Position) -> JournalWriter | None:
+        """A writer in a generation of its own; None where there is no room and protection gives way."""
+        self.reader.refresh()
+        settings = self.settings
+        writer = JournalWriter(
+            self.files, self.directory, settings.domain, self.boot, self.clock.wall_ns,
+            settings.file_bytes, settings.limit_bytes, self.reader.files, end,
+        )  # fmt: skip
+        streamer = self.pages.streamer.read()
+        last = self.pages.splitter.read()
+        if streamer and last:
+            writer.trim((streamer.proven, last.synced))
+        try:
+            writer.begin_generation(generation, beyond_limit=settings.full_copy)
+        except JournalFull:
+            if settings.on_journal_full is not OnJournalFull.DEGRADE:
+                raise
+            return None
+        return writer
+
+    def _redo(self, backings: Mapping[int, Backing], found: Found, writer: JournalWriter | None) -> None:
+        """Apply what follows the synced point, and sync both sides of it."""
+        noted_ns = self.clock.boottime_ns()
+        self.on_progress(f"re-applying the journal from {found.synced} to {found.end}")
+
+        def note() -> None:
+            nonlocal noted_ns
+            if writer is not None and self.clock.boottime_ns() - noted_ns >= REDO_NOTE_SECONDS * 1e9:
+                writer.append_note(Note.REDO_PROGRESS)
+                noted_ns = self.clock.boottime_ns()
+
+        redo(self.files, self.reader, backings, found.synced, found.end, note)
+        for file in self.reader.files:
+            self._sync_file(file.path)
+        if writer is not None:
+            writer.append_note(Note.REDO_PROGRESS)
+            writer.begin_sync()()
+        for backing in backings.values():
+            self.files.fdatasync(backing.fd)
+            backing.dirty = False
+
+    def _sync_file(self, path: Path) -> None:
+        """What was read from the page cache after a kill may not be on the disk yet."""
+        if not path.exists():  # recycled for the new generation: synced and proven before
+            return
+        fd = self.files.open(path)
+        try:
+            self.files.fdatasync(fd)
+        finally:
+            self.files.close(fd)

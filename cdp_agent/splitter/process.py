@@ -1,0 +1,196 @@
+"""The splitter's process: open, serve, keep house, stop.
+
+While guests write nothing ends it but SIGTERM or SIGINT. What the store, the network or the
+streamer do cannot reach it: it reads their page of `shared`, no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.files import Files, OsFiles
+from cdp_agent.splitter.opening import SHARED, open_capture
+from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
+from cdp_agent.splitter.volume import Volume
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.errors import CdpError, DeviceError
+from cdp_container.journal.shared import SharedPages
+from nbd_export.backend import FixedExports
+from nbd_export.errors import SocketInUse
+from nbd_export.server import NbdServer, serve
+
+FACTS: Final = "splitter.json"
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_log: Final = logging.getLogger(__name__)
+
+
+def run_splitter(
+    settings: SplitterSettings,
+    clock: Clock | None = None,
+    files: Files | None = None,
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> int:
+    """Serve until told to stop; returns 0, or 1 for a stop that was not clean.
+
+    Raises:
+        CdpError: it could not begin to serve; left in splitter.json too, for `status`.
+    """
+    process = _Process(settings, clock or SystemClock(), files or OsFiles(), entropy)
+    try:
+        return process.run()
+    except CdpError as error:
+        process.show_error(error)
+        raise
+
+
+class _Process:
+    def __init__(
+        self, settings: SplitterSettings, clock: Clock, files: Files, entropy: Callable[[int], bytes]
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._files = files
+        self._entropy = entropy
+        self._started_ns = clock.wall_ns()
+
+    def run(self) -> int:
+        self._settings.journal_dir.mkdir(parents=True, exist_ok=True)
+        boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
+        pages = SharedPages(self._settings.journal_dir / SHARED)
+        try:
+            self._show("opening", {})
+            return asyncio.run(self._serve(pages, boot))
+        finally:
+            pages.close()
+
+    async def _serve(self, pages: SharedPages, boot: bytes) -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        capture, backings = open_capture(
+            self._settings, self._files, self._clock, self._entropy, boot, pages,
+            lambda progress: self._show("redo", {"progress": progress}),
+        )  # fmt: skip
+        volumes = [Volume(backing, capture) for backing in backings]
+        syncing = asyncio.create_task(self._sync_from_time_to_time(capture))
+        server: NbdServer | None = None
+        try:
+            while not stop.is_set():
+                if server is None and self._exports_allowed(pages, capture):
+                    server = await self._open_exports(volumes, capture)
+                self._keep_house(capture, volumes)
+                await _wait(stop, HOUSEKEEPING_SECONDS)
+        finally:
+            drained = server is None or await server.close(DRAIN_SECONDS)
+            syncing.cancel()
+            clean = await capture.stop() and drained
+            self._show_volumes("stopped" if clean else "stopped, not clean", capture, volumes)
+            for backing in backings:
+                self._files.close(backing.fd)
+        return 0 if clean else 1
+
+    def _exports_allowed(self, pages: SharedPages, capture: Capture) -> bool:
+        if self._settings.exports_allowed:
+            return True
+        streamer = pages.streamer.read()
+        return streamer is not None and streamer.exports_allowed_for == capture.page.generation
+
+    async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
+        capture.publish_exports_open(True)  # first: whoever sees a write must have seen this
+        try:
+            return await serve(FixedExports(volumes), self._settings.socket)
+        except (SocketInUse, OSError) as error:
+            capture.publish_exports_open(False)
+            raise DeviceError(
+                "opening the exports", str(error), "check journal.directory and what else uses its socket"
+            ) from error
+
+    async def _sync_from_time_to_time(self, capture: Capture) -> None:
+        while True:
+            await _wait(capture.sync_is_due, self._settings.sync_seconds)
+            if capture.failure is not None and not await capture.mend():
+                capture.sync_is_due.clear()
+                continue
+            try:
+                await capture.sync()
+            except OSError as error:
+                # Noted by the capture, and every flush fails; the next round tries to mend it.
+                capture.last_error = capture.last_error or str(error)
+
+    def _keep_house(self, capture: Capture, volumes: Sequence[Volume]) -> None:
+        try:
+            capture.trim()
+            self._show_volumes("serving" if capture.page.exports_open else "exports closed", capture, volumes)
+        except (CdpError, OSError) as error:  # a full disk, a torn page: guests must not notice
+            capture.last_error = f"housekeeping: {error}"
+
+    # --- facts -------------------------------------------------------------------------------
+
+    def show_error(self, error: CdpError) -> None:
+        """Leave an error for `status`."""
+        code = type(error).__name__
+        fault = {
+            "type": code,
+            "what": error.what,
+            "why": error.why,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        try:
+            self._show("refused", {"error": fault})
+        except OSError:
+            _log.error("the journal directory cannot be written")
+
+    def _show_volumes(self, state: str, capture: Capture, volumes: Sequence[Volume]) -> None:
+        page = capture.page
+        self._show(
+            state,
+            {
+                "generation": f"{page.generation:016x}",
+                "tail": str(page.tail),
+                "synced": str(page.synced),
+                "overflowed": page.overflowed,
+                "unclean_boot": page.unclean_boot,
+                "sync_failed": page.sync_failed,
+                "exports_open": page.exports_open,
+                "used_bytes": page.used_bytes,
+                "limit_bytes": page.limit_bytes,
+                "last_error": capture.last_error,
+                "volumes": [
+                    {"name": volume.name, "writes": volume.write_count, "written_bytes": volume.written_bytes}
+                    for volume in volumes
+                ],
+            },
+        )
+
+    def _show(self, state: str, facts: dict[str, object]) -> None:
+        path = self._settings.journal_dir / FACTS
+        shown = {
+            "pid": os.getpid(),
+            "state": state,
+            "wall_ns": self._clock.wall_ns(),
+            "started_ns": self._started_ns,
+        }
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(orjson.dumps(shown | facts))
+        temporary.replace(path)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Until the event is set, but no longer than that."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

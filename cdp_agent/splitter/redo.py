@@ -1,0 +1,130 @@
+"""Bringing the backing stores up to the journal, and noticing that somebody else changed them.
+
+Redo applies every record since the synced point again, in order, before any export opens. It
+may be repeated: it does not look at what is there. What belongs elsewhere: where the journal
+ends, and what becomes of the splitter if this fails.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from cdp_agent.splitter.backing import Backing
+from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.settings import MTIME_SLACK_SECONDS, READ_BACK_RECORDS_MAX
+from cdp_container.errors import BackingChanged, JournalDamaged
+from cdp_container.journal.position import Position
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.record import Kind, Record
+
+# Bytes that are read back at most for one record: a range of zeros may span gigabytes.
+READ_BACK_BYTES_MAX = 1 << 20
+
+
+def redo(
+    files: Files,
+    reader: JournalReader,
+    backings: Mapping[int, Backing],
+    from_position: Position,
+    to_position: Position,
+    on_record: Callable[[], None],
+) -> int:
+    """Apply the records between two positions; returns how many. Nothing is synced.
+
+    Args:
+        files: the edge to the kernel.
+        reader: of the journal.
+        backings: by index of the source.
+        from_position: the synced point.
+        to_position: the end of the journal.
+        on_record: called before each record.
+
+    Raises:
+        JournalDamaged, PositionUnknown: the journal cannot be read.
+        OSError: a backing store failed.
+    """
+    count = 0
+    for record in reader.records(from_position, to_position):
+        on_record()
+        backing = _backing_of(record, backings)
+        if record.kind is Kind.WRITE:
+            files.pwritev(backing.fd, (reader.read_payload(record),), record.offset)
+        else:
+            files.zero(backing.fd, record.offset, record.span, may_trim=True)
+        backing.dirty = True
+        count += 1
+    return count
+
+
+def refuse_changed_backings(
+    files: Files,
+    reader: JournalReader,
+    backings: Mapping[int, Backing],
+    checked: tuple[Position, Position, Position],
+    last_write_ns: int,
+) -> None:
+    """Refuse backing stores that are not as the splitter left them.
+
+    A file tells by its time of change, and like a block device by its content: what was written
+    and synced last must read back.
+
+    Args:
+        files: the edge to the kernel.
+        reader: of the journal.
+        backings: by index of the source.
+        checked: where to begin looking, the synced point, the end of the journal.
+        last_write_ns: wall clock of the journal's last write.
+
+    Raises:
+        BackingChanged: one of them is not.
+        JournalDamaged, PositionUnknown: the journal cannot be read.
+        OSError: a backing store failed.
+    """
+    for backing in backings.values():
+        mtime_ns = files.mtime_ns(backing.fd)
+        if mtime_ns is not None and mtime_ns > last_write_ns + int(MTIME_SLACK_SECONDS * 1e9):
+            seconds = (mtime_ns - last_write_ns) / 1e9
+            raise BackingChanged(
+                f"opening volume {backing.volume.name}",
+                f"{backing.volume.backing} was changed {seconds:.0f} s after the journal's last write",
+            )
+    start, synced, end = checked
+    before = deque(reader.records(start, synced), maxlen=READ_BACK_RECORDS_MAX)
+    after = reader.records(synced, end)
+    for record in _not_overlapped(before, after):
+        _read_back(files, reader, _backing_of(record, backings), record)
+
+
+def _not_overlapped(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
+    """The records of `before` that no later one, there or in `after`, touches."""
+    candidates: list[Record] = []
+    for record in before:
+        candidates = [older for older in candidates if not _overlap(older, record)]
+        candidates.append(record)
+    for record in after:
+        candidates = [older for older in candidates if not _overlap(older, record)]
+    return candidates
+
+
+def _overlap(a: Record, b: Record) -> bool:
+    return a.source == b.source and a.offset < b.offset + b.span and b.offset < a.offset + a.span
+
+
+def _read_back(files: Files, reader: JournalReader, backing: Backing, record: Record) -> None:
+    length = min(record.span, READ_BACK_BYTES_MAX)
+    expected = reader.read_payload(record, 0, length) if record.kind is Kind.WRITE else bytes(length)
+    if files.pread(backing.fd, length, record.offset) != expected:
+        raise BackingChanged(
+            f"opening volume {backing.volume.name}",
+            f"{backing.volume.backing} does not hold what was written at byte {record.offset} and synced",
+        )
+
+
+def _backing_of(record: Record, backings: Mapping[int, Backing]) -> Backing:
+    backing = backings.get(record.source)
+    if backing is None or record.offset + record.span > backing.volume.size_bytes:
+        raise JournalDamaged(
+            "re-applying the journal", f"{record.position} is beyond the volumes that are configured"
+        )
+    return backing

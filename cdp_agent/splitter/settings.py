@@ -1,0 +1,97 @@
+"""What the splitter is told at its start, and its limits.
+
+How the configuration file looks is the agent's matter; here are checked values.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cdp_container.journal.record import JOURNAL_FILE_BYTES
+
+# Journal and backing store are synced so often without being asked, so that a redo stays short.
+SYNC_SECONDS: Final = 5.0
+SYNC_BYTES: Final = 256 << 20
+# How often the splitter looks around: trims, shows its facts, asks whether exports may open.
+HOUSEKEEPING_SECONDS: Final = 1.0
+# Writes up to this go to the page cache within the event loop: 20 µs, less than the way to a thread and back.
+# Larger ones, and everything that may wait for a disk by its nature, go to a thread.
+INLINE_BYTES_MAX: Final = 64 << 10
+# Threads for large writes, cold reads, zeroes: enough to keep a disk's queue filled, few enough for the GIL.
+IO_THREADS: Final = 8
+# Recyclable journal files that are kept; more are deleted, so that a peak does not keep its space.
+SPARE_FILES_MAX: Final = 4
+# A journal needs a file that is written, one that is proven late, and room to rotate.
+JOURNAL_FILES_MIN: Final = 4
+# The backing file may be this much younger than the journal's last write: it is written right after it,
+# and file systems keep coarse times.
+MTIME_SLACK_SECONDS: Final = 10.0
+# Records before the synced point that must read back from the disk, where nothing later overlaps them.
+READ_BACK_RECORDS_MAX: Final = 64
+# While redo runs it says so in the journal this often, so that its own writes never look like a stranger's.
+REDO_NOTE_SECONDS: Final = 2.0
+# At the end: how long begun requests may take. A supervisor waits a little longer before it kills.
+DRAIN_SECONDS: Final = 20.0
+
+
+class OnJournalFull(enum.StrEnum):
+    """What is given up when the journal can hold no more."""
+
+    DEGRADE = "degrade"  # protection: guests go on, the volume must be copied again
+    STOP_WRITES = "stop-writes"  # availability: guests' writes wait until there is room
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSettings:
+    """One protected volume.
+
+    Attributes:
+        name: of the export.
+        backing: the file or block device that holds it.
+        size_bytes: of the export; the backing store is at least as large.
+        index: of the source, in journal records.
+        space: the id of its space, 16 bytes.
+    """
+
+    name: str
+    backing: Path
+    size_bytes: int
+    index: int
+    space: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SplitterSettings:
+    """All that `run_splitter` must know.
+
+    Attributes:
+        journal_dir: the journal directory; the journal files are in its `journal/`.
+        domain: the domain's id, 16 bytes.
+        volumes: all volumes of the domain.
+        limit_bytes: the most that journal files may take.
+        socket: where the exports are served.
+        on_journal_full: what is given up at the limit.
+        redo: re-apply the journal even over a backing store that was changed behind our back.
+        full_copy: the volumes will be copied anew: forget an overflow, an unclean boot, the journal so far.
+        exports_allowed: every source is whole: exports open at once. Otherwise they wait until
+            the streamer allows it (`StreamerPage.exports_allowed_for`).
+        file_bytes: size of a journal file.
+        sync_seconds: see SYNC_SECONDS.
+        sync_bytes: see SYNC_BYTES.
+    """
+
+    journal_dir: Path
+    domain: bytes
+    volumes: tuple[VolumeSettings, ...]
+    limit_bytes: int
+    socket: Path
+    on_journal_full: OnJournalFull = OnJournalFull.DEGRADE
+    redo: bool = False
+    full_copy: bool = False
+    exports_allowed: bool = False
+    file_bytes: int = JOURNAL_FILE_BYTES
+    sync_seconds: float = SYNC_SECONDS
+    sync_bytes: int = SYNC_BYTES
