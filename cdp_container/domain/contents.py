@@ -28,7 +28,7 @@ from cdp_container.extents.tables import (
     stretches,
 )
 from cdp_container.format.head import Head
-from cdp_container.format.index import Index, Record, Run
+from cdp_container.format.index import Record, Run
 from cdp_container.format.keys import (
     CATALOG_PREFIX,
     PACKS_PREFIX,
@@ -134,6 +134,7 @@ class Contents:
     sealed: bool = False
     _spaces: dict[bytes, int] = field(default_factory=dict)
     _runs: list[tuple[int, ...]] = field(default_factory=list)
+    _key_blocks: dict[bytes, bytes] = field(default_factory=dict)
     _spool: Spool = field(default_factory=lambda: Spool(EXTENTS))
 
     def extents(self) -> Table:
@@ -221,7 +222,7 @@ class Contents:
         rows = extent_rows(index.extent_table)
         number = len(self.objects)
         if len(rows):
-            self.objects.append(_slim(head))
+            self.objects.append(self._slim(head))
         for order, space, first, count in stretches(rows):
             place = places[order if order < len(places) else 0]
             extents = extents_of(rows[first : first + count])
@@ -231,6 +232,15 @@ class Contents:
     def _add_run(self, space: bytes, place: Place, run: tuple[int, ...]) -> None:
         number = self._spaces.setdefault(space, len(self._spaces))
         self._runs.append((number, place.epoch, place.cut, place.seq, *run))
+
+    def _slim(self, head: Head) -> Head:
+        """The head without what the spool holds: enough to fetch and open frames."""
+        index = replace(
+            head.index, spaces=(), order_table=b"", extent_table=b"", sums=b"", record_table=b"", blob=b""
+        )
+        # Thousands of objects carry the same key block: it is kept once.
+        block = self._key_blocks.setdefault(head.preamble.key_block, head.preamble.key_block)
+        return Head(head.key, replace(head.preamble, key_block=block), {}, index)
 
     def close(self) -> None:
         """Give the spool's disk space back."""
@@ -319,11 +329,3 @@ def _places(head: Head) -> list[Place]:
         return [head.preamble.place]
     rows = order_rows(head.index.order_table)
     return [Place(int(row["epoch"]), int(row["cut"]), int(row["seq"])) for row in rows]
-
-
-def _slim(head: Head) -> Head:
-    """The head without what the spool holds: enough to fetch and open frames."""
-    index: Index = replace(
-        head.index, spaces=(), order_table=b"", extent_table=b"", sums=b"", record_table=b"", blob=b""
-    )
-    return Head(head.key, replace(head.preamble, key_block=b"", not_whole=()), {}, index)

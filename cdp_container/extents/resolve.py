@@ -2,8 +2,8 @@
 
 Input are the extents of a whole branch, as runs from the newest to the oldest; output are pieces, each byte
 of the window at most once, and what nothing covers not at all (it reads as zeros). Extents that are covered
-altogether give no piece, so dead data is never fetched. Work per window follows the extents in it, and ends early
-where newer extents cover all of it; memory follows WINDOW_EXTENTS_MAX, not the size of the space.
+altogether give no piece, so dead data is never fetched. Work per window follows the extents in it, and ends
+early where newer extents cover all of it; memory follows WINDOW_EXTENTS_MAX, not the size of the space.
 
 How the extents came to be in tables, and what a branch is, does not belong here.
 """

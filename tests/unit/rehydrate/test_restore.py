@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,16 +33,19 @@ def restored(site: Site, place: Place, directory: Path) -> Image:
     """Every volume of a cut, as files hold them."""
     history = read_history(site.store)
     contents = gather(site.store, history.domain, site.reader_keys(), history.everything())
-    source = Source(site.store, site.reader_keys(), contents)
-    image = {}
-    for plan in plans_at(history, contents, place):
-        path = directory / f"{place.epoch}.{place.cut}.{plan.volume.name}"
-        counted: list[Totals] = []
-        with open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force=False) as target:
-            done = restore_volume(source, plan, target, counted.append)
-        assert sum(counted, Totals()) == done == plan.totals
-        image[plan.volume.space] = path.read_bytes()
-    return image
+    with closing(contents):
+        source = Source(site.store, site.reader_keys(), contents)
+        plans = plans_at(history, contents, place)
+        return {plan.volume.space: run(source, plan, place, directory) for plan in plans}
+
+
+def run(source: Source, plan: VolumePlan, place: Place, directory: Path) -> bytes:
+    path = directory / f"{place.epoch}.{place.cut}.{plan.volume.name}"
+    counted: list[Totals] = []
+    with open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force=False) as target:
+        done = restore_volume(source, plan, target, counted.append)
+    assert sum(counted, Totals()) == done == plan.totals
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize("encrypted", [True, False])

@@ -1,0 +1,169 @@
+"""`rehydrate`: the commands, each a few lines that read options and call what does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rehydrate.cli.console import EXIT_INTERRUPTED, guarded, say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Rebuild protected volumes from a container alone. Only reading is needed.",
+    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-25 damage; docs/exit-codes.md.",
+)
+
+Address = Annotated[
+    str, typer.Argument(help="The container: /path, or s3://bucket/prefix?endpoint=https://host")
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="A file with the passphrase; else CDP_PASSPHRASE.")]
+KeyFile = Annotated[Path | None, typer.Option(help="A file with the private key, 64 hex digits.")]
+At = Annotated[str | None, typer.Option("--at", help="The point EPOCH.NUMBER, as `points` prints it.")]
+Time = Annotated[str | None, typer.Option("--time", help="The newest point up to this time (RFC 3339).")]
+Marker = Annotated[str | None, typer.Option("--marker", help="The newest point with this name.")]
+Volumes = Annotated[list[str] | None, typer.Option("--volume", help="A volume by its name; may be repeated.")]
+Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes per second, for the estimate.")]
+
+
+def main() -> int:
+    """Run a command; gives the exit code. The console script `rehydrate`."""
+    try:
+        # A command's code comes back as the value, what typer itself refuses as click's exceptions.
+        result = app(standalone_mode=False)
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        message = getattr(error, "format_message", None)
+        if code is None or message is None:
+            raise
+        say(f"error: the command line: {message()}")
+        say("hint: run the command with --help")
+        return int(code)
+    return result if isinstance(result, int) else 0
+
+
+@app.command()
+def domains(address: Address, json: Json = False) -> int:
+    """List the containers at and below an address."""
+    from rehydrate.cli import commands
+
+    return guarded(lambda: commands.domains(address, json))
+
+
+@app.command()
+def points(
+    address: Address,
+    last: Annotated[int, typer.Option(min=0, help="How many to print, the newest; 0 for all.")] = 50,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """List the recovery points of a container, side branches included."""
+    from rehydrate.cli import commands
+
+    return guarded(lambda: commands.points(commands.Access(address, passphrase_file, key_file), last, json))
+
+
+@app.command()
+def plan(
+    address: Address,
+    volume: Volumes = None,
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
+    assume_rate: Rate = None,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Show exactly what a restore would read and write; everything needed is checked to be there."""
+    from rehydrate.cli import commands
+
+    return guarded(
+        lambda: commands.plan(
+            commands.Access(address, passphrase_file, key_file),
+            commands.choice_of(at, time, marker),
+            volume or [],
+            assume_rate,
+            json,
+        )
+    )
+
+
+@app.command()
+def restore(
+    address: Address,
+    volume: Volumes = None,
+    target: Annotated[Path | None, typer.Option(help="A new file, or a block device.")] = None,
+    all_volumes: Annotated[bool, typer.Option("--all", help="Every volume, into --target-dir.")] = False,
+    target_dir: Annotated[Path | None, typer.Option(help="Where --all makes NAME.raw.")] = None,
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
+    force: Annotated[bool, typer.Option(help="Overwrite what the target holds; it is named.")] = False,
+    assume_rate: Rate = None,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Rebuild volumes at a point, verifying every frame."""
+    from rehydrate.cli import commands
+
+    return guarded(
+        lambda: commands.restore(
+            commands.Access(address, passphrase_file, key_file),
+            commands.choice_of(at, time, marker),
+            commands.Targets(volume or [], target, all_volumes, target_dir, force),
+            assume_rate,
+            json,
+        )
+    )
+
+
+@app.command()
+def verify(
+    address: Address,
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Read and check every object of a point, or of the whole container if no point is named."""
+    from rehydrate.cli import commands
+
+    return guarded(
+        lambda: commands.verify(
+            commands.Access(address, passphrase_file, key_file), commands.choice_of(at, time, marker), json
+        )
+    )
+
+
+@app.command()
+def show(
+    address: Address,
+    what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Print what an object says."""
+    from rehydrate.cli import commands
+
+    return guarded(lambda: commands.show(commands.Access(address, passphrase_file, key_file), what, json))
+
+
+@app.command()
+def version() -> int:
+    """Print the version."""
+    from importlib.metadata import version as installed_version
+
+    print(f"rehydrate {installed_version('cdp-container')}")
+    return 0

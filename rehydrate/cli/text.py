@@ -1,0 +1,68 @@
+"""Numbers, times and tables as people read them, and times as they write them. PURE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cdp_container.errors import UsageError
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_POINT: Final = re.compile(r"([0-9]{1,10})\.([0-9]{1,20})")
+
+
+def size_text(count_bytes: int) -> str:
+    """Bytes with a binary unit: `1.5 GiB`."""
+    value = float(count_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{count_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration: `42 s`, `3 min 10 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def time_text(time_ns: int) -> str:
+    """RFC 3339 in UTC, with milliseconds."""
+    moment = _EPOCH + timedelta(microseconds=time_ns // 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since 1970 from RFC 3339. Raises UsageError; also where the offset from UTC is left out."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError("read --time", f"{text!r} is no time", "write 2026-11-20T14:00:00Z") from None
+    if moment.tzinfo is None:
+        raise UsageError("read --time", f"{text!r} does not say its offset from UTC", "end it in Z or +01:00")
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def parse_point(text: str) -> tuple[int, int]:
+    """(epoch, number) from EPOCH.NUMBER. Raises UsageError."""
+    match = _POINT.fullmatch(text)
+    if match is None:
+        raise UsageError("read --at", f"{text!r} is not EPOCH.NUMBER", "`rehydrate points` prints them so")
+    return int(match[1]), int(match[2])
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be, two blanks between them."""
+    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (titles, *rows)
+    ]
+    return "\n".join(line.rstrip() for line in lines)

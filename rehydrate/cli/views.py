@@ -1,0 +1,148 @@
+"""What the commands answer, as JSON members and as text. Base units in JSON, the unit in each name. PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cdp_container.format.domain import Owner
+from rehydrate.cli.text import seconds_text, size_text, table, time_text
+from rehydrate.container import Point, RestorePlan
+from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
+from rehydrate.restore import sum_of
+
+Members = dict[str, Any]
+
+POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers")
+"""What the members of a plan say of its point."""
+
+
+def point_name(epoch: int, cut: int) -> str:
+    """How people name a cut."""
+    return f"{epoch}.{cut}"
+
+
+def domain_members(address: str, owner: Owner | Exception) -> Members:
+    """One container below an address."""
+    if isinstance(owner, Exception):
+        return {"address": address, "error": str(owner)}
+    return {
+        "address": address,
+        "name": owner.name,
+        "domain": owner.domain.hex(),
+        "site": owner.site,
+        "state": owner.state.value,
+        "epoch": owner.epoch,
+        "protected": point_name(owner.protected.epoch, owner.protected.cut),
+    }
+
+
+def domains_text(found: Sequence[Members]) -> str:
+    """All containers below an address."""
+    names = ("name", "domain", "site", "state", "protected", "address")
+    return table(
+        [name.upper() for name in names],
+        [[str(members.get(name, members.get("error", ""))) for name in names] for members in found],
+    )
+
+
+def point_members(point: Point) -> Members:
+    """One recovery point."""
+    place = point.cut.place
+    return {
+        "point": point_name(place.epoch, place.cut),
+        "epoch": place.epoch,
+        "cut": place.cut,
+        "seq": place.seq,
+        "time": time_text(point.cut.time_ns),
+        "cut_time_ns": point.cut.time_ns,
+        "whole": point.cut.whole,
+        "protected": point.protected,
+        "branch": "main" if point.main else "side",
+        "markers": list(point.cut.markers),
+        "volumes": [
+            {"name": volume.name, "size_bytes": volume.size_bytes, "whole": volume.whole}
+            for volume in point.volumes
+        ],
+    }
+
+
+def points_text(points: Sequence[Point], keyless: bool) -> str:
+    """Recovery points, oldest first."""
+    rows = []
+    for point in points:
+        place = point.cut.place
+        state = "protected" if point.protected else "sent"
+        rows.append(
+            [
+                point_name(place.epoch, place.cut),
+                time_text(point.cut.time_ns),
+                state if point.main else "side branch",
+                "?" if keyless else ", ".join(v.name if v.whole else f"({v.name})" for v in point.volumes),
+                "?" if keyless else ", ".join(point.cut.markers),
+            ]
+        )
+    return table(("POINT", "TIME", "STATE", "VOLUMES", "MARKERS"), rows)
+
+
+def plan_members(plan: RestorePlan, bytes_per_second: int) -> Members:
+    """A plan with its exact totals."""
+    totals = sum_of(plan.volumes)
+    place = plan.cut.place
+    return {
+        "point": point_name(place.epoch, place.cut),
+        "time": time_text(plan.cut.time_ns),
+        "cut_time_ns": plan.cut.time_ns,
+        "protected": plan.protected,
+        "markers": list(plan.cut.markers),
+        "objects": plan.objects,
+        **_totals_members(totals),
+        "assumed_bytes_per_second": bytes_per_second,
+        "estimated_seconds": round(totals.seconds(bytes_per_second, ASSUMED_GETS_PER_SECOND), 3),
+        "volumes": [_volume_members(volume) for volume in plan.volumes],
+    }
+
+
+def _volume_members(plan: VolumePlan) -> Members:
+    return {
+        "name": plan.volume.name,
+        "size_bytes": plan.volume.size_bytes,
+        "objects": len(plan.objects),
+        **_totals_members(plan.totals),
+    }
+
+
+def _totals_members(totals: Totals) -> Members:
+    return {
+        "gets": totals.gets,
+        "fetch_bytes": totals.fetch_bytes,
+        "write_bytes": totals.write_bytes,
+        "zero_bytes": totals.zero_bytes,
+    }
+
+
+def plan_text(members: Mapping[str, Any]) -> str:
+    """A plan, from its members."""
+    rows = [
+        [
+            volume["name"],
+            size_text(volume["size_bytes"]),
+            str(volume["objects"]),
+            str(volume["gets"]),
+            size_text(volume["fetch_bytes"]),
+            size_text(volume["write_bytes"]),
+        ]
+        for volume in members["volumes"]
+    ]
+    state = "protected" if members["protected"] else "sent, not yet proven"
+    marked = "".join(f", marker {name}" for name in members["markers"])
+    estimate = seconds_text(members["estimated_seconds"])
+    rate = size_text(members["assumed_bytes_per_second"])
+    return "\n".join(
+        (
+            f"point {members['point']} of {members['time']} ({state}{marked})",
+            table(("VOLUME", "SIZE", "OBJECTS", "GETS", "FETCH", "WRITE"), rows),
+            f"{members['objects']} objects, {members['gets']} GETs, {members['fetch_bytes']} bytes to fetch",
+            f"{members['write_bytes']} bytes to write, about {estimate} at {rate}/s",
+        )
+    )
