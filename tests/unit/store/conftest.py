@@ -1,4 +1,4 @@
-"""What the tests of S3 stores share: moto, with its credentials in the environment and nobody else's."""
+"""What the tests of S3 stores share: a bucket on moto, and no credentials but its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.s3 import S3Server
 
 
-@pytest.fixture
-def moto_bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """A fresh bucket on moto, and its credentials in the environment."""
-    s3_environment(moto_server, monkeypatch)
-    with fresh_bucket(moto_server) as bucket:
+@pytest.fixture(scope="module")
+def moto_bucket(_moto: S3Server) -> Iterator[Bucket]:
+    """One bucket for a module, since clients are slow to make: use a prefix of your own in it."""
+    with pytest.MonkeyPatch.context() as patch, fresh_bucket(_moto) as bucket:
+        s3_environment(_moto, patch)
         yield bucket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,9 +25,8 @@ from cdp_container.store.attest import probe
 from cdp_container.store.s3 import S3Store
 from cdp_container.store.s3_settings import DataClientName, S3Settings
 from tests.conformance.store_suite import BIG_BYTES, StoreSuite
-from tests.servers.bucket import Bucket, fresh_bucket, opened, s3_environment
+from tests.servers.bucket import Bucket, opened
 from tests.servers.front import Scripted, running_front
-from tests.servers.s3 import S3Server
 from tests.servers.tls import make_ca
 
 
@@ -38,7 +38,8 @@ def client(request: pytest.FixtureRequest) -> DataClientName:
 
 @pytest.fixture
 def settings(moto_bucket: Bucket, client: DataClientName) -> S3Settings:
-    return S3Settings(moto_bucket.name, "place/of/ours", moto_bucket.server.endpoint, data_client=client)
+    prefix = f"place/{secrets.token_hex(8)}"
+    return S3Settings(moto_bucket.name, prefix, moto_bucket.server.endpoint, data_client=client)
 
 
 @pytest.fixture
@@ -48,23 +49,23 @@ def store(settings: S3Settings) -> Iterator[S3Store]:
 
 
 @pytest.fixture(scope="module", params=["obstore", "boto3"])
-def shared(request: pytest.FixtureRequest, _moto: S3Server) -> Iterator[tuple[Bucket, S3Store]]:
-    """One store for all: to open one takes longer than to test it."""
-    with pytest.MonkeyPatch.context() as patch, fresh_bucket(_moto) as bucket:
-        s3_environment(_moto, patch)
-        settings = S3Settings(bucket.name, "place", _moto.endpoint, data_client=request.param)
-        with opened(settings) as store:
-            yield bucket, store
+def shared(request: pytest.FixtureRequest, moto_bucket: Bucket) -> Iterator[S3Store]:
+    """One store for the whole suite."""
+    settings = S3Settings(
+        moto_bucket.name, f"suite/{request.param}", moto_bucket.server.endpoint, data_client=request.param
+    )
+    with opened(settings) as store:
+        yield store
 
 
 class TestS3Store(StoreSuite):
     """See `StoreSuite`; no races, since moto is no judge of them."""
 
     @pytest.fixture
-    def store(self, shared: tuple[Bucket, S3Store], moto_server: S3Server) -> S3Store:
-        bucket, store = shared
-        bucket.admin.create_bucket(Bucket=bucket.name)  # moto has just been emptied
-        return store
+    def store(self, shared: S3Store) -> S3Store:
+        for found in shared.list(""):
+            shared.delete(found.key)
+        return shared
 
 
 def elsewhere(settings: S3Settings, endpoint: str, **more: str) -> S3Settings:
@@ -80,19 +81,18 @@ def elsewhere(settings: S3Settings, endpoint: str, **more: str) -> S3Settings:
 
 def test_keys_stand_below_the_prefix(store: S3Store, moto_bucket: Bucket) -> None:
     store.put_new("log/0001", b"x")
-    moto_bucket.admin.put_object(Bucket=moto_bucket.name, Key="place/of/oursX", Body=b"")
-    moto_bucket.admin.put_object(Bucket=moto_bucket.name, Key="place/of/ours/a b", Body=b"")
-    moto_bucket.admin.put_object(Bucket=moto_bucket.name, Key="place/of/ours/log/", Body=b"")
+    prefix = store.settings.prefix
+    for key in (f"{prefix}X", f"{prefix}/a b", f"{prefix}/log/"):
+        moto_bucket.admin.put_object(Bucket=moto_bucket.name, Key=key, Body=b"")
     assert [found.key for found in store.list("")] == ["log/0001"]
-    names = [entry["Key"] for entry in moto_bucket.admin.list_objects_v2(Bucket=moto_bucket.name)["Contents"]]
-    assert "place/of/ours/log/0001" in names
+    assert moto_bucket.admin.head_object(Bucket=moto_bucket.name, Key=f"{prefix}/log/0001")
 
 
 def test_a_store_may_be_a_whole_bucket(moto_bucket: Bucket) -> None:
     with opened(S3Settings(moto_bucket.name, endpoint=moto_bucket.server.endpoint)) as store:
         probe(store, os.urandom)
-        store.put_new("log/0001", b"x")
-        assert [found.key for found in store.list("log/")] == ["log/0001"]
+        store.put_new("whole/0001", b"x")
+        assert [found.key for found in store.list("whole/")] == ["whole/0001"]
 
 
 def test_a_listing_of_several_pages(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_a_listing_that_never_ends_is_refused(settings: S3Settings) -> None:
         "<LastModified>2026-11-20T00:00:00Z</LastModified></Contents>"
     )
     page = "<ListBucketResult><IsTruncated>true</IsTruncated>{}</ListBucketResult>"
-    for contents in ("", entry.format("place/of/ours/b") + entry.format("place/of/ours/a")):
+    for contents in ("", entry.format(f"{settings.prefix}/b") + entry.format(f"{settings.prefix}/a")):
         with running_front("") as front, opened(elsewhere(settings, front.endpoint)) as store:
             front.script[:] = [Scripted(200, page.format(contents).encode())] * 2
             with pytest.raises(StoreRefused):
@@ -268,7 +268,7 @@ def test_virtual_style(settings: S3Settings, moto_bucket: Bucket, monkeypatch: p
             f"{settings.bucket}.s3.test"
         }
         assert not [asked for asked in front.asked if f"/{settings.bucket}/" in asked.path]
-    moto_bucket.admin.head_object(Bucket=moto_bucket.name, Key="place/of/ours/log/0001")
+    moto_bucket.admin.head_object(Bucket=moto_bucket.name, Key=f"{settings.prefix}/log/0001")
 
 
 def test_credentials_of_a_named_profile(
@@ -314,7 +314,7 @@ def test_obstore_asks_the_chain_again_when_credentials_grow_old(
     monkeypatch.setattr("cdp_container.store.s3_clients.CREDENTIALS_SECONDS", 0)
     with running_front(moto_bucket.server.endpoint) as front:
         with opened(S3Settings(moto_bucket.name, endpoint=front.endpoint, profile="short")) as store:
-            for key in ("a", "b", "c"):
+            for key in ("short/a", "short/b", "short/c"):
                 store.put_new(key, b"x")
         keys = [asked.headers["authorization"].split("Credential=")[1].split("/")[0] for asked in front.asked]
         assert all(asked.headers["x-amz-security-token"] == "t" for asked in front.asked)
