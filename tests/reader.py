@@ -388,17 +388,23 @@ class Container:
             if any(record.name == b"space-" for record in changes):
                 target.truncate(0)  # covers everything of the space in older cuts, and in its own
                 continue
+            spans: list[tuple[int, int]] = []  # of this cut's segments; in packs a row may occur again
             for key, order in step.sources:
                 source = self.get(key)
                 with refusing(key):
-                    write_extents(source, order, space, target)
+                    written = write_extents(source, order, space, target)
+                    spans += written if order == NONE else []
+            for one, other in itertools.pairwise(sorted(spans)):
+                with refusing(step.sources[-1][0]):
+                    must(one[1] <= other[0], "is of a cut whose segments overlap")
         target.truncate(size)
         return size
 
 
-def write_extents(source: Object, order: int, space: bytes, target: BinaryIO) -> None:
-    """Write the extents of a space and order row; leaves as holes what are zeros already."""
-    for offset, length, frame, position, kind, first_sum in source.extents.get((order, space), []):
+def write_extents(source: Object, order: int, space: bytes, target: BinaryIO) -> list[tuple[int, int]]:
+    """Write the extents of a space and order row, leaving holes where zeros are; returns where they lie."""
+    extents = source.extents.get((order, space), [])
+    for offset, length, frame, position, kind, first_sum in extents:
         content = source.content(offset, length, frame, position, first_sum) if kind == DATA else b""
         for at in range(0, length, EXTENT_DATA_BYTES_MAX):
             piece_bytes = min(length - at, EXTENT_DATA_BYTES_MAX)
@@ -407,6 +413,7 @@ def write_extents(source: Object, order: int, space: bytes, target: BinaryIO) ->
             if any(piece) or any(target.read(piece_bytes)):
                 target.seek(offset + at)
                 target.write(piece)
+    return [(extent[0], extent[0] + extent[1]) for extent in extents]
 
 
 # ---- the program ----

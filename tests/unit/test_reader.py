@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,6 +344,13 @@ def test_an_index_that_lies_is_refused(
         restored(model.writer, tmp_path)
 
 
+def test_segments_of_one_cut_that_overlap_are_refused(model: Model, tmp_path: Path) -> None:
+    model.writer.write(1, [Extent(DISK, 0, b"a" * 1024)], [exists(DISK, "disk")], complete=False)
+    model.writer.write(1, [Extent(DISK, 512, b"b" * 1024)])
+    with pytest.raises(ReaderError, match="overlap"):
+        restored(model.writer, tmp_path)
+
+
 def test_what_may_be_ignored_is(model: Model, tmp_path: Path) -> None:
     model.writer.write(
         1, [Extent(DISK, 0, b"a" * SIZE_SMALL)], [exists(DISK, "disk", SIZE_SMALL), ("newer", b"", {})]
@@ -447,6 +456,8 @@ def test_the_program_lists_and_restores_a_directory(
     assert "cut 1.3  2023-11-14T22:13:20.000+00:00  complete  whole" in listed
     assert "marker 'here' is cut 1.2" in listed
     assert f"volume 'disk' has {SIZE} bytes" in listed
+    alone = [sys.executable, str(Path(__file__).parents[1] / "reader.py"), str(root), "list", *common]
+    assert subprocess.run(alone, capture_output=True, check=True, cwd=tmp_path).stdout.decode() == listed
     assert main([str(root), "restore", *common, "disk", str(target), "--marker", "here"]) == 0
     assert target.read_bytes() == image
     assert main([str(root), "restore", *common, "disk", str(target), "--cut", f"1.{place[1]}"]) == 0
