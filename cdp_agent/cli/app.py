@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
 
@@ -48,11 +47,6 @@ def main() -> int:
     return result if isinstance(result, int) else 0
 
 
-def software() -> str:
-    """Name and version, as it stands in headers and epoch records."""
-    return f"cdp-agent {installed_version('cdp-container')}"
-
-
 @app.command()
 def init(
     config: Config = DEFAULT_CONFIG,
@@ -62,6 +56,7 @@ def init(
     """Create container, domain and keys; print the recovery kit to keep offline."""
 
     def work() -> int:
+        from cdp_agent.cli.children import software
         from cdp_agent.cli.init import ca_of, initialise
         from cdp_agent.cli.kit import recovery_kit
         from cdp_agent.identity import write_private
@@ -182,6 +177,8 @@ def flush(
 @app.command()
 def version() -> int:
     """Print the version."""
+    from cdp_agent.cli.children import software
+
     print(software())
     return 0
 
@@ -193,9 +190,9 @@ def splitter_process(config: Config = DEFAULT_CONFIG, redo: bool = False, full_c
 
 
 @app.command("streamer-process", hidden=True)
-def streamer_process(config: Config = DEFAULT_CONFIG, full_copy: bool = False) -> int:
+def streamer_process(config: Config = DEFAULT_CONFIG) -> int:
     """The streamer; started by `run`."""
-    return _child(lambda: _streamer(config, full_copy))
+    return _child(lambda: _streamer(config))
 
 
 def _child(work: Callable[[], int]) -> int:
@@ -215,11 +212,11 @@ def _splitter(config: Path, redo: bool, full_copy: bool) -> int:
     return run_splitter(splitter_settings(config, redo=redo, full_copy=full_copy), SystemClock())
 
 
-def _streamer(config: Path, full_copy: bool) -> int:
+def _streamer(config: Path) -> int:
     from cdp_agent.cli.children import streamer_settings
     from cdp_agent.streamer.run import run_streamer
 
-    return run_streamer(streamer_settings(config, full_copy=full_copy), SystemClock())
+    return run_streamer(streamer_settings(config), SystemClock())
 
 
 if __name__ == "__main__":

@@ -6,14 +6,22 @@ must agree.
 
 from __future__ import annotations
 
+import getpass
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
+from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings, load_settings
 from cdp_container.errors import BackingUnreadable, ConfigInvalid
+
+
+def software() -> str:
+    """Name and version, as it stands in headers and epoch records."""
+    return f"cdp-agent {installed_version('cdp-container')}"
 
 
 def load_agent(config: Path) -> tuple[AgentSettings, AgentIdentity]:
@@ -82,3 +90,28 @@ def splitter_settings(config: Path, *, redo: bool, full_copy: bool) -> SplitterS
         full_copy=full_copy,
         exports_allowed=all_whole(identity, load_notes(directory)),
     )
+
+
+def streamer_settings(config: Path) -> StreamerSettings:
+    """What the streamer is told. Raises ConfigInvalid, BackingUnreadable."""
+    settings, identity = load_agent(config)
+    return StreamerSettings(
+        directory=Path(settings.journal.directory),
+        identity=identity,
+        backings=tuple(volume.backing for volume in volumes_of(settings, identity)),
+        store=settings.store,
+        cut_every_seconds=settings.cut_every,
+        lease_seconds=int(settings.lease),
+        rpo_target_seconds=settings.rpo_target,
+        compression_level=settings.compression_level,
+        operator=_operator(),
+        software=software(),
+    )
+
+
+def _operator() -> str:
+    """Who runs the agent, for the audit trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container may run under a uid that has no name

@@ -36,7 +36,8 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None, soft
         ),
         "",
         "Without our software: copy the container with any S3 tool, read docs/container-format.md, and run",
-        f"    python tests/reader.py COPY restore {identity.sources[0].name} {identity.sources[0].name}.raw",
+        f"    python tests/reader.py COPY restore {identity.sources[0].name} {identity.sources[0].name}.raw"
+        + (" --passphrase-file FILE" if identity.key_block else ""),
     ]
     if ca_pem is not None:
         lines += [

@@ -75,7 +75,6 @@ def _supervise(config: Path, pages: SharedPages, *, redo: bool, full_copy: bool)
             argv("streamer-process"),
             frozenset(kind.exit_code for kind in STREAMER_FINAL),
             ends_everything=False,
-            first_argv=argv("streamer-process", *copy),
         ),
     ]
 

@@ -109,7 +109,6 @@ class AgentSettings(_Strict):
     rpo_target: Seconds = Field(default=30.0, ge=1, le=30 * 86400)
     lease: Seconds = Field(default=30.0, ge=5, le=3600)
     compression_level: int = Field(default=1, ge=-7, le=19)
-    data_client: Literal["obstore", "boto3"] = "obstore"
 
     @model_validator(mode="after")
     def _volumes_differ(self) -> AgentSettings:
