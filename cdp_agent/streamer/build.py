@@ -18,7 +18,6 @@ from cdp_agent.streamer.copy import Round, read_round
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
 from cdp_container.clock import Clock
-from cdp_container.errors import MissingObject
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor
@@ -211,11 +210,11 @@ class CutBuilder:
 
     # --- catalogs ----------------------------------------------------------------------------
 
-    def catalog(self, effect: WriteCatalog) -> SealedObject:
-        """Bundle the heads of these segments. Raises MissingObject where they were forgotten."""
+    def catalog(self, effect: WriteCatalog) -> SealedObject | None:
+        """Bundle the heads of these segments; None where they were forgotten. Raises LimitExceeded."""
         entries = [entry for entry in self._entries if effect.first_seq <= entry.seq <= effect.last_seq]
         if len(entries) != effect.last_seq - effect.first_seq + 1:
-            raise MissingObject(f"build catalog {effect.level}-{effect.number}", "its heads were forgotten")
+            return None
         facts = CatalogFacts(
             self._facts.epoch, effect.level, effect.number, self._facts.site, self._facts.software
         )

@@ -1,0 +1,140 @@
+"""What the streamer's engine is given, and the jobs that it gives. Values and protocols only."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from cdp_agent.streamer.build import Entropy
+from cdp_agent.streamer.copy import Round
+from cdp_agent.streamer.payloads import Journal
+from cdp_container.clock import Clock
+from cdp_container.domain.ends import End
+from cdp_container.domain.notes import Notes
+from cdp_container.format.codec import Compressor
+from cdp_container.format.domain import EpochRecord
+from cdp_container.format.place import Place
+from cdp_container.journal.shared import SplitterPage, StreamerPage
+from cdp_container.store.api import Store
+
+Done: TypeAlias = Callable[[], None]
+
+
+class Lane(enum.Enum):
+    """Which jobs wait for each other: those of one lane may run side by side only in PUT."""
+
+    OWNER = "owner"
+    WORK = "work"
+    BUILD = "build"
+    PUT = "put"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something that takes time. `work` runs outside, once; the engine's thread calls what it gives."""
+
+    lane: Lane
+    work: Callable[[], Done]
+
+
+class Local(Protocol):
+    """What the streamer keeps and shares on its machine."""
+
+    def load_notes(self) -> Notes:
+        """The durable notes."""
+        ...
+
+    def save_notes(self, notes: Notes) -> None:
+        """Replace the durable notes; raises CdpError."""
+        ...
+
+    def splitter(self) -> SplitterPage | None:
+        """What the splitter published."""
+        ...
+
+    def streamer(self) -> StreamerPage:
+        """What we published."""
+        ...
+
+    def publish(self, page: StreamerPage) -> None:
+        """Tell the splitter."""
+        ...
+
+    def plan_copy(self, sources: Sequence[int]) -> list[Round]:
+        """The rounds of copying these sources; raises BackingUnreadable, DeviceError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything that the engine does not make itself.
+
+    Attributes:
+        store: asked once for each request.
+        patient: the same store; may repeat reads.
+        local: notes and shared pages.
+        journal: read by the engine.
+        build_journal: the same journal, read by the builder.
+        clock: of this machine.
+        entropy: fresh random bytes.
+        compressor: for the builder alone.
+    """
+
+    store: Store
+    patient: Store
+    local: Local
+    journal: Journal
+    build_journal: Journal
+    clock: Clock
+    entropy: Entropy
+    compressor: Compressor
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was configured."""
+
+    cadence_ns: int
+    lease_seconds: int
+    operator: str
+    software: str
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this run did."""
+
+    cuts: int = 0
+    segments: int = 0
+    stored_bytes: int = 0
+    puts_failed: int = 0
+    catalogs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The epoch that was activated, before anything is sent in it."""
+
+    record: EpochRecord
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What becomes of a marker or flush: `place` in the container, or why it will never be."""
+
+    place: Place | None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Shown:
+    """What status shows of the engine's standing."""
+
+    standing: str = "starting"
+    troubles: dict[str, str] = field(default_factory=dict)
+    last_error: str = ""
+    last_error_ns: int = 0
+    elsewhere: str = ""
