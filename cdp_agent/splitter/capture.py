@@ -177,15 +177,14 @@ class Capture:
         """
         while True:
             await self._gate.wait()
+            ticket = object()
             try:
-                position = append()
-                break
+                self._in_flight[ticket] = append()
             except JournalUnusable as error:
                 await self._find_room(error.reason)
-        ticket = object()
-        self._in_flight[ticket] = position
-        self._none_in_flight.clear()
-        return ticket
+            else:
+                self._none_in_flight.clear()
+                return ticket
 
     def done(self, ticket: object) -> None:
         """The backing write of this ticket returned."""

@@ -54,9 +54,16 @@ def test_both_pages_come_back_in_another_process(pages: SharedPages, path: Path)
     other.close()
 
 
-@pytest.mark.parametrize("flag", ["unclean_boot", "exports_open", "sync_failed", "running"])
-def test_every_flag_stands_alone(pages: SharedPages, flag: str) -> None:
-    page = replace(SplitterPage(), **{flag: True})
+@pytest.mark.parametrize(
+    "page",
+    [
+        SplitterPage(unclean_boot=True),
+        SplitterPage(exports_open=True),
+        SplitterPage(sync_failed=True),
+        SplitterPage(running=True),
+    ],
+)
+def test_every_flag_stands_alone(pages: SharedPages, page: SplitterPage) -> None:
     pages.splitter.publish(page)
     assert pages.splitter.read() == page
 
