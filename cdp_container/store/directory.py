@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -21,18 +20,24 @@ from pathlib import Path
 
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.errors import (
-    AccessDenied,
-    CdpError,
-    ForeignObject,
     LimitExceeded,
     NoSuchBucket,
     NotFound,
     PreconditionFailed,
-    StoreFull,
-    StoreRefused,
     StoreUnavailable,
 )
 from cdp_container.store.api import OBJECT_BYTES_MAX, Blob, Found
+from cdp_container.store.files import (
+    FILE_MODE,
+    NewFile,
+    make_directory,
+    make_later,
+    read_at,
+    tag_of,
+    try_lock,
+    typed_error,
+    write_all,
+)
 from cdp_container.store.keys import check_beginning, check_key, is_key
 
 LOCK_WAIT_SECONDS = 10.0
@@ -42,13 +47,8 @@ LOCK_POLL_SECONDS = 0.002
 SYNCED_DIRECTORIES_MAX = 4096
 """How many directories are remembered as durable before they are synced anew."""
 
-MTIME_STEPS_NS = (1, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
-"""How far a replaced object's time is moved until the file system shows a later one (FAT counts in 2 s)."""
-
 _LOCK = ".lock"
 _WRITING = ".tmp"
-_FILE_MODE = 0o640
-_DIRECTORY_MODE = 0o750
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a pipe that somebody put there must not stop us.
@@ -89,7 +89,7 @@ class DirectoryStore:
             found = _found(key, os.fstat(fd))
             if found.size > OBJECT_BYTES_MAX:
                 raise LimitExceeded(f"read {key} in {self.address}", f"it has {found.size} bytes")
-            return Blob(found=found, data=_read(fd, 0, found.size))
+            return Blob(found=found, data=read_at(fd, 0, found.size))
 
     def get_unless(self, key: str, tag: str) -> Blob | None:
         """See `Store.get_unless`."""
@@ -103,7 +103,7 @@ class DirectoryStore:
         """See `Store.get_range`."""
         assert min(start, length) >= 0, (start, length)
         with self._errors("read", key), self._open(key) as fd:
-            return _read(fd, start, length)
+            return read_at(fd, start, length)
 
     def head(self, key: str) -> Found:
         """See `Store.head`."""
@@ -117,20 +117,20 @@ class DirectoryStore:
             os.fsync(new.fd)
             os.link(new.name, _last(key), src_dir_fd=new.directory, dst_dir_fd=parent)
             self._sync_directories(key, parent)
-            return _tag(os.fstat(new.fd))
+            return tag_of(os.fstat(new.fd))
 
     def put_if(self, key: str, data: bytes, tag: str) -> str:
         """See `Store.put_if`."""
         errors = self._errors("replace", key)
         with errors, self._parent(key) as parent, self._written(data) as new, self._locked():
             old = os.stat(_last(key), dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISREG(old.st_mode) or _tag(old) != tag:
+            if not stat.S_ISREG(old.st_mode) or tag_of(old) != tag:
                 raise PreconditionFailed(f"replace {key} in {self.address}", "it is another version")
-            _make_later(new.fd, old.st_mtime_ns)
+            make_later(new.fd, old.st_mtime_ns)
             os.fsync(new.fd)
             os.rename(new.name, _last(key), src_dir_fd=new.directory, dst_dir_fd=parent)
             self._sync_directories(key, parent)
-            return _tag(os.fstat(new.fd))
+            return tag_of(os.fstat(new.fd))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`; durable like a write, since later deletes may rest on it."""
@@ -173,7 +173,7 @@ class DirectoryStore:
         try:
             for part in check_key(key).split("/")[:-1]:
                 if create:
-                    _make_directory(part, fd)
+                    make_directory(part, fd)
                 below = os.open(part, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
                 os.close(fd)
                 fd = below
@@ -220,19 +220,19 @@ class DirectoryStore:
     # --- writing -----------------------------------------------------------------------------
 
     @contextmanager
-    def _written(self, data: bytes) -> Iterator[_New]:
+    def _written(self, data: bytes) -> Iterator[NewFile]:
         """A file with these bytes in `.tmp/`, not yet synced; gone at the end unless it was renamed."""
         root = self._open_root()
         try:
-            _make_directory(_WRITING, root)
+            make_directory(_WRITING, root)
             directory = os.open(_WRITING, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=root)
         finally:
             os.close(root)
         try:
             self._sweep_once(directory)
-            new = _New.create(directory)
+            new = NewFile.create(directory)
             try:
-                _write(new.fd, data)
+                write_all(new.fd, data)
                 yield new
             finally:
                 new.discard()
@@ -247,9 +247,10 @@ class DirectoryStore:
             self._swept = True
         for name in os.listdir(directory):
             try:
-                fd = os.open(name, _READ_FLAGS, dir_fd=directory)
-            except FileNotFoundError:
-                continue
+                # For writing, or NFS would not lock it.
+                fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            except (FileNotFoundError, PermissionError):
+                continue  # finished meanwhile, or another user's to remove
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(name, dir_fd=directory)
@@ -263,12 +264,12 @@ class DirectoryStore:
         """The store's one lock, between threads and processes."""
         root = self._open_root()
         try:
-            fd = os.open(_LOCK, _LOCK_FLAGS, _FILE_MODE, dir_fd=root)
+            fd = os.open(_LOCK, _LOCK_FLAGS, FILE_MODE, dir_fd=root)
         finally:
             os.close(root)
         try:
             deadline_ns = self._clock.boottime_ns() + int(LOCK_WAIT_SECONDS * 1e9)
-            while not _try_lock(fd):
+            while not try_lock(fd):
                 if self._clock.boottime_ns() > deadline_ns:
                     raise StoreUnavailable(
                         f"lock the store {self.address}",
@@ -307,92 +308,11 @@ class DirectoryStore:
         try:
             yield
         except OSError as error:
-            raise _typed(error, f"{verb} {key} in {self.address}", verb) from error
-
-
-class _New:
-    """A file being written, under a name of its own in `.tmp/`, locked while its writer lives."""
-
-    __slots__ = ("directory", "fd", "name")
-
-    def __init__(self, directory: int, name: str, fd: int) -> None:
-        self.directory = directory
-        self.name = name
-        self.fd = fd
-
-    @classmethod
-    def create(cls, directory: int) -> _New:
-        while True:
-            name = secrets.token_hex(16)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            fd = os.open(name, flags, _FILE_MODE, dir_fd=directory)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink == 1:
-                return cls(directory, name, fd)
-            os.close(fd)  # a sweeper was quicker than our lock
-
-    def discard(self) -> None:
-        try:
-            os.unlink(self.name, dir_fd=self.directory)
-        except FileNotFoundError:
-            pass  # renamed to its key
-        finally:
-            os.close(self.fd)
+            raise typed_error(error, f"{verb} {key} in {self.address}", verb) from error
 
 
 def _last(key: str) -> str:
     return key.rpartition("/")[2]
-
-
-def _tag(status: os.stat_result) -> str:
-    return f"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"
-
-
-def _found(key: str, status: os.stat_result) -> Found:
-    return Found(key=key, size=status.st_size, tag=_tag(status), modified_ns=status.st_mtime_ns)
-
-
-def _read(fd: int, start: int, length: int) -> bytes:
-    parts = []
-    while length > 0:
-        part = os.pread(fd, length, start)
-        if not part:
-            break
-        parts.append(part)
-        start += len(part)
-        length -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _make_directory(name: str, above: int) -> None:
-    try:
-        os.mkdir(name, _DIRECTORY_MODE, dir_fd=above)
-    except FileExistsError:
-        return
-
-
-def _make_later(fd: int, than_ns: int) -> None:
-    """Give the file a time after `than_ns`, as the file system shows it."""
-    for step_ns in MTIME_STEPS_NS:
-        if os.fstat(fd).st_mtime_ns > than_ns:
-            return
-        os.utime(fd, ns=(than_ns + step_ns, than_ns + step_ns))
-    if os.fstat(fd).st_mtime_ns <= than_ns:
-        raise StoreRefused("replace an object", "the file system does not keep the times of files")
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _may_hold(directory: str, prefix: str, start_after: str) -> bool:
@@ -402,21 +322,5 @@ def _may_hold(directory: str, prefix: str, start_after: str) -> bool:
     return directory > start_after or start_after.startswith(directory)
 
 
-def _typed(error: OSError, what: str, verb: str) -> CdpError:
-    """The one place where a file system's error gets its meaning."""
-    why = os.strerror(error.errno) if error.errno else str(error)
-    match error.errno:
-        case errno.ENOENT if verb == "replace":
-            return PreconditionFailed(what, "there is no such object")
-        case errno.ENOENT | errno.EISDIR:
-            return NotFound(what, "there is no such object")
-        case errno.EEXIST:
-            return PreconditionFailed(what, "an object has this key already")
-        case errno.ENOSPC | errno.EDQUOT:
-            return StoreFull(what, why)
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return AccessDenied(what, why, "check the owner and the permissions of the directory")
-        case errno.ELOOP | errno.ENOTDIR:
-            return ForeignObject(what, "a symbolic link or a file stands where a directory should")
-        case _:
-            return StoreUnavailable(what, why, "check the disk and the kernel log")
+def _found(key: str, status: os.stat_result) -> Found:
+    return Found(key=key, size=status.st_size, tag=tag_of(status), modified_ns=status.st_mtime_ns)
