@@ -132,6 +132,7 @@ class SegmentBuilder:
         """Add content; returns how many bytes of it were taken: fewer than all when the segment is full."""
         row = self._begin(space, offset)
         view = memoryview(data)
+        assert len(view) > 0, "an extent has at least one byte"
         taken = 0
         while taken < len(view):
             length = self._piece(offset + taken, len(view) - taken)
@@ -145,6 +146,7 @@ class SegmentBuilder:
     def add_void(self, space: bytes, offset: int, length: int, kind: ExtentKind) -> int:
         """Add zeros or a discard; returns how many bytes of it were taken, as `add_data` does."""
         assert kind is not ExtentKind.DATA
+        assert length > 0, "an extent has at least one byte"
         row = self._begin(space, offset)
         taken = 0
         while taken < length and self._has_room(0):

@@ -1,0 +1,71 @@
+"""What was written once is readable for ever: the golden objects against today's parsers and builders."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdp_container.format import domain, keyblock
+from cdp_container.format.assemble import SealedObject
+from cdp_container.format.frames import open_frame
+from cdp_container.format.head import check_object, open_head
+from cdp_container.format.layout import Codec
+from tests.golden.make import DIRECTORY, golden_objects, name_of
+from tests.unit.format import samples
+from tests.unit.format.samples import DOMAIN
+
+Content = tuple[object, ...]
+
+
+def content(data: bytes, key: str, encrypted: bool) -> Content:
+    """All that an object says, without how it is compressed."""
+    preamble = check_object(data, key, DOMAIN)
+    keys = samples.reader(encrypted)
+    head = open_head(data, key, DOMAIN, keys)
+    raw = []
+    for number in range(head.index.frame_count):
+        start, end = head.frame_range(number)
+        raw.append(open_frame(head, number, data[start:end], keys))
+    index = head.index
+    return (
+        preamble.place, preamble.base, preamble.end, preamble.not_whole, preamble.previous_digest,
+        preamble.key_block, preamble.wrapped_content_key, preamble.object_id,
+        [*index.iter_extents()], [*index.iter_records()], [*index.iter_runs()], [*index.iter_orders()],
+        [(entry.kind, entry.epoch, entry.seq) for entry in index.iter_entries()],
+        head.header.get("marker"), head.header.get("predecessor"), raw,
+    )  # fmt: skip
+
+
+CASES = [
+    pytest.param(kind, codec, encrypted, id=name_of(kind, codec, encrypted))
+    for kind in samples.BUILDERS
+    for codec in Codec
+    for encrypted in (False, True)
+]
+
+
+@pytest.mark.parametrize(("kind", "codec", "encrypted"), CASES)
+def test_golden_objects_say_what_they_said(kind: str, codec: Codec, encrypted: bool) -> None:
+    golden = (DIRECTORY / name_of(kind, codec, encrypted)).read_bytes()
+    today: SealedObject = samples.BUILDERS[kind](encrypted, codec)
+    assert content(golden, today.key, encrypted) == content(today.data, today.key, encrypted)
+
+
+@pytest.mark.parametrize("name", [name for name in golden_objects() if "zstd" not in name])
+def test_golden_bytes_are_those_of_today_s_builders(name: str) -> None:
+    assert golden_objects()[name] == (DIRECTORY / name).read_bytes()
+
+
+def test_nothing_golden_is_missing_or_left_over() -> None:
+    assert {path.name for path in DIRECTORY.iterdir()} == set(golden_objects())
+
+
+def test_golden_domain_objects_say_what_they_said() -> None:
+    read = {path.stem: path.read_bytes() for path in DIRECTORY.glob("*.json")}
+    assert domain.parse_owner(read["owner"], "k", DOMAIN) == samples.owner()
+    assert domain.parse_config(read["config"], "k", DOMAIN) == samples.config()
+    assert domain.parse_holds(read["holds"], "k", DOMAIN) == samples.holds()
+    assert domain.parse_epoch_record(read["epochs"], "k", DOMAIN).epoch == 3
+    block = keyblock.parse_key_block(read["key-block"], "k")
+    opened = keyblock.open_with_passphrase(block, samples.PASSPHRASE, DOMAIN, "k")
+    assert opened == samples.PRIVATE_KEY
+    assert domain.config_digest(read["config"]) == samples.owner().config
