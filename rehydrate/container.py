@@ -188,6 +188,8 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
     """
     container.require_key()
     history = container.history
+    if history.lost is not None and choice.at is None:
+        raise history.lost  # to go back to an older point than was promised is for a person to decide
     cut = find_cut(history, contents, choice, names)
     branch = history.branch_of(cut.place)
     check_branch(contents, branch, history.bases())

@@ -116,16 +116,16 @@ def read_catalogs(
     """The heads that catalogs have of wanted objects; each at most once, and it is taken out of `wanted`.
 
     Catalogs are shortcuts: one that is damaged, stale or sealed to us comes out as `Broken` and does no other
-    harm. The widest are read first, of each level the newest; one that tells nothing new ends its level,
-    because what is older was merged into wider ones.
+    harm. The widest are read first, and of each writer's the newest; one that tells nothing new ends its
+    writer's level, because what is older was merged into wider ones.
     """
-    levels: dict[int, list[Found]] = {}
+    groups: dict[tuple[int, int], list[Found]] = {}
     for found in store.list(prefix):
         parsed = parse_key(found.key)
         if parsed is not None:
-            levels.setdefault(parsed.level, []).append(found)
-    for level in sorted(levels, reverse=True):
-        for found in reversed(levels[level]):
+            groups.setdefault((parsed.level, parsed.epoch), []).append(found)
+    for group in sorted(groups, reverse=True):
+        for found in reversed(groups[group]):
             if not wanted:
                 return
             fresh = 0

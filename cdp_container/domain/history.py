@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdp_container.domain.ends import find_end
-from cdp_container.errors import DamagedObject, MissingObject, NoSuchBucket, NoSuchDomain, NotFound
+from cdp_container.errors import (
+    CdpError,
+    DamagedObject,
+    ForeignObject,
+    LimitExceeded,
+    MissingObject,
+    NewerFormat,
+    NoSuchBucket,
+    NoSuchDomain,
+    NotFound,
+)
 from cdp_container.format.domain import (
     DomainConfig,
     EpochRecord,
-    ObjectName,
     Owner,
     OwnerState,
     config_digest,
@@ -25,7 +34,7 @@ from cdp_container.format.domain import (
 from cdp_container.format.head import check_object, object_digest, open_head
 from cdp_container.format.index import Run
 from cdp_container.format.keys import EPOCHS_PREFIX, OWNER_KEY, KeyKind, config_key, epoch_key, parse_key
-from cdp_container.format.members import Members
+from cdp_container.format.ledger import predecessor_of
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
@@ -53,6 +62,7 @@ class History:
         config: the configuration in force; None where `domain/owner` is gone.
         spans: by epoch, oldest first.
         newest: the newest cut, which a takeover now would start from; NOWHERE if there is none.
+        lost: why a cut that was proven to be there is not; `newest` is then what can still be followed to.
         notes: what a reader should be told.
     """
 
@@ -60,6 +70,7 @@ class History:
     config: DomainConfig | None
     spans: dict[int, Span]
     newest: Place
+    lost: CdpError | None
     notes: tuple[str, ...]
 
     @property
@@ -106,15 +117,28 @@ def read_history(store: Store) -> History:
     config = _read_config(store, owner) if any(owner.config) else None
     records = _read_chain(store, owner)
     spans: dict[int, Span] = {}
-    newest = NOWHERE
+    newest, lost = NOWHERE, None
     if records:
-        found = find_end(store, owner.domain, records[0].epoch, owner.protected)
-        newest = found.place
-        if found.stopped_by:
-            notes.append(f"nothing counts after cut {newest.cut} of epoch {newest.epoch}: {found.stopped_by}")
+        newest, lost = _newest(store, owner, records[0].epoch, notes)
         ends = _ends(records, newest)
         spans = {record.epoch: Span(record, ends[record.epoch]) for record in reversed(records)}
-    return History(owner, config, spans, newest, tuple(notes))
+    return History(owner, config, spans, newest, lost, tuple(notes))
+
+
+def _newest(store: Store, owner: Owner, epoch: int, notes: list[str]) -> tuple[Place, CdpError | None]:
+    """The newest cut, and why it is older than what was proven, if it is."""
+    lost: CdpError | None = None
+    try:
+        end = find_end(store, owner.domain, epoch, owner.protected)
+    except (MissingObject, DamagedObject, ForeignObject, NewerFormat, LimitExceeded) as error:
+        # What is left may still be restored, by those who are told.
+        lost = error
+        notes.append(f"the newest protected cut is lost: {error}")
+        end = find_end(store, owner.domain, epoch, NOWHERE)
+    if end.stopped_by:
+        place = f"cut {end.place.cut} of epoch {end.place.epoch}"
+        notes.append(f"nothing counts after {place}: {end.stopped_by}")
+    return end.place, lost
 
 
 def _read_owner(store: Store, notes: list[str]) -> Owner:
@@ -212,6 +236,5 @@ def read_ledger(store: Store, history: History, keys: ReaderKeys) -> list[Run]:
             raise DamagedObject(name.key, "it has not the digest by which it was named")
         head = open_head(data, name.key, history.domain, keys)
         runs.extend(head.index.iter_runs())
-        before = Members(dict(head.header), name.key).object_or_none("predecessor")
-        name = None if before is None else ObjectName(before.text("key"), before.bytes("digest", 32))
+        name = predecessor_of(head)
     return runs

@@ -6,7 +6,7 @@ nor does which epochs count (history).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdp_container.domain.contents import Contents, Segment, SpaceRecord
-from cdp_container.errors import DamagedObject, MissingObject
+from cdp_container.errors import CdpError, DamagedObject, MissingObject
 from cdp_container.extents.tables import COVER, RUNS, Table
-from cdp_container.format.keys import segment_key
+from cdp_container.format.keys import PACKS_PREFIX, segment_key
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import NO_DIGEST
 
 Branch = Mapping[int, int]
 """What an image is made of: for each epoch the last seq that counts."""
+
+_WHY_MISSING: Final = "this point needs it, and it is neither there nor collected"
 
 KEYS_NAMED_MAX: Final = 5
 """Missing objects that a message names before it only counts them."""
@@ -149,35 +151,44 @@ def check_branch(contents: Contents, branch: Branch, bases: Mapping[int, Place])
         DamagedObject, NewerFormat, ForeignObject, LimitExceeded: an object is not what it should be.
     """
     missing = []
+    for fault in faults_of(contents, branch, bases):
+        if not isinstance(fault, MissingObject):
+            raise fault
+        missing.append(fault.what)
+    if missing:
+        named = ", ".join(missing[:KEYS_NAMED_MAX])
+        more = f" and {len(missing) - KEYS_NAMED_MAX} more" if len(missing) > KEYS_NAMED_MAX else ""
+        raise MissingObject(named + more, _WHY_MISSING)
+
+
+def faults_of(contents: Contents, branch: Branch, bases: Mapping[int, Place]) -> Iterator[CdpError]:
+    """All that is wrong with what a branch is made of; see `check_branch`."""
     for epoch in sorted(branch):
         before = _digest_at(contents, bases[epoch])
         for seq in range(1, branch[epoch] + 1):
             key = segment_key(epoch, seq)
-            if key in contents.broken:
-                raise contents.broken[key].error
             segment = contents.segments.get((epoch, seq))
-            if segment is not None and segment.previous_digest:
-                _check_link(segment, key, before, bases[epoch])
+            if key in contents.broken:
+                yield contents.broken[key].error
+                before = None
+            elif segment is not None and segment.previous_digest:
+                yield from _link_faults(segment, key, before, bases[epoch])
                 before = segment.digest
             elif contents.is_collected(epoch, seq):
                 before = _digest_of_run(contents, epoch, seq)
             else:
-                missing.append(key)
+                yield MissingObject(key, _WHY_MISSING)
                 before = None
-    if missing:
-        named = ", ".join(missing[:KEYS_NAMED_MAX])
-        more = f" and {len(missing) - KEYS_NAMED_MAX} more" if len(missing) > KEYS_NAMED_MAX else ""
-        raise MissingObject(named + more, "this point needs it, and it is neither there nor collected")
     for broken in contents.broken.values():
-        if broken.key.startswith("packs/"):
-            raise broken.error
+        if broken.key.startswith(PACKS_PREFIX):
+            yield broken.error
 
 
-def _check_link(segment: Segment, key: str, before: bytes | None, base: Place) -> None:
+def _link_faults(segment: Segment, key: str, before: bytes | None, base: Place) -> Iterator[CdpError]:
     if segment.base != base:
-        raise DamagedObject(key, f"its base is {segment.base}, and its epoch's is {base}")
+        yield DamagedObject(key, f"its base is {segment.base}, and its epoch's is {base}")
     if before is not None and segment.previous_digest != before:
-        raise DamagedObject(key, "the digest that it names is not that of the segment before it")
+        yield DamagedObject(key, "the digest that it names is not that of the segment before it")
 
 
 def _digest_at(contents: Contents, place: Place) -> bytes | None:

@@ -14,23 +14,26 @@ from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.contents import Contents
 from cdp_container.errors import UsageError
 from cdp_container.store.address import below, open_store, parse_address
-from cdp_container.store.api import Store
+from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
+from rehydrate import verify as verification
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret, say
 from rehydrate.cli.progress import meter
-from rehydrate.cli.text import parse_point, parse_time
+from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import (
     Container,
     RestorePlan,
+    find_cut,
     find_domains,
     open_container,
     plan_restore,
     points_of,
     scope_of,
 )
-from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, VolumePlan
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals, VolumePlan
 from rehydrate.restore import Source, restore_volume, sum_of
+from rehydrate.show import show_object
 from rehydrate.target import Target, open_target
 
 
@@ -189,12 +192,33 @@ def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:
 
 def verify(access: Access, choice: Choice, as_json: bool) -> int:
     """`rehydrate verify`."""
-    raise UsageError("verify", "not here yet")
+    clock = SystemClock()
+    with _container(access) as container:
+        scope, listed = _verify_scope(container, choice)
+        planned = Totals(gets=len(listed), fetch_bytes=sum(found.size for found in listed))
+        with meter(planned, "verify", clock) as progress:
+            report = verification.verify(container, listed, scope, progress)
+        _tell(list(container.history.notes))
+        _answer(views.report_members(report), as_json, views.report_text(report))
+    return report.exit_code
+
+
+def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int], list[Found]]:
+    """What counts, and the objects to read: all of them unless a point is named."""
+    history = container.history
+    if choice == Choice():
+        return history.everything(), verification.to_verify(container, None)
+    with closing(container.gather(scope_of(history, choice))) as contents:
+        scope = history.branch_of(find_cut(history, contents, choice, []).place)
+    return scope, verification.to_verify(container, scope)
 
 
 def show(access: Access, what: str, as_json: bool) -> int:
     """`rehydrate show`."""
-    raise UsageError("show", "not here yet")
+    with _container(access) as container:
+        members = show_object(container, what)
+        _answer(members, as_json, tree(members))
+    return 0
 
 
 # --- shared ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -66,3 +66,18 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (titles, *rows)
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def tree(value: object, indent: str = "") -> str:
+    """Nested members as indented lines."""
+    if isinstance(value, Mapping):
+        return "\n".join(_branch(f"{indent}{name}:", item, indent) for name, item in value.items())
+    if isinstance(value, list):
+        return "\n".join(_branch(f"{indent}-", item, indent) for item in value)
+    return f"{indent}{value}"
+
+
+def _branch(title: str, value: object, indent: str) -> str:
+    if isinstance(value, Mapping | list) and value:
+        return f"{title}\n{tree(value, indent + '  ')}"
+    return f"{title} {'-' if value in (None, '', [], {}) else value}"

@@ -10,6 +10,7 @@ from rehydrate.cli.text import seconds_text, size_text, table, time_text
 from rehydrate.container import Point, RestorePlan
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
 from rehydrate.restore import sum_of
+from rehydrate.verify import Report
 
 Members = dict[str, Any]
 
@@ -146,3 +147,31 @@ def plan_text(members: Mapping[str, Any]) -> str:
             f"{members['write_bytes']} bytes to write, about {estimate} at {rate}/s",
         )
     )
+
+
+def report_members(report: Report) -> Members:
+    """What `verify` found."""
+    return {
+        "objects": report.objects,
+        "stored_bytes": report.stored_bytes,
+        "frames": report.frames,
+        "frames_opened": report.opened,
+        "ignored": report.ignored,
+        "findings": [
+            {"key": found.key, "kind": found.kind, "needed": found.needed, "why": found.error.why}
+            for found in report.findings
+        ],
+    }
+
+
+def report_text(report: Report) -> str:
+    """The same for people: every finding by name, then what was looked at."""
+    lines = []
+    for found in report.findings:
+        rest = "" if found.needed else " (no point needs it)"
+        lines.append(f"{found.kind}: {found.key}: {found.error.why}{rest}")
+    lines += [f"ignored: {key}" for key in report.ignored]
+    opened = f"{report.frames} frames opened" if report.opened else "frames checked by digest only (no key)"
+    lines.append(f"{report.objects} objects, {size_text(report.stored_bytes)}, {opened}")
+    lines.append(f"{len(report.findings)} findings" if report.findings else "everything is as it was written")
+    return "\n".join(lines)
