@@ -1,0 +1,109 @@
+"""What the streamer shows of itself: streamer.json, and the answer to `status`. Values in, JSON out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cdp_agent.identity import AgentIdentity
+from cdp_agent.streamer import steps
+from cdp_agent.streamer.engine import Engine
+from cdp_agent.streamer.payloads import Journal
+from cdp_container.errors import CdpError
+from cdp_container.format.place import Place
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.shared import SplitterPage, StreamerPage
+
+FACTS_NAME = "streamer.json"
+
+
+class Lag:
+    """How much would be lost now. Looks at the journal only when something moved."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._known: tuple[Position, int | None] | None = None
+
+    def measure(self, splitter: SplitterPage | None, ours: StreamerPage, wall_ns: int) -> dict[str, Any]:
+        """Seconds since the oldest write that is not protected, bytes of journal from there; None: unknown."""
+        if splitter is None or not splitter.generation:
+            return {"lag_seconds": None, "lag_bytes": None}
+        try:
+            start = ours.proven if ours.proven != NOWHERE else self._journal.start
+            if start in (NOWHERE, splitter.tail):
+                return {"lag_seconds": 0.0, "lag_bytes": 0}
+            oldest_ns = self._oldest_ns(start, splitter.tail)
+            if oldest_ns is None:
+                return {"lag_seconds": 0.0, "lag_bytes": 0}
+            seconds = max(0.0, (wall_ns - oldest_ns) / 1e9)
+            lag_bytes = self._journal.distance_bytes(start, splitter.tail)
+            return {"lag_seconds": round(seconds, 3), "lag_bytes": lag_bytes}
+        except CdpError as error:
+            return {"lag_seconds": None, "lag_bytes": None, "lag_unknown": str(error)}
+
+    def _oldest_ns(self, start: Position, tail: Position) -> int | None:
+        """When the first write behind `start` was made; None while there is none."""
+        if self._known is None or self._known[0] != start or self._known[1] is None:
+            first = next(iter(self._journal.records(start, tail)), None)
+            self._known = (start, None if first is None else first.time_ns)
+        return self._known[1]
+
+
+def describe(
+    engine: Engine | None,
+    identity: AgentIdentity,
+    splitter: SplitterPage | None,
+    lag: dict[str, Any],
+    wall_ns: int,
+    waiting_for: str,
+) -> dict[str, Any]:
+    """All facts as JSON members; `waiting_for` says what is missing before there is an engine."""
+    shown: dict[str, Any] = {
+        "time_ns": wall_ns,
+        "pid": os.getpid(),
+        "state": waiting_for,
+        **lag,
+        "overflowed": splitter is not None and splitter.overflowed,
+        "unclean_boot": splitter is not None and splitter.unclean_boot,
+    }
+    if engine is None:
+        return shown
+    run, stream = engine.run, engine.stream
+    names = {source.space: source.name for source in identity.sources}
+    return {
+        **shown,
+        "state": "paused: the lease passed" if stream.paused else engine.shown.standing,
+        "owner": run.phase.value,
+        "epoch": stream.epoch or run.epoch,
+        "lease_seconds": run.seen.lease_seconds if run.seen is not None else None,
+        "sent": place_of(stream.sent),
+        "protected": place_of(
+            stream.protected or (run.end.place if run.end is not None else stream.protected)
+        ),
+        "not_whole": [names[space] for space in engine.not_whole],
+        "window_bytes": steps.window_bytes(stream),
+        "troubles": dict(engine.shown.troubles),
+        "last_error": engine.shown.last_error,
+        "last_error_ns": engine.shown.last_error_ns,
+        "counters": asdict(engine.counters),
+    }
+
+
+def place_of(place: Place) -> dict[str, int] | None:
+    """A place as JSON, None where there is none."""
+    return {"epoch": place.epoch, "cut": place.cut, "seq": place.seq} if place else None
+
+
+def write_facts(directory: Path, facts: dict[str, Any]) -> None:
+    """Replace streamer.json, whole; not durable, and a full disk only makes it old."""
+    path = directory / FACTS_NAME
+    fresh = path.with_name(f"{FACTS_NAME}.new")
+    try:
+        fresh.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        fresh.replace(path)
+    except OSError:
+        return  # facts carry their time: whoever reads old ones sees that they are old

@@ -1,0 +1,49 @@
+"""The streamer's machine: notes, the shared pages, the volumes to copy. See `engine_types.Local`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cdp_agent.streamer.copy import Round, Volume, plan_copy
+from cdp_agent.streamer.settings import StreamerSettings
+from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
+
+
+class LocalDirectory:
+    """The journal directory of an agent."""
+
+    def __init__(self, settings: StreamerSettings, pages: SharedPages) -> None:
+        self._directory: Path = settings.directory
+        self._pages = pages
+        self._volumes = [
+            Volume(index, backing, source.size_bytes)
+            for index, (source, backing) in enumerate(
+                zip(settings.identity.sources, settings.backings, strict=True)
+            )
+        ]
+
+    def load_notes(self) -> Notes:
+        """See `Local.load_notes`."""
+        return load_notes(self._directory)
+
+    def save_notes(self, notes: Notes) -> None:
+        """See `Local.save_notes`."""
+        save_notes(self._directory, notes)
+
+    def splitter(self) -> SplitterPage | None:
+        """See `Local.splitter`."""
+        return self._pages.splitter.read()
+
+    def streamer(self) -> StreamerPage:
+        """See `Local.streamer`."""
+        return self._pages.streamer.read() or StreamerPage()
+
+    def publish(self, page: StreamerPage) -> None:
+        """See `Local.publish`. Not durable: after a power loss less is trimmed, never more."""
+        self._pages.streamer.publish(page)
+
+    def plan_copy(self, sources: Sequence[int]) -> list[Round]:
+        """See `Local.plan_copy`."""
+        return plan_copy([self._volumes[index] for index in sources])

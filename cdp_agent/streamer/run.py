@@ -1,0 +1,278 @@
+"""The streamer's process: threads, sockets and clocks around the engine.
+
+One thread owns the engine. It looks at the shared page a few times a second, hands jobs to their threads,
+takes what is done, and shows facts once a second. Nothing that the store or the network does ends it.
+
+Renewals are timed by this loop and not by a scheduler: the owner's machine says when it is due, by the
+boot-time clock that counts a suspended machine's sleep. APScheduler goes by the wall clock, so that a clock
+that is set back would let a lease pass.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from cdp_agent.streamer.control import Answer, ControlServer
+from cdp_agent.streamer.engine import Engine
+from cdp_agent.streamer.engine_types import Answered, Done, Outside, Wishes
+from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
+from cdp_agent.streamer.lanes import Lanes
+from cdp_agent.streamer.local import LocalDirectory
+from cdp_agent.streamer.settings import StreamerSettings
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.errors import CdpError, Fenced
+from cdp_container.format.codec import Compressor
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.shared import SharedPages
+from cdp_container.store.address import open_store, parse_address
+from cdp_container.store.api import Store
+from cdp_container.store.attest import probe
+from cdp_container.store.retry import with_retries
+
+POLL_SECONDS: Final = 0.1
+"""How often the shared page is looked at: a tenth of the shortest sensible cadence."""
+FACTS_SECONDS: Final = 1.0
+CONNECT_FIRST_SECONDS: Final = 1.0
+CONNECT_MAX_SECONDS: Final = 30.0
+"""Between two attempts to reach a store for the first time."""
+MARKER_BYTES_MAX: Final = 200
+"""A marker's name, in UTF-8: it stands in tables and on command lines."""
+JOURNAL: Final = "journal"
+SHARED: Final = "shared"
+
+
+def run_streamer(
+    settings: StreamerSettings,
+    clock: Clock | None = None,
+    entropy: Callable[[int], bytes] = os.urandom,
+    stop: threading.Event | None = None,
+) -> int:
+    """Stream until told to stop, by SIGTERM, SIGINT or (in a test) `stop`; returns 0.
+
+    Raises:
+        Fenced: this site was overtaken; starting again is no use before an operator acted.
+        UsageError: the address is none.
+        CdpError: the journal or a volume cannot be read; starting again may help.
+    """
+    parse_address(settings.store)
+    pages = SharedPages(settings.directory / SHARED)
+    stopping = threading.Event() if stop is None else stop
+    runner = _Runner(settings, clock or SystemClock(), entropy, pages, stopping)
+    handlers = _handle_signals(stopping) if stop is None else {}
+    try:
+        return runner.run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        pages.close()
+
+
+def _handle_signals(stop: threading.Event) -> dict[int, Any]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    return {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+@dataclass(slots=True)
+class _Connecting:
+    """The store before it was reached for the first time."""
+
+    why: str = "connecting to the store"
+    failures: int = 0
+    due_ns: int = 0
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class _Runner:
+    settings: StreamerSettings
+    clock: Clock
+    entropy: Callable[[int], bytes]
+    pages: SharedPages
+    stop: threading.Event
+    lanes: Lanes = field(default_factory=Lanes)
+    engine: Engine | None = None
+    connecting: _Connecting = field(default_factory=_Connecting)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> int:
+        directory = self.settings.directory
+        local = LocalDirectory(self.settings, self.pages)
+        (directory / JOURNAL).mkdir(exist_ok=True)
+        with (
+            self._reader(directory) as journal,
+            self._reader(directory) as build_journal,
+            self._reader(directory) as lag_journal,
+        ):
+            lag = Lag(lag_journal)
+            control = ControlServer(directory, self._requested)
+            try:
+                while not self.stop.is_set():
+                    self._turn(local, journal, build_journal)
+                    self._show(local, lag)
+            except CdpError as error:
+                self._show_end(local, lag, error)
+                raise
+            finally:
+                control.close()
+        return 0
+
+    def _reader(self, directory: Path) -> JournalReader:
+        return JournalReader(directory / JOURNAL, self.settings.identity.domain)
+
+    # --- one turn of the loop ------------------------------------------------------------------
+
+    def _turn(self, local: LocalDirectory, journal: JournalReader, build_journal: JournalReader) -> None:
+        if self.engine is None:
+            self._connect(local, journal, build_journal)
+        else:
+            self.engine.poll()
+        self._submit()
+        self._take_done()
+        self._submit()
+
+    def _submit(self) -> None:
+        if self.engine is not None:
+            jobs, self.engine.jobs = self.engine.jobs, []
+            for job in jobs:
+                self.lanes.submit(job)
+
+    def _take_done(self) -> None:
+        """Wait for something to be done, at most until the next poll, and take all that is."""
+        try:
+            self.lanes.done.get(timeout=self._pause_seconds())()
+            while True:
+                self.lanes.done.get_nowait()()
+        except queue.Empty:
+            return
+
+    def _pause_seconds(self) -> float:
+        due_ns = None if self.engine is None else self.engine.due_ns()
+        if due_ns is None:
+            return POLL_SECONDS
+        return min(POLL_SECONDS, max(0.001, (due_ns - self.clock.boottime_ns()) / 1e9))
+
+    # --- the first connection ------------------------------------------------------------------
+
+    def _connect(self, local: LocalDirectory, journal: JournalReader, build_journal: JournalReader) -> None:
+        """Open and probe the store, again and again, in a thread of its own."""
+        connecting = self.connecting
+        notes = local.load_notes()
+        if notes.fenced:
+            raise Fenced("the streamer stopped", notes.fenced)
+        if connecting.busy or self.clock.boottime_ns() < connecting.due_ns:
+            return
+        connecting.busy = True
+
+        def begin(store: Store) -> None:
+            self.engine = self._engine(store, local, journal, build_journal)
+
+        threading.Thread(target=self._try_store, args=(begin,), name="connect", daemon=True).start()
+
+    def _try_store(self, begin: Callable[[Store], None]) -> None:
+        try:
+            store = open_store(self.settings.store, self.clock)
+            probe(store, self.entropy)
+        except CdpError as error:
+            why = str(error)
+            done: Done = lambda: self._not_connected(why)  # noqa: E731
+        else:
+            done = lambda: begin(store)  # noqa: E731
+        self.lanes.done.put(done)
+
+    def _not_connected(self, why: str) -> None:
+        connecting = self.connecting
+        delay_seconds = min(CONNECT_MAX_SECONDS, CONNECT_FIRST_SECONDS * 2.0 ** min(connecting.failures, 16))
+        connecting.failures += 1
+        connecting.due_ns = self.clock.boottime_ns() + int(delay_seconds * 1e9)
+        connecting.why = f"no connection to the store: {why}"
+        connecting.busy = False
+
+    def _engine(
+        self, store: Store, local: LocalDirectory, journal: JournalReader, build_journal: JournalReader
+    ) -> Engine:
+        settings = self.settings
+        outside = Outside(
+            store=store,
+            patient=with_retries(store, self.clock, self._jitter),
+            local=local,
+            journal=journal,
+            build_journal=build_journal,
+            clock=self.clock,
+            entropy=self.entropy,
+            compressor=Compressor(level=settings.compression_level),
+        )
+        wishes = Wishes(
+            cadence_ns=int(settings.cut_every_seconds * 1e9),
+            lease_seconds=settings.lease_seconds,
+            operator=settings.operator,
+            software=settings.software,
+        )
+        return Engine(settings.identity, wishes, outside)
+
+    def _jitter(self) -> float:
+        return int.from_bytes(self.entropy(4), "little") / 2.0**32
+
+    # --- what others ask -----------------------------------------------------------------------
+
+    def _requested(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+        """Called by the control socket's threads; the engine's own thread does the rest."""
+        self.lanes.done.put(lambda: self._handle(request, answer))
+
+    def _handle(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+        def reply(answered: Answered) -> None:
+            if answered.place is None:
+                answer({"ok": False, "error": answered.why})
+            else:
+                answer({"ok": True, "place": place_of(answered.place)})
+
+        command, name = request.get("command"), request.get("name")
+        if command == "status":
+            answer({"ok": True, "facts": self.facts})
+        elif command not in ("marker", "flush"):
+            answer({"ok": False, "error": f"{str(command)[:40]!r} is no command"})
+        elif self.engine is None:
+            answer({"ok": False, "error": self.connecting.why})
+        elif command == "flush":
+            self.engine.ask(None, "", application=False, reply=reply)
+        elif not _is_marker_name(name):
+            why = f"a marker needs a printable name of up to {MARKER_BYTES_MAX} bytes"
+            answer({"ok": False, "error": why})
+        else:
+            note, application = str(request.get("note", "")), bool(request.get("application"))
+            self.engine.ask(str(name), note, application=application, reply=reply)
+
+    # --- what is shown -------------------------------------------------------------------------
+
+    def _show(self, local: LocalDirectory, lag: Lag, state: str | None = None) -> None:
+        """Replace streamer.json, once a second, or at once where there is a `state` to show."""
+        wall_ns = self.clock.wall_ns()
+        last_ns = self.facts.get("time_ns", 0)
+        if state is None and last_ns <= wall_ns < last_ns + FACTS_SECONDS * 1e9:
+            return
+        splitter = local.splitter()
+        measured = lag.measure(splitter, local.streamer(), wall_ns)
+        self.facts = describe(
+            self.engine, self.settings.identity, splitter, measured, wall_ns, self.connecting.why
+        )
+        self.facts["rpo_target_seconds"] = self.settings.rpo_target_seconds
+        if state is not None:
+            self.facts["state"] = state
+        write_facts(self.settings.directory, self.facts)
+
+    def _show_end(self, local: LocalDirectory, lag: Lag, error: CdpError) -> None:
+        state = "fenced" if isinstance(error, Fenced) else "stopped"
+        self._show(local, lag, f"{state}: {error}")
+
+
+def _is_marker_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= MARKER_BYTES_MAX
