@@ -237,8 +237,8 @@ def parse_epoch_record(data: bytes, key: str, domain: bytes | None) -> EpochReco
     )
     if record.previous >= record.epoch:
         raise members.fault("previous", "is not before its epoch")
-    if record.base.epoch >= record.epoch or record.end.epoch > record.previous:
-        raise members.fault("base", "or end does not lie before the epoch")
+    if max(record.base.epoch, record.end.epoch) > record.previous:
+        raise members.fault("base", "or end lies in an epoch that was never active before it")
     return record
 
 

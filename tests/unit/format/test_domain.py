@@ -139,6 +139,7 @@ def test_the_epoch_in_force() -> None:
         {"previous": 3},
         {"base": {"epoch": 3, "cut": 1, "seq": 1}},
         {"end": {"epoch": 3, "cut": 1, "seq": 1}},
+        {"previous": 1},
         {"unsynchronised": 0},
     ],
     ids=str,
