@@ -13,17 +13,21 @@ them (journal, cadence, proof) does not belong here.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
 from cdp_container.format.assemble import SealedObject
+from cdp_container.format.catalog import CatalogFacts, build_catalog
+from cdp_container.format.codec import Compressor
 from cdp_container.format.domain import (
     DomainConfig,
     Encryption,
     EpochRecord,
+    ObjectName,
     Owner,
     OwnerState,
     Source,
@@ -32,12 +36,16 @@ from cdp_container.format.domain import (
     build_owner,
     config_digest,
 )
-from cdp_container.format.index import Record
+from cdp_container.format.frames import StoredFrame
+from cdp_container.format.head import Head, object_digest, open_head
+from cdp_container.format.index import Entry, Order, Record, Run
 from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
-from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key
-from cdp_container.format.layout import ExtentKind
+from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key, segment_key
+from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.ledger import LedgerFacts, build_ledger
+from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
 from cdp_container.format.place import NOWHERE, Place
-from cdp_container.format.preamble import NO_DIGEST
+from cdp_container.format.preamble import NO_DIGEST, Preamble, parse_preamble
 from cdp_container.format.records import make_record
 from cdp_container.format.seal import ReaderKeys, WriterKeys, derive_index_key, public_of, writer_keys
 from cdp_container.format.segment import NewExtent, SegmentFacts, build_segment
@@ -278,6 +286,64 @@ class Site:
         self._line.place = Place(facts.epoch, facts.cut, facts.seq)
         self._line.digest = built.digest
 
+    # --- catalogs and collection ---------------------------------------------------------------
+
+    def catalog(self, keys: Sequence[str], level: int = 0, number: int = 1) -> SealedObject:
+        """Put a catalog of stored segments."""
+        entries = []
+        for key in keys:
+            data = self.store.get(key).data
+            preamble = parse_preamble(data, key)
+            entries.append(
+                Entry(preamble.kind, preamble.epoch, preamble.seq, len(data), object_digest(data),
+                      data[: preamble.head_length])
+            )  # fmt: skip
+        facts = CatalogFacts(self.owner.epoch, level, number)
+        built = build_catalog(facts, entries, self._keys, self.rng.randbytes(16), Compressor())
+        self.store.put_new(built.key, built.data)
+        return built
+
+    def collect(self, epoch: int, first: int, last: int, number: int = 1) -> SealedObject:
+        """Replace segments by one pack that copies their frames, and say so in a ledger; gives the pack."""
+        heads = [self._head(segment_key(epoch, seq)) for seq in range(first, last + 1)]
+        frames: list[CopiedFrame | bytes] = []
+        extents, records = [], []
+        for head in heads:
+            preamble = head.preamble
+            order = Order(epoch, preamble.seq, preamble.cut)
+            offset = len(frames)
+            frames.extend(self._copied(head))
+            for extent in head.index.iter_extents():
+                moved = None if extent.frame is None else extent.frame + offset
+                extents.append(PackExtent(order, replace(extent, frame=moved)))
+            records += [PackRecord(order, record) for record in head.index.iter_records()]
+            if preamble.complete:
+                records.append(PackRecord(order, _cut_record(preamble)))
+        content = PackContent(frames, extents, records)
+        pack_facts = PackFacts(self.owner.epoch, number)
+        pack = build_pack(pack_facts, content, self._epoch_keys(), self.rng.randbytes(16), Compressor())
+        self.store.put_new(pack.key, pack.data)
+        digest = object_digest(self.store.get(heads[-1].key).data)
+        run = Run(ObjectKind.SEGMENT, epoch, first, last, digest)
+        ledger_facts = LedgerFacts(self.owner.epoch, number, self.owner.ledger)
+        ledger = build_ledger(ledger_facts, [run], self._keys, self.rng.randbytes(16), Compressor())
+        self.store.put_new(ledger.key, ledger.data)
+        self.write_owner(ledger=ObjectName(ledger.key, ledger.digest))
+        for head in heads:
+            self.store.delete(head.key)
+        return pack
+
+    def _head(self, key: str) -> Head:
+        return open_head(self.store.get(key).data, key, self.domain, self.reader_keys())
+
+    def _copied(self, head: Head) -> Iterator[CopiedFrame]:
+        data = self.store.get(head.key).data
+        wrapped = head.preamble.wrapped_content_key if self.encrypted else None
+        for number, frame in enumerate(head.index.iter_frames()):
+            start, end = head.frame_range(number)
+            stored = StoredFrame(data[start:end], frame.raw_length, frame.crc32, frame.codec)
+            yield CopiedFrame(stored, head.preamble.object_id, number, wrapped)
+
     # --- inside --------------------------------------------------------------------------------
 
     def _key_block(self) -> bytes:
@@ -331,6 +397,20 @@ class Site:
     @staticmethod
     def _copy(line: _Line) -> _Line:
         return _Line(line.place, line.digest, {space: bytearray(data) for space, data in line.image.items()})
+
+
+def _cut_record(preamble: Preamble) -> Record:
+    """What a pack remembers of a collected cut."""
+    value = {
+        "epoch": preamble.epoch,
+        "cut": preamble.cut,
+        "seq": preamble.seq,
+        "complete": preamble.complete,
+        "not_whole": [space.hex() for space in preamble.not_whole],
+        "cut_time_ns": preamble.cut_time_ns,
+        "stored_ns": preamble.cut_time_ns,
+    }
+    return make_record("cut", struct.pack("<QQ", preamble.epoch, preamble.cut), value)
 
 
 def _coalesced(writes: Sequence[Write]) -> Iterable[NewExtent]:

@@ -208,6 +208,8 @@ def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int],
     history = container.history
     if choice == Choice():
         return history.everything(), verification.to_verify(container, None)
+    if choice.marker is not None:
+        container.require_key()  # the names of cuts are sealed
     with closing(container.gather(scope_of(history, choice))) as contents:
         scope = history.branch_of(find_cut(history, contents, choice, []).place)
     return scope, verification.to_verify(container, scope)

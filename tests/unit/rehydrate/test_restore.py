@@ -8,49 +8,88 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.domain.contents import Contents, gather
-from cdp_container.domain.history import History, read_history
-from cdp_container.domain.image import check_branch, cuts_of, runs_of, volumes_of
+from cdp_container.extents import resolve as resolving
+from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.memory import MemoryStore
-from rehydrate.plan import Totals, VolumePlan, plan_volume
+from rehydrate import plan as planning
+from rehydrate.container import Secret, open_container, plan_restore, scope_of
+from rehydrate.plan import Choice, Totals, VolumePlan
 from rehydrate.restore import Source, restore_volume
 from rehydrate.target import open_target
-from tests.containers import Image, Site, busy_container
-
-
-def plans_at(history: History, contents: Contents, place: Place) -> list[VolumePlan]:
-    branch = history.branch_of(place)
-    check_branch(contents, branch, history.bases())
-    (cut,) = (cut for cut in cuts_of(contents, branch) if cut.place == place)
-    return [
-        plan_volume(volume, contents.extents(), runs_of(contents, branch, volume.space), contents.objects)
-        for volume in volumes_of(contents, branch, cut)
-    ]
+from tests.containers import PASSPHRASE, Image, Site, busy_container, write
 
 
 def restored(site: Site, place: Place, directory: Path) -> Image:
-    """Every volume of a cut, as files hold them."""
-    history = read_history(site.store)
-    contents = gather(site.store, history.domain, site.reader_keys(), history.everything())
-    with closing(contents):
-        source = Source(site.store, site.reader_keys(), contents)
-        plans = plans_at(history, contents, place)
-        return {plan.volume.space: run(source, plan, place, directory) for plan in plans}
+    """Every volume of a cut, as files hold them after a restore from nothing but store and passphrase."""
+    container = open_container(site.store, Secret(PASSPHRASE))
+    choice = Choice(at=(place.epoch, place.cut))
+    with closing(container.gather(scope_of(container.history, choice))) as contents:
+        source = Source(site.store, container.keys, contents)
+        names = [] if not contents.segments[place.epoch, place.seq].not_whole else ["disk"]
+        plan = plan_restore(container, contents, choice, names)
+        assert plan.cut.place == place
+        return {volume.volume.space: run(source, volume, directory) for volume in plan.volumes}
 
 
-def run(source: Source, plan: VolumePlan, place: Place, directory: Path) -> bytes:
-    path = directory / f"{place.epoch}.{place.cut}.{plan.volume.name}"
+def run(source: Source, plan: VolumePlan, directory: Path) -> bytes:
+    path = directory / plan.volume.name
     counted: list[Totals] = []
-    with open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force=False) as target:
+    with open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force=True) as target:
         done = restore_volume(source, plan, target, counted.append)
     assert sum(counted, Totals()) == done == plan.totals
     return path.read_bytes()
 
 
+def assert_all_restored(site: Site, directory: Path) -> None:
+    for place, image in site.images.items():
+        back = restored(site, place, directory)
+        assert back == {space: image[space] for space in back}
+        assert back
+    assert not list(directory.glob("*.partial"))
+
+
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_every_cut_is_restored_as_the_model_says(encrypted: bool, tmp_path: Path) -> None:
-    site = busy_container(MemoryStore(SystemClock()), encrypted=encrypted)
-    for place, image in site.images.items():
-        assert restored(site, place, tmp_path) == image
-    assert not list(tmp_path.glob("*.partial"))
+    assert_all_restored(busy_container(MemoryStore(SystemClock()), encrypted=encrypted), tmp_path)
+
+
+def test_small_windows_and_small_requests_give_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "WINDOW_EXTENTS_MAX", 3)
+    monkeypatch.setattr(resolving, "SLOT_BYTES", 10_000)
+    monkeypatch.setattr(planning, "FETCH_BYTES_MAX", 5_000)
+    monkeypatch.setattr(planning, "GAP_BYTES_MAX", 10)
+    assert_all_restored(busy_container(MemoryStore(SystemClock())), tmp_path)
+
+
+def test_packs_and_ledgers_stand_for_what_was_collected(tmp_path: Path) -> None:
+    site = busy_container(MemoryStore(SystemClock()))
+    site.collect(1, 1, 4, number=1)
+    site.collect(1, 5, 5, number=2)
+    site.collect(2, 2, 4, number=3)
+    assert_all_restored(site, tmp_path)
+
+
+def test_catalogs_stand_for_heads(tmp_path: Path) -> None:
+    site = busy_container(MemoryStore(SystemClock()))
+    site.catalog([segment_key(1, seq) for seq in range(1, 6)], level=1)
+    site.catalog([segment_key(2, seq) for seq in range(1, 4)])
+    assert_all_restored(site, tmp_path)
+
+
+def test_a_frame_is_fetched_once_and_dead_data_never(tmp_path: Path) -> None:
+    site = Site(MemoryStore(SystemClock()))
+    disk = site.add_volume("disk", 1 << 20)
+    site.begin_epoch()
+    site.cut([write(disk, 0, site.rng.randbytes(1 << 20))])
+    last = site.cut([write(disk, 0, site.rng.randbytes(900_000))])
+    container = open_container(site.store, Secret(PASSPHRASE))
+    with closing(container.gather(container.history.everything())) as contents:
+        (plan,) = plan_restore(container, contents, Choice(), []).volumes
+    stored = sum(len(built.data) for built in site.objects)
+    assert plan.totals.write_bytes == 1 << 20
+    assert plan.totals.gets == 2
+    assert plan.totals.fetch_bytes < stored - 700_000
+    assert restored(site, last, tmp_path) == site.images[last]
