@@ -192,7 +192,7 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
         raise history.lost  # to go back to an older point than was promised is for a person to decide
     cut = find_cut(history, contents, choice, names)
     branch = history.branch_of(cut.place)
-    check_branch(contents, branch, history.bases())
+    check_branch(contents, branch, history.origins())
     volumes = pick_volumes(volumes_of(contents, branch, cut), names, cut)
     extents = contents.extents()
     plans = [

@@ -35,8 +35,10 @@ from cdp_container.format.keys import (
     PACKS_PREFIX,
     KeyKind,
     ParsedKey,
+    epoch_key,
     log_prefix,
     parse_key,
+    segment_key,
 )
 from cdp_container.format.layout import Cipher, ObjectKind
 from cdp_container.store.api import Found
@@ -131,10 +133,11 @@ def verify(
             progress(Totals(gets=1, fetch_bytes=checked.found.size))
             _count(report, contents, checked, scope)
             catalogs[checked.found.key] = checked.entries
-        for fault in faults_of(contents, scope, container.history.bases()):
+        for fault in faults_of(contents, scope, container.history.origins()):
             if fault not in [finding.error for finding in report.findings]:
                 report.findings.append(Finding(fault, fault.what, needed=True))
         report.findings.extend(_lying_catalogs(contents, catalogs))
+        report.findings.extend(_lost_cut(container))
     finally:
         contents.close()
     return report
@@ -236,6 +239,15 @@ def _check_domain_object(container: Container, parsed: ParsedKey, key: str, data
             parse_holds(data, key, domain)
         case _:
             return
+
+
+def _lost_cut(container: Container) -> Iterator[Finding]:
+    """The newest protected cut, where it is not there any more."""
+    history = container.history
+    if history.lost is not None:
+        place = history.owner.protected
+        key = segment_key(place.epoch, place.seq) if place else epoch_key(history.owner.epoch_in_force)
+        yield Finding(history.lost, key, needed=True)
 
 
 def _lying_catalogs(

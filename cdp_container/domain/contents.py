@@ -79,6 +79,7 @@ class Segment:
     stored_ns: int
     object_bytes: int
     base: Place | None
+    end: Place | None
     previous_digest: bytes
     digest: bytes
 
@@ -164,6 +165,7 @@ class Contents:
                 stored_ns=0,
                 object_bytes=preamble.object_length,
                 base=preamble.base,
+                end=preamble.end,
                 previous_digest=preamble.previous_digest,
                 digest=seen.digest,
             )
@@ -210,6 +212,7 @@ class Contents:
                 stored_ns=int(value["stored_ns"]),
                 object_bytes=0,
                 base=None,
+                end=None,
                 previous_digest=b"",
                 digest=b"",
             )

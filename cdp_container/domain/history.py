@@ -96,9 +96,9 @@ class History:
         """Every segment that counts, side branches included: for each epoch the last seq."""
         return {epoch: span.end.seq for epoch, span in self.spans.items() if span.end}
 
-    def bases(self) -> dict[int, Place]:
-        """The base of every epoch."""
-        return {epoch: span.record.base for epoch, span in self.spans.items()}
+    def origins(self) -> dict[int, tuple[Place, Place]]:
+        """For every epoch its base and the end of the one before it, which each of its segments repeats."""
+        return {epoch: (span.record.base, span.record.end) for epoch, span in self.spans.items()}
 
     def is_protected(self, place: Place) -> bool:
         """Whether a cut is proven to belong to its epoch; a newer one would count if the owner died now."""

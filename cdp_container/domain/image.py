@@ -26,6 +26,9 @@ Branch = Mapping[int, int]
 
 _WHY_MISSING: Final = "this point needs it, and it is neither there nor collected"
 
+Origins = Mapping[int, tuple[Place, Place]]
+"""For each epoch its base and the end of the epoch before it, as its record says."""
+
 KEYS_NAMED_MAX: Final = 5
 """Missing objects that a message names before it only counts them."""
 
@@ -138,20 +141,20 @@ def _is_newer(placed: Table, place: Place) -> NDArray[np.bool_]:
     return newer
 
 
-def check_branch(contents: Contents, branch: Branch, bases: Mapping[int, Place]) -> None:
+def check_branch(contents: Contents, branch: Branch, origins: Origins) -> None:
     """Everything that an image needs is there, each segment of its epoch, and each naming the one before.
 
     Args:
         contents: read for at least this branch.
         branch: see `Branch`.
-        bases: the base of every epoch of the branch, as its record says.
+        origins: see `Origins`.
 
     Raises:
         MissingObject: names what is neither there nor collected.
         DamagedObject, NewerFormat, ForeignObject, LimitExceeded: an object is not what it should be.
     """
     missing = []
-    for fault in faults_of(contents, branch, bases):
+    for fault in faults_of(contents, branch, origins):
         if not isinstance(fault, MissingObject):
             raise fault
         missing.append(fault.what)
@@ -161,10 +164,10 @@ def check_branch(contents: Contents, branch: Branch, bases: Mapping[int, Place])
         raise MissingObject(named + more, _WHY_MISSING)
 
 
-def faults_of(contents: Contents, branch: Branch, bases: Mapping[int, Place]) -> Iterator[CdpError]:
+def faults_of(contents: Contents, branch: Branch, origins: Origins) -> Iterator[CdpError]:
     """All that is wrong with what a branch is made of; see `check_branch`."""
     for epoch in sorted(branch):
-        before = _digest_at(contents, bases[epoch])
+        before = _digest_at(contents, origins[epoch][0])
         for seq in range(1, branch[epoch] + 1):
             key = segment_key(epoch, seq)
             segment = contents.segments.get((epoch, seq))
@@ -172,7 +175,7 @@ def faults_of(contents: Contents, branch: Branch, bases: Mapping[int, Place]) ->
                 yield contents.broken[key].error
                 before = None
             elif segment is not None and segment.previous_digest:
-                yield from _link_faults(segment, key, before, bases[epoch])
+                yield from _link_faults(segment, key, before, origins[epoch])
                 before = segment.digest
             elif contents.is_collected(epoch, seq):
                 before = _digest_of_run(contents, epoch, seq)
@@ -184,9 +187,11 @@ def faults_of(contents: Contents, branch: Branch, bases: Mapping[int, Place]) ->
             yield broken.error
 
 
-def _link_faults(segment: Segment, key: str, before: bytes | None, base: Place) -> Iterator[CdpError]:
-    if segment.base != base:
-        yield DamagedObject(key, f"its base is {segment.base}, and its epoch's is {base}")
+def _link_faults(
+    segment: Segment, key: str, before: bytes | None, origin: tuple[Place, Place]
+) -> Iterator[CdpError]:
+    if (segment.base, segment.end) != origin:
+        yield DamagedObject(key, "it names another base or end than the record of its epoch")
     if before is not None and segment.previous_digest != before:
         yield DamagedObject(key, "the digest that it names is not that of the segment before it")
 
