@@ -74,7 +74,7 @@ def init(
             os.urandom,
             ScryptCost(),
         )
-        text = recovery_kit(made.identity, settings.store, ca_of(settings.store), software())
+        text = recovery_kit(made.identity, store.address, ca_of(settings.store), software())
         if kit is not None:
             write_private(kit, text.encode())
         print(text, end="")

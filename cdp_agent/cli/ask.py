@@ -1,0 +1,39 @@
+"""`cdp-agent marker` and `flush`: ask the running streamer, wait until it is protected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cdp_agent.cli.children import load_agent
+from cdp_agent.streamer.control import call
+from cdp_container.errors import AgentNotRunning, Incomplete
+
+NOT_YET_HINT = "the write is safe in the journal; `cdp-agent status` says what it waits for"
+
+
+def ask_marker(config: Path, name: str, note: str, *, application: bool, timeout_seconds: float) -> int:
+    """Name this instant; prints the point. Raises AgentNotRunning, Incomplete."""
+    request = {"command": "marker", "name": name, "note": note, "application": application}
+    place = _ask(config, request, f"mark {name!r}", timeout_seconds)
+    print(f"{place['epoch']}.{place['cut']} {name}")
+    return 0
+
+
+def ask_flush(config: Path, *, timeout_seconds: float) -> int:
+    """Wait until all that was written is protected; prints the point. Raises AgentNotRunning, Incomplete."""
+    place = _ask(config, {"command": "flush"}, "flush", timeout_seconds)
+    print(f"{place['epoch']}.{place['cut']}")
+    return 0
+
+
+def _ask(config: Path, request: dict[str, Any], what: str, timeout_seconds: float) -> dict[str, Any]:
+    settings, _ = load_agent(config)
+    try:
+        answer = call(Path(settings.journal.directory), request, timeout_seconds)
+    except OSError as error:
+        raise AgentNotRunning(what, f"no streamer answers in {settings.journal.directory}") from error
+    if not answer.get("ok"):
+        raise Incomplete(what, str(answer.get("error", "the streamer did not say why")), NOT_YET_HINT)
+    place = answer["place"]
+    return {"epoch": 0, "cut": 0} if place is None else dict(place)

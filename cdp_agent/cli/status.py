@@ -1,0 +1,247 @@
+"""`cdp-agent status`: what would be lost now, and is that what was aimed for?
+
+Asks the running streamer; where it does not answer, the journal itself says how much lies beyond
+the newest protected cut. What does not belong here: anything that changes something.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from cdp_agent.cli.children import load_agent
+from cdp_agent.identity import AgentIdentity
+from cdp_agent.streamer.control import call
+from cdp_agent.streamer.facts import FACTS_NAME, Lag
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.domain.notes import Notes, load_notes
+from cdp_container.domain.settings import AgentSettings
+from cdp_container.errors import Incomplete
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
+
+SCHEMA = 1
+ASK_SECONDS = 3.0
+FACTS_BYTES_MAX = 1024 * 1024
+STEADY_STATES = frozenset({"streaming", ""})
+FULL_COPY = "stop the agent, then `cdp-agent run --full-copy` protects again"
+NEVER_RAN = "the agent never ran: `cdp-agent run`"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The answer. `problems` is empty where protection is on target; lag None where it is not known."""
+
+    domain: str
+    site: str
+    lag_seconds: float | None
+    lag_bytes: int | None
+    sent: dict[str, Any] | None
+    protected: dict[str, Any] | None
+    journal_used_bytes: int
+    journal_limit_bytes: int
+    exports_open: bool
+    state: str
+    last_error: str
+    epoch: int | None
+    rpo_target_seconds: float
+    problems: list[str]
+    volumes: list[dict[str, Any]] = field(default_factory=list)
+    counters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_target(self) -> bool:
+        """Whether there is nothing to complain of."""
+        return not self.problems
+
+
+def show_status(config: Path, *, as_json: bool) -> int:
+    """Print the status; 0 on target, 3 not. Raises ConfigInvalid."""
+    settings, identity = load_agent(config)
+    status = gather(settings, identity, SystemClock())
+    if as_json:
+        document = {"schema": SCHEMA, "on_target": status.on_target, **_members(status)}
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print(status)
+    return 0 if status.on_target else Incomplete.exit_code
+
+
+def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> Status:
+    """Look at everything that can be known here and now."""
+    directory = Path(settings.journal.directory)
+    splitter, streamer = _pages(directory)
+    running = _is_locked(directory / "lock")
+    facts = _ask_streamer(directory)
+    answering = facts is not None
+    if facts is None:
+        facts = _read_json(directory / FACTS_NAME)
+        facts |= _measure(directory, identity, splitter, streamer, clock)
+    shown = _read_json(directory / "splitter.json")
+    volumes = list(shown.get("volumes", []))
+    return Status(
+        domain=settings.domain,
+        site=settings.site,
+        lag_seconds=facts.get("lag_seconds"),
+        lag_bytes=facts.get("lag_bytes"),
+        sent=facts.get("sent"),
+        protected=facts.get("protected"),
+        journal_used_bytes=splitter.used_bytes,
+        journal_limit_bytes=splitter.limit_bytes or settings.journal.limit,
+        exports_open=running and splitter.running and splitter.exports_open,
+        state=str(facts.get("state", "")) if answering else "the streamer does not answer",
+        last_error=str(facts.get("last_error") or shown.get("last_error") or ""),
+        epoch=facts.get("epoch"),
+        rpo_target_seconds=settings.rpo_target,
+        problems=_problems(settings, facts, shown, splitter, load_notes(directory), running, answering),
+        volumes=volumes,
+        counters=dict(facts.get("counters", {})),
+    )
+
+
+def _pages(directory: Path) -> tuple[SplitterPage, StreamerPage]:
+    path = directory / "shared"
+    if not path.exists():
+        return SplitterPage(), StreamerPage()
+    pages = SharedPages(path)
+    try:
+        return pages.splitter.read() or SplitterPage(), pages.streamer.read() or StreamerPage()
+    finally:
+        pages.close()
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _ask_streamer(directory: Path) -> dict[str, Any] | None:
+    try:
+        answer = call(directory, {"command": "status"}, ASK_SECONDS)
+    except OSError:
+        return None
+    facts = answer.get("facts")
+    return dict(facts) if answer.get("ok") and isinstance(facts, dict) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Facts that a process left; none where it never wrote any, or they are not whole."""
+    try:
+        with path.open("rb") as file:
+            members = orjson.loads(file.read(FACTS_BYTES_MAX))
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return dict(members) if isinstance(members, dict) else {}
+
+
+def _measure(
+    directory: Path, identity: AgentIdentity, splitter: SplitterPage, streamer: StreamerPage, clock: Clock
+) -> dict[str, Any]:
+    """The lag, from the journal alone."""
+    journal = directory / "journal"
+    if not journal.is_dir():
+        return {"lag_seconds": 0.0, "lag_bytes": 0}
+    with JournalReader(journal, identity.domain) as reader:
+        return Lag(reader).measure(splitter, streamer, clock.wall_ns())
+
+
+def _problems(
+    settings: AgentSettings,
+    facts: dict[str, Any],
+    shown: dict[str, Any],
+    splitter: SplitterPage,
+    notes: Notes,
+    running: bool,
+    answering: bool,
+) -> list[str]:
+    """Everything that keeps protection from being what was asked for, worst first."""
+    problems = []
+    if not splitter.generation:
+        problems.append(NEVER_RAN)
+    elif not running:
+        problems.append("the agent does not run; guests have no disks and nothing is captured")
+    if notes.fenced:
+        problems.append(f"fenced: {notes.fenced}; the journal is kept")
+    fault = shown.get("error")
+    if isinstance(fault, dict) and shown.get("state") == "refused":
+        problems.append(
+            f"the exports stay closed: {fault.get('what')}: {fault.get('why')} ({fault.get('hint')})"
+        )
+    elif running and not splitter.exports_open:
+        problems.append("the exports are not open yet")
+    if splitter.overflowed:
+        problems.append(f"the journal was full and writes went past it: {FULL_COPY}")
+    if splitter.unclean_boot:
+        problems.append(f"the machine went down hard, the journal may lack writes: {FULL_COPY}")
+    if splitter.sync_failed:
+        problems.append(f"the disk failed, flushes fail: {shown.get('last_error') or 'see the log'}")
+    if running and not answering and not notes.fenced:
+        problems.append("the streamer does not answer; writes wait in the journal")
+    if facts.get("not_whole"):
+        problems.append(f"not wholly in the container yet: {', '.join(facts['not_whole'])}")
+    lag_seconds = facts.get("lag_seconds")
+    if lag_seconds is None:
+        problems.append(f"how much would be lost is not known: {facts.get('lag_unknown', 'no answer yet')}")
+    elif lag_seconds > settings.rpo_target:
+        problems.append(f"{lag_seconds:.0f} s behind, the target is {settings.rpo_target:g} s")
+    state = str(facts.get("state", ""))
+    if answering and state not in STEADY_STATES:
+        problems.append(state)
+    return problems
+
+
+def _members(status: Status) -> dict[str, Any]:
+    return {name: getattr(status, name) for name in Status.__slots__}
+
+
+def _print(status: Status) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    lost = "unknown" if status.lag_seconds is None else f"{status.lag_seconds:.1f} s"
+    if status.lag_bytes is not None:
+        lost += f", {_human(status.lag_bytes)} of journal"
+    head = f"{status.domain} at {status.site}: {'on target' if status.on_target else 'NOT ON TARGET'}"
+    console.print(f"{head}; lost if the site died now: {lost}", markup=False)
+    for problem in status.problems:
+        console.print(f"  ! {problem}", markup=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    used = f"{_human(status.journal_used_bytes)} of {_human(status.journal_limit_bytes)}"
+    for name, value in (
+        ("state", status.state),
+        ("epoch", str(status.epoch or "-")),
+        ("sent up to", _point(status.sent)),
+        ("protected up to", _point(status.protected)),
+        ("journal", used),
+        ("exports", "open" if status.exports_open else "closed"),
+        ("last error", status.last_error or "-"),
+    ):
+        table.add_row(name, value)
+    console.print(table, markup=False)
+
+
+def _point(place: dict[str, Any] | None) -> str:
+    return f"{place['epoch']}.{place['cut']}" if place else "-"
+
+
+def _human(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
