@@ -117,21 +117,25 @@ class CutBuilder:
         """
         if effect.copy is not None:
             chunks = read_round(self._rounds[effect.copy - 1].ranges, self._cover)
-            position, reached = effect.to_position, True
+            position, reached, taken_ns = effect.to_position, True, effect.taken_ns
         else:
-            position, reached, chunks = self._read_journal(effect)
+            position, reached, taken_ns, chunks = self._read_journal(effect)
         asked = effect.asked if reached else ()
         records: deque[Record] = deque(self._space_records() if effect.announce else ())
         records.extend(self._marker_records(asked))
         first = next(chunks, None)
         chunks = chunks if first is None else itertools.chain((first,), chunks)
-        self._cut = _Cut(asked, records, chunks, self._clock.wall_ns())
+        self._cut = _Cut(asked, records, chunks, taken_ns)
         return CutRead(position, empty=first is None and not records, reached=reached)
 
-    def _read_journal(self, effect: ReadCut) -> tuple[Position, bool, Iterator[Chunk]]:
+    def _read_journal(self, effect: ReadCut) -> tuple[Position, bool, int, Iterator[Chunk]]:
+        """Position, whether it is the one asked for, the time of the cut, and what is in it."""
         batch = take_batch(self._journal.records(effect.from_position, effect.to_position))
-        position = effect.to_position if batch.reached else batch.records[-1].end
-        return position, batch.reached, chunks_of(coalesce(batch.records), self._journal)
+        position, taken_ns = effect.to_position, effect.taken_ns
+        if not batch.reached:
+            # What comes next was written later, but perhaps long before the cut was asked for.
+            position, taken_ns = batch.records[-1].end, batch.records[-1].time_ns
+        return position, batch.reached, taken_ns, chunks_of(coalesce(batch.records), self._journal)
 
     def _space_records(self) -> Iterator[Record]:
         for source in self._sources:

@@ -86,11 +86,12 @@ class Engine:
         if self._notes.fenced:
             self.shown.standing = "fenced"
             raise Fenced("the streamer stopped", self._notes.fenced)
+        seen_ns = self._outside.clock.wall_ns()
         page = self._outside.local.splitter()
         if page is None or not page.generation:
             self.shown.standing = "waiting for the splitter"
         else:
-            self._look(page)
+            self._look(page, seen_ns)
         self._owner(ot.Tick())
         self._stream(st.Tick())
 
@@ -101,6 +102,7 @@ class Engine:
 
     def ask(self, name: str | None, note: str, application: bool, reply: Callable[[Answered], None]) -> None:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
+        seen_ns = self._outside.clock.wall_ns()
         page = self._outside.local.splitter()
         if page is None or not page.generation:
             reply(Answered(None, "the splitter is not running yet"))
@@ -109,18 +111,17 @@ class Engine:
         else:
             self._tickets += 1
             self._waiting[self._tickets] = reply
-            self._look(page)
-            asked = st.Asked(self._tickets, self.stream.tail, name, note, application)
+            self._look(page, seen_ns)
+            asked = st.Asked(self._tickets, self.stream.tail, name, note, application, seen_ns)
             self._stream(st.AskedFor(asked))
 
     # --- what the splitter published -----------------------------------------------------------
 
-    def _look(self, page: SplitterPage) -> None:
+    def _look(self, page: SplitterPage, seen_ns: int) -> None:
         tail = page.overflow_at if page.overflowed else page.tail
-        if tail != self.stream.tail:
-            if self.stream.tail != NOWHERE:
-                self._owner(ot.Activity())
-            self._stream(st.TailMoved(tail))
+        if tail != self.stream.tail and self.stream.tail != NOWHERE:
+            self._owner(ot.Activity())
+        self._stream(st.TailMoved(tail, seen_ns))
         self._allow(page)
         if self.run.phase is ot.Phase.IDLE and self._wants_epoch(tail):
             self._owner(ot.Claim())

@@ -103,6 +103,8 @@ class _Runner:
     engine: Engine | None = None
     connecting: _Connecting = field(default_factory=_Connecting)
     facts: dict[str, Any] = field(default_factory=dict)
+    shown_ns: int = 0
+    asking: list[Callable[[Answer], None]] = field(default_factory=list)
 
     def run(self) -> int:
         directory = self.settings.directory
@@ -237,7 +239,7 @@ class _Runner:
 
         command, name = request.get("command"), request.get("name")
         if command == "status":
-            answer({"ok": True, "facts": self.facts})
+            self.asking.append(answer)
         elif command not in ("marker", "flush"):
             answer({"ok": False, "error": f"{str(command)[:40]!r} is no command"})
         elif self.engine is None:
@@ -256,8 +258,8 @@ class _Runner:
     def _show(self, local: LocalDirectory, lag: Lag, state: str | None = None) -> None:
         """Replace streamer.json, once a second, or at once where there is a `state` to show."""
         wall_ns = self.clock.wall_ns()
-        last_ns = self.facts.get("time_ns", 0)
-        if state is None and last_ns <= wall_ns < last_ns + FACTS_SECONDS * 1e9:
+        fresh = self.shown_ns <= wall_ns < self.shown_ns + FACTS_SECONDS * 1e9
+        if state is None and fresh and not self.asking:
             return
         splitter = local.splitter()
         measured = lag.measure(splitter, local.streamer(), wall_ns)
@@ -267,7 +269,12 @@ class _Runner:
         self.facts["rpo_target_seconds"] = self.settings.rpo_target_seconds
         if state is not None:
             self.facts["state"] = state
-        write_facts(self.settings.directory, self.facts)
+        if state is not None or not fresh:
+            self.shown_ns = wall_ns
+            write_facts(self.settings.directory, self.facts)
+        for answer in self.asking:
+            answer({"ok": True, "facts": self.facts})
+        self.asking.clear()
 
     def _show_end(self, local: LocalDirectory, lag: Lag, error: CdpError) -> None:
         state = "fenced" if isinstance(error, Fenced) else "stopped"

@@ -33,13 +33,17 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Somebody waits until everything up to `target` is protected; a marker where `name` is not None."""
+    """Somebody waits until everything up to `target` is protected; a marker where `name` is not None.
+
+    `seen_ns`: see `TailMoved`, for `target`.
+    """
 
     ticket: int
     target: Position
     name: str | None = None
     note: str = ""
     application: bool = False
+    seen_ns: int = 0
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -66,9 +70,14 @@ class EpochBegan:
 
 @dataclass(frozen=True, slots=True)
 class TailMoved:
-    """The splitter published this tail."""
+    """The splitter published this tail, or it is still the newest one.
+
+    `seen_ns`: the wall clock just before it was looked at. Whatever was acknowledged earlier is below the
+    tail.
+    """
 
     tail: Position
+    seen_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +165,14 @@ class ReadCut:
 
     With `copy`, the number of a round of copying, read that instead. With `announce` record every space.
     Limits may end it before `to_position`: `CutRead` says how far it came. `asked` names the cut only if it
-    came all the way.
+    came all the way. `taken_ns`: what was acknowledged before this time of the wall clock lies below
+    `to_position`.
     """
 
     cut: int
     from_position: Position
     to_position: Position
+    taken_ns: int
     asked: tuple[Asked, ...]
     copy: int | None
     announce: bool
@@ -274,6 +285,7 @@ class StreamState:
         pace: what was configured.
         epoch: 0 until it is ours.
         tail: the newest published tail.
+        tail_seen_ns: the wall clock just before it was looked at.
         position: up to which cuts were taken.
         cut: number of the newest cut, or of the one that is being read.
         seq: number of the newest sealed segment.
@@ -307,6 +319,7 @@ class StreamState:
     pace: Pace
     epoch: int = 0
     tail: Position = NO_POSITION
+    tail_seen_ns: int = 0
     position: Position = NO_POSITION
     cut: int = 0
     seq: int = 0

@@ -107,8 +107,8 @@ def _take(state: StreamState, event: Event, now_ns: int) -> Step:
             return state, ()
         case EpochBegan():
             return _began(state, event), ()
-        case TailMoved(tail):
-            return replace(state, tail=tail), ()
+        case TailMoved(tail, seen_ns):
+            return replace(state, tail=tail, tail_seen_ns=seen_ns), ()
         case AskedFor(asked):
             assert len(state.asked) < ASKED_MAX
             return replace(state, asked=(*state.asked, asked)), ()
@@ -272,6 +272,7 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         cut=state.cut + 1,
         from_position=state.position,
         to_position=state.position if copying else asked[-1].target if named else state.tail,
+        taken_ns=asked[-1].seen_ns if named else state.tail_seen_ns,
         asked=asked,
         copy=state.copied + 1 if copying else None,
         # A later reader of this epoch alone finds its spaces here; the last copy is worth a cut in any case.

@@ -1,0 +1,157 @@
+"""The real streamer over a real journal into a real directory, read back by the independent reader."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cdp_container.errors import Fenced
+from cdp_container.format.domain import build_owner, parse_owner
+from cdp_container.format.keys import OWNER_KEY
+from cdp_container.journal.record import Kind
+from tests.unit.streamer.site import DEADLINE_SECONDS, AgentSite
+from tests.waiting import wait_until
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_writes_zeros_and_discards_come_back(tmp_path: Path, encrypted: bool) -> None:
+    site = AgentSite(tmp_path, volumes=("disk", "log"), encrypted=encrypted)
+    with site.streaming():
+        site.write(0, 0, os.urandom(300_000))
+        site.write(1, 512, b"log" * 512)
+        site.flush()
+        site.void(Kind.ZERO, 0, 4096, 8192)
+        site.void(Kind.DISCARD, 0, 65_536, 100_000)
+        site.write(0, 70_000, b"again")
+        site.flush()
+        facts = site.facts()
+    assert facts["state"] == "streaming"
+    assert facts["lag_bytes"] == 0
+    assert site.restored("disk") == site.images[0]
+    assert site.restored("log") == site.images[1]
+
+
+def test_a_new_run_goes_on_where_the_newest_cut_ended(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    for number in range(3):
+        with site.streaming():
+            site.write(0, number * 5000, os.urandom(5000))
+            site.flush()
+        site.write(0, number * 5000 + 100, b"between two runs")
+        site.begin_generation()
+    with site.streaming():
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+    assert {cut.place.epoch for cut in site.cuts()} == {1, 2, 3, 4}
+
+
+def test_a_marker_names_exactly_its_instant(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"before")
+        answer = site.ask("marker", name="release", note="why", application=True)
+        assert answer["ok"], answer
+        then = bytes(site.images[0])
+        site.write(0, 0, b"behind")
+        site.flush()
+    place = site.container().markers()["release"]
+    assert site.restored("disk", site.container().cut(*place[:2])) == then
+    assert site.restored("disk") == site.images[0]
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 201, None, 7])
+def test_a_marker_without_a_name_is_refused(tmp_path: Path, name: object) -> None:
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        assert "printable name" in site.ask("marker", name=name)["error"]
+
+
+def test_a_volume_with_content_is_copied_before_exports_may_open(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path, volumes=("disk", "empty"), whole=False)
+    site.fill(0, 10_000, os.urandom(200_000))
+    site.fill(0, 900_000, b"end")
+    with site.streaming():
+        wait_until(
+            lambda: (page := site.pages.streamer.read()) and page.exports_allowed_for == site.page.generation,
+            "the exports may open",
+            DEADLINE_SECONDS,
+        )
+        assert site.notes().whole == {source.space for source in site.identity.sources}
+        site.publish(exports_open=True)
+        site.write(0, 10_500, b"a guest")
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+    assert site.restored("empty") == site.images[1]
+
+
+def test_an_overflow_is_refused_and_shown(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    site.write(0, 0, b"before")
+    with site.streaming():
+        site.flush()
+    site.write(0, 0, b"behind")
+    site.publish(overflow_at=site.page.tail)
+    with site.streaming():
+        facts = wait_until(
+            lambda: (facts := site.facts())["state"].startswith("refused") and facts,
+            "the streamer refuses",
+            DEADLINE_SECONDS,
+        )
+    assert "journal was full" in facts["state"]
+    assert len({cut.place.epoch for cut in site.cuts()}) == 1
+
+
+def test_a_reverted_journal_is_refused(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"before")
+        site.flush()
+    site.lose_journal()
+    site.write(0, 0, b"behind")
+    with site.streaming():
+        facts = wait_until(
+            lambda: (facts := site.facts())["state"].startswith("refused") and facts,
+            "the streamer refuses",
+            DEADLINE_SECONDS,
+        )
+    assert "is not in this journal" in facts["state"]
+
+
+def test_an_overtaken_run_is_fenced_for_good(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    with site.streaming() as streaming:
+        streaming.may_fail = True
+        site.write(0, 0, b"ours")
+        site.flush()
+        blob = site.store.get(OWNER_KEY)
+        owner = parse_owner(blob.data, OWNER_KEY, None)
+        stolen = type(owner)(
+            **{name: getattr(owner, name) for name in owner.__dataclass_fields__}
+            | {"nonce": os.urandom(16), "site": "site-b", "epoch": owner.epoch + 1, "version": 99}
+        )
+        site.store.put_if(OWNER_KEY, build_owner(stolen), blob.found.tag)
+        site.write(0, 0, b"late")
+        wait_until(lambda: not streaming.thread.is_alive(), "the streamer ends", DEADLINE_SECONDS)
+    assert isinstance(streaming.error, Fenced)
+    assert "site-b" in site.notes().fenced
+    with site.streaming() as again:
+        again.may_fail = True
+        wait_until(lambda: not again.thread.is_alive(), "the streamer ends", DEADLINE_SECONDS)
+    assert isinstance(again.error, Fenced)
+
+
+def test_a_store_that_is_away_only_degrades(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    hidden = tmp_path / "hidden"
+    (tmp_path / "container").rename(hidden)
+    with site.streaming():
+        site.write(0, 0, b"while the store is away")
+        facts = wait_until(
+            lambda: (facts := site.facts()).get("lag_bytes") and facts, "the lag shows", DEADLINE_SECONDS
+        )
+        assert "no connection" in facts["state"]
+        hidden.rename(tmp_path / "container")
+        site.flush()
+    assert site.restored("disk") == site.images[0]
