@@ -40,7 +40,7 @@ system-test:
 	@deploy/system-packages.sh demo test
 
 demo: system-demo setup ## Protect a disk, kill the site, rehydrate it elsewhere, compare
-	$(PY) deploy/demo.py
+	$(PY) -m deploy.demo
 
 ifeq ($(ONLY),)
 test: system-test setup ## Everything: format, lint, types, imports, tests (ONLY=unit|lint|e2e|ceph|sim for a part)
