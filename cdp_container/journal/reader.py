@@ -134,7 +134,7 @@ class JournalReader:
         Raises:
             PositionUnknown: one of them is not in this journal, or they are in the wrong order.
         """
-        first, last = self._index_of(earlier), self._index_of(later)
+        first, last = self._indexes_of(earlier, later)
         total = -self._offset_in(first, earlier)
         for index in range(first, last):
             total += self._length_of(index)
@@ -142,6 +142,14 @@ class JournalReader:
         if last < first or total < 0:
             raise PositionUnknown("measuring the journal", f"{earlier} is not before {later}")
         return total
+
+    def _indexes_of(self, earlier: Position, later: Position) -> tuple[int, int]:
+        """Both in one list of files: looking at the directory again moves every index, as old files are gone."""
+        while True:
+            run = self._run
+            indexes = self._index_of(earlier), self._index_of(later)
+            if run is self._run:
+                return indexes
 
     def _index_of(self, position: Position) -> int:
         """The file that holds `position`; of two that meet there the newer one."""

@@ -97,6 +97,19 @@ def test_files_that_come_later_are_found(builder: JournalBuilder) -> None:
         assert payloads(reader, start, builder.at) == [b"a", b"b", b"c"]
 
 
+def test_files_that_are_trimmed_while_others_come_do_not_confuse_it(builder: JournalBuilder) -> None:
+    old = builder.path
+    builder.write(0, 0, b"a")
+    builder.begin_generation(3)
+    middle = builder.at
+    builder.write(0, 0, b"b")
+    with reader_of(builder) as reader:
+        old.unlink()
+        builder.begin_generation(4)
+        builder.write(0, 0, b"c")
+        assert payloads(reader, middle, builder.at) == [b"b", b"c"]
+
+
 def test_a_position_in_a_new_file_may_lie_where_the_old_one_had_room(builder: JournalBuilder) -> None:
     builder.write(0, 0, b"a")
     with reader_of(builder) as reader:
