@@ -6,11 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.children import load_agent, volumes_of
 from cdp_agent.cli.console import say
+from cdp_agent.splitter.settings import VolumeSettings
+from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.supervisor import ChildSpec, Supervisor, take_lock
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import load_notes, save_notes
@@ -41,20 +44,36 @@ STREAMER_FINAL: tuple[type[CdpError], ...] = (UsageError, ConfigInvalid, Fenced)
 
 def run_agent(config: Path, *, redo: bool, full_copy: bool) -> int:
     """Run until told to stop; gives the exit code. Raises AlreadyRunning, ConfigInvalid."""
-    settings, _ = load_agent(config)
+    settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
     lock = take_lock(directory / "lock")
     try:
-        if full_copy:
-            # Durable before anything starts: whatever happens next, no export opens before the copy is done.
-            save_notes(directory, replace(load_notes(directory), whole=frozenset()))
         pages = SharedPages(directory / "shared")
         try:
+            if full_copy:
+                # Durable before anything starts: whatever comes, no export opens before the copy is done.
+                save_notes(directory, replace(load_notes(directory), whole=frozenset()))
+            elif pages.splitter.read() is None:
+                _note_empty_volumes(directory, volumes_of(settings, identity))
             return _supervise(config, pages, redo=redo, full_copy=full_copy)
         finally:
             pages.close()
     finally:
         os.close(lock)
+
+
+def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> None:
+    """At the first run of all: a volume that holds nothing is whole at once, and needs no store to open.
+
+    Nothing was captured yet, so the journal will hold every write that it ever gets.
+    """
+    empty = [
+        volume.space
+        for volume in volumes
+        if is_empty(Volume(volume.index, volume.backing, volume.size_bytes))
+    ]
+    notes = load_notes(directory)
+    save_notes(directory, replace(notes, whole=notes.whole | frozenset(empty)))
 
 
 def _supervise(config: Path, pages: SharedPages, *, redo: bool, full_copy: bool) -> int:

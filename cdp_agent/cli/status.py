@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from cdp_agent.cli.children import load_agent
 from cdp_agent.identity import AgentIdentity
@@ -29,6 +27,7 @@ from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 
 SCHEMA = 1
 ASK_SECONDS = 3.0
+NAME_COLUMNS = 17
 FACTS_BYTES_MAX = 1024 * 1024
 STEADY_STATES = frozenset({"streaming", ""})
 FULL_COPY = "stop the agent, then `cdp-agent run --full-copy` protects again"
@@ -180,9 +179,8 @@ def _problems(
         problems.append(f"fenced: {notes.fenced}; the journal is kept")
     fault = shown.get("error")
     if isinstance(fault, dict) and shown.get("state") == "refused":
-        problems.append(
-            f"the exports stay closed: {fault.get('what')}: {fault.get('why')} ({fault.get('hint')})"
-        )
+        problems.append(f"the exports stay closed: {fault.get('what')}: {fault.get('why')}")
+        problems.append(f"hint: {fault.get('hint')}")
     elif running and not splitter.exports_open:
         problems.append("the exports are not open yet")
     if splitter.overflowed:
@@ -211,15 +209,13 @@ def _members(status: Status) -> dict[str, Any]:
 
 
 def _print(status: Status) -> None:
-    console = Console(highlight=False, soft_wrap=True)
     lost = "unknown" if status.lag_seconds is None else f"{status.lag_seconds:.1f} s"
     if status.lag_bytes is not None:
         lost += f", {_human(status.lag_bytes)} of journal"
-    head = f"{status.domain} at {status.site}: {'on target' if status.on_target else 'NOT ON TARGET'}"
-    console.print(f"{head}; lost if the site died now: {lost}", markup=False)
+    standing = "on target" if status.on_target else "NOT ON TARGET"
+    print(f"{status.domain} at {status.site}: {standing}; lost if the site died now: {lost}")
     for problem in status.problems:
-        console.print(f"  ! {problem}", markup=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
+        print(f"  ! {problem}")
     used = f"{_human(status.journal_used_bytes)} of {_human(status.journal_limit_bytes)}"
     for name, value in (
         ("state", status.state),
@@ -230,8 +226,7 @@ def _print(status: Status) -> None:
         ("exports", "open" if status.exports_open else "closed"),
         ("last error", status.last_error or "-"),
     ):
-        table.add_row(name, value)
-    console.print(table, markup=False)
+        print(f"{name:<{NAME_COLUMNS}}{value}")
 
 
 def _point(place: dict[str, Any] | None) -> str:

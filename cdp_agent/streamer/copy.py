@@ -87,6 +87,15 @@ def read_round(ranges: Iterable[Range], cover: bool) -> Iterator[Chunk]:
         yield from _void(found, found.start, found.end, cover) if found.hole else _read(found, cover)
 
 
+def is_empty(volume: Volume) -> bool:
+    """Whether a volume holds nothing but holes and zeros; stops reading at the first byte that is neither.
+
+    Raises:
+        BackingUnreadable, DeviceError: it cannot be read.
+    """
+    return not any(True for one in plan_copy([volume]) for _ in read_round(one.ranges, cover=False))
+
+
 def _read(found: Range, cover: bool) -> Iterator[Chunk]:
     fd = _open(found.volume)
     try:

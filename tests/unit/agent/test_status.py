@@ -1,0 +1,133 @@
+"""`status` answers what would be lost, also where no agent runs; its exit code is its word."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cdp_agent.cli.init import initialise
+from cdp_agent.cli.run import _note_empty_volumes
+from cdp_agent.cli.status import NEVER_RAN, gather, show_status
+from cdp_agent.identity import load_identity
+from cdp_agent.splitter.settings import VolumeSettings
+from cdp_agent.supervisor import take_lock
+from cdp_container.clock import SystemClock
+from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.domain.settings import AgentSettings, load_settings
+from cdp_container.format.keyblock import ScryptCost
+from cdp_container.journal.position import Position
+from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
+from cdp_container.store.memory import MemoryStore
+
+HEALTHY = SplitterPage(generation=7, running=True, exports_open=True, used_bytes=5, limit_bytes=1 << 30)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "db01.raw").write_bytes(bytes(1 << 20))
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        f"domain: shop\nsite: hamburg\nstore: {tmp_path}/container\nencryption: none\n"
+        f"journal:\n  directory: {tmp_path}/journal\n"
+        f"volumes:\n  - name: db01\n    path: {tmp_path}/db01.raw\n"
+    )
+    clock = SystemClock()
+    cost = ScryptCost(n=16)
+    initialise(load_settings(path), MemoryStore(clock), lambda: "", clock, os.urandom, cost)
+    return path
+
+
+def problems(config: Path, page: SplitterPage | None = None, *, locked: bool = True) -> list[str]:
+    settings: AgentSettings = load_settings(config)
+    directory = Path(settings.journal.directory)
+    if page is not None:
+        pages = SharedPages(directory / "shared")
+        pages.splitter.publish(page)
+        pages.streamer.publish(StreamerPage())
+        pages.close()
+    lock = take_lock(directory / "lock") if locked else None
+    try:
+        return gather(settings, load_identity(directory), SystemClock()).problems
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def test_before_the_first_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert problems(config, locked=False) == [NEVER_RAN]
+    assert show_status(config, as_json=False) == 3
+    assert "NOT ON TARGET; lost if the site died now: 0.0 s" in capsys.readouterr().out
+
+
+def test_json_has_base_units_and_a_schema(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_status(config, as_json=True) == 3
+    document = orjson.loads(capsys.readouterr().out)
+    assert document["schema"] == 1
+    assert document["on_target"] is False
+    assert document["lag_seconds"] == 0.0
+    assert document["journal_limit_bytes"] == 8 << 30
+
+
+def test_an_agent_that_does_not_run(config: Path) -> None:
+    assert "the agent does not run" in problems(config, HEALTHY, locked=False)[0]
+
+
+def test_a_streamer_that_does_not_answer(config: Path) -> None:
+    assert any("streamer does not answer" in line for line in problems(config, HEALTHY))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (SplitterPage(generation=7, running=True, overflow_at=Position(7, 9)), "--full-copy"),
+        (SplitterPage(generation=7, running=True, unclean_boot=True), "went down hard"),
+        (SplitterPage(generation=7, running=True, sync_failed=True), "the disk failed"),
+        (SplitterPage(generation=7, running=True), "exports are not open"),
+    ],
+)
+def test_what_the_splitter_says_is_shown(config: Path, change: SplitterPage, expected: str) -> None:
+    assert any(expected in line for line in problems(config, change))
+
+
+def test_fenced_is_shown_from_the_durable_note(config: Path) -> None:
+    directory = config.parent / "journal"
+    save_notes(directory, Notes(fenced="site 'bremen' took the domain"))
+    assert any("bremen" in line for line in problems(config, HEALTHY))
+
+
+def test_a_refusal_of_the_splitter_is_shown_with_its_hint(config: Path) -> None:
+    fault = {"what": "opening volume db01", "why": "it was changed", "hint": "say --redo"}
+    shown = {"state": "refused", "error": fault}
+    (config.parent / "journal" / "splitter.json").write_bytes(orjson.dumps(shown))
+    lines = problems(config, SplitterPage(generation=7), locked=False)
+    assert "the exports stay closed: opening volume db01: it was changed" in lines
+    assert "hint: say --redo" in lines
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff" * 10])
+def test_torn_facts_are_no_facts(config: Path, junk: bytes) -> None:
+    for name in ("splitter.json", "streamer.json"):
+        (config.parent / "journal" / name).write_bytes(junk)
+    assert problems(config, HEALTHY)
+
+
+def test_only_an_empty_volume_is_whole_at_once(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("holes", "zeros", "data", "late")}
+    for path in paths.values():
+        path.write_bytes(b"")
+        os.truncate(path, 8 << 20)
+    paths["zeros"].write_bytes(bytes(8 << 20))
+    with paths["data"].open("r+b") as file:
+        file.write(b"x")
+    with paths["late"].open("r+b") as file:
+        file.seek((8 << 20) - 1)
+        file.write(b"x")
+    volumes = [
+        VolumeSettings(name, path, 8 << 20, index, name.encode().ljust(16))
+        for index, (name, path) in enumerate(paths.items())
+    ]
+    _note_empty_volumes(tmp_path, volumes)
+    assert load_notes(tmp_path).whole == {b"holes".ljust(16), b"zeros".ljust(16)}
