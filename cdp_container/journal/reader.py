@@ -144,7 +144,7 @@ class JournalReader:
         return total
 
     def _indexes_of(self, earlier: Position, later: Position) -> tuple[int, int]:
-        """Both in one list of files: looking at the directory again moves every index, as old files are gone."""
+        """Both in one list of files: a look at the directory moves every index, as old files are gone."""
         while True:
             run = self._run
             indexes = self._index_of(earlier), self._index_of(later)

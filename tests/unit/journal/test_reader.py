@@ -101,6 +101,7 @@ def test_files_that_are_trimmed_while_others_come_do_not_confuse_it(builder: Jou
     old = builder.path
     builder.write(0, 0, b"a")
     builder.begin_generation(3)
+    builder.write(0, 0, bytes(1000))
     middle = builder.at
     builder.write(0, 0, b"b")
     with reader_of(builder) as reader:
