@@ -23,11 +23,18 @@ def check(config: Path) -> int:
     """Print what is right to stdout and what is not to stderr; the exit code is that of the first fault."""
     settings = load_settings(config)
     print(f"{config}: domain {settings.domain} at site {settings.site}")
-    faults = [*_check_volumes(settings), *_check_store(settings)]
-    if (Path(settings.journal.directory) / IDENTITY_NAME).exists():
-        faults += _attempt(lambda: print(f"initialised: domain id {load_agent(config)[1].domain.hex()}"))
+    faults = _check_volumes(settings)
+    domain: bytes | None = None
+    initialised = (Path(settings.journal.directory) / IDENTITY_NAME).exists()
+    if initialised:
+        try:
+            domain = load_agent(config)[1].domain
+            print(f"initialised: domain id {domain.hex()}")
+        except CdpError as error:
+            faults.append(error)
     else:
         print("not initialised yet: run `cdp-agent init`")
+    faults += _check_store(settings, initialised, domain)
     for fault in faults:
         print_error(fault)
     return faults[0].exit_code if faults else 0
@@ -51,15 +58,16 @@ def _show_volume(volume: VolumeSettings) -> None:
     print(f"volume {volume.name}: {kind} {volume.path}, {backing.size_bytes} bytes")
 
 
-def _check_store(settings: AgentSettings) -> list[CdpError]:
+def _check_store(settings: AgentSettings, initialised: bool, domain: bytes | None) -> list[CdpError]:
+    """`domain`: whose container it must be, None where that is not known."""
+
     def show() -> None:
         store = open_store(settings.store)
         probe(store, os.urandom)
         print(f"store {store.address}: keeps its word")
-        owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+        owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, domain)
         print(f"container: domain {owner.name} ({owner.domain.hex()}), owned by {owner.site}")
 
     faults = _attempt(show)
-    initialised = (Path(settings.journal.directory) / IDENTITY_NAME).exists()
     # Before `init` an empty prefix is what we hope for.
     return [fault for fault in faults if initialised or type(fault) is not NotFound]

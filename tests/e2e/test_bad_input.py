@@ -129,7 +129,7 @@ def test_a_second_agent_finds_the_lock_busy() -> None:
         site.init().must()
         agent = site.start()
         assert_refused(site.agent_command("run"), AlreadyRunning, str(agent.process.pid))
-        site.flush().must()
+        site.flush_when_ready()
 
 
 def test_init_into_a_journal_directory_that_is_in_use() -> None:
@@ -172,7 +172,7 @@ def once_protected(**options: object) -> Iterator[Site]:
         agent = site.start()
         with site.client("db") as client:
             client.write(0, b"before")
-        site.flush().must()
+        site.flush_when_ready()
         assert agent.stop() == 0
         yield site
 
@@ -201,14 +201,14 @@ def test_a_run_on_the_container_of_another_domain() -> None:
         site.container.rename(site.base / "ours")
         other.container.rename(site.container)
         assert_refused(site.agent_command("check-config"), ForeignObject)
-        assert_degraded(site, site.start(), "ForeignObject")
+        assert_degraded(site, site.start(), "belongs to the domain")
 
 
 def test_a_run_on_a_container_of_a_newer_format() -> None:
     with once_protected() as site:
         of_newer_format(site)
         assert_refused(site.agent_command("check-config"), NewerFormat)
-        assert_degraded(site, site.start(), "NewerFormat")
+        assert_degraded(site, site.start(), "format 2")
 
 
 def of_newer_format(site: Site) -> None:
@@ -259,6 +259,7 @@ def protected() -> Iterator[Site]:
     """A container with one marker; nobody runs."""
     with once_protected() as site:
         agent = site.start()
+        site.flush_when_ready()
         site.marker("good").must()
         assert agent.stop() == 0
         yield site
@@ -374,7 +375,7 @@ def test_a_full_disk_under_the_container() -> None:
         with site.client("db") as client:
             client.write(MIB, content)
             client.flush()
-        assert_degraded(site, agent, "StoreFull")
+        assert_degraded(site, agent, "No space left")
         assert agent.stop() == 0
         # Room again: everything that waited is sent.
         ballast.unlink()
@@ -400,6 +401,7 @@ def test_secrets_stand_nowhere(ceph: S3Server) -> None:
             agent = site.start()
             with site.client("db") as client:
                 client.write(0, b"known plaintext" * 100)
+            site.flush_when_ready()
             said += [site.flush().must(), site.status(), site.rehydrate("points").must()]
             secrets = [PASSPHRASE, ceph.secret_key, PRIVATE_KEY.hex()]
             texts = [done.out + done.err for done in said] + [
