@@ -309,9 +309,11 @@ class Capture:
             self._running_sync, self._next_sync = self._next_sync, None
             try:
                 await self._sync_once()
-            except OSError as error:
+            except BaseException as error:
                 self._running_sync.set_exception(error)
                 self._running_sync.exception()  # a flush whose client left retrieves it no more
+                if not isinstance(error, OSError):  # a bug: the flushes that wait must see it too
+                    raise
             else:
                 self._running_sync.set_result(None)
             finally:

@@ -33,6 +33,7 @@ from cdp_container.journal.record import (
     padded_bytes,
 )
 
+BLOCK_BYTES: Final = 4096  # the largest sector of a guest's disk
 _PADDINGS: Final = tuple(bytes(count) for count in range(8))
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -83,9 +84,9 @@ class JournalWriter:
         self._wall_ns = wall_ns
         self._file_bytes = file_bytes
         self._limit_bytes = limit_bytes
-        self._payload_bytes_max = min(
-            PAYLOAD_BYTES_MAX, file_bytes - FILE_HEADER_BYTES - 2 * RECORD_HEADER_BYTES
-        )
+        room = file_bytes - FILE_HEADER_BYTES - 2 * RECORD_HEADER_BYTES
+        # Whole blocks: a write of which only the first record survives is torn where a disk would tear it.
+        self._payload_bytes_max = min(PAYLOAD_BYTES_MAX, room // BLOCK_BYTES * BLOCK_BYTES)
         ends = [_end_of(file, following) for file, following in itertools.pairwise(run)]
         self._run = deque(map(_of_journal_file, run, [*ends, run_end.offset]))
         self._free = 0  # so many of the oldest files may be recycled

@@ -16,7 +16,7 @@ from cdp_agent.splitter.backing import Backing, open_backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_writer import JournalWriter
-from cdp_agent.splitter.redo import redo, refuse_changed_backings
+from cdp_agent.splitter.redo import redo, refuse_changed_content, refuse_changed_times
 from cdp_agent.splitter.settings import REDO_NOTE_SECONDS, OnJournalFull, SplitterSettings
 from cdp_container.clock import Clock
 from cdp_container.errors import (
@@ -160,8 +160,13 @@ class _Opening:
                 "opening the journal",
                 f"{self.settings.journal_dir / SHARED} is gone, so nobody knows what to redo",
             )
-        checked = (found.look_from, found.synced, found.end)
-        refuse_changed_backings(self.files, self.reader, backings, checked, found.last_write_ns)
+        refuse_changed_times(self.files, backings, found.last_write_ns)
+        if (
+            found.is_clean
+        ):  # after a power loss the disk may hold a write of which the journal lost the record
+            refuse_changed_content(
+                self.files, self.reader, backings, found.look_from, found.synced, found.end
+            )
 
     # --- what is there -----------------------------------------------------------------------
 

@@ -57,28 +57,16 @@ def redo(
     return count
 
 
-def refuse_changed_backings(
-    files: Files,
-    reader: JournalReader,
-    backings: Mapping[int, Backing],
-    checked: tuple[Position, Position, Position],
-    last_write_ns: int,
-) -> None:
-    """Refuse backing stores that are not as the splitter left them.
-
-    A file tells by its time of change, and like a block device by its content: what was written
-    and synced last must read back.
+def refuse_changed_times(files: Files, backings: Mapping[int, Backing], last_write_ns: int) -> None:
+    """Refuse files that were changed after the journal's last write; a block device knows no such time.
 
     Args:
         files: the edge to the kernel.
-        reader: of the journal.
         backings: by index of the source.
-        checked: where to begin looking, the synced point, the end of the journal.
         last_write_ns: wall clock of the journal's last write.
 
     Raises:
-        BackingChanged: one of them is not.
-        JournalDamaged, PositionUnknown: the journal cannot be read.
+        BackingChanged: one of them was.
         OSError: a backing store failed.
     """
     for backing in backings.values():
@@ -89,10 +77,33 @@ def refuse_changed_backings(
                 f"opening volume {backing.volume.name}",
                 f"{backing.volume.backing} was changed {seconds:.0f} s after the journal's last write",
             )
-    start, synced, end = checked
-    before = deque(reader.records(start, synced), maxlen=READ_BACK_RECORDS_MAX)
-    after = reader.records(synced, end)
-    for record in _not_overlapped(before, after):
+
+
+def refuse_changed_content(
+    files: Files,
+    reader: JournalReader,
+    backings: Mapping[int, Backing],
+    from_position: Position,
+    synced: Position,
+    end: Position,
+) -> None:
+    """Refuse backing stores from which the newest synced records that nothing overlaps do not read back.
+
+    Args:
+        files: the edge to the kernel.
+        reader: of the journal.
+        backings: by index of the source.
+        from_position: where to begin looking.
+        synced: the synced point.
+        end: the end of the journal.
+
+    Raises:
+        BackingChanged: one of them holds something else.
+        JournalDamaged, PositionUnknown: the journal cannot be read.
+        OSError: a backing store failed.
+    """
+    before = deque(reader.records(from_position, synced), maxlen=READ_BACK_RECORDS_MAX)
+    for record in _not_overlapped(before, reader.records(synced, end)):
         _read_back(files, reader, _backing_of(record, backings), record)
 
 

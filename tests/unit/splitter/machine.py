@@ -18,6 +18,8 @@ from cdp_agent.splitter.files import Buffer, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
 from cdp_agent.splitter.volume import Volume
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.record import Kind
 from cdp_container.journal.shared import SharedPages
 
 DOMAIN = bytes(range(16))
@@ -69,11 +71,11 @@ class Lossy(OsFiles):
         self._call("allocate", fd)
         super().allocate(fd, length)
 
-    def lose_power(self, rng: Random, chance: float) -> None:
-        """Every unsynced sector is lost with this chance."""
+    def lose_power(self, rng: Random, chance: float, suffixes: Sequence[str] = (".raw", ".jnl")) -> None:
+        """Every unsynced sector of files with these suffixes is lost with this chance."""
         paths = {os.stat(path).st_ino: path for path in self._known_paths()}
         for inode, sectors in self._before.items():
-            if inode not in paths:
+            if inode not in paths or paths[inode].suffix not in suffixes:
                 continue
             with paths[inode].open("r+b") as file:
                 for sector, content in sectors.items():
@@ -143,6 +145,22 @@ class Machine:
 
     def disk(self, index: int = 0) -> bytes:
         return self.settings.volumes[index].backing.read_bytes()
+
+    def restore_shared(self, content: bytes) -> None:
+        """What is mapped reaches the disk when the kernel likes: an old content may be there."""
+        self.pages.close()
+        (self.directory / SHARED).write_bytes(content)
+        self.pages = SharedPages(self.directory / SHARED)
+
+    def replay(self, index: int = 0) -> bytes:
+        """What the journal, from its start to its valid end, says that a disk holds."""
+        image = bytearray(self.settings.volumes[index].size_bytes)
+        with JournalReader(self.directory / "journal", DOMAIN) as reader:
+            for record in reader.records(reader.start, reader.find_end(reader.start).position):
+                if record.source == index:
+                    data = reader.read_payload(record) if record.kind is Kind.WRITE else bytes(record.span)
+                    image[record.offset : record.offset + record.span] = data
+        return bytes(image)
 
     def overwrite(self, offset: int, data: bytes, index: int = 0) -> None:
         """Change a disk behind the splitter's back."""

@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 
-from cdp_container.journal.position import Position
-from cdp_container.journal.reader import JournalReader
-from cdp_container.journal.record import Kind
-from tests.unit.splitter.machine import DOMAIN, Machine, Splitter
+from tests.unit.splitter.machine import Machine, Splitter
 
 LARGE = 80 << 10
 
@@ -36,16 +33,6 @@ def run(machine: Machine, scenario: Callable[[Splitter], Coroutine[Any, Any, Non
     asyncio.run(started())
 
 
-def replay(machine: Machine, start: Position, end: Position, size: int = 1 << 20) -> bytes:
-    """What the journal says that the disk holds."""
-    image = bytearray(size)
-    with JournalReader(machine.directory / "journal", DOMAIN) as reader:
-        for record in reader.records(start, end):
-            data = reader.read_payload(record) if record.kind is Kind.WRITE else bytes(record.span)
-            image[record.offset : record.offset + record.span] = data
-    return bytes(image)
-
-
 def test_what_was_written_is_read_and_in_the_journal(machine: Machine) -> None:
     async def scenario(splitter: Splitter) -> None:
         await splitter.volume.write(100, b"small", False)
@@ -56,8 +43,7 @@ def test_what_was_written_is_read_and_in_the_journal(machine: Machine) -> None:
         assert await splitter.volume.read(4096, LARGE) == machine.disk()[4096 : 4096 + LARGE]
         assert machine.disk()[5000:5100] == bytes(100)
         assert machine.disk()[8192:12288] == bytes(4096)
-        page = splitter.capture.page
-        assert replay(machine, Position(page.generation, 0), page.tail) == machine.disk()
+        assert machine.replay() == machine.disk()
 
     run(machine, scenario)
 
@@ -88,8 +74,7 @@ def test_overlapping_writes_reach_journal_and_disk_in_one_order(machine: Machine
             else:
                 requests.append(volume.zero(offset, length, False, rng.random() < 0.5))
         await asyncio.gather(*requests)
-        page = splitter.capture.page
-        assert replay(machine, Position(page.generation, 0), page.tail) == machine.disk()
+        assert machine.replay() == machine.disk()
 
     run(machine, scenario)
 
