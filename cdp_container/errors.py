@@ -112,7 +112,7 @@ class MissingObject(CdpError):
     """An object that the chosen point needs is not in the store and was never collected."""
 
     exit_code = 21
-    default_hint = "choose an earlier point, or bring the object back from a replica or a version"
+    default_hint = "name an earlier point with --at, or bring the object back from a replica or a version"
 
 
 class NewerFormat(CdpError):

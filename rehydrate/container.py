@@ -6,12 +6,15 @@ Only reading is ever done. How a secret is asked for does not belong here (cli),
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_container.domain.contents import Contents, gather
-from cdp_container.domain.history import History, read_history, read_ledger
+from cdp_container.domain.ends import Collected
+from cdp_container.domain.history import DomainFacts, History, read_domain, read_history
 from cdp_container.domain.image import Cut, Volume, check_branch, cuts_of, runs_of, volumes_of
+from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
 from cdp_container.errors import (
     DamagedObject,
     ForeignObject,
@@ -20,9 +23,9 @@ from cdp_container.errors import (
     NewerFormat,
     NoSuchPoint,
     NoSuchVolume,
+    WrongPassphrase,
 )
 from cdp_container.format.domain import Encryption, Owner, parse_owner
-from cdp_container.format.index import Run
 from cdp_container.format.keyblock import open_with_passphrase, open_with_recipient, parse_key_block
 from cdp_container.format.keys import OWNER_KEY, log_prefix, parse_key
 from cdp_container.format.limits import PREAMBLE_BYTES_MAX
@@ -54,7 +57,7 @@ class Container:
     history: History
     keys: ReaderKeys
     sealed: bool
-    collected: tuple[Run, ...]
+    ledger: Ledger
 
     def require_key(self) -> None:
         """Raises KeyMissing where data could not be read."""
@@ -63,7 +66,7 @@ class Container:
 
     def gather(self, scope: Mapping[int, int]) -> Contents:
         """What the objects of a scope say (see `contents.gather`); to be closed."""
-        return gather(self.store, self.history.domain, self.keys, scope, self.collected)
+        return gather(self.store, self.history.domain, self.keys, scope, self.ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +98,38 @@ def open_container(store: Store, secret: Secret) -> Container:
 
     Raises:
         NoSuchDomain: there is no container here.
-        WrongPassphrase, KeyMissing: the secret does not open it. (None at all is no error yet.)
+        WrongPassphrase, KeyMissing: the secret does not open it, or there is nothing that it could open.
+            (None at all is no error yet.)
         MissingObject, DamagedObject, NewerFormat, ForeignObject: its history cannot be followed.
     """
-    history = read_history(store)
-    key_block = _key_block(store, history)
+    facts = read_domain(store)
+    domain = facts.owner.domain
+    key_block = _key_block(store, facts)
     keys = NO_KEYS
-    if key_block and secret:
-        private_key = _open_key(key_block, secret, history.domain, store.address)
-        keys = ReaderKeys.of_private_key(private_key, history.domain)
+    if secret:
+        private_key = _open_key(key_block, secret, domain, store.address)
+        keys = ReaderKeys.of_private_key(private_key, domain)
     readable = keys.index_key is not None or not key_block
-    collected = tuple(read_ledger(store, history, keys)) if readable else ()
-    return Container(store, history, keys, bool(key_block), collected)
+    ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
+    history = read_history(store, facts, _collected(store, facts.owner, keys, ledger))
+    return Container(store, history, keys, bool(key_block), ledger)
 
 
-def _key_block(store: Store, history: History) -> bytes:
+def _collected(store: Store, owner: Owner, keys: ReaderKeys, ledger: Ledger) -> Collected:
+    """What the end of the newest epoch depends on, where anything of it was collected."""
+    if not ledger.reaches_into(owner.epoch_in_force):
+        return Collected(ledger)
+    with closing(gather(store, owner.domain, keys, {}, ledger)) as packed:
+        cuts = {name: segment.place for name, segment in packed.segments.items() if segment.complete}
+    return Collected(ledger, cuts)
+
+
+def _key_block(store: Store, facts: DomainFacts) -> bytes:
     """The key block in force, empty where the container is not encrypted."""
-    if history.config is not None:
-        return b"" if history.config.encryption is Encryption.NONE else history.config.key_block
-    for epoch in reversed(history.spans):
-        for found in store.list(log_prefix(epoch)):
+    if facts.config is not None:
+        return b"" if facts.config.encryption is Encryption.NONE else facts.config.key_block
+    for record in facts.records:
+        for found in store.list(log_prefix(record.epoch)):
             data = store.get_range(found.key, 0, PREAMBLE_BYTES_MAX)
             return parse_preamble(data, found.key).key_block
     return b""
@@ -122,6 +137,10 @@ def _key_block(store: Store, history: History) -> bytes:
 
 def _open_key(key_block: bytes, secret: Secret, domain: bytes, address: str) -> bytes:
     what = f"open the container {address}"
+    if not key_block:
+        # Whoever can write to the container could otherwise pass a forged, plain one off as the domain.
+        why = "a passphrase or key was given, and by its configuration the domain is not encrypted"
+        raise WrongPassphrase(what, why, "if you know that it never was, give none; else it is forged")
     block = parse_key_block(key_block, what)
     if secret.private_key is None:
         assert secret.passphrase is not None

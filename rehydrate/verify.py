@@ -14,6 +14,7 @@ from typing import Final
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.heads import BROKEN, Broken, Seen
 from cdp_container.domain.image import faults_of
+from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import CdpError, DamagedObject, Incomplete, KeyMissing, MissingObject, NotFound
 from cdp_container.format.domain import (
@@ -37,6 +38,7 @@ from cdp_container.format.keys import (
     ParsedKey,
     epoch_key,
     log_prefix,
+    pack_key,
     parse_key,
     segment_key,
 )
@@ -107,7 +109,7 @@ def to_verify(container: Container, scope: Mapping[int, int] | None) -> list[Fou
         return list(store.list(""))
     prefixes = [OWNER_KEY, EPOCHS_PREFIX, CONFIG_PREFIX, *map(log_prefix, sorted(scope)), PACKS_PREFIX]
     listed = [found for prefix in prefixes for found in store.list(prefix)]
-    return [found for found in listed if _is_needed(parse_key(found.key), scope)]
+    return [found for found in listed if _is_needed(parse_key(found.key), scope, container.ledger)]
 
 
 def verify(
@@ -125,7 +127,7 @@ def verify(
         progress: told of every object that was read.
     """
     report = Report(opened=not container.sealed or container.keys.private_key is not None)
-    contents = Contents(container.history.domain, collected=list(container.collected))
+    contents = Contents(container.history.domain, ledger=container.ledger)
     catalogs: dict[str, tuple[tuple[int, int, bytes], ...]] = {}
     check = functools.partial(_check, container)
     try:
@@ -150,7 +152,7 @@ def _count(report: Report, contents: Contents, checked: _Checked, scope: Mapping
     report.stored_bytes += checked.found.size
     report.frames += checked.frames
     error = checked.error
-    if parsed is None or parsed.kind in (KeyKind.REQUEST, KeyKind.GC):
+    if parsed is None or parsed.kind in (KeyKind.REQUEST, KeyKind.GC, KeyKind.GC_FINAL):
         report.ignored.append(key)
     if checked.seen is not None:
         try:
@@ -159,17 +161,20 @@ def _count(report: Report, contents: Contents, checked: _Checked, scope: Mapping
             error = damage
     if error is not None:
         contents.broken[key] = Broken(key, error)
-        report.findings.append(Finding(error, key, _is_needed(parsed, scope)))
+        report.findings.append(Finding(error, key, _is_needed(parsed, scope, contents.ledger)))
 
 
-def _is_needed(parsed: ParsedKey | None, scope: Mapping[int, int]) -> bool:
+def _is_needed(parsed: ParsedKey | None, scope: Mapping[int, int], ledger: Ledger) -> bool:
     if parsed is None:
         return False
     if parsed.kind is KeyKind.SEGMENT:
-        return parsed.number <= scope.get(parsed.epoch, 0)
+        counts = parsed.number <= scope.get(parsed.epoch, 0)
+        return counts and not ledger.is_collected(parsed.epoch, parsed.number)
+    if parsed.kind is KeyKind.PACK:
+        return pack_key(parsed.epoch, parsed.number) in ledger.packs
     if parsed.kind is KeyKind.EPOCH_RECORD:
         return parsed.epoch in scope
-    return parsed.kind in (KeyKind.OWNER, KeyKind.CONFIG, KeyKind.PACK, KeyKind.LEDGER)
+    return parsed.kind in (KeyKind.OWNER, KeyKind.CONFIG, KeyKind.LEDGER)
 
 
 def _check(container: Container, found: Found) -> _Checked:

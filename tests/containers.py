@@ -41,7 +41,7 @@ from cdp_container.format.head import Head, object_digest, open_head
 from cdp_container.format.index import Entry, Order, Record, Run
 from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
 from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key, segment_key
-from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.layout import ExtentKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
 from cdp_container.format.place import NOWHERE, Place
@@ -120,6 +120,7 @@ class Site:
         self._keys = WriterKeys(self.domain)
         self._seq = self._cut = 0
         self._tag: str | None = None
+        self._packs: list[Run] = []
         self.owner = self._new_owner()
 
     # --- the domain ----------------------------------------------------------------------------
@@ -324,9 +325,11 @@ class Site:
         pack = build_pack(pack_facts, content, self._epoch_keys(), self.rng.randbytes(16), Compressor())
         self.store.put_new(pack.key, pack.data)
         digest = object_digest(self.store.get(heads[-1].key).data)
-        run = Run(ObjectKind.SEGMENT, epoch, first, last, digest)
+        run = Run(RunKind.SEGMENT_COLLECTED, epoch, first, last, digest)
+        self._packs.append(Run(RunKind.PACK_IN_FORCE, self.owner.epoch, number, number, pack.digest))
         ledger_facts = LedgerFacts(self.owner.epoch, number, self.owner.ledger)
-        ledger = build_ledger(ledger_facts, [run], self._keys, self.rng.randbytes(16), Compressor())
+        runs = [run, *self._packs]
+        ledger = build_ledger(ledger_facts, runs, self._keys, self.rng.randbytes(16), Compressor())
         self.store.put_new(ledger.key, ledger.data)
         self.write_owner(ledger=ObjectName(ledger.key, ledger.digest))
         for head in heads:

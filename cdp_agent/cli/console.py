@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdp_container.errors import CdpError, KeyMissing, UsageError
+from cdp_container.format.keyblock import text_of_file
 
 EXIT_INTERRUPTED = 130
 PASSPHRASE_BYTES_MAX = 4096
@@ -77,7 +78,7 @@ def _from_file(file: Path) -> str:
         raise KeyMissing(f"cannot read {file}", error.strerror or "unreadable") from error
     except UnicodeDecodeError:
         raise KeyMissing(f"cannot read {file}", "it is not UTF-8 text") from None
-    return _checked(text.rstrip("\r\n"), str(file))
+    return _checked(text_of_file(text), str(file))
 
 
 def _checked(passphrase: str, source: str) -> str:

@@ -7,13 +7,14 @@ cut. Which epochs count, and up to where, is decided in `history.py`. Extents go
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads
+from cdp_container.domain.ledgers import NO_LEDGER, Ledger
 from cdp_container.domain.spool import Spool
 from cdp_container.errors import DamagedObject, NotFound
 from cdp_container.extents.tables import (
@@ -28,7 +29,7 @@ from cdp_container.extents.tables import (
     stretches,
 )
 from cdp_container.format.head import Head
-from cdp_container.format.index import Record, Run
+from cdp_container.format.index import Record
 from cdp_container.format.keys import (
     CATALOG_PREFIX,
     PACKS_PREFIX,
@@ -39,6 +40,7 @@ from cdp_container.format.keys import (
 )
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
+from cdp_container.format.members import Members
 from cdp_container.format.place import Place
 from cdp_container.format.records import record_value
 from cdp_container.format.seal import ReaderKeys
@@ -115,7 +117,8 @@ class Contents:
     Attributes:
         domain: its id.
         segments: by (epoch, seq).
-        collected: what the ledger in force says was collected.
+        ledger: what was collected, and which packs are in force.
+        packs: keys of the packs in force that were taken in.
         space_records: in no order.
         markers: in no order.
         objects: for each object that carries data, its head without the big tables.
@@ -126,7 +129,8 @@ class Contents:
 
     domain: bytes
     segments: dict[tuple[int, int], Segment] = field(default_factory=dict)
-    collected: list[Run] = field(default_factory=list)
+    ledger: Ledger = NO_LEDGER
+    packs: set[str] = field(default_factory=set)
     space_records: list[SpaceRecord] = field(default_factory=list)
     markers: list[Marker] = field(default_factory=list)
     objects: list[Head] = field(default_factory=list)
@@ -147,14 +151,15 @@ class Contents:
         number = self._spaces.get(space, -1)
         return np.array([run for run in self._runs if run[0] == number], dtype=PLACED_RUNS)
 
-    def is_collected(self, epoch: int, seq: int) -> bool:
-        """Whether the ledger in force names this segment."""
-        return any(run.epoch == epoch and run.first <= seq <= run.last for run in self.collected)
-
     def add(self, seen: Seen) -> None:
-        """Take in one object. Raises DamagedObject where a record's value makes no sense."""
+        """Take in one object, unless the ledger says that it does not count.
+
+        Raises DamagedObject where a record's value makes no sense, or a pack is not the one that is in force.
+        """
         preamble = seen.preamble
         if preamble.kind is ObjectKind.SEGMENT:
+            if self.ledger.is_collected(preamble.epoch, preamble.seq):
+                return
             self.segments[preamble.epoch, preamble.seq] = Segment(
                 epoch=preamble.epoch,
                 seq=preamble.seq,
@@ -169,6 +174,12 @@ class Contents:
                 previous_digest=preamble.previous_digest,
                 digest=seen.digest,
             )
+        elif seen.key not in self.ledger.packs:
+            return
+        elif seen.digest != self.ledger.packs[seen.key]:
+            raise DamagedObject(seen.key, "it is not the pack that the ledger in force names")
+        else:
+            self.packs.add(seen.key)
         if seen.head is None:
             self.sealed = True
         else:
@@ -179,6 +190,8 @@ class Contents:
     def _add_records(self, head: Head, places: list[Place]) -> None:
         for record in head.index.iter_records():
             place = places[record.order or 0]
+            if not self._counts(head, place):
+                continue
             if record.name in _SPACE_RECORDS:
                 value = record_value(record, head.key)
                 self.space_records.append(SpaceRecord(place, record.name, record.key, value))
@@ -199,26 +212,34 @@ class Contents:
             self._add_run(space, place, run_of(cover, COVER, self._spool.append(cover)))
 
     def _add_collected_cut(self, head: Head, record: Record) -> None:
-        value = record_value(record, head.key)
+        value = Members(record_value(record, head.key), head.key)
         try:
             epoch, cut = _CUT_KEY.unpack(record.key)
             segment = Segment(
                 epoch=epoch,
-                seq=int(value["seq"]),
+                seq=value.number("seq"),
                 cut=cut,
-                complete=bool(value["complete"]),
-                not_whole=tuple(bytes.fromhex(space) for space in value["not_whole"]),
-                cut_time_ns=int(value["cut_time_ns"]),
-                stored_ns=int(value["stored_ns"]),
+                complete=value.flag("complete"),
+                not_whole=tuple(bytes.fromhex(space) for space in value.texts("not_whole")),
+                cut_time_ns=value.time_ns("cut_time_ns"),
+                stored_ns=value.time_ns("stored_ns"),
                 object_bytes=0,
                 base=None,
                 end=None,
                 previous_digest=b"",
                 digest=b"",
             )
-        except (struct.error, KeyError, TypeError, ValueError) as error:
+        except (struct.error, ValueError) as error:
             raise DamagedObject(head.key, f"a cut record makes no sense: {error}") from error
-        self.segments.setdefault((segment.epoch, segment.seq), segment)
+        if (epoch, cut) != (value.number("epoch"), value.number("cut")):
+            raise DamagedObject(head.key, f"the record of cut {epoch}.{cut} tells of another one")
+        if self.ledger.is_collected(epoch, segment.seq):
+            self.segments.setdefault((epoch, segment.seq), segment)
+
+    def _counts(self, head: Head, place: Place) -> bool:
+        """Whether a row of this place counts: of packs only those that stand for collected segments."""
+        is_pack = head.preamble.kind is ObjectKind.PACK
+        return not is_pack or self.ledger.is_collected(place.epoch, place.seq)
 
     def _add_extents(self, head: Head, places: list[Place]) -> None:
         index = head.index
@@ -228,6 +249,8 @@ class Contents:
             self.objects.append(self._slim(head))
         for order, space, first, count in stretches(rows):
             place = places[order if order < len(places) else 0]
+            if not self._counts(head, place):
+                continue
             extents = extents_of(rows[first : first + count])
             run = run_of(extents, number, self._spool.append(extents))
             self._add_run(index.spaces[space], place, run)
@@ -255,21 +278,21 @@ def gather(
     domain: bytes,
     keys: ReaderKeys,
     scope: Mapping[int, int],
-    collected: Iterable[Run] = (),
+    ledger: Ledger = NO_LEDGER,
 ) -> Contents:
-    """Read what the segments of some epochs, and all packs, say.
+    """Read what the segments of some epochs, and all packs in force, say.
 
     Args:
         store: the container.
         domain: the id that every object must carry.
         keys: with an index key, or only preambles of a sealed container are read.
         scope: for each epoch the last seq that counts; later segments are ignored whatever they say.
-        collected: the runs of the ledger in force.
+        ledger: what was collected, and which packs are in force.
 
     Errors of the store come through; objects that are not what they should be are in `Contents.broken`.
     """
-    contents = Contents(domain, collected=list(collected))
-    wanted = {found.key: found for found in _listed(store, scope)}
+    contents = Contents(domain, ledger=ledger)
+    wanted = {found.key: found for found in _listed(store, scope, ledger)}
     for seen in _seen(store, domain, keys, wanted, contents):
         try:
             contents.add(seen)
@@ -286,36 +309,51 @@ def _seen(
             yield seen
         else:
             contents.notes.append(f"the catalog {seen.key} was not used: {seen.error.why}")
-    for seen in read_heads(store, wanted.values(), domain, keys):
+    # Packs are read themselves: the ledger names each by its trailer, which a catalog only repeats.
+    for seen in read_heads(store, [*wanted.values(), *_packs(store, contents.ledger)], domain, keys):
         if isinstance(seen, Seen):
             yield seen
         else:
             contents.broken[seen.key] = seen
 
 
-def _listed(store: Store, scope: Mapping[int, int]) -> Iterator[Found]:
-    """The segments in scope and all packs. A listing may omit fresh keys: a hole is asked for by name."""
+def _listed(store: Store, scope: Mapping[int, int], ledger: Ledger) -> Iterator[Found]:
+    """The segments in scope that were not collected.
+
+    A listing may omit fresh keys: a hole is asked for by name.
+    """
     for epoch, last in sorted(scope.items()):
         expected = 1
         for found in store.list(log_prefix(epoch)):
             parsed = parse_key(found.key)
             if parsed is None or parsed.kind is not KeyKind.SEGMENT or parsed.number > last:
                 continue
-            yield from _asked(store, epoch, expected, parsed.number)
+            yield from _asked(store, epoch, range(expected, parsed.number), ledger)
             expected = parsed.number + 1
-            yield found
-        yield from _asked(store, epoch, expected, last + 1)
-    for found in store.list(PACKS_PREFIX):
-        parsed = parse_key(found.key)
-        if parsed is not None and parsed.kind is KeyKind.PACK:
-            yield found
+            if not ledger.is_collected(epoch, parsed.number):
+                yield found
+        yield from _asked(store, epoch, range(expected, last + 1), ledger)
 
 
-def _asked(store: Store, epoch: int, first: int, beyond: int) -> Iterator[Found]:
-    """Those segments of `[first, beyond)` that are there after all. Long holes were collected."""
-    if beyond - first > HOLE_MAX:
+def _packs(store: Store, ledger: Ledger) -> Iterator[Found]:
+    """The packs in force, as far as they are there; `faults_of` misses the others."""
+    if not ledger.packs:
         return
-    for seq in range(first, beyond):
+    listed = {found.key: found for found in store.list(PACKS_PREFIX) if found.key in ledger.packs}
+    for key in ledger.packs:
+        try:
+            yield listed[key] if key in listed else store.head(key)
+        except NotFound:
+            continue
+
+
+def _asked(store: Store, epoch: int, hole: range, ledger: Ledger) -> Iterator[Found]:
+    """Those segments of a hole that are there after all and were not collected."""
+    if len(hole) > HOLE_MAX:
+        return
+    for seq in hole:
+        if ledger.is_collected(epoch, seq):
+            continue
         try:
             yield store.head(segment_key(epoch, seq))
         except NotFound:

@@ -6,9 +6,11 @@ Listings are never trusted with this, as a store may show a key late. What does 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cdp_container.domain.ledgers import NO_LEDGER, Ledger
 from cdp_container.errors import (
     DamagedObject,
     ForeignObject,
@@ -36,8 +38,9 @@ class End:
 
     Attributes:
         place: NOWHERE where the domain holds no complete cut yet.
-        digest: of the cut's last segment.
-        preamble: of that segment, None where there is none; its journal position is where capture resumes.
+        digest: of the cut's last segment; empty where that was collected and the ledger does not tell.
+        preamble: of that segment, None where there is none or it was collected; its journal position is
+            where capture resumes.
         stopped_by: why the run ended there, for people ("" where the next key is simply free).
     """
 
@@ -48,12 +51,30 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Collected:
+    """What is not there as segments any more, for those who can tell it from lost ones.
+
+    Attributes:
+        ledger: what was collected.
+        cuts: the complete cuts among that of which a pack holds a record, by (epoch, seq).
+    """
+
+    ledger: Ledger = NO_LEDGER
+    cuts: Mapping[tuple[int, int], Place] = field(default_factory=dict)
+
+
+NOTHING_COLLECTED: Final = Collected()
+
+
+@dataclass(frozen=True, slots=True)
 class _Stored:
     preamble: Preamble
     digest: bytes
 
 
-def find_end(store: Store, domain: bytes, epoch: int, protected: Place) -> End:
+def find_end(
+    store: Store, domain: bytes, epoch: int, protected: Place, collected: Collected = NOTHING_COLLECTED
+) -> End:
     """The end of `epoch`, looked for from `protected` on if that is in it, else from its first segment.
 
     An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first.
@@ -66,10 +87,12 @@ def find_end(store: Store, domain: bytes, epoch: int, protected: Place) -> End:
     if epoch == 0:
         return End()
     if protected.epoch == epoch:
-        first = _proven_segment(store, domain, protected)
-        return _follow(store, domain, End(protected, first.digest, first.preamble), first, protected.seq)
+        if _is_forgotten(protected, collected):
+            why = "it was collected, and no pack in force tells of its cut"
+            raise MissingObject(segment_key(epoch, protected.seq), why)
+        return _follow(store, domain, _end_at(store, domain, protected, collected), epoch, collected)
     base = _base_of(store, domain, epoch)
-    return _follow(store, domain, _end_at(store, domain, base), None, 0, epoch)
+    return _follow(store, domain, _end_at(store, domain, base, collected), epoch, collected)
 
 
 def highest_epoch(store: Store) -> int:
@@ -91,27 +114,36 @@ def highest_epoch(store: Store) -> int:
     return highest
 
 
-def _follow(
-    store: Store, domain: bytes, end: End, last: _Stored | None, seq: int, epoch: int | None = None
-) -> End:
-    """From segment `seq` (its facts: `last`) on to the end of the run."""
-    epoch = end.place.epoch if epoch is None else epoch
+def _follow(store: Store, domain: bytes, end: End, epoch: int, collected: Collected) -> End:
+    """From an end (in an older epoch: the base) on to the end of the epoch's run of segments."""
+    seq = end.place.seq if end.place.epoch == epoch else 0
+    cut: int | None = (end.place.cut if seq else 0) + 1
     previous = end.digest
     for _ in range(SEGMENTS_MAX):
         seq += 1
+        if collected.ledger.is_collected(epoch, seq):
+            previous, cut = collected.ledger.digest(epoch, seq), None
+            place = collected.cuts.get((epoch, seq))
+            if place is not None:
+                end, cut = End(place, previous), place.cut + 1
+            continue
         try:
             stored = _read(store, domain, epoch, seq)
         except NotFound:
             return end
         except (DamagedObject, ForeignObject, NewerFormat, LimitExceeded) as error:
             # It lies behind everything that was ever called protected; what follows it counts for nobody.
-            return End(end.place, end.digest, end.preamble, str(error))
-        if stored.preamble.previous_digest != previous:
+            return replace(end, stopped_by=str(error))
+        preamble = stored.preamble
+        if previous and preamble.previous_digest != previous:
             why = f"segment {seq} of epoch {epoch} does not follow the one before it"
-            return End(end.place, end.digest, end.preamble, why)
-        previous = stored.digest
-        if stored.preamble.complete:
-            end = End(stored.preamble.place, stored.digest, stored.preamble)
+            return replace(end, stopped_by=why)
+        if cut is not None and preamble.cut != cut:
+            why = f"segment {seq} of epoch {epoch} is of cut {preamble.cut} where cut {cut} was due"
+            return replace(end, stopped_by=why)
+        previous, cut = stored.digest, preamble.cut + preamble.complete
+        if preamble.complete:
+            end = End(preamble.place, stored.digest, preamble)
     raise LimitExceeded(f"find the end of epoch {epoch}", f"more than {SEGMENTS_MAX} segments")
 
 
@@ -126,12 +158,20 @@ def _base_of(store: Store, domain: bytes, epoch: int) -> Place:
     return record.base
 
 
-def _end_at(store: Store, domain: bytes, place: Place) -> End:
+def _end_at(store: Store, domain: bytes, place: Place, collected: Collected) -> End:
     """The cut at `place` as an end."""
     if not place:
         return End()
+    if collected.ledger.is_collected(place.epoch, place.seq):
+        return End(place, collected.ledger.digest(place.epoch, place.seq))
     stored = _proven_segment(store, domain, place)
     return End(place, stored.digest, stored.preamble)
+
+
+def _is_forgotten(place: Place, collected: Collected) -> bool:
+    """Whether the cut at `place` was collected and is no recovery point any more."""
+    gone = collected.ledger.is_collected(place.epoch, place.seq)
+    return gone and collected.cuts.get((place.epoch, place.seq)) != place
 
 
 def _proven_segment(store: Store, domain: bytes, place: Place) -> _Stored:

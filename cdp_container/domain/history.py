@@ -6,10 +6,11 @@ docs/container-format.md, section 4, steps 1 and 2. What segments hold does not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cdp_container.domain.ends import find_end
+from cdp_container.domain.ends import NOTHING_COLLECTED, Collected, find_end
 from cdp_container.errors import (
     CdpError,
     DamagedObject,
@@ -31,18 +32,25 @@ from cdp_container.format.domain import (
     parse_epoch_record,
     parse_owner,
 )
-from cdp_container.format.head import check_object, object_digest, open_head
-from cdp_container.format.index import Run
 from cdp_container.format.keys import EPOCHS_PREFIX, OWNER_KEY, KeyKind, config_key, epoch_key, parse_key
-from cdp_container.format.ledger import predecessor_of
 from cdp_container.format.place import NOWHERE, Place
-from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 
 EPOCHS_MAX: Final = 1_000_000
 """Epochs of one chain: a stop for records that lead nowhere."""
-LEDGERS_MAX: Final = 100_000
-"""Generations of the ledger, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFacts:
+    """What stands under `domain/`: owner, configuration (None where the owner is gone), records of epochs.
+
+    `records` are those of the epochs that count, newest first; `notes` what a reader should be told.
+    """
+
+    owner: Owner
+    config: DomainConfig | None
+    records: tuple[EpochRecord, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ class History:
             if span is None:
                 why = "a base lies in an epoch that is not part of the domain's history"
                 raise MissingObject(epoch_key(place.epoch), why)
-            if place > span.end or place.epoch in branch:
+            if place.cut > span.end.cut or place.seq > span.end.seq or place.epoch in branch:
                 raise DamagedObject(epoch_key(place.epoch), f"a base lies beyond its end: {place}")
             branch[place.epoch] = place.seq
             place = span.record.base
@@ -105,8 +113,8 @@ class History:
         return place.epoch < self.owner.epoch_in_force or place <= self.owner.protected
 
 
-def read_history(store: Store) -> History:
-    """Read which epochs count.
+def read_domain(store: Store) -> DomainFacts:
+    """Read what stands under `domain/`.
 
     Raises:
         NoSuchDomain: there is no container here.
@@ -115,26 +123,40 @@ def read_history(store: Store) -> History:
     notes: list[str] = []
     owner = _read_owner(store, notes)
     config = _read_config(store, owner) if any(owner.config) else None
-    records = _read_chain(store, owner)
+    return DomainFacts(owner, config, tuple(_read_chain(store, owner)), tuple(notes))
+
+
+def read_history(
+    store: Store, facts: DomainFacts | None = None, collected: Collected = NOTHING_COLLECTED
+) -> History:
+    """Read which epochs count, and up to where. `facts` are read where they are not given.
+
+    Raises:
+        NoSuchDomain, MissingObject, DamagedObject, ForeignObject, NewerFormat: see `read_domain`.
+    """
+    facts = read_domain(store) if facts is None else facts
+    notes = list(facts.notes)
     spans: dict[int, Span] = {}
     newest, lost = NOWHERE, None
-    if records:
-        newest, lost = _newest(store, owner, records[0].epoch, notes)
-        ends = _ends(records, newest)
-        spans = {record.epoch: Span(record, ends[record.epoch]) for record in reversed(records)}
-    return History(owner, config, spans, newest, lost, tuple(notes))
+    if facts.records:
+        newest, lost = _newest(store, facts.owner, facts.records[0].epoch, collected, notes)
+        ends = _ends(facts.records, newest)
+        spans = {record.epoch: Span(record, ends[record.epoch]) for record in reversed(facts.records)}
+    return History(facts.owner, facts.config, spans, newest, lost, tuple(notes))
 
 
-def _newest(store: Store, owner: Owner, epoch: int, notes: list[str]) -> tuple[Place, CdpError | None]:
+def _newest(
+    store: Store, owner: Owner, epoch: int, collected: Collected, notes: list[str]
+) -> tuple[Place, CdpError | None]:
     """The newest cut, and why it is older than what was proven, if it is."""
     lost: CdpError | None = None
     try:
-        end = find_end(store, owner.domain, epoch, owner.protected)
+        end = find_end(store, owner.domain, epoch, owner.protected, collected)
     except (MissingObject, DamagedObject, ForeignObject, NewerFormat, LimitExceeded) as error:
         # What is left may still be restored, by those who are told.
-        lost = error
+        lost = type(error)(error.what, error.why, MissingObject.default_hint)
         notes.append(f"the newest protected cut is lost: {error}")
-        end = find_end(store, owner.domain, epoch, NOWHERE)
+        end = find_end(store, owner.domain, epoch, NOWHERE, collected)
     if end.stopped_by:
         place = f"cut {end.place.cut} of epoch {end.place.epoch}"
         notes.append(f"nothing counts after {place}: {end.stopped_by}")
@@ -205,36 +227,10 @@ def _read_chain(store: Store, owner: Owner) -> list[EpochRecord]:
     return records
 
 
-def _ends(records: list[EpochRecord], newest: Place) -> dict[int, Place]:
+def _ends(records: Sequence[EpochRecord], newest: Place) -> dict[int, Place]:
     """For every epoch of a chain (newest first) the last cut of it that counts."""
     stated = [newest, *(record.end for record in records[:-1])]
     return {
         record.epoch: end if end.epoch == record.epoch else NOWHERE
         for record, end in zip(records, stated, strict=True)
     }
-
-
-def read_ledger(store: Store, history: History, keys: ReaderKeys) -> list[Run]:
-    """What was collected, by the ledger in force and its predecessors.
-
-    Raises:
-        MissingObject, DamagedObject and their kin: without a sound ledger nobody can tell lost from
-        collected.
-        KeyMissing: the ledger is sealed and `keys` has no index key.
-    """
-    runs: list[Run] = []
-    name = history.owner.ledger
-    for _ in range(LEDGERS_MAX):
-        if name is None:
-            break
-        try:
-            data = store.get(name.key).data
-        except NotFound as error:
-            raise MissingObject(name.key, "this ledger is in force, and it is gone") from error
-        check_object(data, name.key, history.domain)
-        if object_digest(data) != name.digest:
-            raise DamagedObject(name.key, "it has not the digest by which it was named")
-        head = open_head(data, name.key, history.domain, keys)
-        runs.extend(head.index.iter_runs())
-        name = predecessor_of(head)
-    return runs

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cdp_container.domain.contents import Contents, Segment, SpaceRecord
 from cdp_container.errors import CdpError, DamagedObject, MissingObject
 from cdp_container.extents.tables import COVER, RUNS, Table
-from cdp_container.format.keys import PACKS_PREFIX, segment_key
+from cdp_container.format.keys import epoch_key, segment_key
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import NO_DIGEST
@@ -167,48 +167,59 @@ def check_branch(contents: Contents, branch: Branch, origins: Origins) -> None:
 def faults_of(contents: Contents, branch: Branch, origins: Origins) -> Iterator[CdpError]:
     """All that is wrong with what a branch is made of; see `check_branch`."""
     for epoch in sorted(branch):
-        before = _digest_at(contents, origins[epoch][0])
-        for seq in range(1, branch[epoch] + 1):
-            key = segment_key(epoch, seq)
-            segment = contents.segments.get((epoch, seq))
-            if key in contents.broken:
-                yield contents.broken[key].error
-                before = None
-            elif segment is not None and segment.previous_digest:
-                yield from _link_faults(segment, key, before, origins[epoch])
-                before = segment.digest
-            elif contents.is_collected(epoch, seq):
-                before = _digest_of_run(contents, epoch, seq)
-            else:
-                yield MissingObject(key, _WHY_MISSING)
-                before = None
-    for broken in contents.broken.values():
-        if broken.key.startswith(PACKS_PREFIX):
-            yield broken.error
+        yield from _base_faults(contents, epoch, origins[epoch][0])
+        yield from _chain_faults(contents, epoch, branch[epoch], origins[epoch])
+    for key in sorted(contents.ledger.packs):
+        if key in contents.broken:
+            yield contents.broken[key].error
+        elif key not in contents.packs:
+            yield MissingObject(key, "the ledger lists this pack as in force, and it is not there")
+
+
+def _base_faults(contents: Contents, epoch: int, base: Place) -> Iterator[CdpError]:
+    """A base must be a whole cut: half of one is an image that never was."""
+    segment = contents.segments.get((base.epoch, base.seq))
+    if segment is not None and not (segment.complete and segment.place == base):
+        yield DamagedObject(epoch_key(epoch), f"its base {base.epoch}.{base.cut} does not end a cut")
+
+
+def _chain_faults(
+    contents: Contents, epoch: int, last: int, origin: tuple[Place, Place]
+) -> Iterator[CdpError]:
+    """What is wrong with the segments of one epoch; `before` is empty and `cut` None where unknown."""
+    before = _digest_at(contents, origin[0])
+    cut: int | None = 1
+    for seq in range(1, last + 1):
+        key = segment_key(epoch, seq)
+        segment = contents.segments.get((epoch, seq))
+        if contents.ledger.is_collected(epoch, seq):
+            before = contents.ledger.digest(epoch, seq)
+            cut = segment.cut + 1 if segment is not None and segment.complete else None
+        elif segment is None or key in contents.broken:
+            broken = contents.broken.get(key)
+            yield MissingObject(key, _WHY_MISSING) if broken is None else broken.error
+            before, cut = b"", None
+        else:
+            yield from _link_faults(segment, key, before, cut, origin)
+            before, cut = segment.digest, segment.cut + segment.complete
 
 
 def _link_faults(
-    segment: Segment, key: str, before: bytes | None, origin: tuple[Place, Place]
+    segment: Segment, key: str, before: bytes, cut: int | None, origin: tuple[Place, Place]
 ) -> Iterator[CdpError]:
     if (segment.base, segment.end) != origin:
         yield DamagedObject(key, "it names another base or end than the record of its epoch")
-    if before is not None and segment.previous_digest != before:
+    if before and segment.previous_digest != before:
         yield DamagedObject(key, "the digest that it names is not that of the segment before it")
+    if cut is not None and segment.cut != cut:
+        yield DamagedObject(key, f"it is of cut {segment.cut}, and cut {cut} was due")
 
 
-def _digest_at(contents: Contents, place: Place) -> bytes | None:
-    """The digest of a base's last segment; None where that cannot be known any more."""
+def _digest_at(contents: Contents, place: Place) -> bytes:
+    """The digest of a base's last segment; empty where that cannot be known any more."""
     if not place:
         return NO_DIGEST
+    if contents.ledger.is_collected(place.epoch, place.seq):
+        return contents.ledger.digest(place.epoch, place.seq)
     segment = contents.segments.get((place.epoch, place.seq))
-    if segment is not None and segment.digest:
-        return segment.digest
-    return _digest_of_run(contents, place.epoch, place.seq)
-
-
-def _digest_of_run(contents: Contents, epoch: int, seq: int) -> bytes | None:
-    """What the ledger says of a collected segment's digest: only that of each run's last is known."""
-    for run in contents.collected:
-        if run.epoch == epoch and run.last == seq:
-            return run.digest
-    return None
+    return b"" if segment is None else segment.digest

@@ -15,7 +15,7 @@ from cdp_container.format.codec import Compressor
 from cdp_container.format.head import open_sections
 from cdp_container.format.index import parse_index
 from cdp_container.format.jsontext import JsonObject, dump_object
-from cdp_container.format.layout import Codec
+from cdp_container.format.layout import Cipher, Codec
 from cdp_container.format.preamble import (
     Preamble,
     check_key,
@@ -127,4 +127,5 @@ def _check_pair(
     check_key(preamble, built.key, keys.domain)
     again = open_sections(built.data, preamble, built.key, keys.reader())
     assert again == (header_raw, index_raw), "a head must open to what was put into it"
-    parse_index(index_raw, preamble.kind, preamble.frames_stored, built.key)
+    sealed = preamble.cipher is not Cipher.NONE
+    parse_index(index_raw, preamble.kind, preamble.frames_stored, built.key, sealed=sealed)

@@ -67,7 +67,8 @@ def open_head(data: bytes, key: str, domain: bytes | None, keys: ReaderKeys) -> 
     check_key(preamble, key, domain)
     header_raw, index_raw = open_sections(data, preamble, key, keys)
     header = load_object(header_raw, limits.HEADER_BYTES_MAX, key)
-    index = parse_index(index_raw, preamble.kind, preamble.frames_stored, key)
+    sealed = preamble.cipher is not Cipher.NONE
+    index = parse_index(index_raw, preamble.kind, preamble.frames_stored, key, sealed=sealed)
     return Head(key, preamble, header, index)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from cdp_container.errors import DamagedObject, LimitExceeded, NewerFormat
 from cdp_container.format import layout, limits, rows
-from cdp_container.format.layout import NONE_U32, Codec, ExtentKind, ObjectKind
+from cdp_container.format.layout import NONE_U32, Codec, ExtentKind, ObjectKind, RunKind
 
 _PARTS: Final = {part.name: part for part in layout.PARTS}
 
@@ -90,9 +90,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Collected objects, `first` to `last`, and the digest of the last."""
+    """Collected objects or a pack in force, `first` to `last`, and the digest of the last."""
 
-    kind: ObjectKind
+    kind: RunKind
     epoch: int
     first: int
     last: int
@@ -198,9 +198,9 @@ class Index:
             yield Entry(ObjectKind(kind), epoch, seq, object_length, digest, self.heads[at : at + length])
 
     def iter_runs(self) -> Iterator[Run]:
-        """All runs of collected objects of a ledger."""
+        """All runs of a ledger."""
         for kind, _, epoch, first, last, digest in layout.RUN_ROW.struct.iter_unpack(self.run_table):
-            yield Run(ObjectKind(kind), epoch, first, last, digest)
+            yield Run(RunKind(kind), epoch, first, last, digest)
 
 
 def build_index(parts: Mapping[str, bytes | bytearray]) -> bytes:
@@ -217,8 +217,12 @@ def build_index(parts: Mapping[str, bytes | bytearray]) -> bytes:
     return b"".join((*directory, *(content for _, content in present)))
 
 
-def parse_index(raw: bytes, kind: ObjectKind, frames_stored: int, what: str) -> Index:
+def parse_index(
+    raw: bytes, kind: ObjectKind, frames_stored: int, what: str, *, sealed: bool = False
+) -> Index:
     """The index of an object of this kind whose frames have `frames_stored` bytes, every row checked.
+
+    `sealed`: whether the object's cipher is not 0.
 
     Raises:
         DamagedObject: it contradicts itself or the document.
@@ -245,15 +249,16 @@ def parse_index(raw: bytes, kind: ObjectKind, frames_stored: int, what: str) -> 
         blob=tables["blob"],
         heads=tables["heads"],
     )
-    _check_rows(index, frames_stored, what)
+    _check_rows(index, frames_stored, sealed, what)
     return index
 
 
-def _check_rows(index: Index, frames_stored: int, what: str) -> None:
+def _check_rows(index: Index, frames_stored: int, sealed: bool, what: str) -> None:
     orders = rows.check_orders(index.order_table, what)
     if index.kind is ObjectKind.SEGMENT:
         orders = rows.NO_ORDERS
-    seals = rows.check_seals(index.seal_table, len(index.key_table) // layout.WRAPPED_KEY_BYTES, what)
+    keys = len(index.key_table) // layout.WRAPPED_KEY_BYTES
+    seals = rows.check_seals(index.seal_table, keys, sealed, what)
     raw_lengths = rows.check_frames(index.frame_table, seals, frames_stored, what)
     sums = rows.check_extents(index.extent_table, len(index.spaces), raw_lengths, orders, what)
     if sums * layout.SUM_BYTES != len(index.sums):

@@ -73,6 +73,11 @@ def key_check(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:16]
 
 
+def text_of_file(text: str) -> str:
+    """What a passphrase file says: its text without the one line end that may follow it."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
 def wrap_for_passphrase(
     private_key: bytes, passphrase: str, domain: bytes, salt: bytes, nonce: bytes, cost: ScryptCost
 ) -> PassphraseWrap:
@@ -135,21 +140,25 @@ def open_with_passphrase(block: KeyBlock, passphrase: str, domain: bytes, what: 
     Raises:
         WrongPassphrase: no wrap has this passphrase.
         KeyMissing: the block has no wrap for a passphrase at all.
-        DamagedObject: the passphrase is right, and what it seals is not what was written.
+        DamagedObject: the passphrase is right, and what it seals is nowhere what was written.
     """
     wraps = [wrap for wrap in block.wraps if isinstance(wrap, PassphraseWrap)]
     if not wraps:
         raise KeyMissing(what, "its key is not under a passphrase, only under keys of recipients")
+    damaged: DamagedObject | None = None
     for wrap in wraps:
         check, wrap_key_bytes = _stretch(passphrase, wrap.salt, wrap.cost, what)
-        if hmac.compare_digest(check, wrap.check):
-            try:
-                private_key = AESGCM(wrap_key_bytes).decrypt(wrap.nonce, wrap.sealed, domain)
-            except InvalidTag as error:
-                raise DamagedObject(
-                    what, "the passphrase is right, but the key under it is damaged"
-                ) from error
+        if not hmac.compare_digest(check, wrap.check):
+            continue
+        try:
+            private_key = AESGCM(wrap_key_bytes).decrypt(wrap.nonce, wrap.sealed, domain)
             return _proven(private_key, block, what)
+        except InvalidTag:
+            damaged = DamagedObject(what, "the passphrase is right, but the key under it is damaged")
+        except DamagedObject as error:
+            damaged = error  # another wrap of the same passphrase may be sound
+    if damaged is not None:
+        raise damaged
     raise WrongPassphrase(what, f"it does not open the key with the check {key_check(block.public)}")
 
 
@@ -158,13 +167,19 @@ def open_with_recipient(block: KeyBlock, recipient_private: bytes, domain: bytes
 
     Raises:
         KeyMissing: the block has no wrap for this recipient.
-        DamagedObject: it has one, and that does not open.
+        DamagedObject: it has some, and none opens.
     """
     public = public_of(recipient_private)
+    damaged: DamagedObject | None = None
     for wrap in block.wraps:
         if isinstance(wrap, RecipientWrap) and wrap.public == public:
-            private_key = unwrap_key(wrap.sealed, recipient_private, domain, RECIPIENT_INFO, what)
-            return _proven(private_key, block, what)
+            try:
+                private_key = unwrap_key(wrap.sealed, recipient_private, domain, RECIPIENT_INFO, what)
+                return _proven(private_key, block, what)
+            except DamagedObject as error:
+                damaged = error  # another wrap for the same recipient may be sound
+    if damaged is not None:
+        raise damaged
     raise KeyMissing(what, "its key was not sealed to this recipient")
 
 

@@ -36,6 +36,7 @@ class KeyKind(enum.Enum):
     HOLDS = "holds"
     REQUEST = "request"
     GC = "gc"
+    GC_FINAL = "final list of gc"
     SEGMENT = "segment"
     PACK = "pack"
     LEDGER = "ledger"
@@ -75,6 +76,7 @@ _PATTERNS: Final = (
     (KeyKind.CONFIG, re.compile(r"domain/config/(?P<name>[0-9a-f]{64})")),
     (KeyKind.REQUEST, re.compile(r"domain/requests/(?P<name>[^/]+)")),
     (KeyKind.GC, re.compile(rf"domain/gc/{_EPOCH}/{_NUMBER}")),
+    (KeyKind.GC_FINAL, re.compile(rf"domain/gc/{_EPOCH}/final-{_NUMBER}")),
 )
 
 
@@ -118,6 +120,11 @@ def config_key(digest: bytes) -> str:
 def gc_key(epoch: int, number: int) -> str:
     """`domain/gc/<epoch>/<n>`."""
     return f"domain/gc/{_epoch(epoch)}/{_number(number)}"
+
+
+def gc_final_key(epoch: int, number: int) -> str:
+    """`domain/gc/<epoch>/final-<n>`."""
+    return f"domain/gc/{_epoch(epoch)}/final-{_number(number)}"
 
 
 def parse_key(key: str) -> ParsedKey | None:

@@ -108,6 +108,14 @@ class ObjectKind(enum.IntEnum):
     EPOCH_RECORD = 16
 
 
+class RunKind(enum.IntEnum):
+    """What a ledger says of the objects of a run."""
+
+    SEGMENT_COLLECTED = 1
+    PACK_COLLECTED = 2
+    PACK_IN_FORCE = 3
+
+
 class ExtentKind(enum.IntEnum):
     """Where the bytes of an extent are."""
 
@@ -164,6 +172,8 @@ RECORD_KINDS: Final = {
     "space-": True,
     "name+": True,
     "name-": True,
+    "tree+": True,
+    "tree-": True,
     "vm": False,
     "marker": False,
     "cut": False,

@@ -1,4 +1,4 @@
-"""Building a ledger: the record of what was collected, and the link to the ledger before it.
+"""Building a ledger: what was collected, which packs are in force, and the link to the ledger before it.
 
 Reading one is `head.open_head`, `Index.iter_runs` and `predecessor_of`. What may be collected is
 decided elsewhere.

@@ -9,16 +9,15 @@ from typing import Final
 
 from cdp_container.errors import DamagedObject, LimitExceeded, NewerFormat
 from cdp_container.format import layout, limits
-from cdp_container.format.layout import NONE_U32, Codec, ExtentKind, ObjectKind
+from cdp_container.format.layout import NONE_U32, Codec, ExtentKind, ObjectKind, RunKind
 
 NO_ORDERS: Final = -1
 """In place of a count of order rows, for a segment: rows must name none."""
 
 _BLOCK: Final = limits.SUM_BLOCK_BYTES
-_KEY_BYTES: Final = {"space+": 16, "space=": 16, "space-": 16, "vm": 16, "cut": 16}
+_KEY_BYTES: Final = {"space+": 16, "space=": 16, "space-": 16, "tree+": 16, "tree-": 16, "vm": 16, "cut": 16}
 _TREE_ID_BYTES: Final = 16
 _ENTRY_KINDS: Final = (ObjectKind.SEGMENT, ObjectKind.PACK, ObjectKind.LEDGER, ObjectKind.EPOCH_RECORD)
-_RUN_KINDS: Final = (ObjectKind.SEGMENT, ObjectKind.PACK)
 
 
 def sum_count(offset: int, length: int) -> int:
@@ -50,10 +49,12 @@ def check_orders(table: bytes, what: str) -> int:
     return len(table) // layout.ORDER_ROW.size_bytes
 
 
-def check_seals(table: bytes, keys: int, what: str) -> int:
-    """How many seal rows there are."""
+def check_seals(table: bytes, keys: int, sealed: bool, what: str) -> int:
+    """How many seal rows there are; in a `sealed` object each must have a key."""
     count = 0
     for _, _, key in layout.SEAL_ROW.struct.iter_unpack(table):
+        if key == NONE_U32 and sealed:
+            raise DamagedObject(what, f"its frames are sealed, and the seal {count} has no key")
         if key != NONE_U32 and key >= keys:
             raise DamagedObject(what, f"a seal names key {key} of {keys}")
         count += 1
@@ -141,9 +142,12 @@ def check_records(table: bytes, blob: bytes, orders: int, what: str) -> None:
         if order < before_order:
             raise DamagedObject(what, f"a record {name!r} is not in its place")
         before_order = order
+        critical = bool(flags & layout.CRITICAL_BIT)
         if name not in layout.RECORD_KINDS:
-            if flags & layout.CRITICAL_BIT:
+            if critical:
                 raise NewerFormat(what, f"the record {name!r} is critical and unknown")
+        elif critical != layout.RECORD_KINDS[name]:
+            raise DamagedObject(what, f"a record {name!r} has another critical bit than all of its kind")
         elif not _key_fits(name, key_length):
             raise DamagedObject(what, f"a record {name!r} has a key of {key_length} bytes")
     if at != len(blob):
@@ -173,10 +177,12 @@ def check_runs(table: bytes, what: str) -> None:
     """Runs are sorted and do not overlap."""
     before = (0, 0, 0)
     for kind, reserved, epoch, first, last, _ in layout.RUN_ROW.struct.iter_unpack(table):
-        if kind not in _RUN_KINDS:
+        if kind not in tuple(RunKind):
             raise NewerFormat(what, f"a run has the unknown kind {kind}")
         if (kind, epoch, first) <= before or not epoch or not 0 < first <= last or any(reserved):
             raise DamagedObject(what, f"the run {first} to {last} of epoch {epoch} is not in its place")
+        if kind == RunKind.PACK_IN_FORCE and first != last:
+            raise DamagedObject(what, f"the packs {first} to {last} of epoch {epoch} stand in one row")
         before = (kind, epoch, last)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.errors import CdpError, KeyMissing, UsageError
+from cdp_container.format.keyblock import text_of_file
 from rehydrate.container import Secret
 
 EXIT_INTERRUPTED: Final = 130
@@ -78,7 +79,7 @@ def _private_key(path: Path) -> bytes:
 def _text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            text = file.read(SECRET_BYTES_MAX + 1).decode().rstrip("\r\n")
+            text = text_of_file(file.read(SECRET_BYTES_MAX + 1).decode())
     except OSError as error:
         raise KeyMissing(f"read {path}", error.strerror or "unreadable") from error
     except UnicodeDecodeError:

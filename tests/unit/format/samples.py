@@ -13,7 +13,7 @@ from cdp_container.format.frames import StoredFrame
 from cdp_container.format.head import open_head
 from cdp_container.format.index import Entry, Extent, Order, Record, Run
 from cdp_container.format.keys import config_key, epoch_key
-from cdp_container.format.layout import Codec, ExtentKind, ObjectKind
+from cdp_container.format.layout import Codec, ExtentKind, ObjectKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
 from cdp_container.format.place import Place
@@ -190,9 +190,11 @@ def catalog(encrypted: bool, codec: Codec = Codec.ZSTD) -> SealedObject:
 
 def ledger(encrypted: bool, codec: Codec = Codec.ZSTD) -> SealedObject:
     runs = [
-        Run(ObjectKind.SEGMENT, 3, 1, 40, fixed("last of 40", 32)),
-        Run(ObjectKind.SEGMENT, 3, 44, 44, fixed("last of 44", 32)),
-        Run(ObjectKind.PACK, 4, 1, 2, fixed("last of 2", 32)),
+        Run(RunKind.SEGMENT_COLLECTED, 3, 1, 40, fixed("last of 40", 32)),
+        Run(RunKind.SEGMENT_COLLECTED, 3, 44, 44, fixed("last of 44", 32)),
+        Run(RunKind.PACK_COLLECTED, 4, 1, 2, fixed("last of 2", 32)),
+        # Without compression, as that one has the same digest for ever.
+        Run(RunKind.PACK_IN_FORCE, 5, 2, 2, pack(encrypted, Codec.NONE).digest),
     ]
     before = domain.ObjectName("packs/0000000004/ledger-000000000001", fixed("ledger before", 32))
     place = LedgerFacts(5, 2, before, "site-a", "0.1.0")
@@ -215,6 +217,7 @@ def config(encrypted: bool = True) -> domain.DomainConfig:
 
 
 def owner() -> domain.Owner:
+    in_force = ledger(True, Codec.NONE)
     return domain.Owner(
         domain=DOMAIN,
         name="shop",
@@ -232,7 +235,7 @@ def owner() -> domain.Owner:
         protected=Place(3, 1, 1),
         operator="somebody",
         reason="start",
-        ledger=domain.ObjectName("packs/0000000005/ledger-000000000002", fixed("ledger", 32)),
+        ledger=domain.ObjectName(in_force.key, in_force.digest),
     )
 
 

@@ -16,7 +16,7 @@ from cdp_container.format.domain import ObjectName, parse_epoch_record
 from cdp_container.format.frames import open_frame
 from cdp_container.format.head import Head, check_object, open_head
 from cdp_container.format.index import Entry, Extent, Order, Run
-from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.layout import ExtentKind, ObjectKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger, predecessor_of
 from cdp_container.format.pack import PackContent, PackExtent, PackFacts, build_pack
 from cdp_container.format.preamble import parse_preamble
@@ -122,6 +122,7 @@ def test_ledger_comes_back(encrypted: bool) -> None:
         (1, 3, 1, 40),
         (1, 3, 44, 44),
         (2, 4, 1, 2),
+        (3, 5, 2, 2),
     ]
     before = predecessor_of(head)
     assert before == ObjectName("packs/0000000004/ledger-000000000001", fixed("ledger before", 32))
@@ -129,7 +130,7 @@ def test_ledger_comes_back(encrypted: bool) -> None:
 
 
 def test_the_first_ledger_has_no_predecessor() -> None:
-    run = Run(ObjectKind.SEGMENT, 1, 1, 1, bytes(32))
+    run = Run(RunKind.SEGMENT_COLLECTED, 1, 1, 1, bytes(32))
     built = build_ledger(LedgerFacts(1, 1, None), [run], samples.writer(False), bytes(16), Compressor())
     head = opened(built, encrypted=False)
     assert predecessor_of(head) is None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import orjson
 import pytest
 
 from cdp_container.format import domain, keyblock
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.frames import open_frame
-from cdp_container.format.head import check_object, open_head
-from cdp_container.format.layout import Codec
-from tests.golden.make import DIRECTORY, golden_objects, name_of
+from cdp_container.format.head import check_object, object_digest, open_head
+from cdp_container.format.layout import Codec, RunKind
+from tests.golden.make import DIRECTORY, expected, golden_objects, name_of
 from tests.unit.format import samples
 from tests.unit.format.samples import DOMAIN
 
@@ -56,7 +59,33 @@ def test_golden_bytes_are_those_of_today_s_builders(name: str) -> None:
 
 
 def test_nothing_golden_is_missing_or_left_over() -> None:
-    assert {path.name for path in DIRECTORY.iterdir()} == set(golden_objects())
+    assert {path.name for path in DIRECTORY.iterdir()} == {*golden_objects(), "expected.json"}
+
+
+def test_golden_objects_hold_what_is_expected_of_them() -> None:
+    assert expected(DIRECTORY) == (DIRECTORY / "expected.json").read_bytes()
+
+
+def test_the_content_that_is_expected_is_what_was_put_in() -> None:
+    objects = orjson.loads((DIRECTORY / "expected.json").read_bytes())["objects"]
+    put_in = {
+        extent.offset: hashlib.sha256(extent.data).hexdigest()
+        for extent in samples.extents()
+        if extent.data is not None
+    }
+    for name in ("segment-raw-sealed.bin", "segment-zstd-sealed.bin"):
+        said = {extent["offset"]: extent["sha256"] for extent in objects[name]["extents"] if extent["sha256"]}
+        assert said == put_in
+
+
+def test_the_golden_owner_names_a_golden_ledger_and_that_a_golden_pack() -> None:
+    named = domain.parse_owner((DIRECTORY / "owner.json").read_bytes(), "k", DOMAIN).ledger
+    assert named is not None
+    ledger = (DIRECTORY / "ledger-raw-sealed.bin").read_bytes()
+    assert object_digest(ledger) == named.digest
+    *_, run = open_head(ledger, named.key, DOMAIN, samples.reader(True)).index.iter_runs()
+    assert run.kind is RunKind.PACK_IN_FORCE
+    assert run.digest == object_digest((DIRECTORY / "pack-raw-sealed.bin").read_bytes())
 
 
 def test_golden_domain_objects_say_what_they_said() -> None:

@@ -20,6 +20,7 @@ def test_keys_as_the_document_writes_them() -> None:
     assert keys.catalog_key(3, 1, 17) == "catalog/0000000003/1-000000000017"
     assert keys.epoch_key(3) == "domain/epochs/0000000003"
     assert keys.gc_key(3, 17) == "domain/gc/0000000003/000000000017"
+    assert keys.gc_final_key(3, 17) == "domain/gc/0000000003/final-000000000017"
     assert keys.config_key(b"\xab" * 32) == "domain/config/" + "ab" * 32
     assert keys.segment_key(3, 17).startswith(keys.log_prefix(3))
 
@@ -34,6 +35,7 @@ def test_keys_come_back(epoch: int, number: int, level: int) -> None:
     )
     assert parse_key(keys.epoch_key(epoch)) == ParsedKey(KeyKind.EPOCH_RECORD, epoch)
     assert parse_key(keys.gc_key(epoch, number)) == ParsedKey(KeyKind.GC, epoch, number)
+    assert parse_key(keys.gc_final_key(epoch, number)) == ParsedKey(KeyKind.GC_FINAL, epoch, number)
 
 
 def test_keys_without_numbers() -> None:

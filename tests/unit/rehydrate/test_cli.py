@@ -324,7 +324,7 @@ def test_all_volumes_are_restored_into_a_directory(run: Run, site: Site, place: 
 
 
 def test_the_only_volume_needs_no_name(run: Run, place: Path, out: Path) -> None:
-    site = Site(DirectoryStore(place), encrypted=False)
+    site = Site(DirectoryStore(place))
     site.add_volume("only", 5000)
     site.begin_epoch()
     site.cut()

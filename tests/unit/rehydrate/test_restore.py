@@ -22,7 +22,7 @@ from tests.containers import PASSPHRASE, Image, Site, busy_container, write
 
 def restored(site: Site, place: Place, directory: Path) -> Image:
     """Every volume of a cut, as files hold them after a restore from nothing but store and passphrase."""
-    container = open_container(site.store, Secret(PASSPHRASE))
+    container = open_container(site.store, Secret(PASSPHRASE) if site.encrypted else Secret())
     choice = Choice(at=(place.epoch, place.cut))
     with closing(container.gather(scope_of(container.history, choice))) as contents:
         source = Source(site.store, container.keys, contents)
