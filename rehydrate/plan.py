@@ -152,19 +152,25 @@ def _why_none(choice: Choice, cuts: Sequence[Cut], wanted: Sequence[Cut]) -> str
 
 
 def pick_volumes(volumes: Sequence[Volume], names: Sequence[str], cut: Cut) -> list[Volume]:
-    """The volumes with these names, or all. Raises NoSuchVolume; NoSuchPoint where one is not whole."""
+    """The volumes of these names or ids, or all. Raises NoSuchVolume; NoSuchPoint where one is not whole."""
     point = f"{cut.place.epoch}.{cut.place.cut}"
-    by_name = {volume.name: volume for volume in volumes}
-    for name in names:
-        if name not in by_name:
-            known = ", ".join(by_name) or "none"
-            raise NoSuchVolume(f"find the volume {name!r} at {point}", f"there are: {known}")
-    picked = [by_name[name] for name in dict.fromkeys(names)] if names else list(volumes)
+    picked = [_pick(volumes, name, point) for name in dict.fromkeys(names)] if names else list(volumes)
     partial = [volume.name for volume in picked if not volume.whole]
     if partial:
         why = "not everything that it held is in the container at this point"
         raise NoSuchPoint(f"restore {', '.join(partial)} at {point}", why, "choose a later point")
     return picked
+
+
+def _pick(volumes: Sequence[Volume], name: str, point: str) -> Volume:
+    what = f"find the volume {name!r} at {point}"
+    found = [volume for volume in volumes if name in (volume.name, volume.space.hex())]
+    if not found:
+        raise NoSuchVolume(what, f"there are: {', '.join(volume.name for volume in volumes) or 'none'}")
+    if len(found) > 1:
+        ids = ", ".join(volume.space.hex() for volume in found)
+        raise NoSuchVolume(what, f"several have this name; their ids are {ids}", "name one by its id")
+    return found[0]
 
 
 def plan_volume(volume: Volume, extents: Table, runs: Table, objects: Sequence[Head]) -> VolumePlan:

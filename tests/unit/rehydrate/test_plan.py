@@ -82,6 +82,10 @@ def test_volumes_are_picked_by_name_and_must_be_whole() -> None:
     assert pick_volumes(volumes, ["a", "a"], CUTS[0]) == volumes[:1]
     with pytest.raises(NoSuchVolume, match="there are: a, b"):
         pick_volumes(volumes, ["c"], CUTS[0])
+    assert pick_volumes(volumes, ["00" * 16], CUTS[0]) == volumes[:1]
+    twins = [*volumes, Volume(b"twin" * 4, "a", 10, 512, True)]
+    with pytest.raises(NoSuchVolume, match=(b"twin" * 4).hex()):
+        pick_volumes(twins, ["a"], CUTS[0])
     for names in ([], ["b"]):
         with pytest.raises(NoSuchPoint, match="restore b"):
             pick_volumes(volumes, names, CUTS[0])
