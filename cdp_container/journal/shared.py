@@ -30,8 +30,28 @@ NO_BOOT: Final = bytes(16)
 
 _SLOT_HEAD = struct.Struct("<IIQ")  # CRC-32 of what follows, version, sequence
 _VERSION: Final = 1
-_SPLITTER = struct.Struct("<QQQQQQQIIQQ16s")
-_STREAMER = struct.Struct("<QQQ")
+# The layouts, as docs/journal-format.md has them: field and type, without gaps.
+SPLITTER_FIELDS: Final = (
+    ("generation", "Q"),
+    ("tail_generation", "Q"),
+    ("tail_offset", "Q"),
+    ("synced_generation", "Q"),
+    ("synced_offset", "Q"),
+    ("overflow_generation", "Q"),
+    ("overflow_offset", "Q"),
+    ("flags", "I"),
+    ("reserved", "I"),
+    ("used_bytes", "Q"),
+    ("limit_bytes", "Q"),
+    ("boot", "16s"),
+)
+STREAMER_FIELDS: Final = (
+    ("proven_generation", "Q"),
+    ("proven_offset", "Q"),
+    ("exports_allowed_for", "Q"),
+)
+_SPLITTER: Final = struct.Struct("<" + "".join(code for _, code in SPLITTER_FIELDS))
+_STREAMER: Final = struct.Struct("<" + "".join(code for _, code in STREAMER_FIELDS))
 
 _FLAG_UNCLEAN_BOOT: Final = 1
 _FLAG_EXPORTS_OPEN: Final = 2

@@ -116,7 +116,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path, VOLUME_BYTES)
 
 
-@pytest.mark.parametrize("call", range(1, 60))
+@pytest.mark.parametrize("call", range(1, 60, 2))
 def test_killed_at_every_call_of_a_workload(machine: Machine, call: int) -> None:
     guest, files = Guest(Random(call % 7)), Killing()
     machine.files = files
@@ -136,7 +136,7 @@ def test_killed_at_every_call_of_a_workload(machine: Machine, call: int) -> None
     guest.check_after_kill(machine.disk())
 
 
-@pytest.mark.parametrize("call", range(1, 40))
+@pytest.mark.parametrize("call", range(1, 40, 3))
 def test_killed_at_every_call_of_a_redo(machine: Machine, call: int) -> None:
     guest, files = Guest(Random(3)), Killing()
     machine.files = files
@@ -169,7 +169,7 @@ async def restart_and_compare(machine: Machine) -> None:
     assert await splitter.stop()
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 def test_power_loss(machine: Machine, seed: int) -> None:
     rng = Random(seed)
     guest = Guest(rng)
@@ -191,7 +191,7 @@ def test_power_loss(machine: Machine, seed: int) -> None:
         asyncio.run(life())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_what_the_journal_kept_is_on_the_disk_after_a_power_loss(machine: Machine, seed: int) -> None:
     asyncio.run(lose_the_disk_only(machine, seed))
     assert machine.disk() == machine.replay()

@@ -1,0 +1,129 @@
+"""What the writer appends the reader reads, across files, recycling and disks that are full."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from cdp_agent.splitter.journal_writer import BLOCK_BYTES, JournalWriter
+from cdp_container.errors import JournalFull
+from cdp_container.journal.position import NOWHERE
+from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.record import Kind
+from tests.unit.splitter.machine import DOMAIN, FILE_BYTES, Lossy
+
+
+@pytest.fixture
+def files() -> Lossy:
+    return Lossy()
+
+
+def writer_in(directory: Path, files: Lossy, file_count: int = 100) -> JournalWriter:
+    writer = JournalWriter(
+        files, directory, DOMAIN, b"b" * 16, lambda: 7, FILE_BYTES, file_count * FILE_BYTES, (), NOWHERE
+    )
+    writer.begin_generation(5)
+    return writer
+
+
+def contents(directory: Path, writer: JournalWriter) -> bytes:
+    with JournalReader(directory, DOMAIN) as reader:
+        return b"".join(map(reader.read_payload, reader.records(reader.start, writer.tail, {Kind.WRITE})))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_everything_written_is_read_in_order(tmp_path: Path, files: Lossy, seed: int) -> None:
+    rng, writer, written = Random(seed), writer_in(tmp_path, files), b""
+    for _ in range(60):
+        data = rng.randbytes(rng.choice([1, 7, 512, 4096, 60 << 10, 200 << 10]))
+        at = writer.tail
+        assert writer.append_write(3, 0, data) == at
+        written += data
+    assert contents(tmp_path, writer) == written
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        assert reader.find_end(reader.start).position == writer.tail
+    writer.close()
+
+
+def test_a_large_write_is_split_between_blocks(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files)
+    start = writer.tail
+    writer.append_write(0, 512, bytes(200 << 10))
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        records = list(reader.records(start, writer.tail))
+    assert [record.offset for record in records[1:]] == [
+        record.offset + record.span for record in records[:-1]
+    ]
+    assert all(record.span % BLOCK_BYTES == 0 for record in records[:-1])
+    writer.close()
+
+
+def test_recycled_files_hold_only_what_is_new(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files, file_count=3)
+    for number in range(200):
+        writer.append_write(0, 0, bytes([number]) * 4096)
+        writer.trim((writer.tail,))
+    assert len(list(tmp_path.iterdir())) <= 3
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        kept = [reader.read_payload(record)[0] for record in reader.records(reader.start, writer.tail)]
+    assert kept == list(range(200))[-len(kept) :]
+    assert writer.used_bytes <= FILE_BYTES
+    writer.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, files: Lossy, code: int) -> None:
+    writer = writer_in(tmp_path, files)
+    files.fail = lambda name, path: OSError(code, "injected") if name == "allocate" else None
+    fitting = (FILE_BYTES - 4096) // (4096 + 64)  # then END_OF_FILE has its room too
+    for _ in range(fitting):
+        writer.append_write(0, 0, b"x" * 4096)
+    with pytest.raises(JournalFull, match="injected"):
+        writer.append_write(0, 0, b"x" * 4096)
+    written = b"x" * 4096 * fitting
+    assert contents(tmp_path, writer) == written
+    assert len(list(tmp_path.iterdir())) == 1
+    files.fail = lambda name, path: None
+    writer.append_write(0, 0, b"y")  # once there is room it goes on
+    assert contents(tmp_path, writer) == written + b"y"
+    writer.close()
+
+
+def test_an_append_that_fails_is_overwritten_by_the_next(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files)
+    files.fail = lambda name, path: OSError(errno.EIO, "injected") if name == "pwritev" else None
+    with pytest.raises(OSError, match="injected"):
+        writer.append_write(0, 0, b"lost")
+    files.fail = lambda name, path: None
+    writer.append_write(0, 0, b"kept")
+    assert contents(tmp_path, writer) == b"kept"
+    writer.close()
+
+
+def test_a_sync_covers_every_file_since_the_last(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files)
+    for _ in range(40):
+        writer.append_write(0, 0, bytes(4096))
+    files.calls.clear()
+    writer.begin_sync()()
+    assert {path for _, path in files.calls} == set(tmp_path.iterdir())
+    assert not writer.is_dirty
+    writer.close()
+
+
+def test_a_sync_that_failed_leaves_everything_to_the_next(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files)
+    for _ in range(40):
+        writer.append_write(0, 0, bytes(4096))
+    files.fail = lambda name, path: OSError(errno.EIO, "injected") if name == "fdatasync" else None
+    with pytest.raises(OSError, match="injected"):
+        writer.begin_sync()()
+    assert writer.is_dirty
+    files.fail = lambda name, path: None
+    files.calls.clear()
+    writer.begin_sync()()
+    assert {path for _, path in files.calls} == set(tmp_path.iterdir())
+    writer.close()
