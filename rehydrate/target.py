@@ -135,6 +135,8 @@ class FileTarget:
         self._fd = -1
 
     def _name(self) -> None:
+        if not self._is_ours():
+            raise TargetUnsuitable(f"finish {self.path}", f"{self._partial} was replaced by another process")
         if not self._replaces:
             # A link, unlike a rename, fails where somebody has put a file there meanwhile.
             try:
@@ -151,14 +153,22 @@ class FileTarget:
                 return
         os.rename(self._partial, self.path)
 
+    def _is_ours(self) -> bool:
+        """Whether the partial file's name still stands for the file that we write."""
+        try:
+            return os.path.samestat(os.stat(self._partial), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
     def abandon(self) -> None:
         """See `Target.abandon`."""
         if self._fd < 0:
             return
+        with _os_errors(f"remove the half-done {self._partial}"):
+            if self._is_ours():
+                self._partial.unlink()
         os.close(self._fd)
         self._fd = -1
-        with _os_errors(f"remove the half-done {self._partial}"):
-            self._partial.unlink(missing_ok=True)
 
 
 def _open_file(
@@ -174,8 +184,7 @@ def _open_file(
     if held and not force:
         raise TargetNotEmpty(what, "; ".join(held))
     _check_room(path.parent, write_bytes, what)
-    partial.unlink(missing_ok=True)
-    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+    fd = _take_partial(partial, what)
     target = FileTarget(path, partial, fd, "; ".join(held), replaces=status is not None)
     try:
         os.ftruncate(fd, size_bytes)
@@ -183,6 +192,23 @@ def _open_file(
         target.abandon()
         raise
     return target
+
+
+def _take_partial(partial: Path, what: str) -> int:
+    """A partial file of our own, locked. One that a living restore writes is refused, `--force` or not."""
+    if partial.exists():
+        old = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink(missing_ok=True)
+        except BlockingIOError:
+            why = f"another restore is writing {partial}"
+            raise TargetNotEmpty(what, why, "wait for it, or choose another target") from None
+        finally:
+            os.close(old)
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
 
 
 def _what_file_holds(path: Path, status: os.stat_result | None) -> list[str]:
@@ -378,6 +404,8 @@ def _typed(error: OSError, what: str) -> CdpError:
             return LocalDiskFull(what, why)
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return AccessDenied(what, why, "check the owner and the permissions of the target")
+        case errno.EEXIST:
+            return TargetNotEmpty(what, "another restore begins there at this moment")
         case errno.EFBIG | errno.ENAMETOOLONG | errno.ENOTDIR | errno.EISDIR | errno.ELOOP | errno.ENXIO:
             return TargetUnsuitable(what, why)
         case _:

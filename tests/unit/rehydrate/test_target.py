@@ -109,6 +109,26 @@ def test_a_partial_file_of_a_killed_restore_is_named(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
+def test_a_partial_file_of_a_living_restore_is_refused_even_by_force(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    with open_target(path, SIZE, 0, force=False) as first:
+        first.write(0, view(b"first"))
+        with pytest.raises(TargetNotEmpty, match="another restore"), open_target(path, SIZE, 0, force=True):
+            pass
+        first.finish()
+    assert path.read_bytes()[:5] == b"first"
+
+
+def test_a_partial_file_that_was_replaced_gets_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    with open_target(path, SIZE, 0, force=False) as target:
+        (tmp_path / "disk.raw.partial").unlink()
+        (tmp_path / "disk.raw.partial").write_bytes(b"half of something else")
+        with pytest.raises(TargetUnsuitable, match="replaced"):
+            target.finish()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"half of something else"]
+
+
 def test_a_file_that_another_process_has_open_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
     path.touch()
