@@ -29,7 +29,7 @@ class Lag:
         self._known: tuple[Position, int | None] | None = None
 
     def measure(self, splitter: SplitterPage | None, ours: StreamerPage, wall_ns: int) -> dict[str, Any]:
-        """Seconds since the oldest write that is not protected, bytes of journal from there; None: unknown."""
+        """Seconds since the oldest unprotected write, and bytes of journal from there on; None: unknown."""
         if splitter is None or not splitter.generation:
             return {"lag_seconds": None, "lag_bytes": None}
         try:

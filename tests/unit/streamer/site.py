@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from cdp_container.store.directory import DirectoryStore
-from tests.reader import Container, Cut
+from tests.recovery import Recovery
 from tests.waiting import wait_until
 
 PASSPHRASE = "correct horse battery staple"
@@ -153,9 +152,10 @@ class AgentSite:
             path.unlink()
         self.begin_generation()
 
-    def publish(self, **changes: Any) -> None:
+    def publish(self, **changes: object) -> None:
         assert self.writer is not None
-        self.page = replace(self.page, **{"tail": self.writer.tail, "synced": self.writer.tail, **changes})
+        reached = {"tail": self.writer.tail, "synced": self.writer.tail}
+        self.page = replace(self.page, **{**reached, **changes})  # type: ignore[arg-type]  # tests name them
         self.pages.splitter.publish(self.page)
 
     def write(self, source: int, offset: int, data: bytes) -> None:
@@ -179,21 +179,20 @@ class AgentSite:
 
     # --- the streamer --------------------------------------------------------------------------
 
-    def settings(self, **changes: Any) -> StreamerSettings:
+    def settings(self) -> StreamerSettings:
         return StreamerSettings(
             directory=self.directory,
             identity=self.identity,
             backings=tuple(Path(source.path) for source in self.identity.sources),
-            store=changes.pop("store", str(self.root / "container")),
+            store=str(self.root / "container"),
             cut_every_seconds=0.05,
             software="tests",
-            **changes,
         )
 
     @contextmanager
-    def streaming(self, **changes: Any) -> Iterator[Streaming]:
+    def streaming(self) -> Iterator[Streaming]:
         """A streamer in a thread, until the block ends."""
-        running = Streaming(self.settings(**changes))
+        running = Streaming(self.settings())
         running.thread.start()
         try:
             yield running
@@ -204,16 +203,18 @@ class AgentSite:
         if running.error is not None and not running.may_fail:
             raise running.error
 
-    def ask(self, command: str, timeout_seconds: float = DEADLINE_SECONDS, **members: Any) -> dict[str, Any]:
+    def ask(
+        self, command: str, timeout_seconds: float = DEADLINE_SECONDS, **members: object
+    ) -> dict[str, Any]:
         """Ask the streamer, once it listens."""
 
-        def answered() -> dict[str, Any] | None:
+        def answered() -> dict[str, Any]:
             try:
                 answer = call(self.directory, {"command": command, **members}, timeout_seconds)
             except OSError:
-                return None
+                return {}
             early = not answer["ok"] and "connect" in answer["error"]
-            return None if early else answer
+            return {} if early else answer
 
         return wait_until(answered, f"the streamer answers {command}", DEADLINE_SECONDS)
 
@@ -225,33 +226,26 @@ class AgentSite:
         facts: dict[str, Any] = self.ask("status")["facts"]
         return facts
 
+    def facts_once(self, condition: Callable[[dict[str, Any]], object], what: str) -> dict[str, Any]:
+        """The facts, as soon as they fulfil the condition."""
+
+        def fulfilled() -> dict[str, Any]:
+            facts = self.facts()
+            return facts if condition(facts) else {}
+
+        return wait_until(fulfilled, what, DEADLINE_SECONDS)
+
     def notes(self) -> Notes:
         return load_notes(self.directory)
 
     # --- the recovery site ---------------------------------------------------------------------
 
-    def container(self) -> Container:
-        keys = [found.key for found in self.store.list("")]
-        return Container(
-            lambda key: self.store.get(key).data, lambda: keys, PASSPHRASE if self.encrypted else None
-        )
+    def recovery(self) -> Recovery:
+        return Recovery(self.store, PASSPHRASE if self.encrypted else None)
 
-    def cuts(self) -> list[Cut]:
-        """Every complete cut that counts, oldest first."""
-        container = self.container()
-        return [
-            cut
-            for epoch in sorted(container.epochs)
-            for cut in container.cuts(epoch).values()
-            if cut.complete
-        ]
-
-    def restored(self, volume: str, cut: Cut | None = None) -> bytes:
-        """What the independent reader makes of the container."""
-        container = self.container()
-        target = BytesIO()
-        size_bytes = container.restore(volume, target, cut or container.newest_cut())
-        return target.getvalue().ljust(size_bytes, b"\0")
+    def restored(self, volume: str) -> bytes:
+        """What the independent reader makes of the newest cut."""
+        return self.recovery().restored(volume)
 
 
 class Streaming:

@@ -44,7 +44,7 @@ def test_a_new_run_goes_on_where_the_newest_cut_ended(tmp_path: Path) -> None:
     with site.streaming():
         site.flush()
     assert site.restored("disk") == site.images[0]
-    assert {cut.place.epoch for cut in site.cuts()} == {1, 2, 3, 4}
+    assert {place.epoch for place in site.recovery().cuts} == {1, 2, 3, 4}
 
 
 def test_a_marker_names_exactly_its_instant(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_a_marker_names_exactly_its_instant(tmp_path: Path) -> None:
         then = bytes(site.images[0])
         site.write(0, 0, b"behind")
         site.flush()
-    place = site.container().markers()["release"]
-    assert site.restored("disk", site.container().cut(*place[:2])) == then
+    recovery = site.recovery()
+    assert recovery.restored("disk", recovery.markers()["release"]) == then
     assert site.restored("disk") == site.images[0]
 
 
@@ -94,13 +94,9 @@ def test_an_overflow_is_refused_and_shown(tmp_path: Path) -> None:
     site.write(0, 0, b"behind")
     site.publish(overflow_at=site.page.tail)
     with site.streaming():
-        facts = wait_until(
-            lambda: (facts := site.facts())["state"].startswith("refused") and facts,
-            "the streamer refuses",
-            DEADLINE_SECONDS,
-        )
+        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
     assert "journal was full" in facts["state"]
-    assert len({cut.place.epoch for cut in site.cuts()}) == 1
+    assert {place.epoch for place in site.recovery().cuts} == {1}
 
 
 def test_a_reverted_journal_is_refused(tmp_path: Path) -> None:
@@ -111,11 +107,7 @@ def test_a_reverted_journal_is_refused(tmp_path: Path) -> None:
     site.lose_journal()
     site.write(0, 0, b"behind")
     with site.streaming():
-        facts = wait_until(
-            lambda: (facts := site.facts())["state"].startswith("refused") and facts,
-            "the streamer refuses",
-            DEADLINE_SECONDS,
-        )
+        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
     assert "is not in this journal" in facts["state"]
 
 
@@ -148,9 +140,7 @@ def test_a_store_that_is_away_only_degrades(tmp_path: Path) -> None:
     (tmp_path / "container").rename(hidden)
     with site.streaming():
         site.write(0, 0, b"while the store is away")
-        facts = wait_until(
-            lambda: (facts := site.facts()).get("lag_bytes") and facts, "the lag shows", DEADLINE_SECONDS
-        )
+        facts = site.facts_once(lambda facts: facts["lag_bytes"], "the lag shows")
         assert "no connection" in facts["state"]
         hidden.rename(tmp_path / "container")
         site.flush()

@@ -1,0 +1,56 @@
+"""A recovery site for tests: what the independent reader makes of a store that holds a container.
+
+It has nothing of the site that wrote: only the store and the passphrase.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from cdp_container.format.place import Place
+from cdp_container.store.api import Store
+from tests.reader import Container, Cut
+
+
+class Recovery:
+    """A container as it stands now; what is put later does not show."""
+
+    def __init__(self, store: Store, passphrase: str | None = None) -> None:
+        keys = [found.key for found in store.list("")]
+        self._container = Container(lambda key: store.get(key).data, lambda: keys, passphrase)
+        self._cuts = {
+            _place(cut): cut
+            for epoch in self._container.epochs
+            for cut in self._container.cuts(epoch).values()
+            if cut.complete
+        }
+
+    @property
+    def cuts(self) -> list[Place]:
+        """Every complete cut that counts, oldest first."""
+        return sorted(self._cuts)
+
+    @property
+    def newest(self) -> Place:
+        """The cut that is restored where nothing else is said."""
+        return _place(self._container.newest_cut())
+
+    def markers(self) -> dict[str, Place]:
+        """The cuts that have names."""
+        return {name: Place(*place) for name, place in self._container.markers().items()}
+
+    def is_whole(self, space: bytes, place: Place) -> bool:
+        """Whether a volume is whole at a cut."""
+        return space not in self._cuts[place].not_whole
+
+    def restored(self, volume: str, place: Place | None = None) -> bytes:
+        """A volume as it was at a cut, by default the newest."""
+        target = BytesIO()
+        cut = self._cuts[self.newest if place is None else place]
+        size_bytes = self._container.restore(volume, target, cut)
+        return target.getvalue().ljust(size_bytes, b"\0")
+
+
+def _place(cut: Cut) -> Place:
+    epoch, number, seq = cut.place
+    return Place(epoch, number, seq)

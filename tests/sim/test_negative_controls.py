@@ -1,0 +1,191 @@
+"""Broken streamers, each broken in one way: the simulator must catch every one of them within the seeds.
+
+A harness that finds nothing in these would find nothing in the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from cdp_agent.streamer import build, coalesce, engine, resume
+from cdp_agent.streamer import step_types as st
+from cdp_agent.streamer.engine import Engine
+from cdp_agent.streamer.engine_types import Epoch, Outside
+from cdp_agent.streamer.payloads import Chunk, chunks_of
+from cdp_agent.streamer.put import PutResult
+from cdp_container.domain import owner
+from cdp_container.domain import owner_types as ot
+from cdp_container.domain.notes import Notes
+from cdp_container.format.assemble import SealedObject
+from cdp_container.format.domain import Owner
+from cdp_container.format.layout import ExtentKind
+from cdp_container.format.place import Place
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.record import Record
+from cdp_container.journal.shared import SplitterPage
+from tests.reader import ReaderError
+from tests.sim.store import TwoContents
+from tests.sim.test_streamer import STORY_SECONDS
+from tests.sim.world import SimFailure, SimLocal, World, world_of
+
+pytestmark = pytest.mark.sim
+
+SEEDS = 50
+CAUGHT = (SimFailure, TwoContents, ReaderError, AssertionError)
+
+Break = Callable[[pytest.MonkeyPatch, World], None]
+
+
+def resume_at_a_local_note(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Goes on where the last run said that it was, which may be past what ever arrived."""
+    notes: list[Position] = []
+    taken = Engine._cut_read
+
+    def noting(self: Engine, effect: st.ReadCut, read: st.CutRead) -> None:
+        notes.append(read.position)
+        taken(self, effect, read)
+
+    real = resume.resume_position
+
+    def resume_there(epoch: Epoch, page: SplitterPage, outside: Outside, everything: bool) -> Position:
+        return notes[-1] if notes else real(epoch, page, outside, everything)
+
+    patch.setattr(Engine, "_cut_read", noting)
+    patch.setattr(engine, "resume_position", resume_there)
+
+
+def build_a_sealed_seq_again(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Seals a segment anew for every put, instead of keeping its bytes."""
+    real = Engine._put
+
+    def put(self: Engine, built: SealedObject, ended: Callable[[PutResult], None]) -> None:
+        data = built.data[:32] + world.rng.randbytes(16) + built.data[48:]
+        real(self, replace(built, data=data), ended)
+
+    patch.setattr(Engine, "_put", put)
+
+
+def coalesce_across_a_cut(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Takes what was written after the cut for what is overwritten in it."""
+    real = build.CutBuilder._read_journal
+
+    def read(self: build.CutBuilder, effect: st.ReadCut) -> tuple[Position, bool, int, Iterator[Chunk]]:
+        position, reached, taken_ns, _ = real(self, effect)
+        first = world.journal.number_of(effect.from_position)
+        beyond = world.journal.number_of(position) + 5
+        records = [change.record for change in world.journal.changes[first:beyond]]
+        return position, reached, taken_ns, chunks_of(coalesce.coalesce(records), world.journal)
+
+    patch.setattr(build.CutBuilder, "_read_journal", read)
+
+
+def forget_discards(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Does not send what reads as zeros."""
+    real = coalesce.coalesce
+
+    def without(records: list[Record]) -> list[coalesce.CutExtent]:
+        return [extent for extent in real(records) if extent.kind is not ExtentKind.DISCARD]
+
+    patch.setattr(build, "coalesce", without)
+
+
+def trim_before_proof(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Lets the journal go once everything is sent, without asking whose epoch it is."""
+    real = Engine._step_stream
+
+    def step(self: Engine, event: st.Event) -> None:
+        real(self, event)
+        sent = [
+            facts.position
+            for facts in self.stream.cuts
+            if facts.place.seq and facts.place <= self.stream.sent
+        ]
+        if sent:
+            local = self._outside.local
+            local.publish(replace(local.streamer(), proven=sent[-1]))
+
+    patch.setattr(Engine, "_step_stream", step)
+
+
+def do_not_fence(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Takes the domain back from whoever took it, and goes on in its epoch."""
+
+    def ignore(state: ot.RunState, found: Owner) -> owner.Step:
+        assert state.seen is not None
+        mine = replace(state.seen, version=found.version, nonce=found.nonce)
+        proving = state.proving or state.prove
+        kept = replace(state, seen=mine, settle=False, attempts=(), prove=None)
+        return kept, (ot.Proven(proving),) if proving is not None else ()
+
+    def keep_tag(
+        state: ot.RunState, found: Owner, tag: str, proving: Place | None, moment: ot.Moment
+    ) -> owner.Step:
+        foreign = found.site != state.claimant.site
+        return real(replace(state, tag=tag) if foreign else state, found, tag, proving, moment)
+
+    real = owner._take_owner
+    patch.setattr(owner, "_fence", ignore)
+    patch.setattr(owner, "_take_owner", keep_tag)
+
+
+def lose_the_newest_write(patch: pytest.MonkeyPatch, world: World) -> None:
+    """The older of two overlapping writes wins."""
+    real = coalesce.coalesce
+    patch.setattr(build, "coalesce", lambda records: real(list(reversed(records))))
+
+
+def protect_what_is_not_acknowledged(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Takes a put without an answer for one that was done."""
+    real = Engine._put_ended
+
+    def ended(self: Engine, seq: int, result: PutResult) -> None:
+        real(self, seq, PutResult(st.PutOutcome.STORED))
+
+    patch.setattr(Engine, "_put_ended", ended)
+
+
+def forget_pending_nonces(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Notes a nonce only when its swap was answered: after a crash our own claim looks foreign."""
+
+    def save(self: SimLocal, notes: Notes) -> None:
+        self.notes = replace(notes, nonces=notes.nonces[:1])
+
+    patch.setattr(SimLocal, "save_notes", save)
+
+
+BROKEN: tuple[Break, ...] = (
+    resume_at_a_local_note,
+    build_a_sealed_seq_again,
+    coalesce_across_a_cut,
+    forget_discards,
+    trim_before_proof,
+    do_not_fence,
+    lose_the_newest_write,
+    protect_what_is_not_acknowledged,
+    forget_pending_nonces,
+)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_a_broken_streamer_is_caught(broken: Break) -> None:
+    for seed in range(SEEDS):
+        # Half of them only show where another site takes the domain, so that happens in every story.
+        with pytest.MonkeyPatch.context() as patch, world_of(seed, take_over_odds=seed % 2) as world:
+            broken(patch, world)
+            try:
+                world.play(STORY_SECONDS)
+            except CAUGHT as error:
+                print(f"seed {seed}: {type(error).__name__}: {error}")
+                return
+    pytest.fail(f"{SEEDS} seeds went by, and nothing was noticed: {broken.__doc__}")
+
+
+def test_nowhere_is_not_trimmed() -> None:
+    """The model's own control: a world in which nothing is proven keeps its whole journal."""
+    with world_of(0) as world:
+        world.start_splitter()
+        world.journal.trim(NOWHERE)
+        assert world.journal.trimmed == 0

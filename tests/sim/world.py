@@ -1,0 +1,429 @@
+"""One site, its guests and its store on a virtual clock, with everything that may go wrong drawn from a seed.
+
+The engine, both step machines, coalescing, copying, sealing and the format are the real ones. Only what they
+stand on is simulated: time, the store, the journal's file, threads. A seed replays exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+from cdp_agent.identity import AgentIdentity, SourceIdentity
+from cdp_agent.streamer.copy import Round, Volume, plan_copy
+from cdp_agent.streamer.engine import Engine
+from cdp_agent.streamer.engine_types import Answered, Job, Lane, Outside, Wishes
+from cdp_container.domain.notes import Notes
+from cdp_container.domain.owner import first_owner
+from cdp_container.domain.owner_types import Phase
+from cdp_container.errors import CdpError, Fenced, LocalDiskFull
+from cdp_container.format.codec import Compressor
+from cdp_container.format.domain import build_owner
+from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
+from cdp_container.format.keys import OWNER_KEY, segment_key
+from cdp_container.format.place import NOWHERE as NO_PLACE
+from cdp_container.format.place import Place
+from cdp_container.format.preamble import parse_preamble
+from cdp_container.format.seal import derive_index_key, public_of
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.shared import SplitterPage, StreamerPage
+from tests.recovery import Recovery
+from tests.sim.clock import SECOND, VirtualTime
+from tests.sim.intruder import Intruder
+from tests.sim.journal import VOLUME_BYTES, SimJournal
+from tests.sim.store import CALM, STORMY, SimStore
+
+PASSPHRASE = "simulated"
+CHEAP = ScryptCost(n=2, r=1, p=1)
+SETTLE_SECONDS = 400.0
+"""After the storm everything must be protected within so long: all back-offs and late requests."""
+
+
+class SimFailure(AssertionError):
+    """The system broke a promise."""
+
+
+def must(condition: bool, why: str) -> None:
+    if not condition:
+        raise SimFailure(why)
+
+
+class SimLocal:
+    """See `engine_types.Local`. What is saved outlasts a crash."""
+
+    def __init__(self, world: World, notes: Notes) -> None:
+        self._world = world
+        self.notes = notes
+        self.page = StreamerPage()
+        self.splitter_page = SplitterPage()
+        self.disk_full = False
+
+    def load_notes(self) -> Notes:
+        return self.notes
+
+    def save_notes(self, notes: Notes) -> None:
+        if self.disk_full:
+            raise LocalDiskFull("write notes.json", "no space left on device")
+        self.notes = notes
+
+    def splitter(self) -> SplitterPage | None:
+        page = self.splitter_page
+        return replace(page, tail=self._world.journal.tail) if page.generation else None
+
+    def streamer(self) -> StreamerPage:
+        return self.page
+
+    def publish(self, page: StreamerPage) -> None:
+        self.page = page
+        self._world.journal.trim(page.proven)
+
+    def plan_copy(self, sources: Sequence[int]) -> list[Round]:
+        return plan_copy([self._world.volumes[index] for index in sources], bytes_max=20_000)
+
+
+@dataclass
+class World:
+    """See the module. `take_over_odds`: how often, of one, another site takes the domain.
+
+    Attributes:
+        reported: every cut that was reported protected, and its journal position.
+        asked: how many changes there were when each marker or flush was asked for.
+        answered: the place that it was answered with.
+    """
+
+    seed: int
+    take_over_odds: float = 0.3
+    reported: dict[Place, Position] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+    answered: dict[str, Place] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rng = Random(self.seed)
+        self.time = VirtualTime()
+        self.store = SimStore(self.time, self.rng)
+        self.engine: Engine | None = None
+        self.run_number = 0
+        self.ended = ""
+        self.polls = 0
+        self.quiet = False
+        self.intruder: Intruder | None = None
+        self.build_free_ns = 0
+        self.fds: list[int] = []
+        encrypted = self.rng.random() < 0.3
+        holding = self.rng.random() < 0.3
+        count = self.rng.choice((1, 2))
+        initial = [self._initial(holding) for _ in range(count)]
+        self.journal = SimJournal(self.time, initial)
+        self.volumes = [self._volume(index, image) for index, image in enumerate(initial)]
+        self.identity = self._identity(encrypted, count)
+        nonce = self.rng.randbytes(16)
+        whole = frozenset() if holding else frozenset(source.space for source in self.identity.sources)
+        self.local = SimLocal(self, Notes((nonce,), whole))
+        owner = first_owner(self.identity.domain, "shop", "site-a", nonce, bytes(32), 30, 1)
+        self.store.inner.put_new(OWNER_KEY, build_owner(owner))
+
+    # --- making --------------------------------------------------------------------------------
+
+    def _initial(self, holding: bool) -> bytes:
+        image = bytearray(VOLUME_BYTES)
+        for _ in range(self.rng.randrange(6) if holding else 0):
+            at = self.rng.randrange(0, VOLUME_BYTES - 8192, 512)
+            image[at : at + 4096] = self.rng.randbytes(4096)
+        return bytes(image)
+
+    def _volume(self, index: int, image: bytes) -> Volume:
+        fd = os.memfd_create(f"sim-{index}")
+        self.fds.append(fd)
+        os.pwrite(fd, image, 0)
+        return Volume(index, Path(f"/proc/self/fd/{fd}"), len(image))
+
+    def _identity(self, encrypted: bool, count: int) -> AgentIdentity:
+        rng = self.rng
+        private_key, domain = rng.randbytes(32), rng.randbytes(16)
+        key_block = b""
+        if encrypted:
+            wrap = wrap_for_passphrase(
+                private_key, PASSPHRASE, domain, rng.randbytes(16), rng.randbytes(12), CHEAP
+            )
+            key_block = build_key_block(public_of(private_key), [wrap])
+        return AgentIdentity(
+            domain=domain,
+            name="shop",
+            site="site-a",
+            encryption="aes-256-gcm" if encrypted else "none",
+            public_key=public_of(private_key) if encrypted else b"",
+            index_key=derive_index_key(private_key, domain) if encrypted else b"",
+            key_block=key_block,
+            config_digest=bytes(32),
+            sources=tuple(
+                SourceIdentity(f"disk{index}", "", rng.randbytes(16), VOLUME_BYTES) for index in range(count)
+            ),
+        )
+
+    # --- the agent's life ----------------------------------------------------------------------
+
+    def start_splitter(self) -> None:
+        """Every start is a new generation; exports are closed until they may open."""
+        generation = self.rng.getrandbits(63) + 1
+        self.journal.begin_generation(generation)
+        self.local.splitter_page = SplitterPage(generation=generation, running=True)
+        self.open_exports()
+
+    def open_exports(self) -> None:
+        page, notes = self.local.splitter_page, self.local.notes
+        whole = all(source.space in notes.whole for source in self.identity.sources)
+        if whole or self.local.page.exports_allowed_for == page.generation:
+            self.local.splitter_page = replace(page, exports_open=True)
+
+    def start_streamer(self) -> None:
+        if self.engine is not None or self.ended:
+            return
+        self.run_number += 1
+        self.build_free_ns = 0
+        outside = Outside(
+            store=self.store,
+            patient=self.store,
+            local=self.local,
+            journal=self.journal,
+            build_journal=self.journal,
+            clock=self.time,
+            entropy=self.rng.randbytes,
+            compressor=Compressor(),
+        )
+        wishes = Wishes(SECOND, self.rng.choice((10, 30)), "sim", "sim")
+        self.engine = Engine(self.identity, wishes, outside)
+        self.poll(self.run_number)
+
+    def crash_streamer(self) -> None:
+        """Kill -9. What was sent may land yet, what was not may not."""
+        self.engine = None
+        self.time.after(self.rng.uniform(0.1, 5.0), self.start_streamer)
+
+    def poll(self, run_number: int) -> None:
+        """The runner's loop, as long as that run lives."""
+        if run_number != self.run_number or self.engine is None:
+            return
+        self.polls += 1
+        self.drive(self.engine.poll)
+        self.open_exports()
+        if self.engine is not None:
+            self.time.after(self.rng.uniform(0.05, 0.4), lambda: self.poll(run_number))
+
+    def drive(self, call: Callable[[], None]) -> None:
+        """Call the engine, and see to the jobs that come of it."""
+        engine = self.engine
+        assert engine is not None
+        try:
+            call()
+        except Fenced as error:
+            self.ended = str(error)
+            self.engine = None
+            return
+        except CdpError:
+            self.crash_streamer()
+            return
+        self.note_reported(engine)
+        if not self.quiet and self.rng.random() < 0.001:
+            self.crash_streamer()  # between a decision and what was to come of it
+            return
+        jobs, engine.jobs = engine.jobs, []
+        for job in jobs:
+            self.start_job(job)
+
+    def note_reported(self, engine: Engine) -> None:
+        stream = engine.stream
+        if stream.protected != NO_PLACE:
+            self.reported.setdefault(stream.protected, stream.proven_position)
+
+    def start_job(self, job: Job) -> None:
+        run_number = self.run_number
+        begins_ns = self.time.now_ns + int(self.rng.expovariate(1 / 0.03) * SECOND)
+        if job.lane is Lane.BUILD:
+            begins_ns = max(begins_ns, self.build_free_ns)
+            self.build_free_ns = begins_ns + 1
+        if self.rng.random() < 0.02:
+            begins_ns += int(self.rng.uniform(1, 60) * SECOND) * (job.lane is not Lane.BUILD)
+
+        def begin() -> None:
+            alive = run_number == self.run_number and self.engine is not None
+            # A request that left a dead process may arrive; what it had not computed yet never will.
+            if not alive and (job.lane is Lane.BUILD or self.rng.random() < 0.5):
+                return
+            try:
+                done = job.work()
+            except CdpError:
+                if alive:
+                    self.crash_streamer()
+                return
+            self.time.after(self.rng.expovariate(1 / 0.03), lambda: end(done))
+
+        def end(done: Callable[[], None]) -> None:
+            if run_number == self.run_number and self.engine is not None:
+                self.drive(done)
+
+        self.time.at(begins_ns, begin)
+
+    # --- what happens --------------------------------------------------------------------------
+
+    def guest(self) -> None:
+        if self.quiet:
+            return
+        if self.local.splitter_page.exports_open:
+            for _ in range(self.rng.choice((1, 1, 2, 5, 30))):
+                self.journal.random_change(self.rng)
+        self.time.after(self.rng.expovariate(1 / 0.7), self.guest)
+
+    def ask(self) -> None:
+        """A marker or a flush. What is promised when it is answered is noted."""
+        if self.quiet:
+            return
+        if self.engine is not None:
+            number = len(self.asked)
+            name = f"marker-{number}" if self.rng.random() < 0.5 else None
+            target = len(self.journal.changes)
+            label = name or f"flush-{number}"
+            self.asked[label] = target
+
+            def reply(answered: Answered) -> None:
+                if answered.place is not None:
+                    self.answered[label] = answered.place
+
+            engine = self.engine
+            self.drive(lambda: engine.ask(name, "", application=False, reply=reply))
+        self.time.after(self.rng.expovariate(1 / 12), self.ask)
+
+    def trouble(self) -> None:
+        """Something goes wrong, for a while."""
+        if self.quiet:
+            return
+        kind = self.rng.choice(
+            ("crash", "crash", "crash", "away", "suspend", "splitter", "full", "wall", "calm")
+        )
+        if kind == "crash" and self.engine is not None:
+            self.crash_streamer()
+        elif kind == "away":
+            self.store.away = True
+            self.time.after(self.rng.expovariate(1 / 20), self._back)
+        elif kind == "suspend":
+            self.time.now_ns += int(self.rng.uniform(1, 120) * SECOND)
+        elif kind == "splitter":
+            self.start_splitter()
+        elif kind == "full":
+            self.local.disk_full = True
+            self.time.after(self.rng.uniform(1, 30), self._room)
+        elif kind == "wall":
+            self.time.wall_offset_ns += int(self.rng.uniform(-3600, 3600) * SECOND)
+        self.store.odds = STORMY.scaled(self.rng.choice((0.0, 0.5, 1.0, 3.0)))
+        self.time.after(self.rng.expovariate(1 / 15), self.trouble)
+
+    def _back(self) -> None:
+        self.store.away = False
+
+    def _room(self) -> None:
+        self.local.disk_full = False
+
+    def take_over(self) -> None:
+        """Another site takes the domain by force."""
+        self.intruder = Intruder(self.store.inner, self.identity.domain, self.rng, self.time)
+        self.intruder.begin()
+
+    # --- a whole story -------------------------------------------------------------------------
+
+    def play(self, seconds: float) -> None:
+        """Everything, then calm, then the proof."""
+        self.start_splitter()
+        self.start_streamer()
+        self.time.after(0.5, self.guest)
+        self.time.after(5.0, self.ask)
+        self.time.after(self.rng.uniform(2, 20), self.trouble)
+        if self.rng.random() < self.take_over_odds:
+            self.time.after(self.rng.uniform(5, seconds), self.take_over)
+        self.time.run_until(self.time.now_ns + int(seconds * SECOND))
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        """The storm ends: what must come to pass now comes to pass."""
+        self.quiet = True
+        self.store.odds, self.store.away, self.local.disk_full = CALM, False, False
+        self.time.run_until(self.time.now_ns + int(SETTLE_SECONDS * SECOND))
+
+    # --- the proof -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        recovery = Recovery(self.store.inner, PASSPHRASE if self.identity.key_block else None)
+        cuts = recovery.cuts
+        if self.intruder is not None:
+            # A run that was overtaken is fenced; one that starts later finds another owner, and waits.
+            waits = self.engine is not None and self.engine.run.phase is Phase.ELSEWHERE
+            must(bool(self.ended) or waits, "the domain was taken over, and our run goes on")
+            self._check_kept()
+        else:
+            must(not self.ended, f"fenced, and nobody took the domain: {self.ended}")
+            self._check_all_protected()
+        for place in self.reported:
+            must(place in cuts, f"{place} was reported protected, and is not in the container")
+        for label, place in self.answered.items():
+            must(place in cuts or place == NO_PLACE, f"{label} was answered with {place}, which is not there")
+            if place in cuts:
+                shown = self.journal.number_of(self._position_of(place))
+                must(shown >= self.asked[label], f"{label} at {place} lacks what was written before it")
+        markers = recovery.markers()
+        for label, target in self.asked.items():
+            if label in self.answered and label.startswith("marker"):
+                must(label in markers, f"{label} was answered, and is not in the container")
+                shown = self.journal.number_of(self._position_of(markers[label]))
+                must(shown == target, f"{label} does not name its instant")
+        for place in self.rng.sample(cuts, min(len(cuts), 4)) + cuts[-1:]:
+            self._check_image(recovery, place)
+
+    def _check_all_protected(self) -> None:
+        engine = self.engine
+        assert engine is not None
+        must(
+            engine.stream.protected != NO_PLACE or not self.journal.changes,
+            f"nothing is protected after the storm: {engine.shown}",
+        )
+        last = self.journal.number_of(engine.stream.proven_position)
+        must(
+            last == len(self.journal.changes) or engine.stream.proven_position == NOWHERE,
+            f"{last} of {len(self.journal.changes)} changes are protected after the storm: {engine.shown}",
+        )
+
+    def _check_kept(self) -> None:
+        """What lies beyond the end must still be in the journal of the site that was overtaken."""
+        assert self.intruder is not None
+        base = self.intruder.base
+        if base != NO_PLACE:
+            ends_at = self.journal.number_of(self._position_of(base))
+            must(self.journal.trimmed <= ends_at, "what lies beyond the end was trimmed")
+
+    def _position_of(self, place: Place) -> Position:
+        preamble = parse_preamble(self.store.inner.get(segment_key(place.epoch, place.seq)).data, "sim")
+        return Position(preamble.journal_generation, preamble.journal_offset)
+
+    def _check_image(self, recovery: Recovery, place: Place) -> None:
+        images = self.journal.images_at(self.journal.number_of(self._position_of(place)))
+        for source, image in zip(self.identity.sources, images, strict=True):
+            if recovery.is_whole(source.space, place):
+                must(
+                    recovery.restored(source.name, place) == image,
+                    f"{source.name} at {place} is not what it was",
+                )
+
+    def close(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+@contextlib.contextmanager
+def world_of(seed: int, take_over_odds: float = 0.3) -> Iterator[World]:
+    world = World(seed, take_over_odds)
+    try:
+        yield world
+    finally:
+        world.close()
