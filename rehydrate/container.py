@@ -209,6 +209,9 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
     history = container.history
     if history.lost is not None and choice.at is None:
         raise history.lost  # to go back to an older point than was promised is for a person to decide
+    # Damage may hide cuts and volumes: the newest is what it is only where all that leads to it is sound.
+    leading = history.branch_of(history.newest) if choice == Choice() else {}
+    check_branch(contents, leading, history.origins())
     cut = find_cut(history, contents, choice, names)
     branch = history.branch_of(cut.place)
     check_branch(contents, branch, history.origins())

@@ -40,7 +40,7 @@ from cdp_container.format.frames import StoredFrame
 from cdp_container.format.head import Head, object_digest, open_head
 from cdp_container.format.index import Entry, Order, Record, Run
 from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
-from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key, segment_key
+from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key, parse_key, segment_key
 from cdp_container.format.layout import ExtentKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
@@ -306,35 +306,47 @@ class Site:
 
     def collect(self, epoch: int, first: int, last: int, number: int = 1) -> SealedObject:
         """Replace segments by one pack that copies their frames, and say so in a ledger; gives the pack."""
-        heads = [self._head(segment_key(epoch, seq)) for seq in range(first, last + 1)]
+        pack = self.pack(epoch, first, last, number)
+        self._packs.append(in_force(pack))
+        self.write_ledger([self.run(epoch, first, last), *self._packs], number)
+        for seq in range(first, last + 1):
+            self.store.delete(segment_key(epoch, seq))
+        return pack
+
+    def pack(
+        self, epoch: int, first: int, last: int, number: int = 1, cut_records: bool = True
+    ) -> SealedObject:
+        """Put a pack of stored segments; without `cut_records` it does not tell of their cuts."""
         frames: list[CopiedFrame | bytes] = []
         extents, records = [], []
-        for head in heads:
-            preamble = head.preamble
-            order = Order(epoch, preamble.seq, preamble.cut)
+        for seq in range(first, last + 1):
+            head = self._head(segment_key(epoch, seq))
+            order = Order(epoch, seq, head.preamble.cut)
             offset = len(frames)
             frames.extend(self._copied(head))
             for extent in head.index.iter_extents():
                 moved = None if extent.frame is None else extent.frame + offset
                 extents.append(PackExtent(order, replace(extent, frame=moved)))
             records += [PackRecord(order, record) for record in head.index.iter_records()]
-            if preamble.complete:
-                records.append(PackRecord(order, _cut_record(preamble)))
+            if head.preamble.complete and cut_records:
+                records.append(PackRecord(order, _cut_record(head.preamble)))
         content = PackContent(frames, extents, records)
-        pack_facts = PackFacts(self.owner.epoch, number)
-        pack = build_pack(pack_facts, content, self._epoch_keys(), self.rng.randbytes(16), Compressor())
+        facts = PackFacts(self.owner.epoch, number)
+        pack = build_pack(facts, content, self._epoch_keys(), self.rng.randbytes(16), Compressor())
         self.store.put_new(pack.key, pack.data)
-        digest = object_digest(self.store.get(heads[-1].key).data)
-        run = Run(RunKind.SEGMENT_COLLECTED, epoch, first, last, digest)
-        self._packs.append(Run(RunKind.PACK_IN_FORCE, self.owner.epoch, number, number, pack.digest))
-        ledger_facts = LedgerFacts(self.owner.epoch, number, self.owner.ledger)
-        runs = [run, *self._packs]
-        ledger = build_ledger(ledger_facts, runs, self._keys, self.rng.randbytes(16), Compressor())
+        return pack
+
+    def run(self, epoch: int, first: int, last: int) -> Run:
+        """What a ledger says of these collected segments, which must still be stored."""
+        digest = object_digest(self.store.get(segment_key(epoch, last)).data)
+        return Run(RunKind.SEGMENT_COLLECTED, epoch, first, last, digest)
+
+    def write_ledger(self, runs: Iterable[Run], number: int = 1) -> None:
+        """Put a ledger and let the owner name it."""
+        facts = LedgerFacts(self.owner.epoch, number, self.owner.ledger)
+        ledger = build_ledger(facts, runs, self._keys, self.rng.randbytes(16), Compressor())
         self.store.put_new(ledger.key, ledger.data)
         self.write_owner(ledger=ObjectName(ledger.key, ledger.digest))
-        for head in heads:
-            self.store.delete(head.key)
-        return pack
 
     def _head(self, key: str) -> Head:
         return open_head(self.store.get(key).data, key, self.domain, self.reader_keys())
@@ -400,6 +412,13 @@ class Site:
     @staticmethod
     def _copy(line: _Line) -> _Line:
         return _Line(line.place, line.digest, {space: bytearray(data) for space, data in line.image.items()})
+
+
+def in_force(pack: SealedObject) -> Run:
+    """What a ledger says of a pack that is in force."""
+    parsed = parse_key(pack.key)
+    assert parsed is not None
+    return Run(RunKind.PACK_IN_FORCE, parsed.epoch, parsed.number, parsed.number, pack.digest)
 
 
 def _cut_record(preamble: Preamble) -> Record:
