@@ -19,8 +19,9 @@ from cdp_container.errors import (
     TargetNotEmpty,
     TargetUnsuitable,
 )
-from rehydrate import target as targets
-from rehydrate.target import DeviceTarget, open_target
+from rehydrate import device_target
+from rehydrate.device_target import HELD_BACK_BYTES, DeviceTarget
+from rehydrate.target import open_target
 
 SIZE = 100_000
 
@@ -206,15 +207,15 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real_ioctl = fcntl.ioctl
 
     def ioctl(fd: int, request: int, argument: bytes) -> bytes:
-        if request == targets._BLKGETSIZE64:
+        if request == device_target._BLKGETSIZE64:
             return os.fstat(fd).st_size.to_bytes(8, "little")
-        if request == targets._BLKZEROOUT:
+        if request == device_target._BLKZEROOUT:
             raise OSError(errno.EOPNOTSUPP, "not a device")
         return bytes(real_ioctl(fd, request, argument))
 
     monkeypatch.setattr(stat, "S_ISBLK", stat.S_ISREG)
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    monkeypatch.setattr(targets, "_users", lambda path, status: [])
+    monkeypatch.setattr(device_target, "users_of", lambda path, status: [])
     return path
 
 
@@ -223,7 +224,7 @@ def test_the_beginning_of_a_device_is_written_last(device: Path) -> None:
     with open_target(device, 3 << 20, 0, force=False) as target:
         assert not target.known_empty
         target.write(0, view(data))
-        assert device.read_bytes()[: targets.HELD_BACK_BYTES] == bytes(targets.HELD_BACK_BYTES)
+        assert device.read_bytes()[:HELD_BACK_BYTES] == bytes(HELD_BACK_BYTES)
         target.finish()
     assert device.read_bytes() == data + bytes(1 << 20)
 
@@ -231,7 +232,7 @@ def test_the_beginning_of_a_device_is_written_last(device: Path) -> None:
 def test_an_abandoned_device_shows_no_beginning(device: Path) -> None:
     device.write_bytes(b"old" * 1000 + bytes(4 << 20))
     assert "holds data" in interrupted(device, force=True)
-    assert device.read_bytes()[: targets.HELD_BACK_BYTES] == bytes(targets.HELD_BACK_BYTES)
+    assert device.read_bytes()[:HELD_BACK_BYTES] == bytes(HELD_BACK_BYTES)
 
 
 def test_gaps_of_a_device_are_zeroed(device: Path) -> None:
