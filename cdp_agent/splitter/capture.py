@@ -255,10 +255,16 @@ class Capture:
             if error is not None:
                 self.fail("syncing the backing store", error, mendable=True)
                 raise error
+            before = self._page
+            self._page = replace(before, overflow_at=self._tail, synced=self._tail)
+            try:
+                self._publish(durable=True)  # or else a later start would redo old data over new
+            except OSError:
+                self._page = before
+                self._publish()
+                raise
             self._writer.close()
             self._writer = None
-            self._page = replace(self._page, overflow_at=self._tail, synced=self._tail)
-            self._publish(durable=True)
 
     def trim(self) -> bool:
         """Let go of what is both synced and proven; returns whether there is room for more."""

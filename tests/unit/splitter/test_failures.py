@@ -13,7 +13,7 @@ import pytest
 
 from cdp_agent.splitter.settings import OnJournalFull
 from cdp_container.journal.position import NOWHERE, Position
-from cdp_container.journal.shared import StreamerPage
+from cdp_container.journal.shared import SplitterPage, StreamerPage
 from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter
 
 
@@ -148,6 +148,31 @@ def test_a_full_journal_gives_way_and_the_disk_is_synced_first(machine: Machine)
         assert splitter.capture.page.overflowed
         assert ("fdatasync", machine.settings.volumes[0].backing) in machine.files.calls
         assert len(list((machine.directory / "journal").iterdir())) == 2
+
+    run(machine, scenario)
+
+
+def test_no_write_goes_past_the_journal_before_the_overflow_is_durable(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = machine.pages.splitter.publish
+
+    def not_durable(page: SplitterPage, durable: bool = False) -> None:
+        if durable:
+            raise OSError(errno.EIO, "no msync")
+        publish(page)
+
+    async def scenario(splitter: Splitter) -> None:
+        machine.files.fail = failing("pwritev", ".jnl")
+        monkeypatch.setattr(type(machine.pages.splitter), "publish", lambda self, *given: not_durable(*given))
+        for _ in range(2):
+            with pytest.raises(OSError, match="no msync"):
+                await splitter.volume.write(0, b"lost", False)
+        assert machine.disk()[:4] == bytes(4)
+        assert splitter.capture.page.overflow_at == NOWHERE
+        monkeypatch.undo()
+        await splitter.volume.write(0, b"kept", True)
+        assert splitter.capture.page.overflowed
 
     run(machine, scenario)
 
