@@ -10,8 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdp_container.domain.contents import Contents, gather
+from cdp_container.domain.contents import Contents
 from cdp_container.domain.ends import Collected
+from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import DomainFacts, History, read_domain, read_history
 from cdp_container.domain.image import Cut, Volume, check_branch, cuts_of, runs_of, volumes_of
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
@@ -65,7 +66,7 @@ class Container:
             raise KeyMissing("read this container", "it is encrypted and no passphrase or key was given")
 
     def gather(self, scope: Mapping[int, int]) -> Contents:
-        """What the objects of a scope say (see `contents.gather`); to be closed."""
+        """What the objects of a scope say (see `gathering.gather`); to be closed."""
         return gather(self.store, self.history.domain, self.keys, scope, self.ledger)
 
 

@@ -1,22 +1,22 @@
 """What a container's objects say, taken together: cuts, spaces, and where the extents of every space are.
 
-`gather` reads it from the store for the epochs that a reader asks for; `image.py` then looks at it from one
-cut. Which epochs count, and up to where, is decided in `history.py`. Extents go to a spool on disk.
+`gathering.py` reads the objects; `image.py` then looks at them from one cut. Which epochs count, and up to
+where, is decided in `history.py`. Extents go to a spool on disk.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads
+from cdp_container.domain.heads import Broken, Seen
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
 from cdp_container.domain.spool import Spool
-from cdp_container.errors import DamagedObject, NotFound
+from cdp_container.errors import DamagedObject
 from cdp_container.extents.tables import (
     COVER,
     EXTENTS,
@@ -30,21 +30,11 @@ from cdp_container.extents.tables import (
 )
 from cdp_container.format.head import Head
 from cdp_container.format.index import Record
-from cdp_container.format.keys import (
-    CATALOG_PREFIX,
-    PACKS_PREFIX,
-    KeyKind,
-    log_prefix,
-    parse_key,
-    segment_key,
-)
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.members import Members
 from cdp_container.format.place import Place
 from cdp_container.format.records import record_value
-from cdp_container.format.seal import ReaderKeys
-from cdp_container.store.api import Found, Store
 
 PLACED_RUNS: Final = np.dtype(
     [
@@ -271,97 +261,6 @@ class Contents:
     def close(self) -> None:
         """Give the spool's disk space back."""
         self._spool.close()
-
-
-def gather(
-    store: Store,
-    domain: bytes,
-    keys: ReaderKeys,
-    scope: Mapping[int, int],
-    ledger: Ledger = NO_LEDGER,
-) -> Contents:
-    """Read what the segments of some epochs, and all packs in force, say.
-
-    Args:
-        store: the container.
-        domain: the id that every object must carry.
-        keys: with an index key, or only preambles of a sealed container are read.
-        scope: for each epoch the last seq that counts; later segments are ignored whatever they say.
-        ledger: what was collected, and which packs are in force.
-
-    Errors of the store come through; objects that are not what they should be are in `Contents.broken`.
-    """
-    contents = Contents(domain, ledger=ledger)
-    wanted = {found.key: found for found in _listed(store, scope, ledger)}
-    for seen in _seen(store, domain, keys, wanted, contents):
-        try:
-            contents.add(seen)
-        except DamagedObject as error:
-            contents.broken[seen.key] = Broken(seen.key, error)
-    return contents
-
-
-def _seen(
-    store: Store, domain: bytes, keys: ReaderKeys, wanted: dict[str, Found], contents: Contents
-) -> Iterator[Seen]:
-    for seen in read_catalogs(store, CATALOG_PREFIX, domain, keys, wanted):
-        if isinstance(seen, Seen):
-            yield seen
-        else:
-            contents.notes.append(f"the catalog {seen.key} was not used: {seen.error.why}")
-    # Packs are read themselves: the ledger names each by its trailer, which a catalog only repeats.
-    for seen in read_heads(store, [*wanted.values(), *_packs(store, contents.ledger)], domain, keys):
-        if isinstance(seen, Seen):
-            yield seen
-        else:
-            contents.broken[seen.key] = seen
-
-
-def _listed(store: Store, scope: Mapping[int, int], ledger: Ledger) -> Iterator[Found]:
-    """The segments in scope that were not collected.
-
-    A listing may omit fresh keys: a hole is asked for by name.
-    """
-    for epoch, last in sorted(scope.items()):
-        expected = 1
-        for found in store.list(log_prefix(epoch)):
-            parsed = parse_key(found.key)
-            if parsed is None or parsed.kind is not KeyKind.SEGMENT or parsed.number > last:
-                continue
-            yield from _asked(store, epoch, range(expected, parsed.number), ledger)
-            expected = parsed.number + 1
-            if not ledger.is_collected(epoch, parsed.number):
-                yield found
-        yield from _asked(store, epoch, range(expected, last + 1), ledger)
-
-
-def _packs(store: Store, ledger: Ledger) -> Iterator[Found]:
-    """The packs in force, as far as they are there; `faults_of` misses the others."""
-    if not ledger.packs:
-        return
-    listed = {found.key: found for found in store.list(PACKS_PREFIX) if found.key in ledger.packs}
-    for key in ledger.packs:
-        try:
-            yield listed[key] if key in listed else store.head(key)
-        except NotFound:
-            continue
-
-
-def _asked(store: Store, epoch: int, hole: range, ledger: Ledger) -> Iterator[Found]:
-    """Those segments of a hole that are there after all and were not collected."""
-    if len(hole) > HOLE_MAX:
-        return
-    for seq in hole:
-        if ledger.is_collected(epoch, seq):
-            continue
-        try:
-            yield store.head(segment_key(epoch, seq))
-        except NotFound:
-            continue
-
-
-HOLE_MAX: Final = 1_000
-"""The longest hole in a listing whose keys are asked for one by one."""
 
 
 def _places(head: Head) -> list[Place]:

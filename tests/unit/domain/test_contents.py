@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.domain.contents import gather
+from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import read_history
 from cdp_container.domain.image import check_branch, cuts_of, volumes_of
 from cdp_container.errors import DamagedObject, MissingObject
