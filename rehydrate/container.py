@@ -30,6 +30,7 @@ from cdp_container.format.domain import Encryption, Owner, parse_owner
 from cdp_container.format.keyblock import open_with_passphrase, open_with_recipient, parse_key_block
 from cdp_container.format.keys import OWNER_KEY, log_prefix, parse_key
 from cdp_container.format.limits import PREAMBLE_BYTES_MAX
+from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.seal import NO_KEYS, ReaderKeys, public_of
 from cdp_container.store.api import Store
@@ -182,16 +183,20 @@ def scope_of(history: History, choice: Choice) -> dict[int, int]:
 
 def find_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
     """The cut that was asked for, among those of `scope_of`. Raises NoSuchPoint, NoSuchVolume."""
-    known = sorted({str(record.value["name"]) for record in contents.space_records if "name" in record.value})
+    named = [record for record in contents.space_records if "name" in record.value]
+    known = sorted({str(record.value["name"]) for record in named})
+    ids = {record.space.hex() for record in named}
     for name in names:
-        if name not in known:
+        if name not in known and name not in ids:
             why = f"no point that could be meant has it; there are: {', '.join(known) or 'none'}"
             raise NoSuchVolume(f"find the volume {name!r}", why)
 
     def fits(cut: Cut) -> bool:
         volumes = volumes_of(contents, history.branch_of(cut.place), cut)
-        whole = {volume.name for volume in volumes if volume.whole}
-        return whole.issuperset(names) if names else bool(whole) and len(whole) == len(volumes)
+        whole = [volume for volume in volumes if volume.whole]
+        if names:
+            return {part for volume in whole for part in (volume.name, volume.space.hex())}.issuperset(names)
+        return bool(whole) and len(whole) == len(volumes)
 
     return choose_cut(cuts_of(contents, scope_of(history, choice)), choice, fits)
 
@@ -210,8 +215,7 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
     history = container.history
     if history.lost is not None and choice.at is None:
         raise history.lost  # to go back to an older point than was promised is for a person to decide
-    # Damage may hide cuts and volumes: the newest is what it is only where all that leads to it is sound.
-    leading = history.branch_of(history.newest) if choice == Choice() else {}
+    leading = history.branch_of(_leading(history, contents, choice))
     check_branch(contents, leading, history.origins())
     cut = find_cut(history, contents, choice, names)
     branch = history.branch_of(cut.place)
@@ -223,6 +227,21 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
         for volume in volumes
     ]
     return RestorePlan(cut, history.is_protected(cut.place), tuple(plans))
+
+
+def _leading(history: History, contents: Contents, choice: Choice) -> Place:
+    """Up to where everything must be sound for the choice to mean anything.
+
+    Damage may hide cuts: the newest of all, or of a time, is what it is only where all that leads to it is
+    sound. Markers and points are taken where they are found.
+    """
+    if choice.at is not None or choice.marker is not None:
+        return NOWHERE
+    if choice.time_ns is not None:
+        for cut in cuts_of(contents, history.branch_of(history.newest)):
+            if cut.time_ns > choice.time_ns:
+                return cut.place
+    return history.newest
 
 
 def find_domains(store: Store) -> Iterator[tuple[str, Owner | Exception]]:

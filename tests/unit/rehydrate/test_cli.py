@@ -323,6 +323,12 @@ def test_all_volumes_are_restored_into_a_directory(run: Run, site: Site, place: 
         assert data == image_of(site, "6.2", len(data))
 
 
+def test_an_id_names_a_volume_as_well(run: Run, site: Site, place: Path) -> None:
+    (space,) = (space for space, data in site.images[max(site.images)].items() if len(data) == 100_000)
+    plan = answer(run, "plan", place, "--volume", space.hex())
+    assert [volume["name"] for volume in plan["volumes"]] == ["log"]
+
+
 def test_the_only_volume_needs_no_name(run: Run, place: Path, out: Path) -> None:
     site = Site(DirectoryStore(place))
     site.add_volume("only", 5000)

@@ -28,7 +28,7 @@ from rehydrate.plan import Choice
 from rehydrate.restore import Source, restore_volume
 from rehydrate.target import open_target
 from rehydrate.verify import Report, to_verify, verify
-from tests.containers import PASSPHRASE, Image, Site, discard, write
+from tests.containers import CUT_NS, FIRST_CUT_NS, PASSPHRASE, Image, Site, discard, write
 
 Objects = dict[str, bytes]
 FLIPS = 30
@@ -206,6 +206,19 @@ def test_a_missing_segment_stops_the_plan_before_the_first_byte(objects: Objects
     ):
         plan_restore(container, contents, Choice(), [])
     assert verified(store).exit_code == MissingObject.exit_code
+
+
+def test_a_time_does_not_mean_an_older_cut_where_damage_hides_the_newer(objects: Objects) -> None:
+    key = segment_key(1, 3)
+    store = store_of({**objects, key: objects[key][:-1]})
+    container = open_container(store, Secret(PASSPHRASE))
+    first_ns, third_ns = FIRST_CUT_NS, FIRST_CUT_NS + 2 * CUT_NS
+    with closing(container.gather(container.history.everything())) as contents:
+        for time_ns in (third_ns, third_ns + CUT_NS // 2):
+            with pytest.raises(DamagedObject, match=key):
+                plan_restore(container, contents, Choice(time_ns=time_ns), [])
+        assert plan_restore(container, contents, Choice(time_ns=first_ns), []).cut.place.cut == 1
+        assert plan_restore(container, contents, Choice(at=(1, 2)), []).cut.place.cut == 2
 
 
 def test_a_damaged_frame_is_never_written_as_done(site: Site, objects: Objects, tmp_path: Path) -> None:
