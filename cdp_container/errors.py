@@ -291,14 +291,16 @@ class BackingChanged(CdpError):
     """The backing disk was changed while the agent was not running."""
 
     exit_code = 66
-    default_hint = "say --redo to re-apply the journal over it"
+    default_hint = (
+        "`cdp-agent run --redo` puts the journal over it; `--keep-disk` keeps it as it is and copies it again"
+    )
 
 
 class PositionUnknown(CdpError):
     """The newest cut's journal position is not in this journal: a reverted or another host, or power was lost."""
 
     exit_code = 67
-    default_hint = "this release cannot mend that: protect the volume into a new container"
+    default_hint = "be sure that no other agent writes this domain; then `cdp-agent run --full-copy`"
 
 
 class JournalFull(CdpError):

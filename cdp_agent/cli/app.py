@@ -112,13 +112,16 @@ def run(
     full_copy: Annotated[
         bool, typer.Option("--full-copy", help="Copy every volume again before the exports open.")
     ] = False,
+    keep_disk: Annotated[
+        bool, typer.Option("--keep-disk", help="The disks are right as they are: no redo, copy them again.")
+    ] = False,
 ) -> int:
     """Protect: open the exports and stream every write. Runs until SIGTERM or SIGINT."""
 
     def work() -> int:
-        from cdp_agent.cli.run import run_agent
+        from cdp_agent.cli.run import Wanted, run_agent
 
-        return run_agent(config, redo=redo, full_copy=full_copy)
+        return run_agent(config, Wanted(redo=redo, full_copy=full_copy, keep_disk=keep_disk))
 
     return guarded(work)
 
@@ -184,9 +187,11 @@ def version() -> int:
 
 
 @app.command("splitter-process", hidden=True)
-def splitter_process(config: Config = DEFAULT_CONFIG, redo: bool = False, full_copy: bool = False) -> int:
+def splitter_process(
+    config: Config = DEFAULT_CONFIG, redo: bool = False, full_copy: bool = False, keep_disk: bool = False
+) -> int:
     """The splitter; started by `run`."""
-    return _child(lambda: _splitter(config, redo, full_copy))
+    return _child(lambda: _splitter(config, redo, full_copy, keep_disk))
 
 
 @app.command("streamer-process", hidden=True)
@@ -205,11 +210,12 @@ def _child(work: Callable[[], int]) -> int:
     return guarded(guarded_work)
 
 
-def _splitter(config: Path, redo: bool, full_copy: bool) -> int:
+def _splitter(config: Path, redo: bool, full_copy: bool, keep_disk: bool) -> int:
     from cdp_agent.cli.children import splitter_settings
     from cdp_agent.splitter.process import run_splitter
 
-    return run_splitter(splitter_settings(config, redo=redo, full_copy=full_copy), SystemClock())
+    settings = splitter_settings(config, redo=redo, full_copy=full_copy, keep_disk=keep_disk)
+    return run_splitter(settings, SystemClock())
 
 
 def _streamer(config: Path) -> int:

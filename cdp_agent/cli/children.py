@@ -75,7 +75,7 @@ def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
     return all(source.space in notes.whole for source in identity.sources)
 
 
-def splitter_settings(config: Path, *, redo: bool, full_copy: bool) -> SplitterSettings:
+def splitter_settings(config: Path, *, redo: bool, full_copy: bool, keep_disk: bool) -> SplitterSettings:
     """What the splitter is told. Raises ConfigInvalid, BackingUnreadable."""
     settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
@@ -88,6 +88,7 @@ def splitter_settings(config: Path, *, redo: bool, full_copy: bool) -> SplitterS
         on_journal_full=OnJournalFull(settings.journal.on_full),
         redo=redo,
         full_copy=full_copy,
+        keep_disk=keep_disk,
         exports_allowed=all_whole(identity, load_notes(directory)),
     )
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdp_agent.cli.children import load_agent, volumes_of
@@ -42,20 +42,41 @@ SPLITTER_FINAL: tuple[type[CdpError], ...] = (
 STREAMER_FINAL: tuple[type[CdpError], ...] = (UsageError, ConfigInvalid, Fenced)
 
 
-def run_agent(config: Path, *, redo: bool, full_copy: bool) -> int:
-    """Run until told to stop; gives the exit code. Raises AlreadyRunning, ConfigInvalid."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an operator asked for, once: how to mend what is not clear at the start."""
+
+    redo: bool = False
+    full_copy: bool = False
+    keep_disk: bool = False
+
+    @property
+    def copies(self) -> bool:
+        """Whether the volumes are copied again: a disk that is kept differs from the container."""
+        return self.full_copy or self.keep_disk
+
+    def flags(self) -> tuple[str, ...]:
+        """As options of the splitter's process."""
+        named = {"--redo": self.redo, "--full-copy": self.copies, "--keep-disk": self.keep_disk}
+        return tuple(flag for flag, wanted in named.items() if wanted)
+
+
+def run_agent(config: Path, wanted: Wanted) -> int:
+    """Run until told to stop; gives the exit code. Raises AlreadyRunning, ConfigInvalid, UsageError."""
+    if wanted.redo and wanted.keep_disk:
+        raise UsageError("cannot start", "--redo and --keep-disk contradict each other", "choose one of them")
     settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
     lock = take_lock(directory / "lock")
     try:
         pages = SharedPages(directory / "shared")
         try:
-            if full_copy:
+            if wanted.copies:
                 # Durable before anything starts: whatever comes, no export opens before the copy is done.
                 save_notes(directory, replace(load_notes(directory), whole=frozenset()))
             elif pages.splitter.read() is None:
                 _note_empty_volumes(directory, volumes_of(settings, identity))
-            return _supervise(config, pages, redo=redo, full_copy=full_copy)
+            return _supervise(config, pages, wanted)
         finally:
             pages.close()
     finally:
@@ -76,18 +97,17 @@ def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> N
     save_notes(directory, replace(notes, whole=notes.whole | frozenset(empty)))
 
 
-def _supervise(config: Path, pages: SharedPages, *, redo: bool, full_copy: bool) -> int:
+def _supervise(config: Path, pages: SharedPages, wanted: Wanted) -> int:
     def argv(process: str, *flags: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "cdp_agent.cli.app", process, "--config", str(config), *flags)
 
-    copy = ("--full-copy",) if full_copy else ()
     children = [
         ChildSpec(
             "splitter",
             argv("splitter-process"),
             frozenset(kind.exit_code for kind in SPLITTER_FINAL),
             ends_everything=True,
-            first_argv=argv("splitter-process", *copy, *(("--redo",) if redo else ())),
+            first_argv=argv("splitter-process", *wanted.flags()),
         ),
         ChildSpec(
             "streamer",

@@ -118,16 +118,18 @@ class _Opening:
         last = published or SplitterPage()
         found = self._find(last)
         by_index = {backing.volume.index: backing for backing in backings}
-        if (
-            found is not None and not last.overflowed
-        ):  # after an overflow the disks are newer than the journal
+        # After an overflow the disks are newer than the journal, and the operator may know that they are.
+        redoes = found is not None and not last.overflowed and not settings.keep_disk
+        if redoes:
+            assert found is not None
             self._refuse_doubts(by_index, found, published is not None)
         end = found.end if found else NOWHERE
         self._drop_files_beyond(end)
         generation = int.from_bytes(self.entropy(8), "little") or 1
         keeps_overflow = last.overflowed and not settings.full_copy
         writer = None if keeps_overflow else self._new_writer(generation, end)
-        if found is not None and not last.overflowed:
+        if redoes:
+            assert found is not None
             self._redo(by_index, found, writer)
         unclean = last.unclean_boot or (found is not None and not found.is_clean)
         tail = writer.tail if writer else end

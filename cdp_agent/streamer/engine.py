@@ -41,6 +41,7 @@ class Engine:
         self._wishes = wishes
         self._outside = outside
         self._notes = outside.local.load_notes()
+        self._boot = outside.local.boot()
         self._started_ns = outside.clock.boottime_ns()
         claimant = ot.Claimant(
             domain=identity.domain,
@@ -87,8 +88,10 @@ class Engine:
             self.shown.standing = "fenced"
             raise Fenced("the streamer stopped", self._notes.fenced)
         seen_ns = self._outside.clock.wall_ns()
-        page = self._outside.local.splitter()
-        if page is None or not page.generation:
+        page = self._splitter_page()
+        if self.run.phase is ot.Phase.RELEASED:
+            self.shown.standing = f"released to site {self._notes.released_to!r}"
+        elif page is None:
             self.shown.standing = "waiting for the splitter"
         else:
             self._look(page, seen_ns)
@@ -103,8 +106,8 @@ class Engine:
     def ask(self, name: str | None, note: str, application: bool, reply: Callable[[Answered], None]) -> None:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
         seen_ns = self._outside.clock.wall_ns()
-        page = self._outside.local.splitter()
-        if page is None or not page.generation:
+        page = self._splitter_page()
+        if page is None:
             reply(Answered(None, "the splitter is not running yet"))
         elif len(self._waiting) >= steps.ASKED_MAX:
             reply(Answered(None, f"{steps.ASKED_MAX} others are waiting already"))
@@ -116,6 +119,11 @@ class Engine:
             self._stream(st.AskedFor(asked))
 
     # --- what the splitter published -----------------------------------------------------------
+
+    def _splitter_page(self) -> SplitterPage | None:
+        """What the splitter published since the machine started: older pages may hide an unclean boot."""
+        page = self._outside.local.splitter()
+        return page if page is not None and page.generation and page.boot == self._boot else None
 
     def _look(self, page: SplitterPage, seen_ns: int) -> None:
         tail = page.overflow_at if page.overflowed else page.tail

@@ -54,6 +54,10 @@ class Local(Protocol):
         """What the splitter published."""
         ...
 
+    def boot(self) -> bytes:
+        """The boot id under which the machine runs, 16 bytes."""
+        ...
+
     def streamer(self) -> StreamerPage:
         """What we published."""
         ...

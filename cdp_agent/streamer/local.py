@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cdp_agent.streamer.copy import Round, Volume, plan_copy
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LocalDirectory:
@@ -35,6 +38,10 @@ class LocalDirectory:
     def splitter(self) -> SplitterPage | None:
         """See `Local.splitter`."""
         return self._pages.splitter.read()
+
+    def boot(self) -> bytes:
+        """See `Local.boot`."""
+        return bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
 
     def streamer(self) -> StreamerPage:
         """See `Local.streamer`."""

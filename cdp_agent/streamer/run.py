@@ -16,13 +16,14 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from cdp_agent.streamer.control import Answer, ControlServer
 from cdp_agent.streamer.engine import Engine
-from cdp_agent.streamer.engine_types import Answered, Done, Outside, Wishes
+from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.local import LocalDirectory
@@ -166,7 +167,7 @@ class _Runner:
     # --- the first connection ------------------------------------------------------------------
 
     def _connect(self, local: LocalDirectory, journal: JournalReader, build_journal: JournalReader) -> None:
-        """Open and probe the store, again and again, in a thread of its own."""
+        """Open and probe the store, again and again, in a lane of its own."""
         connecting = self.connecting
         notes = local.load_notes()
         if notes.fenced:
@@ -178,18 +179,15 @@ class _Runner:
         def begin(store: Store) -> None:
             self.engine = self._engine(store, local, journal, build_journal)
 
-        threading.Thread(target=self._try_store, args=(begin,), name="connect", daemon=True).start()
+        self.lanes.submit(Job(Lane.WORK, partial(self._try_store, begin)))
 
-    def _try_store(self, begin: Callable[[Store], None]) -> None:
+    def _try_store(self, begin: Callable[[Store], None]) -> Done:
         try:
             store = open_store(self.settings.store, self.clock)
             probe(store, self.entropy)
         except CdpError as error:
-            why = str(error)
-            done: Done = lambda: self._not_connected(why)  # noqa: E731
-        else:
-            done = lambda: begin(store)  # noqa: E731
-        self.lanes.done.put(done)
+            return partial(self._not_connected, str(error))
+        return partial(begin, store)
 
     def _not_connected(self, why: str) -> None:
         connecting = self.connecting

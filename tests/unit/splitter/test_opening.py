@@ -50,6 +50,28 @@ def test_a_disk_changed_later_is_refused(machine: Machine, clean: bool) -> None:
     asyncio.run(lives())
 
 
+def test_a_disk_that_is_kept_is_not_redone_and_waits_for_its_copy(machine: Machine) -> None:
+    async def lives() -> None:
+        await life(machine, clean=False)
+        backing = machine.settings.volumes[0].backing
+        with backing.open("r+b") as disk:
+            disk.write(b"FSCK!")
+        touch_later(machine, 11)
+        machine.clock.now_ns += 60 * 10**9
+        machine.settings = replace(machine.settings, keep_disk=True, full_copy=True)
+        splitter = machine.start()
+        assert backing.read_bytes()[:5] == b"FSCK!"
+        page = splitter.capture.page
+        assert (page.exports_open, page.overflowed, page.unclean_boot) == (False, False, False)
+        assert page.synced == page.tail
+        await splitter.stop()
+        machine.settings = replace(machine.settings, keep_disk=False, full_copy=False)
+        await machine.start().stop()
+        assert backing.read_bytes()[:5] == b"FSCK!"
+
+    asyncio.run(lives())
+
+
 def test_a_disk_changed_a_moment_later_is_ours(machine: Machine) -> None:
     async def lives() -> None:
         await life(machine, clean=False)
