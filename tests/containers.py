@@ -128,11 +128,15 @@ class Site:
     def add_volume(self, name: str, size_bytes: int) -> bytes:
         """A volume from the next cut on, full of zeros; gives its space id."""
         space = self.rng.randbytes(16)
+        self.add_again(space, name, size_bytes)
+        self._sources.append(Source("volume", name, space, size_bytes))
+        return space
+
+    def add_again(self, space: bytes, name: str, size_bytes: int) -> None:
+        """A volume with the id of one that was removed."""
         value = {"kind": "volume", "name": name, "size_bytes": size_bytes, "block_bytes": 512}
         self._pending.append(make_record("space+", space, value))
         self._line.image[space] = bytearray(size_bytes)
-        self._sources.append(Source("volume", name, space, size_bytes))
-        return space
 
     def resize(self, space: bytes, size_bytes: int) -> None:
         """Resize a volume with the next cut."""

@@ -13,12 +13,12 @@ from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor
 from cdp_container.format.domain import ObjectName, parse_epoch_record
-from cdp_container.format.frames import open_frame
+from cdp_container.format.frames import StoredFrame, open_frame
 from cdp_container.format.head import Head, check_object, open_head
 from cdp_container.format.index import Entry, Extent, Order, Run
 from cdp_container.format.layout import ExtentKind, ObjectKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger, predecessor_of
-from cdp_container.format.pack import PackContent, PackExtent, PackFacts, build_pack
+from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, build_pack
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.seal import ReaderKeys
 from tests.unit.format import samples
@@ -77,6 +77,18 @@ def test_a_copied_frame_under_another_origin_does_not_open() -> None:
         index = replace(head.index, seal_table=seals)
         with pytest.raises(DamagedObject, match="seal"):
             open_frame(replace(head, index=index), 0, built.data[start:end], samples.reader(True))
+
+
+def test_a_sealed_pack_carries_no_frame_that_was_never_sealed() -> None:
+    plain = samples.segment(encrypted=False)
+    head = open_head(plain.data, plain.key, DOMAIN, samples.reader(False))
+    frame = head.index.frame(0)
+    start, end = head.frame_range(0)
+    stored = StoredFrame(plain.data[start:end], frame.raw_length, frame.crc32, frame.codec)
+    content = PackContent([CopiedFrame(stored, head.preamble.object_id, 0, None)], [], [])
+    build_pack(PackFacts(5, 3), content, samples.writer(False), fixed("plain", 16), Compressor())
+    with pytest.raises(DamagedObject, match="no key"):
+        build_pack(PackFacts(5, 3), content, samples.writer(True), fixed("sealed", 16), Compressor())
 
 
 def test_a_pack_that_is_too_large() -> None:

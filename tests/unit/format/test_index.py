@@ -111,6 +111,9 @@ SEGMENT_FAULTS: dict[str, Rows] = {
     "bytes of no record": {"blob": b"x"},
     "a record with an order": {"records": record(order=0), "blob": bytes(18)},
     "a space's record with another key": {"records": record(key=15), "blob": bytes(17)},
+    "a tree's record with another key": {"records": record(b"tree+", key=17), "blob": bytes(19)},
+    "a known record without its critical bit": {"records": record(flags=0), "blob": bytes(18)},
+    "an optional record with a critical bit": {"records": record(b"vm"), "blob": bytes(18)},
     "a name without a path": {"records": record(b"name+"), "blob": bytes(18)},
     "a marker without a name": {"records": record(b"marker", key=0), "blob": bytes(2)},
     "a part of packs": {"order": order()},
@@ -158,6 +161,8 @@ LEDGER_FAULTS: dict[str, Rows] = {
     "a run from 0": {"runs": run(first=0)},
     "a run of epoch 0": {"runs": run(epoch=0)},
     "reserved bytes": {"runs": run(reserved=bytes(5) + b"\1")},
+    "two packs in one row": {"runs": run(kind=3, last=2)},
+    "a pack in force twice": {"runs": run(kind=3) + run(kind=3)},
 }
 FAULTS = [
     pytest.param(kind, parts, id=f"{kind.name.lower()}: {name}")
@@ -181,7 +186,16 @@ def test_pack_catalog_and_ledger_without_faults() -> None:
     two = order() + order(2)
     parse(ObjectKind.PACK, extents=void(order=0) + void(order=1), order=two)
     parse(ObjectKind.CATALOG, entries=entry() + entry(seq=2, head_offset=3), heads=b"abcdef")
-    parse(ObjectKind.LEDGER, runs=run(last=5) + run(first=6, last=6) + run(kind=2))
+    parse(ObjectKind.LEDGER, runs=run(last=5) + run(first=6, last=6) + run(kind=2, last=2) + run(kind=3))
+
+
+def test_where_objects_are_sealed_every_seal_has_a_key() -> None:
+    seals = layout.SEAL_ROW.struct.pack(bytes(16), 0, 0) + layout.SEAL_ROW.struct.pack(bytes(16), 1, NONE_U32)
+    frames = frame(seal=0) + frame(seal=1, offset=100)
+    raw = build_index({"seals": seals, "keys": KEY, "frames": frames})
+    assert parse_index(raw, ObjectKind.PACK, 200, "k").frame_count == 2
+    with pytest.raises(DamagedObject, match="seal 1 has no key"):
+        parse_index(raw, ObjectKind.PACK, 200, "k", sealed=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -74,6 +75,38 @@ def test_damaged_recipient() -> None:
     ):
         with pytest.raises(DamagedObject):
             open_with_recipient(block, RECIPIENT_PRIVATE, DOMAIN, "k")
+
+
+def test_of_several_wraps_of_one_type_any_sound_one_opens() -> None:
+    block = parse_key_block(key_block(), "k")
+    passphrase_wrap, recipient_wrap = block.wraps
+    stranger = keyblock.wrap_for_passphrase(
+        fixed("another domain's", 32), PASSPHRASE, DOMAIN, fixed("s", 16), fixed("n", 12), CHEAP
+    )
+    for wraps in (
+        (replace(passphrase_wrap, sealed=bytes(48)), replace(recipient_wrap, sealed=bytes(80)), *block.wraps),
+        (stranger, recipient_wrap, passphrase_wrap),
+    ):
+        several = replace(block, wraps=wraps)
+        assert open_with_passphrase(several, PASSPHRASE, DOMAIN, "k") == PRIVATE_KEY
+        assert open_with_recipient(several, RECIPIENT_PRIVATE, DOMAIN, "k") == PRIVATE_KEY
+
+
+@pytest.mark.parametrize(
+    ("content", "passphrase"),
+    [
+        ("text", "text"),
+        ("text\n", "text"),
+        ("text\r\n", "text"),
+        ("text\n\n", "text\n"),
+        ("text\r\n\r\n", "text\r\n"),
+        ("text\r", "text\r"),
+        ("text \n", "text "),
+        ("\n", ""),
+    ],
+)
+def test_one_line_end_of_a_passphrase_file_is_not_of_the_passphrase(content: str, passphrase: str) -> None:
+    assert keyblock.text_of_file(content) == passphrase
 
 
 def test_no_way_for_this_key() -> None:

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.errors import DamagedObject, WrongPassphrase
 from cdp_container.extents import resolve as resolving
 from cdp_container.format.keys import segment_key
+from cdp_container.format.layout import ExtentKind
 from cdp_container.format.place import Place
+from cdp_container.format.seal import WriterKeys
+from cdp_container.format.segment import NewExtent, SegmentFacts, build_segment
 from cdp_container.store.memory import MemoryStore
 from rehydrate import plan as planning
 from rehydrate.container import Secret, open_container, plan_restore, scope_of
@@ -93,3 +97,52 @@ def test_a_frame_is_fetched_once_and_dead_data_never(tmp_path: Path) -> None:
     assert plan.totals.gets == 2
     assert plan.totals.fetch_bytes < stored - 700_000
     assert restored(site, last, tmp_path) == site.images[last]
+
+
+def test_every_resize_covers_and_not_only_the_newest(tmp_path: Path) -> None:
+    site = Site(MemoryStore(SystemClock()))
+    disk = site.add_volume("disk", 60_000)
+    site.begin_epoch()
+    site.cut([write(disk, 0, site.rng.randbytes(60_000))])
+    for size in (10_000, 50_000, 30_000, 60_000):
+        site.resize(disk, size)
+        site.cut([write(disk, size - 1_000, b"tail" * 250)])
+    site.collect(1, 1, 2)
+    assert_all_restored(site, tmp_path)
+
+
+def test_every_removal_covers_and_not_only_the_newest(tmp_path: Path) -> None:
+    site = Site(MemoryStore(SystemClock()))
+    other, disk = site.add_volume("other", 512), site.add_volume("disk", 60_000)
+    site.begin_epoch()
+    site.cut([write(disk, 0, site.rng.randbytes(60_000)), write(other, 0, b"x")])
+    for content in (b"second life", b"third life"):
+        site.remove(disk)
+        site.cut()
+        site.add_again(disk, "disk", 60_000)
+        site.cut([write(disk, 30_000, content)])
+    site.collect(1, 3, 4)
+    assert_all_restored(site, tmp_path)
+
+
+def test_who_holds_a_key_refuses_objects_that_are_not_sealed() -> None:
+    site = Site(MemoryStore(SystemClock()))
+    disk = site.add_volume("disk", 4096)
+    site.begin_epoch()
+    site.cut([write(disk, 0, b"true")])
+    facts = SegmentFacts(epoch=1, seq=2, cut=2, complete=True, previous_digest=site.objects[0].digest)
+    extent = NewExtent(disk, 0, 6, ExtentKind.DATA, b"forged")
+    forged = build_segment(facts, [extent], [], WriterKeys(site.domain), bytes(16))
+    site.store.put_new(forged.key, forged.data)
+    container = open_container(site.store, Secret(PASSPHRASE))
+    with closing(container.gather(container.history.everything())) as contents:
+        with pytest.raises(DamagedObject, match="not sealed"):
+            plan_restore(container, contents, Choice(), [])
+        assert plan_restore(container, contents, Choice(at=(1, 1)), []).cut.place == Place(1, 1, 1)
+
+
+def test_who_holds_a_key_refuses_a_domain_that_says_it_is_not_sealed() -> None:
+    site = busy_container(MemoryStore(SystemClock()), encrypted=False)
+    for secret in (Secret(PASSPHRASE), Secret(private_key=site.private_key)):
+        with pytest.raises(WrongPassphrase, match="not encrypted"):
+            open_container(site.store, secret)
