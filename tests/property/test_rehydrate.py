@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.memory import MemoryStore
 from tests.containers import PASSPHRASE, Site, Write, discard, write, zero
-from tests.reader import Container, choose_cut
+from tests.reader import main
 from tests.unit.rehydrate.test_restore import restored
 
 SIZE = 30_000
@@ -98,14 +97,33 @@ def test_any_history_is_restored_as_the_model_and_the_independent_reader_say(dat
     drawn.cut()
     drawn.collect()
     site = drawn.site
-    objects = {found.key: site.store.get(found.key).data for found in site.store.list("")}
-    reader = Container(objects.__getitem__, lambda: list(objects), PASSPHRASE, None)
     names = dict(zip(drawn.sizes, ("one", "two"), strict=True))
     with tempfile.TemporaryDirectory() as directory:
+        copy, out = Path(directory, "copy"), Path(directory, "out")
+        copy_container(site, copy)
+        out.mkdir()
         for place, image in site.images.items():
-            assert restored(site, place, Path(directory)) == image
-            cut = choose_cut(reader, f"{place.epoch}.{place.cut}", None)
-            for space, content in image.items():
-                target = io.BytesIO()
-                reader.restore(names[space], target, cut)
-                assert target.getvalue().ljust(len(content), b"\0") == content
+            assert restored(site, place, out) == image
+        place = data.draw(st.sampled_from(list(site.images)))
+        for space, content in site.images[place].items():
+            assert independently_read(copy, site, names[space], place) == content
+
+
+def copy_container(site: Site, copy: Path) -> None:
+    """What any S3 tool would fetch."""
+    for found in site.store.list(""):
+        path = copy / found.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(site.store.get(found.key).data)
+
+
+def independently_read(copy: Path, site: Site, name: str, place: Place) -> bytes:
+    """A volume as tests/reader.py restores it."""
+    target = copy.parent / "read.raw"
+    target.unlink(missing_ok=True)
+    passphrase = copy.parent / "passphrase"
+    passphrase.write_text(PASSPHRASE)
+    secret = ["--passphrase-file", str(passphrase)] if site.encrypted else []
+    cut = f"{place.epoch}.{place.cut}"
+    assert main([str(copy), "restore", name, str(target), "--cut", cut, *secret]) == 0
+    return target.read_bytes()
