@@ -63,7 +63,10 @@ def ask_passphrase() -> Secret:
     """Asked on the terminal, where there is one; else no secret at all."""
     if not sys.stdin.isatty():
         return Secret()
-    return Secret(passphrase=getpass.getpass("Passphrase of the domain: ") or None)
+    try:
+        return Secret(passphrase=getpass.getpass("Passphrase of the domain: ") or None)
+    except EOFError:  # the terminal was closed: there is nobody to ask
+        return Secret()
 
 
 def _private_key(path: Path) -> bytes:

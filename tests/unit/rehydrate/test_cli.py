@@ -114,6 +114,21 @@ def test_no_passphrase(run: Run, site: Site, place: Path, monkeypatch: pytest.Mo
     refused(run, 31, "plan", place, "--passphrase-file", place / "nothing")
 
 
+def test_a_passphrase_is_asked_for_on_a_terminal(
+    run: Run, site: Site, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CDP_PASSPHRASE")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda _: PASSPHRASE)
+    assert answer(run, "plan", place)["point"] == "6.2"
+
+    def closed(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", closed)
+    refused(run, 31, "plan", place)
+
+
 def test_a_key_file_that_holds_no_key(run: Run, site: Site, place: Path, out: Path) -> None:
     (out / "key").write_text("not hex")
     refused(run, 2, "plan", place, "--key-file", out / "key")
