@@ -74,6 +74,9 @@ class SimLocal:
         page = self.splitter_page
         return replace(page, tail=self._world.journal.tail) if page.generation else None
 
+    def boot(self) -> bytes:
+        return self.splitter_page.boot
+
     def streamer(self) -> StreamerPage:
         return self.page
 

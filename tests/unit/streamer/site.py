@@ -23,6 +23,7 @@ from cdp_agent.identity import AgentIdentity, SourceIdentity
 from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.streamer.control import call
+from cdp_agent.streamer.local import BOOT_ID
 from cdp_agent.streamer.run import run_streamer
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.clock import SystemClock
@@ -144,7 +145,8 @@ class AgentSite:
             )
         generation = int.from_bytes(os.urandom(8), "little") or 1
         self.writer.begin_generation(generation)
-        self.publish(generation=generation, running=True, exports_open=self.whole)
+        boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
+        self.publish(generation=generation, running=True, exports_open=self.whole, boot=boot)
 
     def lose_journal(self) -> None:
         """Another disk under the agent, or an old one."""

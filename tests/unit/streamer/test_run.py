@@ -145,3 +145,18 @@ def test_a_store_that_is_away_only_degrades(tmp_path: Path) -> None:
         hidden.rename(tmp_path / "container")
         site.flush()
     assert site.restored("disk") == site.images[0]
+
+
+def test_what_was_published_before_the_machine_started_is_not_believed(tmp_path: Path) -> None:
+    """Only a splitter that ran since can tell whether the machine went down cleanly."""
+    site = AgentSite(tmp_path)
+    site.write(0, 0, b"before the power was lost")
+    boot = site.page.boot
+    site.publish(boot=bytes(16))
+    with site.streaming():
+        facts = site.facts_once(lambda facts: facts["state"].startswith("waiting"), "the streamer waits")
+        assert facts["epoch"] == 0
+        site.publish(boot=boot, unclean_boot=True)
+        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
+    assert "went down hard" in facts["state"]
+    assert site.recovery().cuts == []
