@@ -210,7 +210,14 @@ def _link_faults(
     if (segment.base, segment.end) != origin:
         yield DamagedObject(key, "it names another base or end than the record of its epoch")
     if before and segment.previous_digest != before:
-        yield DamagedObject(key, "the digest that it names is not that of the segment before it")
+        base = origin[0]
+        earlier = (
+            segment_key(segment.epoch, segment.seq - 1)
+            if segment.seq > 1
+            else segment_key(base.epoch, base.seq)
+        )
+        # One of the two is damaged; which, only reading them whole can tell.
+        yield DamagedObject(key, f"the digest that it names is not that of {earlier}")
     if cut is not None and segment.cut != cut:
         yield DamagedObject(key, f"it is of cut {segment.cut}, and cut {cut} was due")
 

@@ -238,7 +238,7 @@ def test_a_run_with_wrong_credentials(ceph: S3Server) -> None:
             ):
                 assert_refused(done, AccessDenied)
                 assert "not-the-secret-at-all" not in done.err
-            assert_degraded(site, site.start(environment=wrong), "AccessDenied")
+            assert_degraded(site, site.start(environment=wrong), "SignatureDoesNotMatch")
 
 
 @pytest.mark.ceph
