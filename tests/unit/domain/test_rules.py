@@ -103,6 +103,20 @@ def test_segments_repeat_base_and_end_of_their_epoch(site: Site, changes: dict[s
         check_newest(site)
 
 
+def test_segments_name_the_end_of_the_epoch_before_theirs_as_its_record_does() -> None:
+    site = Site(MemoryStore(SystemClock()))
+    disk = site.add_volume("disk", 20_000)
+    site.begin_epoch()
+    first = site.cut([write(disk, 0, b"first")])
+    site.cut([write(disk, 0, b"on the side branch")])
+    site.begin_epoch(base=first)
+    site.cut([write(disk, 0, b"second")])
+    check_newest(site)
+    rewrite_record(site, 2, end=first)
+    with pytest.raises(DamagedObject, match="another base or end"):
+        check_newest(site)
+
+
 @pytest.mark.parametrize(
     "base", [Place(1, 2, 2), Place(1, 1, 2), Place(1, 1, 3)], ids=["half a cut", "too far", "another cut"]
 )

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.heads import Seen, read_heads
+from cdp_container.domain.ledgers import ledger_of
 from cdp_container.errors import DamagedObject, MissingObject, NoSuchPoint
 from cdp_container.format.index import Run
 from cdp_container.format.keys import pack_key, segment_key
@@ -88,6 +91,7 @@ def test_a_catalog_proves_no_pack(site: Site) -> None:
 def test_a_pack_that_no_ledger_lists_counts_for_nothing(site: Site, tmp_path: Path) -> None:
     pack = site.pack(1, 1, 2)
     assert_all_restored(site, tmp_path)
+    assert findings(site) == []
     replaced(site, pack.key, b"not even a pack")
     assert_all_restored(site, tmp_path)
     assert [finding.needed for finding in findings(site)] == [False]
@@ -128,6 +132,18 @@ def test_a_collected_segment_counts_as_such_where_it_can_still_be_read(site: Sit
     replaced(site, segment_key(1, 2), b"half deleted")
     assert_all_restored(site, tmp_path)
     assert not any(finding.needed for finding in findings(site))
+
+
+def test_what_was_collected_is_not_taken_in_whoever_reads_it(site: Site) -> None:
+    container = open_container(site.store, Secret(PASSPHRASE))
+    found = [site.store.head(segment_key(1, seq)) for seq in (1, 2)]
+    ledger = ledger_of([site.run(1, 1, 1)])
+    with closing(Contents(container.history.domain, ledger=ledger)) as contents:
+        for seen in read_heads(site.store, found, container.history.domain, container.keys):
+            assert isinstance(seen, Seen)
+            contents.add(seen)
+        assert set(contents.segments) == {(1, 2)}
+        assert len(contents.objects) == 1
 
 
 def test_the_segment_after_a_run_names_the_digest_of_the_run(site: Site) -> None:
