@@ -297,7 +297,7 @@ class BackingChanged(CdpError):
 
 
 class PositionUnknown(CdpError):
-    """The newest cut's journal position is not in this journal: a reverted or another host, or power was lost."""
+    """The newest cut's journal position is not in this journal: another or reverted host, or a power loss."""
 
     exit_code = 67
     default_hint = "be sure that no other agent writes this domain; then `cdp-agent run --full-copy`"
