@@ -1,0 +1,117 @@
+"""Where an epoch ends: key by key, whatever lies behind a gap, and never below what is proven."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdp_container.domain.ends import find_end, highest_epoch
+from cdp_container.domain.owner_types import End
+from cdp_container.errors import DamagedObject, MissingObject
+from cdp_container.format.keys import epoch_key, segment_key
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.store.memory import MemoryStore
+from tests.containers import Site, write
+from tests.sim.clock import VirtualTime
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(VirtualTime())
+
+
+def begun(store: MemoryStore) -> tuple[Site, bytes]:
+    site = Site(store, encrypted=False)
+    disk = site.add_volume("disk", 1 << 16)
+    site.begin_epoch()
+    return site, disk
+
+
+def test_the_time_before_the_first_epoch_ends_nowhere(store: MemoryStore) -> None:
+    assert find_end(store, bytes(16), 0, NOWHERE) == End()
+
+
+def test_an_epoch_without_a_cut_ends_at_its_base(store: MemoryStore) -> None:
+    site, disk = begun(store)
+    base = site.cut([write(disk, 0, b"a" * 512)])
+    epoch = site.begin_epoch()
+    end = find_end(store, site.domain, epoch, base)
+    assert end.place == base
+    assert end.preamble is not None
+    assert end.preamble.place == base
+
+
+def test_the_end_is_the_newest_complete_cut_of_the_run(store: MemoryStore) -> None:
+    site, disk = begun(store)
+    first = site.cut([write(disk, 0, b"a" * 512)])
+    last = site.cut([write(disk, 0, b"b" * 512), write(disk, 4096, b"c" * 512)], segments=2)
+    site.cut([write(disk, 0, b"d" * 512)], complete=False)
+    for protected in (NOWHERE, first, last):
+        end = find_end(store, site.domain, 1, protected)
+        assert end.place == last
+        assert end.digest == site.objects[last.seq - 1].digest
+
+
+def test_what_lies_behind_a_gap_does_not_count(store: MemoryStore) -> None:
+    site, disk = begun(store)
+    last = site.cut([write(disk, 0, b"a" * 512)])
+    site.cut([write(disk, 0, b"b" * 512)], put=False)
+    site.cut([write(disk, 0, b"c" * 512)])
+    assert find_end(store, site.domain, 1, last).place == last
+
+
+def test_a_segment_that_does_not_follow_ends_the_run(store: MemoryStore) -> None:
+    site, disk = begun(store)
+    last = site.cut([write(disk, 0, b"a" * 512)])
+    other = Site(MemoryStore(VirtualTime()), seed=0, encrypted=False)
+    space = other.add_volume("disk", 1 << 16)
+    other.begin_epoch()
+    other.cut([write(space, 0, b"x" * 512)])
+    other.cut([write(space, 0, b"y" * 512)])
+    store.put_new(segment_key(1, 2), other.objects[1].data)
+    end = find_end(store, site.domain, 1, last)
+    assert end.place == last
+    assert "does not follow" in end.stopped_by or "domain" in end.stopped_by
+
+
+@pytest.mark.parametrize("cut_to", [0, 10, 200, 400])
+def test_a_torn_segment_behind_what_is_proven_ends_the_run(store: MemoryStore, cut_to: int) -> None:
+    site, disk = begun(store)
+    last = site.cut([write(disk, 0, b"a" * 512)])
+    site.cut([write(disk, 0, b"b" * 512)], put=False)
+    store.put_new(segment_key(1, 2), site.objects[1].data[:cut_to])
+    end = find_end(store, site.domain, 1, last)
+    assert end.place == last
+    assert end.stopped_by
+
+
+def test_what_was_proven_must_be_there(store: MemoryStore) -> None:
+    site, disk = begun(store)
+    last = site.cut([write(disk, 0, b"a" * 512)])
+    store.delete(segment_key(1, last.seq))
+    with pytest.raises(MissingObject):
+        find_end(store, site.domain, 1, last)
+
+
+def test_what_was_proven_must_be_what_it_was(store: MemoryStore) -> None:
+    site, disk = begun(store)
+    place = site.cut([write(disk, 0, b"a" * 512)])
+    with pytest.raises(DamagedObject):
+        find_end(store, site.domain, 1, Place(1, place.cut + 1, place.seq))
+
+
+def test_a_missing_epoch_record_is_no_end(store: MemoryStore) -> None:
+    site, _ = begun(store)
+    store.delete(epoch_key(1))
+    with pytest.raises(MissingObject):
+        find_end(store, site.domain, 1, NOWHERE)
+
+
+def test_the_highest_epoch_is_found_in_records_and_in_segments(store: MemoryStore) -> None:
+    assert highest_epoch(store) == 0
+    for epoch in (1, 7):
+        for seq in range(1, 30):
+            store.put_new(segment_key(epoch, seq), b"")
+    store.put_new(epoch_key(3), b"")
+    assert highest_epoch(store) == 7
+    store.put_new(epoch_key(40), b"")
+    assert highest_epoch(store) == 40
