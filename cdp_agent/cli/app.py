@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from cdp_agent.cli.console import EXIT_INTERRUPTED, guarded, read_passphrase, say
+from cdp_agent.cli.console import read_passphrase
 from cdp_container.clock import SystemClock
+from cdp_container.console import guarded, run_app, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,20 +32,7 @@ DEFAULT_CONFIG = Path("/etc/cdp/agent.yaml")
 
 def main() -> int:
     """Run a command; gives the exit code. The console script `cdp-agent`."""
-    try:
-        # A command's code comes back as the value, what typer itself refuses as click's exceptions.
-        result = app(standalone_mode=False)
-    except typer.Abort:
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        message = getattr(error, "format_message", None)
-        if code is None or message is None:
-            raise
-        say(f"error: {message()}")
-        say("hint: run the command with --help")
-        return int(code)
-    return result if isinstance(result, int) else 0
+    return run_app(app)
 
 
 @app.command()

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdp_agent.cli.children import load_agent, volumes_of
-from cdp_agent.cli.console import say
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.supervisor import ChildSpec, Supervisor, take_lock
 from cdp_container.clock import SystemClock
+from cdp_container.console import say
 from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.errors import (
     AlreadyRunning,

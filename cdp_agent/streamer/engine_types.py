@@ -11,8 +11,8 @@ from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.copy import Round
 from cdp_agent.streamer.payloads import Journal
 from cdp_container.clock import Clock
-from cdp_container.domain.ends import End
 from cdp_container.domain.notes import Notes
+from cdp_container.domain.owner_types import End
 from cdp_container.format.codec import Compressor
 from cdp_container.format.domain import EpochRecord
 from cdp_container.format.place import Place

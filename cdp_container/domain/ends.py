@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
+from cdp_container.domain.owner_types import End
 from cdp_container.errors import (
     DamagedObject,
     ForeignObject,
@@ -22,32 +23,14 @@ from cdp_container.errors import (
 from cdp_container.format.domain import parse_epoch_record
 from cdp_container.format.keys import EPOCHS_PREFIX, LOG_PREFIX, NUMBER_MAX, epoch_key, parse_key, segment_key
 from cdp_container.format.layout import DIGEST_BYTES
-from cdp_container.format.place import NOWHERE, Place
-from cdp_container.format.preamble import NO_DIGEST, Preamble, check_key, parse_preamble, preamble_need
+from cdp_container.format.place import Place
+from cdp_container.format.preamble import Preamble, check_key, parse_preamble, preamble_need
 from cdp_container.store.api import Store
 
 FIRST_READ_BYTES: Final = 4096
 """Holds nearly every preamble: one request for each segment."""
 SEGMENTS_MAX: Final = 10_000_000
 """Of one epoch, behind what is proven: a stop for a store that answers nonsense."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The cut at which an epoch ends, which is the base of the next one.
-
-    Attributes:
-        place: NOWHERE where the domain holds no complete cut yet.
-        digest: of the cut's last segment; empty where that was collected and the ledger does not tell.
-        preamble: of that segment, None where there is none or it was collected; its journal position is
-            where capture resumes.
-        stopped_by: why the run ended there, for people ("" where the next key is simply free).
-    """
-
-    place: Place = NOWHERE
-    digest: bytes = NO_DIGEST
-    preamble: Preamble | None = None
-    stopped_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from cdp_container.domain.ends import End
 from cdp_container.domain.owner_lease import (
     CLAIMED,
     SECOND_NS,
@@ -39,6 +38,7 @@ from cdp_container.domain.owner_types import (
     CountEpochs,
     Effect,
     Elsewhere,
+    End,
     EndFound,
     EpochRead,
     EpochsCounted,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rehydrate.cli.console import EXIT_INTERRUPTED, guarded, say
+from cdp_container.console import guarded, run_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,20 +32,7 @@ Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes pe
 
 def main() -> int:
     """Run a command; gives the exit code. The console script `rehydrate`."""
-    try:
-        # A command's code comes back as the value, what typer itself refuses as click's exceptions.
-        result = app(standalone_mode=False)
-    except typer.Abort:
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        message = getattr(error, "format_message", None)
-        if code is None or message is None:
-            raise
-        say(f"error: the command line: {message()}")
-        say("hint: run the command with --help")
-        return int(code)
-    return result if isinstance(result, int) else 0
+    return run_app(app)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdp_container.clock import Clock, SystemClock
+from cdp_container.console import say
 from cdp_container.domain.contents import Contents
 from cdp_container.errors import UsageError
 from cdp_container.store.address import below, open_store, parse_address
@@ -18,7 +19,7 @@ from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
 from rehydrate import verify as verification
 from rehydrate.cli import views
-from rehydrate.cli.console import ask_passphrase, read_secret, say
+from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.progress import meter
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import (

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from cdp_container.clock import Clock
-from rehydrate.cli.console import say
+from cdp_container.console import say
 from rehydrate.plan import Totals
 
 LINE_EVERY_NS: Final = 1_000_000_000

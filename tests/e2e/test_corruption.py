@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.streamer.control import call
+from cdp_container.console import guarded
 from cdp_container.errors import DamagedObject, ForeignObject, LimitExceeded, MissingObject, NewerFormat
 from rehydrate.cli import commands
-from rehydrate.cli.console import guarded
 from rehydrate.plan import Choice
 from tests.e2e.site import MIB, PROTECTED_SECONDS_MAX, Site, new_site
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 import pytest
 
 from cdp_container.domain import owner
-from cdp_container.domain.ends import End
 from cdp_container.domain.owner_lease import IDLE_LEASE_SECONDS, RETRY_MAX_NS, THROTTLED_MAX_NS
 from cdp_container.domain.owner_types import (
     Activated,
@@ -19,6 +18,7 @@ from cdp_container.domain.owner_types import (
     CountEpochs,
     Effect,
     Elsewhere,
+    End,
     EndFound,
     EpochRead,
     EpochsCounted,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.console import EXIT_INTERRUPTED, guarded
 from cdp_container.errors import CdpError, UsageError
 from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.preamble import parse_preamble
@@ -19,7 +20,6 @@ from cdp_container.store import address as addresses
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.cli import app, commands
-from rehydrate.cli.console import EXIT_INTERRUPTED, guarded
 from rehydrate.cli.progress import Lines
 from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, table, time_text, tree
 from rehydrate.plan import Totals
