@@ -1,0 +1,98 @@
+"""Copying a volume: every byte of it and no hole, in rounds that a cut can hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from cdp_agent.streamer.copy import Volume, plan_copy, read_round
+from cdp_agent.streamer.payloads import Chunk
+from cdp_container.errors import BackingUnreadable, DeviceError
+from cdp_container.format.layout import ExtentKind
+from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX
+
+SIZE = 4 << 20
+
+
+def volume_of(path: Path, parts: dict[int, bytes], size: int = SIZE) -> Volume:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for at, data in parts.items():
+            os.pwrite(file.fileno(), data, at)
+    return Volume(0, path, size)
+
+
+def copied(volume: Volume, cover: bool, bytes_max: int = 1 << 30) -> list[Chunk]:
+    rounds = plan_copy([volume], bytes_max)
+    return [chunk for one in rounds for chunk in read_round(one.ranges, cover)]
+
+
+def image_of(chunks: list[Chunk], size: int, before: int) -> bytes:
+    image = bytearray([before]) * size
+    for chunk in chunks:
+        image[chunk.offset : chunk.offset + chunk.length] = chunk.data or bytes(chunk.length)
+    return bytes(image)
+
+
+PARTS = {
+    0: b"boot" * 100,
+    70_000: b"x" * 200_000,
+    1 << 20: bytes(300_000) + b"y",
+    SIZE - 512: b"z" * 512,
+}
+
+
+@pytest.mark.parametrize("bytes_max", [1 << 30, 100_000, 4096])
+def test_a_copy_over_nothing_leaves_zeros_out(tmp_path: Path, bytes_max: int) -> None:
+    volume = volume_of(tmp_path / "disk", PARTS)
+    chunks = copied(volume, cover=False, bytes_max=bytes_max)
+    assert all(chunk.kind is ExtentKind.DATA and chunk.length <= EXTENT_DATA_BYTES_MAX for chunk in chunks)
+    assert image_of(chunks, SIZE, 0) == volume.backing.read_bytes()
+    assert sum(chunk.length for chunk in chunks) < 600_000
+
+
+def test_a_copy_over_an_older_one_covers_all_of_it(tmp_path: Path) -> None:
+    volume = volume_of(tmp_path / "disk", PARTS)
+    assert image_of(copied(volume, cover=True), SIZE, 255) == volume.backing.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_random_volume_comes_back(tmp_path: Path, seed: int) -> None:
+    rng = Random(seed)
+    parts = {rng.randrange(SIZE - 9000): rng.randbytes(rng.randrange(1, 9000)) for _ in range(30)}
+    volume = volume_of(tmp_path / "disk", parts)
+    chunks = copied(volume, cover=seed % 2 == 1, bytes_max=rng.choice((5000, 50_000, 1 << 30)))
+    ends = [chunk.offset + chunk.length for chunk in chunks]
+    assert all(end <= chunk.offset for end, chunk in zip(ends, chunks[1:], strict=False))
+    assert image_of(chunks, SIZE, 255 * (seed % 2)) == volume.backing.read_bytes()
+
+
+def test_rounds_hold_no_more_than_they_may(tmp_path: Path) -> None:
+    volume = volume_of(tmp_path / "disk", {0: b"x" * SIZE})
+    rounds = plan_copy([volume, volume], bytes_max=1_000_000)
+    sizes = [sum(part.end - part.start for part in one.ranges if not part.hole) for one in rounds]
+    assert max(sizes) == 1_000_000
+    assert sum(sizes) == 2 * SIZE
+
+
+def test_an_empty_volume_is_still_one_round(tmp_path: Path) -> None:
+    volume = volume_of(tmp_path / "disk", {})
+    assert len(plan_copy([volume])) == 1
+    assert copied(volume, cover=False) == []
+    assert [chunk.kind for chunk in copied(volume, cover=True)] == [ExtentKind.ZERO]
+
+
+def test_a_volume_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackingUnreadable, match="disk"):
+        plan_copy([Volume(0, tmp_path / "disk", SIZE)])
+
+
+def test_a_volume_that_shrank_is_refused(tmp_path: Path) -> None:
+    volume = volume_of(tmp_path / "disk", {0: b"x" * SIZE})
+    (one,) = plan_copy([volume])
+    os.truncate(volume.backing, 1000)
+    with pytest.raises(DeviceError, match="ends at"):
+        list(read_round(one.ranges, cover=False))
