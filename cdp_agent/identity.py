@@ -8,14 +8,12 @@ while the agent runs (notes.json) and what the administrator may change (the con
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
+from cdp_container.errors import ConfigInvalid
 
 IDENTITY_NAME = "agent.json"
 IDENTITY_FORMAT = 1
@@ -129,37 +127,3 @@ def load_identity(directory: Path) -> AgentIdentity:
             f"cannot read {path}", error.strerror or "unreadable", "run as the agent's user"
         ) from error
     return decode_identity(data, str(path))
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 whole or not at all, durably, replacing an older one.
-
-    Raises LocalDiskFull, CdpError.
-    """
-    fresh = path.with_name(path.name + ".new")
-    try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.rename(path)
-            _sync_directory(path.parent)
-        finally:
-            fresh.unlink(missing_ok=True)
-    except OSError as error:
-        why = error.strerror or "input/output error"
-        if error.errno == errno.ENOSPC:
-            raise LocalDiskFull(f"cannot write {path}", why) from error
-        raise CdpError(
-            f"cannot write {path}", why, "check the journal directory and its permissions"
-        ) from error
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -47,7 +47,7 @@ def init(
         from cdp_agent.cli.children import software
         from cdp_agent.cli.init import ca_of, initialise
         from cdp_agent.cli.kit import recovery_kit
-        from cdp_agent.identity import write_private
+        from cdp_container.domain.durable import replace_file
         from cdp_container.domain.settings import load_settings
         from cdp_container.format.keyblock import ScryptCost
         from cdp_container.store.address import open_store
@@ -64,7 +64,7 @@ def init(
         )
         text = recovery_kit(made.identity, store.address, ca_of(settings.store), software())
         if kit is not None:
-            write_private(kit, text.encode())
+            replace_file(kit, text.encode())
         print(text, end="")
         if made.resumed:
             say("an interrupted init was finished, with the ids and keys that it had drawn")

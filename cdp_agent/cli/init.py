@@ -19,10 +19,10 @@ from cdp_agent.identity import (
     SourceIdentity,
     decode_identity,
     encode_identity,
-    write_private,
 )
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock
+from cdp_container.domain.durable import replace_file
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import (
@@ -128,11 +128,11 @@ def _initialise(
     else:
         _refuse_existing(store)
         identity = _new_identity(settings, sizes, passphrase, entropy, cost)
-        write_private(pending, encode_identity(identity))
+        replace_file(pending, encode_identity(identity))
         save_notes(directory, Notes(nonces=(entropy(ID_BYTES),)))
     _write_container(settings, identity, load_notes(directory).nonces[0], store, clock, entropy)
     pending.rename(directory / IDENTITY_NAME)
-    write_private(directory / IDENTITY_NAME, encode_identity(identity))
+    replace_file(directory / IDENTITY_NAME, encode_identity(identity))
     return Initialised(identity, resumed)
 
 

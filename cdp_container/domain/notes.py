@@ -7,15 +7,14 @@ note.
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import orjson
 
-from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
+from cdp_container.domain.durable import replace_file
+from cdp_container.errors import ConfigInvalid
 
 NOTES_NAME: Final = "notes.json"
 NOTES_FORMAT: Final = 1
@@ -96,23 +95,4 @@ def save_notes(directory: Path, notes: Notes) -> None:
 
     Raises LocalDiskFull, CdpError.
     """
-    path = directory / NOTES_NAME
-    fresh = path.with_name(path.name + ".new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(encode_notes(notes))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)
-    except OSError as error:
-        why = error.strerror or "input/output error"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LocalDiskFull(f"cannot write {path}", why) from error
-        raise CdpError(
-            f"cannot write {path}", why, "check the journal directory and its permissions"
-        ) from error
+    replace_file(directory / NOTES_NAME, encode_notes(notes))

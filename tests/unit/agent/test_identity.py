@@ -13,8 +13,8 @@ from cdp_agent.identity import (
     SourceIdentity,
     encode_identity,
     load_identity,
-    write_private,
 )
+from cdp_container.domain.durable import replace_file
 from cdp_container.errors import CdpError, ConfigInvalid
 
 IDENTITY = AgentIdentity(
@@ -31,7 +31,7 @@ IDENTITY = AgentIdentity(
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    write_private(tmp_path / IDENTITY_NAME, encode_identity(IDENTITY))
+    replace_file(tmp_path / IDENTITY_NAME, encode_identity(IDENTITY))
     assert load_identity(tmp_path) == IDENTITY
     assert (tmp_path / IDENTITY_NAME).stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [IDENTITY_NAME]
@@ -63,11 +63,11 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_domain_length_is_refused(tmp_path: Path) -> None:
-    write_private(tmp_path / IDENTITY_NAME, encode_identity(dataclasses.replace(IDENTITY, domain=b"short")))
+    replace_file(tmp_path / IDENTITY_NAME, encode_identity(dataclasses.replace(IDENTITY, domain=b"short")))
     with pytest.raises(ConfigInvalid):
         load_identity(tmp_path)
 
 
 def test_writing_into_an_absent_directory_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(CdpError, match="cannot write"):
-        write_private(tmp_path / "none" / IDENTITY_NAME, b"x")
+        replace_file(tmp_path / "none" / IDENTITY_NAME, b"x")
