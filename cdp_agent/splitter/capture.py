@@ -29,6 +29,7 @@ from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.redo import redo
 from cdp_agent.splitter.settings import IO_THREADS, OnJournalFull
+from cdp_container.clock import Clock
 from cdp_container.errors import CdpError, JournalFull
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
@@ -69,6 +70,7 @@ class Capture:
         journal: the directory of the journal files, and the domain's id.
         on_journal_full: what is given up then.
         sync_bytes: so much may be written before `sync_is_due` is set.
+        clock: tells when an overflow was.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Capture:
         journal: tuple[Path, bytes],
         on_journal_full: OnJournalFull,
         sync_bytes: int,
+        clock: Clock,
     ) -> None:
         self.files = files
         self.sync_is_due = asyncio.Event()
@@ -93,6 +96,7 @@ class Capture:
         self._journal = journal
         self._on_journal_full = on_journal_full
         self._sync_bytes = sync_bytes
+        self._clock = clock
         self._tail = page.tail
         self._unsynced_bytes = 0
         self._in_flight: dict[object, Position] = {}  # backing writes that have not returned
@@ -156,9 +160,10 @@ class Capture:
 
     def _publish(self, durable: bool = False) -> None:
         page = self._page
-        self._page = SplitterPage(
-            page.generation, self._tail, page.synced, page.overflow_at, page.unclean_boot, page.exports_open,
-            self.failure is not None, page.running, page.used_bytes, page.limit_bytes, page.boot,
+        self._page = SplitterPage(  # replace() is too slow for every write
+            page.generation, self._tail, page.synced, page.overflow_at, page.overflow_ns, page.unclean_boot,
+            page.exports_open, self.failure is not None, page.running, page.used_bytes, page.limit_bytes,
+            page.boot,
         )  # fmt: skip
         self._pages.splitter.publish(self._page, durable)
 
@@ -256,7 +261,9 @@ class Capture:
                 self.fail("syncing the backing store", error, mendable=True)
                 raise error
             before = self._page
-            self._page = replace(before, overflow_at=self._tail, synced=self._tail)
+            self._page = replace(
+                before, overflow_at=self._tail, overflow_ns=self._clock.wall_ns(), synced=self._tail
+            )
             try:
                 self._publish(durable=True)  # or else a later start would redo old data over new
             except OSError:

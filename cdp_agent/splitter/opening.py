@@ -139,6 +139,7 @@ class _Opening:
             synced=tail,
             # No room for a new generation: disks and journal are equal up to the end of the old one.
             overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else end),
+            overflow_ns=0 if writer else (last.overflow_ns if keeps_overflow else self.clock.wall_ns()),
             unclean_boot=unclean and not settings.full_copy,
             running=True,
             used_bytes=writer.used_bytes if writer else last.used_bytes,
@@ -150,7 +151,7 @@ class _Opening:
             writer.forget_older_generations()
         return Capture(
             self.files, backings, writer, self.pages, page, (self.directory, settings.domain),
-            settings.on_journal_full, settings.sync_bytes,
+            settings.on_journal_full, settings.sync_bytes, self.clock,
         )  # fmt: skip
 
     def _refuse_doubts(self, backings: Mapping[int, Backing], found: Found, has_page: bool) -> None:

@@ -39,6 +39,7 @@ SPLITTER_FIELDS: Final = (
     ("synced_offset", "Q"),
     ("overflow_generation", "Q"),
     ("overflow_offset", "Q"),
+    ("overflow_ns", "q"),
     ("flags", "I"),
     ("reserved", "I"),
     ("used_bytes", "Q"),
@@ -69,6 +70,7 @@ class SplitterPage:
         synced: journal and backing stores are on stable storage below it.
         overflow_at: where the journal stopped to hold what guests write, NOWHERE while it holds everything.
             Durable; stays until the volumes are copied anew.
+        overflow_ns: wall clock of the overflow, 0 if there is none.
         unclean_boot: the machine went down without a clean stop since the last full copy: records that
             the backing store holds may be missing here. Durable, likewise.
         exports_open: guests may be writing.
@@ -83,6 +85,7 @@ class SplitterPage:
     tail: Position = NOWHERE
     synced: Position = NOWHERE
     overflow_at: Position = NOWHERE
+    overflow_ns: int = 0
     unclean_boot: bool = False
     exports_open: bool = False
     sync_failed: bool = False
@@ -121,21 +124,22 @@ def encode_splitter_page(page: SplitterPage) -> bytes:
     )
     return _SPLITTER.pack(
         page.generation, page.tail.generation, page.tail.offset, page.synced.generation, page.synced.offset,
-        page.overflow_at.generation, page.overflow_at.offset, flags, 0,
+        page.overflow_at.generation, page.overflow_at.offset, page.overflow_ns, flags, 0,
         page.used_bytes, page.limit_bytes, page.boot,
     )  # fmt: skip
 
 
 def decode_splitter_page(data: bytes) -> SplitterPage:
     """The page of a slot's content."""
-    (generation, tail_g, tail, synced_g, synced, over_g, over, flags, _, used, limit, boot) = (
-        _SPLITTER.unpack(data)
-    )
+    (
+        generation, tail_g, tail, synced_g, synced, over_g, over, over_ns, flags, _, used, limit, boot,
+    ) = _SPLITTER.unpack(data)  # fmt: skip
     return SplitterPage(
         generation=generation,
         tail=Position(tail_g, tail),
         synced=Position(synced_g, synced),
         overflow_at=Position(over_g, over),
+        overflow_ns=over_ns,
         unclean_boot=bool(flags & _FLAG_UNCLEAN_BOOT),
         exports_open=bool(flags & _FLAG_EXPORTS_OPEN),
         sync_failed=bool(flags & _FLAG_SYNC_FAILED),

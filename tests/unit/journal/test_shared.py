@@ -17,6 +17,7 @@ PAGE = SplitterPage(
     tail=Position(5, 6),
     synced=Position(7, 8),
     overflow_at=Position(9, 10),
+    overflow_ns=13,
     unclean_boot=True,
     exports_open=True,
     sync_failed=True,
@@ -73,7 +74,7 @@ def test_overflow_is_told_by_its_position() -> None:
     assert not replace(PAGE, overflow_at=NOWHERE).overflowed
 
 
-@pytest.mark.parametrize("byte", range(16 + 96))
+@pytest.mark.parametrize("byte", range(16 + 104))
 def test_a_torn_newest_slot_shows_the_value_before(pages: SharedPages, path: Path, byte: int) -> None:
     pages.splitter.publish(PAGE)  # sequence 1: slot 1
     pages.splitter.publish(replace(PAGE, used_bytes=99))  # sequence 2: slot 0

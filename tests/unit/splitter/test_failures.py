@@ -131,6 +131,7 @@ def test_a_failing_journal_gives_way_to_the_guests(machine: Machine, call: str) 
         assert page is not None
         assert page.overflowed
         assert page.tail == page.overflow_at == page.synced
+        assert 0 < page.overflow_ns <= machine.clock.now_ns
         assert (machine.disk()[:6], machine.disk()[512:518]) == (b"before", b"during")
         assert not page.sync_failed
 
@@ -197,6 +198,7 @@ def test_nothing_is_redone_after_an_overflow(machine: Machine) -> None:
         again = machine.start()
         assert machine.disk().startswith(b"newer than the journal")
         assert again.capture.page.overflowed
+        assert again.capture.page.overflow_ns == splitter.capture.page.overflow_ns > 0
         assert again.capture.page.generation != splitter.capture.page.generation
         await again.volume.write(0, b"goes on", True)
         assert await again.volume.read(0, 7) == b"goes on"
@@ -217,6 +219,7 @@ def test_a_full_copy_forgets_the_overflow_and_the_journal_so_far(machine: Machin
         again = machine.start()
         page = again.capture.page
         assert not page.overflowed
+        assert page.overflow_ns == 0
         assert page.tail == page.synced == Position(page.generation, 0)
         assert len(list((machine.directory / "journal").iterdir())) == 1
         await again.volume.write(0, b"x", True)
