@@ -32,17 +32,12 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start one child, and which of its exit codes mean that starting it again is no use.
-
-    `first_argv` is for the first start only: what an operator asked for once (--redo, --full-copy)
-    must not be done again because a child died.
-    """
+    """How to start one child, and which of its exit codes mean that starting it again is no use."""
 
     name: str
     argv: tuple[str, ...]
     final_codes: frozenset[int]
     ends_everything: bool
-    first_argv: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -138,8 +133,7 @@ class Supervisor:
             return child.final_code
         if child.process is None:
             if now_ns >= child.due_ns:
-                first = child.spec.first_argv if child.started_ns == 0 else ()
-                child.process = subprocess.Popen(first or child.spec.argv)
+                child.process = subprocess.Popen(child.spec.argv)
                 child.started_ns = now_ns
             return None
         code = child.process.poll()

@@ -95,7 +95,7 @@ def run(
     config: Config = DEFAULT_CONFIG,
     redo: Annotated[
         bool,
-        typer.Option("--redo", help="Apply the journal even over a disk that was changed behind our back."),
+        typer.Option("--redo", help="Put the journal over a disk that was changed behind our back; copy."),
     ] = False,
     full_copy: Annotated[
         bool, typer.Option("--full-copy", help="Copy every volume again before the exports open.")
@@ -107,9 +107,10 @@ def run(
     """Protect: open the exports and stream every write. Runs until SIGTERM or SIGINT."""
 
     def work() -> int:
-        from cdp_agent.cli.run import Wanted, run_agent
+        from cdp_agent.cli.run import run_agent
+        from cdp_agent.wish import Wish
 
-        return run_agent(config, Wanted(redo=redo, full_copy=full_copy, keep_disk=keep_disk))
+        return run_agent(config, Wish(redo=redo, full_copy=full_copy, keep_disk=keep_disk))
 
     return guarded(work)
 
@@ -175,11 +176,9 @@ def version() -> int:
 
 
 @app.command("splitter-process", hidden=True)
-def splitter_process(
-    config: Config = DEFAULT_CONFIG, redo: bool = False, full_copy: bool = False, keep_disk: bool = False
-) -> int:
+def splitter_process(config: Config = DEFAULT_CONFIG) -> int:
     """The splitter; started by `run`."""
-    return _child(lambda: _splitter(config, redo, full_copy, keep_disk))
+    return _child(lambda: _splitter(config))
 
 
 @app.command("streamer-process", hidden=True)
@@ -198,12 +197,13 @@ def _child(work: Callable[[], int]) -> int:
     return guarded(guarded_work)
 
 
-def _splitter(config: Path, redo: bool, full_copy: bool, keep_disk: bool) -> int:
+def _splitter(config: Path) -> int:
     from cdp_agent.cli.children import splitter_settings
     from cdp_agent.splitter.process import run_splitter
+    from cdp_agent.wish import forget_wish
 
-    settings = splitter_settings(config, redo=redo, full_copy=full_copy, keep_disk=keep_disk)
-    return run_splitter(settings, SystemClock())
+    settings = splitter_settings(config)
+    return run_splitter(settings, SystemClock(), on_opened=lambda: forget_wish(settings.journal_dir))
 
 
 def _streamer(config: Path) -> int:

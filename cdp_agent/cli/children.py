@@ -7,16 +7,20 @@ must agree.
 from __future__ import annotations
 
 import getpass
+from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
+from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.streamer.settings import StreamerSettings
+from cdp_agent.wish import load_wish
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings, load_settings
-from cdp_container.errors import BackingUnreadable, ConfigInvalid
+from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid
+from cdp_container.journal.shared import SharedPages
 
 
 def software() -> str:
@@ -75,22 +79,46 @@ def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
     return all(source.space in notes.whole for source in identity.sources)
 
 
-def splitter_settings(config: Path, *, redo: bool, full_copy: bool, keep_disk: bool) -> SplitterSettings:
-    """What the splitter is told. Raises ConfigInvalid, BackingUnreadable."""
+def holds_nothing(volumes: Sequence[VolumeSettings]) -> bool:
+    """Whether all volumes are empty. Raises BackingUnreadable, DeviceError."""
+    return all(is_empty(Volume(volume.index, volume.backing, volume.size_bytes)) for volume in volumes)
+
+
+def splitter_settings(config: Path) -> SplitterSettings:
+    """What the splitter is told. Raises ConfigInvalid, BackingUnreadable, BackingChanged."""
     settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
+    volumes = volumes_of(settings, identity)
+    wish, whole = load_wish(directory), all_whole(identity, load_notes(directory))
+    if whole and not _ever_ran(directory) and not holds_nothing(volumes):
+        raise BackingChanged(
+            "opening the volumes",
+            "they were empty when the agent was started, and are not now",
+            "start it again",
+        )
     return SplitterSettings(
         journal_dir=directory,
         domain=identity.domain,
-        volumes=volumes_of(settings, identity),
+        volumes=volumes,
         limit_bytes=settings.journal.limit,
         socket=Path(settings.socket_path),
         on_journal_full=OnJournalFull(settings.journal.on_full),
-        redo=redo,
-        full_copy=full_copy,
-        keep_disk=keep_disk,
-        exports_allowed=all_whole(identity, load_notes(directory)),
+        redo=wish.redo,
+        # What is not whole is copied anew, from disks that no guest wrote since: they are the truth, and
+        # nothing of the journal is needed.
+        full_copy=bool(wish) or not whole,
+        keep_disk=wish.keep_disk or not (wish or whole),
+        exports_allowed=whole and not wish,
     )
+
+
+def _ever_ran(directory: Path) -> bool:
+    """Whether a splitter ever came so far as to say so."""
+    pages = SharedPages(directory / "shared")
+    try:
+        return pages.splitter.read() is not None
+    finally:
+        pages.close()
 
 
 def streamer_settings(config: Path) -> StreamerSettings:

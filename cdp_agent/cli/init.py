@@ -128,8 +128,9 @@ def _initialise(
     else:
         _refuse_existing(store)
         identity = _new_identity(settings, sizes, passphrase, entropy, cost)
-        replace_file(pending, encode_identity(identity))
+        # The notes first: what is pending is finished by the next `init`, and that needs the nonce.
         save_notes(directory, Notes(nonces=(entropy(ID_BYTES),)))
+        replace_file(pending, encode_identity(identity))
     _write_container(settings, identity, load_notes(directory).nonces[0], store, clock, entropy)
     pending.rename(directory / IDENTITY_NAME)
     replace_file(directory / IDENTITY_NAME, encode_identity(identity))

@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from cdp_agent.cli.children import load_agent, volumes_of
+from cdp_agent.cli.children import holds_nothing, load_agent, volumes_of
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.supervisor import ChildSpec, Supervisor, take_lock
+from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
 from cdp_container.domain.notes import load_notes, save_notes
@@ -42,28 +42,9 @@ SPLITTER_FINAL: tuple[type[CdpError], ...] = (
 STREAMER_FINAL: tuple[type[CdpError], ...] = (UsageError, ConfigInvalid, Fenced)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What an operator asked for, once: how to mend what is not clear at the start."""
-
-    redo: bool = False
-    full_copy: bool = False
-    keep_disk: bool = False
-
-    @property
-    def copies(self) -> bool:
-        """Whether the volumes are copied again: a disk that is kept differs from the container."""
-        return self.full_copy or self.keep_disk
-
-    def flags(self) -> tuple[str, ...]:
-        """As options of the splitter's process."""
-        named = {"--redo": self.redo, "--full-copy": self.copies, "--keep-disk": self.keep_disk}
-        return tuple(flag for flag, wanted in named.items() if wanted)
-
-
-def run_agent(config: Path, wanted: Wanted) -> int:
+def run_agent(config: Path, wish: Wish) -> int:
     """Run until told to stop; gives the exit code. Raises AlreadyRunning, ConfigInvalid, UsageError."""
-    if wanted.redo and wanted.keep_disk:
+    if wish.redo and wish.keep_disk:
         raise UsageError("cannot start", "--redo and --keep-disk contradict each other", "choose one of them")
     settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
@@ -71,35 +52,40 @@ def run_agent(config: Path, wanted: Wanted) -> int:
     try:
         pages = SharedPages(directory / "shared")
         try:
-            if wanted.copies:
-                # Durable before anything starts: whatever comes, no export opens before the copy is done.
-                save_notes(directory, replace(load_notes(directory), whole=frozenset()))
+            if wish or load_wish(directory):
+                _take_wish(directory, wish)
             elif pages.splitter.read() is None:
                 _note_empty_volumes(directory, volumes_of(settings, identity))
-            return _supervise(config, pages, wanted)
+            return _supervise(config, pages)
         finally:
             pages.close()
     finally:
         os.close(lock)
 
 
-def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> None:
-    """At the first run of all: a volume that holds nothing is whole at once, and needs no store to open.
+def _take_wish(directory: Path, wish: Wish) -> None:
+    """Durable before anything starts: no export opens before the copy that every wish brings.
 
-    Nothing was captured yet, so the journal will hold every write that it ever gets.
+    A wish that an earlier start did not come to is still one.
     """
-    empty = [
-        volume.space
-        for volume in volumes
-        if is_empty(Volume(volume.index, volume.backing, volume.size_bytes))
-    ]
-    notes = load_notes(directory)
-    save_notes(directory, replace(notes, whole=notes.whole | frozenset(empty)))
+    if wish:
+        save_wish(directory, wish)
+    save_notes(directory, replace(load_notes(directory), whole=frozenset()))
 
 
-def _supervise(config: Path, pages: SharedPages, wanted: Wanted) -> int:
-    def argv(process: str, *flags: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", "cdp_agent.cli.app", process, "--config", str(config), *flags)
+def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> None:
+    """At the first run of all: where no volume holds anything, all are whole and need no store to open.
+
+    Nothing was captured yet, so the journal will hold every write that they ever get. If one holds
+    something all are copied, which costs nothing for the empty ones.
+    """
+    whole = frozenset(volume.space for volume in volumes) if holds_nothing(volumes) else frozenset()
+    save_notes(directory, replace(load_notes(directory), whole=whole))
+
+
+def _supervise(config: Path, pages: SharedPages) -> int:
+    def argv(process: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "cdp_agent.cli.app", process, "--config", str(config))
 
     children = [
         ChildSpec(
@@ -107,7 +93,6 @@ def _supervise(config: Path, pages: SharedPages, wanted: Wanted) -> int:
             argv("splitter-process"),
             frozenset(kind.exit_code for kind in SPLITTER_FINAL),
             ends_everything=True,
-            first_argv=argv("splitter-process", *wanted.flags()),
         ),
         ChildSpec(
             "streamer",

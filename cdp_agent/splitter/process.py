@@ -39,13 +39,17 @@ def run_splitter(
     clock: Clock | None = None,
     files: Files | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
+    on_opened: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until told to stop; returns 0, or 1 for a stop that was not clean.
+
+    `on_opened` is called once disks and journal are as they were wished for, durably, and before
+    any export opens.
 
     Raises:
         CdpError: it could not begin to serve; left in splitter.json too, for `status`.
     """
-    process = _Process(settings, clock or SystemClock(), files or OsFiles(), entropy)
+    process = _Process(settings, clock or SystemClock(), files or OsFiles(), entropy, on_opened)
     try:
         return process.run()
     except CdpError as error:
@@ -55,12 +59,18 @@ def run_splitter(
 
 class _Process:
     def __init__(
-        self, settings: SplitterSettings, clock: Clock, files: Files, entropy: Callable[[int], bytes]
+        self,
+        settings: SplitterSettings,
+        clock: Clock,
+        files: Files,
+        entropy: Callable[[int], bytes],
+        on_opened: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._files = files
         self._entropy = entropy
+        self._on_opened = on_opened
         self._started_ns = clock.wall_ns()
 
     def run(self) -> int:
@@ -82,6 +92,7 @@ class _Process:
             self._settings, self._files, self._clock, self._entropy, boot, pages,
             lambda progress: self._show("redo", {"progress": progress}),
         )  # fmt: skip
+        self._on_opened()
         volumes = [Volume(backing, capture) for backing in backings]
         syncing = asyncio.create_task(self._sync_from_time_to_time(capture))
         server: NbdServer | None = None

@@ -196,3 +196,18 @@ def test_the_kit_names_all_that_is_needed_and_no_secret(tmp_path: Path) -> None:
     assert identity.domain.hex() in text
     assert PASSPHRASE not in text
     assert identity.index_key.hex() not in text
+
+
+def test_an_init_that_dies_between_its_two_local_files_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(path: Path, data: bytes) -> None:
+        raise CdpError("write", "the power went")
+
+    settings, store = settings_in(tmp_path), MemoryStore(SystemClock())
+    with monkeypatch.context() as patched:
+        patched.setattr("cdp_agent.cli.init.replace_file", dies)
+        with pytest.raises(CdpError, match="power"):
+            init(settings, store)
+    init(settings, store)
+    assert load_identity(tmp_path / "journal").name == "shop"

@@ -9,13 +9,11 @@ import orjson
 import pytest
 
 from cdp_agent.cli.init import initialise
-from cdp_agent.cli.run import _note_empty_volumes
 from cdp_agent.cli.status import NEVER_RAN, gather, show_status
 from cdp_agent.identity import load_identity
-from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock
-from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.domain.settings import AgentSettings, load_settings
 from cdp_container.format.keyblock import ScryptCost
 from cdp_container.journal.position import Position
@@ -112,22 +110,3 @@ def test_torn_facts_are_no_facts(config: Path, junk: bytes) -> None:
     for name in ("splitter.json", "streamer.json"):
         (config.parent / "journal" / name).write_bytes(junk)
     assert problems(config, HEALTHY)
-
-
-def test_only_an_empty_volume_is_whole_at_once(tmp_path: Path) -> None:
-    paths = {name: tmp_path / name for name in ("holes", "zeros", "data", "late")}
-    for path in paths.values():
-        path.write_bytes(b"")
-        os.truncate(path, 8 << 20)
-    paths["zeros"].write_bytes(bytes(8 << 20))
-    with paths["data"].open("r+b") as file:
-        file.write(b"x")
-    with paths["late"].open("r+b") as file:
-        file.seek((8 << 20) - 1)
-        file.write(b"x")
-    volumes = [
-        VolumeSettings(name, path, 8 << 20, index, name.encode().ljust(16))
-        for index, (name, path) in enumerate(paths.items())
-    ]
-    _note_empty_volumes(tmp_path, volumes)
-    assert load_notes(tmp_path).whole == {b"holes".ljust(16), b"zeros".ljust(16)}

@@ -1,0 +1,152 @@
+"""What a start does with what it finds: empty volumes, wishes that an earlier start did not come to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cdp_agent.cli.children import splitter_settings
+from cdp_agent.cli.init import initialise
+from cdp_agent.cli.run import _note_empty_volumes, _take_wish, run_agent
+from cdp_agent.identity import load_identity
+from cdp_agent.splitter.settings import VolumeSettings
+from cdp_agent.wish import WISH_NAME, Wish, forget_wish, load_wish, save_wish
+from cdp_container.clock import SystemClock
+from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.domain.settings import load_settings
+from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid, UsageError
+from cdp_container.format.keyblock import ScryptCost
+from cdp_container.journal.shared import SharedPages, SplitterPage
+from cdp_container.store.memory import MemoryStore
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "db01.raw").write_bytes(bytes(1 << 20))
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        f"domain: shop\nsite: hamburg\nstore: {tmp_path}/container\nencryption: none\n"
+        f"journal:\n  directory: {tmp_path}/journal\n"
+        f"volumes:\n  - name: db01\n    path: {tmp_path}/db01.raw\n"
+    )
+    clock = SystemClock()
+    initialise(load_settings(path), MemoryStore(clock), lambda: "", clock, os.urandom, ScryptCost(n=16))
+    return path
+
+
+def journal(config: Path) -> Path:
+    return config.parent / "journal"
+
+
+def mark_whole(config: Path) -> None:
+    space = load_identity(journal(config)).sources[0].space
+    save_notes(journal(config), Notes(nonces=(bytes(16),), whole=frozenset({space})))
+
+
+def mark_ran(config: Path) -> None:
+    pages = SharedPages(journal(config) / "shared")
+    pages.splitter.publish(SplitterPage(generation=1))
+    pages.close()
+
+
+def volumes(tmp_path: Path, contents: dict[str, bytes]) -> list[VolumeSettings]:
+    made = []
+    for index, (name, content) in enumerate(contents.items()):
+        path = tmp_path / name
+        path.write_bytes(content)
+        os.truncate(path, 8 << 20)
+        made.append(VolumeSettings(name, path, 8 << 20, index, name.encode().ljust(16)))
+    return made
+
+
+def test_empty_volumes_are_whole_at_once(tmp_path: Path) -> None:
+    empty = volumes(tmp_path, {"holes": b"", "zeros": bytes(8 << 20)})
+    _note_empty_volumes(tmp_path, empty)
+    assert load_notes(tmp_path).whole == {volume.space for volume in empty}
+
+
+@pytest.mark.parametrize("content", [b"x", bytes((8 << 20) - 1) + b"x"])
+def test_where_one_holds_something_all_are_copied(tmp_path: Path, content: bytes) -> None:
+    _note_empty_volumes(tmp_path, volumes(tmp_path, {"holes": b"", "data": content}))
+    assert load_notes(tmp_path).whole == frozenset()
+
+
+def test_a_volume_that_was_filled_before_the_first_splitter_came_up_is_not_whole(tmp_path: Path) -> None:
+    """The note of an earlier attempt does not outlive what it was true of."""
+    _note_empty_volumes(tmp_path, volumes(tmp_path, {"disk": b""}))
+    _note_empty_volumes(tmp_path, volumes(tmp_path, {"disk": b"installed meanwhile"}))
+    assert load_notes(tmp_path).whole == frozenset()
+
+
+def test_filled_between_two_starts_of_the_splitter_is_refused(config: Path) -> None:
+    mark_whole(config)
+    assert splitter_settings(config).exports_allowed
+    (config.parent / "db01.raw").write_bytes(b"x" * (1 << 20))
+    with pytest.raises(BackingChanged, match="not now"):
+        splitter_settings(config)
+    mark_ran(config)  # from then on the splitter's own checks tell
+    assert splitter_settings(config).exports_allowed
+
+
+def test_what_is_not_whole_is_copied_from_the_disk_as_it_is(config: Path) -> None:
+    """Otherwise a power loss during the first copy would keep the exports closed for ever."""
+    settings = splitter_settings(config)
+    asked = (settings.full_copy, settings.keep_disk, settings.redo, settings.exports_allowed)
+    assert asked == (True, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("wish", "asked"),
+    [
+        (Wish(redo=True), (True, False, True, False)),
+        (Wish(full_copy=True), (True, False, False, False)),
+        (Wish(keep_disk=True), (True, True, False, False)),
+    ],
+)
+def test_a_wish_stands_until_the_splitter_did_it(
+    config: Path, wish: Wish, asked: tuple[bool, bool, bool, bool]
+) -> None:
+    """Every wish has everything copied: a disk that was redone differs from the container, too."""
+    mark_whole(config)
+    mark_ran(config)
+    _take_wish(journal(config), wish)
+    assert load_notes(journal(config)).whole == frozenset()
+    for _ in range(2):
+        settings = splitter_settings(config)
+        found = (settings.full_copy, settings.keep_disk, settings.redo, settings.exports_allowed)
+        assert found == asked
+    forget_wish(journal(config))
+    assert not load_wish(journal(config))
+    assert not splitter_settings(config).exports_allowed
+
+
+def test_a_wish_of_an_earlier_start_is_taken_up_again(config: Path) -> None:
+    mark_whole(config)
+    save_wish(journal(config), Wish(keep_disk=True))
+    _take_wish(journal(config), Wish())
+    assert load_wish(journal(config)).keep_disk
+    assert load_notes(journal(config)).whole == frozenset()
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"[]", b"\xff"])
+def test_a_damaged_wish_is_refused_not_forgotten(config: Path, junk: bytes) -> None:
+    (journal(config) / WISH_NAME).write_bytes(junk)
+    with pytest.raises(ConfigInvalid):
+        splitter_settings(config)
+
+
+def test_redo_and_keep_disk_contradict(config: Path) -> None:
+    with pytest.raises(UsageError, match="contradict"):
+        run_agent(config, Wish(redo=True, keep_disk=True))
+    assert not (journal(config) / WISH_NAME).exists()
+
+
+def test_another_size_or_set_of_volumes_is_refused(config: Path) -> None:
+    os.truncate(config.parent / "db01.raw", 2 << 20)
+    with pytest.raises(BackingUnreadable, match="at init"):
+        splitter_settings(config)
+    config.write_text(config.read_text().replace("name: db01", "name: other"))
+    with pytest.raises(ConfigInvalid, match="init was run with"):
+        splitter_settings(config)
