@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from io import BytesIO
 
+from cdp_container.format.keys import LOG_PREFIX
 from cdp_container.format.place import Place
+from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.api import Store
-from tests.reader import Container, Cut
+from tests.reader import Container, Cut, ReaderError
 
 
 class Recovery:
@@ -18,12 +20,21 @@ class Recovery:
     def __init__(self, store: Store, passphrase: str | None = None) -> None:
         keys = [found.key for found in store.list("")]
         self._container = Container(lambda key: store.get(key).data, lambda: keys, passphrase)
-        self._cuts = {
-            _place(cut): cut
-            for epoch in self._container.epochs
-            for cut in self._container.cuts(epoch).values()
-            if cut.complete
-        }
+        self._cuts: dict[Place, Cut] = {}
+        for key in keys:
+            if key.startswith(LOG_PREFIX):
+                preamble = parse_preamble(store.get(key).data, key)
+                if preamble.complete:
+                    self._add(preamble.place)
+
+    def _add(self, place: Place) -> None:
+        """Take a cut that was written, if it counts."""
+        try:
+            cut = self._container.cut(place.epoch, place.cut)
+        except ReaderError:
+            return
+        if _place(cut) == place:
+            self._cuts[place] = cut
 
     @property
     def cuts(self) -> list[Place]:
@@ -37,7 +48,9 @@ class Recovery:
 
     def markers(self) -> dict[str, Place]:
         """The cuts that have names."""
-        return {name: Place(*place) for name, place in self._container.markers().items()}
+        found = self._container.markers()
+        # Of a marker the reader gives the cut, or its place.
+        return {name: Place(*getattr(marked, "place", marked)) for name, marked in found.items()}
 
     def is_whole(self, space: bytes, place: Place) -> bool:
         """Whether a volume is whole at a cut."""

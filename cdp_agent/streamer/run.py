@@ -28,6 +28,7 @@ from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.settings import StreamerSettings
+from cdp_agent.streamer.steps import ASKED_MAX
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.errors import CdpError, Fenced
 from cdp_container.format.codec import Compressor
@@ -106,6 +107,7 @@ class _Runner:
     facts: dict[str, Any] = field(default_factory=dict)
     shown_ns: int = 0
     asking: list[Callable[[Answer], None]] = field(default_factory=list)
+    early: list[Callable[[], None]] = field(default_factory=list)
 
     def run(self) -> int:
         directory = self.settings.directory
@@ -178,6 +180,9 @@ class _Runner:
 
         def begin(store: Store) -> None:
             self.engine = self._engine(store, local, journal, build_journal)
+            early, self.early = self.early, []
+            for handle in early:
+                handle()
 
         self.lanes.submit(Job(Lane.WORK, partial(self._try_store, begin)))
 
@@ -240,6 +245,9 @@ class _Runner:
             self.asking.append(answer)
         elif command not in ("marker", "flush"):
             answer({"ok": False, "error": f"{str(command)[:40]!r} is no command"})
+        elif self.engine is None and command == "flush" and len(self.early) < ASKED_MAX:
+            # Whoever asks for a flush waits anyway; a marker cannot wait, as it names this instant.
+            self.early.append(lambda: self._handle(request, answer))
         elif self.engine is None:
             answer({"ok": False, "error": self.connecting.why})
         elif command == "flush":

@@ -212,11 +212,9 @@ class AgentSite:
 
         def answered() -> dict[str, Any]:
             try:
-                answer = call(self.directory, {"command": command, **members}, timeout_seconds)
+                return call(self.directory, {"command": command, **members}, timeout_seconds)
             except OSError:
                 return {}
-            early = not answer["ok"] and "connect" in answer["error"]
-            return {} if early else answer
 
         return wait_until(answered, f"the streamer answers {command}", DEADLINE_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_new_run_goes_on_where_the_newest_cut_ended(tmp_path: Path) -> None:
 def test_a_marker_names_exactly_its_instant(tmp_path: Path) -> None:
     site = AgentSite(tmp_path)
     with site.streaming():
+        site.flush()
         site.write(0, 0, b"before")
         answer = site.ask("marker", name="release", note="why", application=True)
         assert answer["ok"], answer
@@ -65,6 +67,7 @@ def test_a_marker_names_exactly_its_instant(tmp_path: Path) -> None:
 def test_a_marker_without_a_name_is_refused(tmp_path: Path, name: object) -> None:
     site = AgentSite(tmp_path)
     with site.streaming():
+        site.flush()
         assert "printable name" in site.ask("marker", name=name)["error"]
 
 
@@ -142,8 +145,11 @@ def test_a_store_that_is_away_only_degrades(tmp_path: Path) -> None:
         site.write(0, 0, b"while the store is away")
         facts = site.facts_once(lambda facts: facts["lag_bytes"], "the lag shows")
         assert "no connection" in facts["state"]
-        hidden.rename(tmp_path / "container")
-        site.flush()
+        assert not site.ask("marker", name="now", timeout_seconds=5)["ok"]  # it could not name this instant
+        with ThreadPoolExecutor(1) as pool:
+            flushed = pool.submit(site.flush)  # which waits until the store is back
+            hidden.rename(tmp_path / "container")
+            flushed.result(60)
     assert site.restored("disk") == site.images[0]
 
 
