@@ -276,10 +276,16 @@ class Site:
         run([*self._apart(), *words], self.environment(self.base / "b" / "home")).must()
 
     def _apart(self) -> list[str]:
-        """What makes the protected site vanish for one command; without root only HOME is another."""
+        """What makes the protected site vanish, and a container in a directory read-only, for one command.
+
+        Without root only HOME is another.
+        """
         if os.geteuid() != 0 or shutil.which("unshare") is None:
             return []
-        script = f'mount -t tmpfs none {self.root} && exec "$@"'
+        script = f"mount -t tmpfs none {self.root} && "
+        if Path(self.store).is_dir():
+            script += f"mount --bind {self.store} {self.store} && mount -o remount,ro,bind {self.store} && "
+        script += 'exec "$@"'
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
 
 

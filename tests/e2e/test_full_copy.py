@@ -1,0 +1,210 @@
+"""What an agent cannot go on from is noticed and said; guests are served; a full copy protects again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from cdp_container.errors import BackingChanged
+from cdp_container.journal.record import FILE_HEADER_BYTES, decode_file_header, encode_file_header
+from cdp_container.journal.shared import SharedPages
+from tests.e2e.processes import Done
+from tests.e2e.site import MIB, Agent, Site, new_site
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+DB_BYTES = 16 * MIB
+NOTICE_SECONDS_MAX = 30.0
+JOURNAL_BYTES = 256 * MIB
+"""The least that a configuration may allow."""
+OTHER_BOOT = b"another boot id "
+LONG_AFTER_NS = 60 * 10**9
+WRITE_BYTES = 4 * MIB
+
+
+@contextmanager
+def protected() -> Iterator[tuple[Site, Agent]]:
+    """A site with something in the container, and its running agent."""
+    with new_site({"db": DB_BYTES}, with_key=True, extra=("rpo_target: 1s",)) as site:
+        site.init().must()
+        agent = site.start()
+        with site.client("db") as client:
+            client.write(0, os.urandom(3 * MIB))
+        site.flush_when_ready()
+        yield site, agent
+
+
+def write(site: Site, offset: int, length: int) -> None:
+    with site.client("db") as client:
+        client.write(offset, os.urandom(length))
+        client.flush()
+
+
+def assert_says(site: Site, *texts: str) -> None:
+    """Status ends with 3 and says this among the problems."""
+    last = Done(-1, "", "")
+
+    def said() -> bool:
+        nonlocal last
+        last = site.status()
+        return last.code == 3 and all(
+            any(text in problem for problem in last.json["problems"]) for text in texts
+        )
+
+    try:
+        wait_until(said, f"status says {texts}", NOTICE_SECONDS_MAX)
+    except AssertionError:
+        raise AssertionError(last.out) from None
+
+
+def assert_protected_again(site: Site, flag: str = "--full-copy") -> None:
+    """A full copy: then the container holds exactly what the guests see."""
+    site.start(flag)
+    site.flush_when_ready()
+    wait_until(lambda: site.status().code == 0, "protection is on target", NOTICE_SECONDS_MAX)
+    write(site, 5 * MIB, 100_000)
+    site.flush_when_ready()
+    target = site.base / "b" / "again.raw"
+    site.restore("db", target)
+    assert target.read_bytes() == site.backing("db").read_bytes()
+
+
+def test_a_disk_that_was_changed_while_no_agent_ran() -> None:
+    with protected() as (site, agent):
+        assert agent.stop() == 0
+        with site.backing("db").open("r+b") as file:
+            file.seek(7 * MIB)
+            file.write(b"an offline change")
+        moment_ns = site.backing("db").stat().st_mtime_ns + LONG_AFTER_NS
+        os.utime(site.backing("db"), ns=(moment_ns, moment_ns))
+        refused = site.launch()
+        assert refused.process.wait(NOTICE_SECONDS_MAX) == BackingChanged.exit_code
+        assert "error: " in refused.log()
+        assert "--keep-disk" in refused.log()
+        assert_says(site, "changed")
+        assert_protected_again(site, "--keep-disk")
+        assert b"an offline change" in (site.base / "b" / "again.raw").read_bytes()
+
+
+def test_a_disk_that_was_reverted_while_no_agent_ran() -> None:
+    with protected() as (site, agent):
+        before = site.base / "before.raw"
+        shutil.copy2(site.backing("db"), before)
+        write(site, 4 * MIB, 200_000)
+        assert agent.stop() == 0
+        shutil.copy2(before, site.backing("db"))
+        refused = site.launch()
+        assert refused.process.wait(NOTICE_SECONDS_MAX) == BackingChanged.exit_code
+        assert_protected_again(site, "--keep-disk")
+        assert (site.base / "b" / "again.raw").read_bytes()[4 * MIB : 4 * MIB + 200_000] == bytes(200_000)
+
+
+def test_a_disk_that_only_looks_changed() -> None:
+    with protected() as (site, agent):
+        assert agent.stop() == 0
+        moment_ns = site.backing("db").stat().st_mtime_ns + LONG_AFTER_NS
+        os.utime(site.backing("db"), ns=(moment_ns, moment_ns))
+        assert site.launch().process.wait(NOTICE_SECONDS_MAX) == BackingChanged.exit_code
+        assert_protected_again(site, "--redo")
+
+
+@pytest.mark.parametrize("what", ["everything", "all but the notes"])
+def test_a_host_that_was_reverted(what: str) -> None:
+    """Journal and disk of an earlier moment: the container knows more than they do."""
+    with protected() as (site, agent):
+        assert agent.stop() == 0
+        shutil.copytree(site.root, site.base / "snapshot")
+        agent = site.start()
+        write(site, 4 * MIB, 200_000)
+        site.flush_when_ready()
+        newest = site.backing("db").read_bytes()
+        point = site.points()[-1]["point"]
+        agent.kill_group()
+        notes = (site.journal / "notes.json").read_bytes()
+        shutil.rmtree(site.root)
+        shutil.copytree(site.base / "snapshot", site.root)
+        if what != "everything":
+            (site.journal / "notes.json").write_bytes(notes)
+        agent = site.start()
+        write(site, 9 * MIB, 10_000)
+        assert_says(site, "owned elsewhere" if what == "everything" else "refused")
+        assert site.flush(1.0).code != 0
+        assert agent.stop() == 0
+        if what != "everything":
+            assert_protected_again(site)
+        # What was protected before is still there.
+        target = site.base / "b" / "before.raw"
+        site.restore("db", target, "--at", point)
+        assert target.read_bytes() == newest
+
+
+def test_a_machine_that_went_down_hard() -> None:
+    with protected() as (site, agent):
+        agent.kill_group()
+        pretend_another_boot(site)
+        agent = site.start()
+        write(site, 2 * MIB, 10_000)
+        assert_says(site, "went down hard", "--full-copy")
+        assert agent.stop() == 0
+        assert_protected_again(site)
+
+
+def pretend_another_boot(site: Site) -> None:
+    """Write another boot id wherever the agent noted the one under which it ran."""
+    pages = SharedPages(site.journal / "shared")
+    page = pages.splitter.read()
+    assert page is not None
+    assert page.running
+    pages.splitter.publish(replace(page, boot=OTHER_BOOT), durable=True)
+    pages.close()
+    for path in (site.journal / "journal").iterdir():
+        with path.open("r+b") as file:
+            header = decode_file_header(file.read(FILE_HEADER_BYTES))
+            if header is not None:
+                file.seek(0)
+                file.write(encode_file_header(replace(header, boot=OTHER_BOOT)))
+
+
+def test_a_journal_that_is_full() -> None:
+    with protected() as (site, agent):
+        site.container.rename(site.base / "away")
+        with site.client("db") as client:
+            data = os.urandom(WRITE_BYTES)
+            for number in range(JOURNAL_BYTES // WRITE_BYTES + 8):
+                client.write(number * WRITE_BYTES % DB_BYTES, data)
+            client.flush()
+            client.write(MIB, b"guests notice nothing")
+            assert client.read(MIB, 21) == b"guests notice nothing"
+        (site.base / "away").rename(site.container)
+        assert_says(site, "the journal was full", "--full-copy")
+        journal_bytes = sum(path.stat().st_size for path in (site.journal / "journal").iterdir())
+        assert journal_bytes <= JOURNAL_BYTES
+        assert agent.stop() == 0
+        assert_protected_again(site)
+
+
+def test_a_host_that_was_cloned() -> None:
+    """Two agents with one identity: the one that fell behind is not the owner, and never writes."""
+    with protected() as (site, agent), new_site({"db": DB_BYTES}, store=site.store, with_key=True) as clone:
+        assert agent.stop() == 0
+        shutil.rmtree(clone.root)
+        shutil.copytree(site.root, clone.root)
+        clone.write_config()
+        site.start()
+        write(site, 4 * MIB, 10_000)
+        site.flush_when_ready()
+        clone.start()
+        write(clone, 6 * MIB, 10_000)
+        assert_says(clone, "owned elsewhere")
+        assert clone.flush(1.0).code != 0
+        write(site, 8 * MIB, 10_000)
+        site.flush_when_ready()
+        target = site.base / "b" / "ours.raw"
+        site.restore("db", target)
+        assert target.read_bytes() == site.backing("db").read_bytes() != clone.backing("db").read_bytes()
