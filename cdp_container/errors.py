@@ -70,8 +70,11 @@ class NotFound(CdpError):
     default_hint = "check the address; `rehydrate domains` lists what a store holds"
 
 
-class NoSuchBucket(NotFound):
-    """The store has no such bucket (or directory)."""
+class NoSuchBucket(CdpError):
+    """The store has no such bucket (or directory).
+
+    No kind of NotFound: where a key is free, a new object may be; where the bucket is gone, nothing is known.
+    """
 
     exit_code = 11
     default_hint = "create the bucket, or correct its name in the address"

@@ -18,7 +18,6 @@ from cdp_container.errors import (
     LimitExceeded,
     MissingObject,
     NewerFormat,
-    NoSuchBucket,
     NoSuchDomain,
     NotFound,
 )
@@ -166,8 +165,6 @@ def _newest(
 def _read_owner(store: Store, notes: list[str]) -> Owner:
     try:
         return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
-    except NoSuchBucket:
-        raise
     except NotFound:
         record = _highest_record(store)
     if record is None:

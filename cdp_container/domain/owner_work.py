@@ -35,6 +35,7 @@ from cdp_container.errors import (
     ForeignObject,
     MissingObject,
     NewerFormat,
+    NoSuchBucket,
     NotFound,
     PreconditionFailed,
     StoreFull,
@@ -57,7 +58,9 @@ def failure_of(error: CdpError) -> Failure:
             return Failure.CONTENTION
         case StoreThrottled() | AccessDenied() | StoreFull():
             return Failure.THROTTLED
-        case NotFound() | MissingObject() | DamagedObject() | ForeignObject() | NewerFormat():
+        case (
+            NotFound() | NoSuchBucket() | MissingObject() | DamagedObject() | ForeignObject() | NewerFormat()
+        ):
             return Failure.LOST
         case _:
             return Failure.UNKNOWN
@@ -101,7 +104,5 @@ def _read_epoch(store: Store, domain: bytes, epoch: int) -> EpochRead:
     key = epoch_key(epoch)
     try:
         return EpochRead(parse_epoch_record(store.get(key).data, key, domain))
-    except NotFound as error:
-        if type(error) is not NotFound:
-            raise  # no bucket is not the same as no record
+    except NotFound:
         return EpochRead(None)

@@ -75,6 +75,7 @@ class DirectoryStore:
         self._root = Path(path).absolute()
         self._clock = clock if clock is not None else SystemClock()
         self._synced: set[str] = set()
+        self._unsure: set[str] = set()  # directories whose last sync failed
         self._synced_lock = threading.Lock()
         self._swept = False
 
@@ -115,8 +116,12 @@ class DirectoryStore:
         errors = self._errors("create", key)
         with errors, self._parent(key, create=True) as parent, self._written(data) as new:
             os.fsync(new.fd)
-            os.link(new.name, _last(key), src_dir_fd=new.directory, dst_dir_fd=parent)
-            self._sync_directories(key, parent)
+            try:
+                os.link(new.name, _last(key), src_dir_fd=new.directory, dst_dir_fd=parent)
+            finally:
+                # Also where the key exists: whoever made it may have died, or failed, before this line,
+                # and an answer of "it is there" counts as stored.
+                self._sync_directories(key, parent)
             return tag_of(os.fstat(new.fd))
 
     def put_if(self, key: str, data: bytes, tag: str) -> str:
@@ -125,6 +130,7 @@ class DirectoryStore:
         with errors, self._parent(key) as parent, self._written(data) as new, self._locked():
             old = os.stat(_last(key), dir_fd=parent, follow_symlinks=False)
             if not stat.S_ISREG(old.st_mode) or tag_of(old) != tag:
+                self._sync_directories(key, parent)  # the other version must last, too
                 raise PreconditionFailed(f"replace {key} in {self.address}", "it is another version")
             make_later(new.fd, old.st_mtime_ns)
             os.fsync(new.fd)
@@ -139,8 +145,6 @@ class DirectoryStore:
                 with self._locked():
                     os.unlink(_last(key), dir_fd=parent)
                 os.fsync(parent)
-        except NoSuchBucket:
-            raise
         except NotFound:
             return
 
@@ -185,6 +189,9 @@ class DirectoryStore:
     def _open(self, key: str) -> Iterator[int]:
         """A regular file, open for reading; what it shows stays one version."""
         with self._parent(key) as parent:
+            if key.rpartition("/")[0] in self._unsure:
+                # Who reads back a write of unknown outcome takes what it shows for durable.
+                self._sync_directories(key, parent)
             fd = os.open(_last(key), _READ_FLAGS, dir_fd=parent)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -286,9 +293,12 @@ class DirectoryStore:
 
         Also of those that another process made: it may die before it syncs them.
         """
-        os.fsync(parent)
         above = key.rpartition("/")[0]
         with self._synced_lock:
+            self._unsure.add(above)
+        os.fsync(parent)
+        with self._synced_lock:
+            self._unsure.discard(above)
             if above in self._synced:
                 return
         while above:

@@ -125,8 +125,6 @@ class S3Store:
         try:
             with self._errors("delete", key):
                 self._control.delete_object(Bucket=self._settings.bucket, Key=self._full(key))
-        except NoSuchBucket:
-            raise
         except NotFound:
             return
 

@@ -6,9 +6,10 @@ import pytest
 
 from cdp_container.domain.ends import find_end, highest_epoch
 from cdp_container.domain.owner_types import End
-from cdp_container.errors import DamagedObject, MissingObject
+from cdp_container.errors import DamagedObject, MissingObject, NoSuchBucket
 from cdp_container.format.keys import epoch_key, segment_key
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.store.api import Blob
 from cdp_container.store.memory import MemoryStore
 from tests.containers import Site, write
 from tests.sim.clock import VirtualTime
@@ -115,3 +116,38 @@ def test_the_highest_epoch_is_found_in_records_and_in_segments(store: MemoryStor
     assert highest_epoch(store) == 7
     store.put_new(epoch_key(40), b"")
     assert highest_epoch(store) == 40
+
+
+class VanishingStore(MemoryStore):
+    """Its bucket is gone after `left` more reads."""
+
+    left = 1_000_000
+
+    def get(self, key: str) -> Blob:
+        self._read()
+        return super().get(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        self._read()
+        return super().get_range(key, start, length)
+
+    def _read(self) -> None:
+        if self.left == 0:
+            raise NoSuchBucket("read", "there is no such bucket")
+        self.left -= 1
+
+
+@pytest.mark.parametrize("protected", ["nothing", "the first cut"])
+def test_a_bucket_that_is_gone_is_no_end(protected: str) -> None:
+    """Its absence says nothing about the next key, and nothing about what was proven."""
+    store = VanishingStore(VirtualTime())
+    site, disk = begun(store)
+    first = site.cut([write(disk, 0, b"a" * 512)])
+    site.cut([write(disk, 0, b"b" * 512)])
+    place = NOWHERE if protected == "nothing" else first
+    before = store.left
+    find_end(store, site.domain, 1, place)
+    for left in range(before - store.left):
+        store.left = left
+        with pytest.raises(NoSuchBucket):
+            find_end(store, site.domain, 1, place)
