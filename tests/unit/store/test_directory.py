@@ -17,6 +17,7 @@ from cdp_container.errors import (
     LimitExceeded,
     NoSuchBucket,
     NotFound,
+    PreconditionFailed,
     StoreFull,
     StoreUnavailable,
 )
@@ -258,3 +259,49 @@ def test_reading_writes_nothing(root: Path) -> None:
     assert store.get("log/0001").data == b"x"
     assert len(list(store.list(""))) == 1
     assert sorted(path.name for path in root.iterdir()) == ["log"]
+
+
+def failing_directory_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fsync of a directory fails, as that of a dying disk does."""
+    fsync = os.fsync
+
+    def fails(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "dying")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fails)
+
+
+def test_what_exists_without_a_durable_name_is_not_called_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry that finds the key counts as stored: it must find it durable, also for another process."""
+    with monkeypatch.context() as broken:
+        failing_directory_sync(broken)
+        store = DirectoryStore(tmp_path)
+        for attempt in (store, store, DirectoryStore(tmp_path)):
+            with pytest.raises(StoreUnavailable):
+                attempt.put_new("log/1", b"segment")
+        with pytest.raises(StoreUnavailable):
+            store.get("log/1")
+    with pytest.raises(PreconditionFailed):
+        store.put_new("log/1", b"segment")
+    assert store.get("log/1").data == b"segment"
+
+
+def test_a_swap_without_a_durable_name_is_not_read_back_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path)
+    tag = store.put_new("domain/owner", b"old")
+    with monkeypatch.context() as broken:
+        failing_directory_sync(broken)
+        with pytest.raises(StoreUnavailable):
+            store.put_if("domain/owner", b"new", tag)
+        for read in (store.get, store.head):
+            with pytest.raises(StoreUnavailable):
+                read("domain/owner")
+        with pytest.raises(StoreUnavailable):
+            DirectoryStore(tmp_path).put_if("domain/owner", b"newer", tag)
+    assert store.get("domain/owner").data == b"new"
