@@ -137,9 +137,9 @@ class Engine:
             self._begin(self._epoch, page)
 
     def _wants_epoch(self, tail: Position) -> bool:
-        new = tail != self._outside.local.streamer().proven or bool(self.not_whole)
+        new = tail != self._outside.local.streamer().proven or self.not_whole or self._waiting
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
-        return new or waited_ns >= CLAIM_AFTER_NS
+        return bool(new) or waited_ns >= CLAIM_AFTER_NS
 
     def _allow(self, page: SplitterPage) -> None:
         """Exports may open where every source is whole."""

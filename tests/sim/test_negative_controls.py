@@ -137,6 +137,17 @@ def lose_the_newest_write(patch: pytest.MonkeyPatch, world: World) -> None:
     patch.setattr(build, "coalesce", lambda records: real(list(reversed(records))))
 
 
+def use_an_object_id_again(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Gives two segments of an epoch the same object id, and so the same keys and nonces."""
+    real = build.CutBuilder.seal
+
+    def seal(self: build.CutBuilder, effect: st.SealSegment) -> tuple[st.SegmentSealed, SealedObject]:
+        self._entropy = bytes
+        return real(self, effect)
+
+    patch.setattr(build.CutBuilder, "seal", seal)
+
+
 def protect_what_is_not_acknowledged(patch: pytest.MonkeyPatch, world: World) -> None:
     """Takes a put without an answer for one that was done."""
     real = Engine._put_ended
@@ -164,6 +175,7 @@ BROKEN: tuple[Break, ...] = (
     trim_before_proof,
     do_not_fence,
     lose_the_newest_write,
+    use_an_object_id_again,
     protect_what_is_not_acknowledged,
     forget_pending_nonces,
 )

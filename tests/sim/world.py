@@ -35,6 +35,7 @@ from tests.recovery import Recovery
 from tests.sim.clock import SECOND, VirtualTime
 from tests.sim.intruder import Intruder
 from tests.sim.journal import VOLUME_BYTES, SimJournal
+from tests.sim.sealing import CountingGCM
 from tests.sim.store import CALM, STORMY, SimStore
 
 PASSPHRASE = "simulated"
@@ -105,6 +106,7 @@ class World:
     answered: dict[str, Place] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        CountingGCM.used.clear()
         self.rng = Random(self.seed)
         self.time = VirtualTime()
         self.store = SimStore(self.time, self.rng)
