@@ -48,9 +48,9 @@ class Recovery:
 
     def markers(self) -> dict[str, Place]:
         """The cuts that have names."""
-        found = self._container.markers()
-        # Of a marker the reader gives the cut, or its place.
-        return {name: Place(*getattr(marked, "place", marked)) for name, marked in found.items()}
+        of_cuts = {name: place for place in self.cuts for name in getattr(self._cuts[place], "names", ())}
+        listed = getattr(self._container, "markers", dict)()
+        return of_cuts | {name: Place(*getattr(cut, "place", cut)) for name, cut in listed.items()}
 
     def is_whole(self, space: bytes, place: Place) -> bool:
         """Whether a volume is whole at a cut."""

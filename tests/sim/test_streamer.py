@@ -9,7 +9,9 @@ from tests.sim.world import world_of
 pytestmark = pytest.mark.sim
 
 STORY_SECONDS = 120.0
-FAILING_SEEDS: list[int] = []
+FAILING_SEEDS = [
+    2957,  # the last run had nothing to send, and the check called that unprotected
+]
 """Seeds that once failed, each for a reason of its own; never taken out."""
 
 
