@@ -6,6 +6,7 @@ It has nothing of the site that wrote: only the store and the passphrase.
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 from cdp_container.format.keys import LOG_PREFIX
 from cdp_container.format.place import Place
@@ -49,7 +50,7 @@ class Recovery:
     def markers(self) -> dict[str, Place]:
         """The cuts that have names."""
         of_cuts = {name: place for place in self.cuts for name in getattr(self._cuts[place], "names", ())}
-        listed = getattr(self._container, "markers", dict)()
+        listed: dict[str, Any] = getattr(self._container, "markers", dict)()
         return of_cuts | {name: Place(*getattr(cut, "place", cut)) for name, cut in listed.items()}
 
     def is_whole(self, space: bytes, place: Place) -> bool:
