@@ -1,8 +1,8 @@
 """The agent killed again and again under load: what was called protected is there, every cut is consistent.
 
-A round kills splitter, streamer, both, or the whole group at a random moment, or stops it cleanly; the
-supervisor or a new `run` brings it back. The seed is printed. Sites live long, so that history piles up:
-epochs upon epochs, catalogs, redo after redo.
+A round kills splitter, streamer, both, the supervisor or the whole group at a random moment, or stops it
+cleanly; the supervisor or a new `run` brings it back. The seed is printed. Sites live long, so that
+history piles up: epochs upon epochs, catalogs, redo after redo.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(0)]
 
 SEED = 20261
 VOLUMES = {"db": 8 * MIB, "log": 4 * MIB}
-KINDS = ("splitter", "streamer", "both", "group", "stop")
+KINDS = ("splitter", "streamer", "both", "group", "supervisor", "stop")
 ROUNDS_PER_SITE = 25
 """A fresh site after so many, or verifying a log of millions of writes takes longer than the rounds."""
 RESTORE_EVERY = 3
@@ -65,8 +65,9 @@ class Game:
         self._hit(kind)
         if number % RESTORE_EVERY == RESTORE_EVERY - 1:
             self.restore(f"round-{number}")
-        if not self.agent.alive or self.deaths > DEATHS_MAX:
+        if self.deaths > DEATHS_MAX:
             self.agent.kill_group()
+        if not self.agent.alive:
             self.agent, self.deaths = self.site.start(), 0
         self._let_write()
 
@@ -93,6 +94,9 @@ class Game:
             assert self.agent.stop() == 0, self.agent.log()
         elif kind == "group":
             self.agent.kill_group()
+        elif kind == "supervisor":
+            self.agent.process.kill()
+            self.agent.process.wait()
         else:
             self.deaths += 1
             self.agent.kill(*(("splitter", "streamer") if kind == "both" else (kind,)))

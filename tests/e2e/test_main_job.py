@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import command_line, processes, run
+from tests.e2e.processes import Done, command_line, processes, run
 from tests.e2e.site import MIB, Site, new_site
 from tests.servers.bucket import Bucket, fresh_bucket
 from tests.servers.s3 import S3Server
@@ -35,6 +35,7 @@ LOG_BYTES = 4 * MIB + 512
 """No power of two and no 4 KiB divides it."""
 VOLUMES = {"db": DB_BYTES, "log": LOG_BYTES}
 NOTICE_SECONDS_MAX = 30.0
+LEASE_SECONDS = 5
 COUNTERS = 400
 COUNTER_EVERY_BYTES = 4096
 
@@ -369,3 +370,30 @@ def gateway_pid(server: S3Server) -> int:
             if f"127.0.0.1:{port} " in configuration:
                 return pid
     raise AssertionError("no gateway runs at " + server.endpoint)
+
+
+def far_behind(site: Site) -> Done | None:
+    """The status, once it tells of writes that waited longer than a lease."""
+    done = site.status()
+    return done if (done.json["lag_seconds"] or 0) > LEASE_SECONDS else None
+
+
+def test_guests_go_on_while_the_streamer_stands_still_past_its_lease() -> None:
+    with new_site({"db": 2 * MIB}, extra=("rpo_target: 1s",)) as site:
+        site.init().must()
+        agent = site.start()
+        site.flush_when_ready()
+        streamer = agent.child("streamer")
+        assert streamer is not None
+        os.kill(streamer, signal.SIGSTOP)
+        try:
+            with site.client("db") as client:
+                client.write(0, b"x" * MIB, fua=True)
+                behind = wait_until(lambda: far_behind(site), "the lease has passed", NOTICE_SECONDS_MAX)
+                assert behind.code == 3
+                client.write(MIB, b"y" * 4096, fua=True)
+        finally:
+            os.kill(streamer, signal.SIGCONT)
+        site.flush_when_ready()
+        assert agent.child("streamer") == streamer, "a run whose lease passed goes on where nobody else came"
+        assert_restored(site, {"db": (b"x" * MIB + b"y" * 4096).ljust(2 * MIB, b"\0")}, "latest")
