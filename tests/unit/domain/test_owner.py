@@ -1,33 +1,24 @@
-"""The owner's step machine: what it asks for, in which order, and what it makes of every bad answer."""
+"""The owner's step machine on its way to an epoch, and in it: leases, proofs, records, the end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import replace
 
 import pytest
 
 from cdp_container.domain import owner
-from cdp_container.domain.owner_lease import IDLE_LEASE_SECONDS, RETRY_MAX_NS, THROTTLED_MAX_NS
+from cdp_container.domain.owner_lease import IDLE_LEASE_SECONDS
 from cdp_container.domain.owner_types import (
-    Activated,
     Activity,
     Claim,
-    Claimant,
     CountEpochs,
-    Effect,
     Elsewhere,
     End,
     EndFound,
     EpochRead,
     EpochsCounted,
-    EpochWritten,
-    Event,
     Failure,
-    Fenced,
     FindEnd,
-    Moment,
     NoteFenced,
     NoteNonces,
     NoteReleased,
@@ -35,7 +26,6 @@ from cdp_container.domain.owner_types import (
     OwnerRead,
     OwnerUnchanged,
     Paused,
-    Phase,
     Prove,
     Proven,
     ReadEpoch,
@@ -43,7 +33,6 @@ from cdp_container.domain.owner_types import (
     Release,
     Released,
     Resumed,
-    RunState,
     SwapOwner,
     Swapped,
     Tick,
@@ -53,132 +42,18 @@ from cdp_container.domain.owner_types import (
 )
 from cdp_container.format.domain import EpochRecord, Owner, OwnerState
 from cdp_container.format.place import NOWHERE, Place
-
-SECOND = 1_000_000_000
-DOMAIN = bytes(16)
-INSTANCE = b"i" * 16
-NOTED = b"n" * 16
-LEASE_SECONDS = 30
-LOST = OwnerFailed(Failure.UNKNOWN, "the reply was lost")
-REFUSED = OwnerFailed(Failure.PRECONDITION, "412")
-END = End(Place(4, 9, 12), b"d" * 32)
-
-EffectT = TypeVar("EffectT")
-
-
-def shown(**changes: object) -> Owner:
-    """`domain/owner` as an earlier run of this site left it."""
-    owned = Owner(
-        domain=DOMAIN,
-        name="shop",
-        version=5,
-        nonce=NOTED,
-        site="site-a",
-        instance=b"o" * 16,
-        epoch=4,
-        state=OwnerState.ACTIVE,
-        previous=3,
-        since_ns=1,
-        renewals=7,
-        lease_seconds=LEASE_SECONDS,
-        config=bytes(32),
-        protected=Place(4, 8, 11),
-    )
-    return replace(owned, **changes)  # type: ignore[arg-type]  # the tests name them
-
-
-def foreign(**changes: object) -> Owner:
-    """What another site wrote."""
-    return shown(nonce=b"f" * 16, site="site-b", instance=b"b" * 16, epoch=9, version=8, **changes)
-
-
-@dataclass
-class Play:
-    """Drives the machine; `effects` are those of the last step."""
-
-    known: Sequence[bytes] = (NOTED,)
-    now_ns: int = 1000 * SECOND
-    nonces: int = 0
-    effects: tuple[Effect, ...] = ()
-    state: RunState = field(init=False)
-
-    def __post_init__(self) -> None:
-        claimant = Claimant(DOMAIN, "site-a", INSTANCE, LEASE_SECONDS, "root", "run", "tests")
-        self.state = owner.begin(claimant, self.known, fenced=False, released=False)
-
-    def on(self, event: Event, after_seconds: float = 0.0) -> tuple[Effect, ...]:
-        self.now_ns += int(after_seconds * SECOND)
-        self.nonces += 1
-        moment = Moment(self.now_ns, 7, self.nonces.to_bytes(16, "big"))
-        self.state, self.effects = owner.step(self.state, event, moment)
-        return self.effects
-
-    def one(self, kind: type[EffectT]) -> EffectT:
-        """The one effect of this kind."""
-        found = [effect for effect in self.effects if isinstance(effect, kind)]
-        assert len(found) == 1, self.effects
-        return found[0]
-
-    def has(self, kind: type) -> bool:
-        return any(isinstance(effect, kind) for effect in self.effects)
-
-    def until_due(self) -> None:
-        """Let time pass until the machine wants to be woken, and wake it."""
-        due_ns = owner.due_ns(self.state)
-        assert due_ns is not None
-        self.now_ns = max(self.now_ns, due_ns)
-        self.on(Tick())
-
-    @property
-    def sent(self) -> Owner:
-        return self.one(SwapOwner).owner
-
-    # --- stages --------------------------------------------------------------------------------
-
-    def claiming(self, found: Owner | None = None) -> Play:
-        """The claim is sent."""
-        self.on(Claim())
-        assert self.effects == (ReadOwner(None),)
-        self.on(OwnerRead(found or shown(), "tag-0"))
-        assert self.sent.state is OwnerState.CLAIMING
-        return self
-
-    def finding(self) -> Play:
-        """The claim is done, the end is looked for."""
-        self.claiming().on(Swapped("tag-1"))
-        assert self.effects == (FindEnd(4, Place(4, 8, 11)),)
-        return self
-
-    def recording(self) -> Play:
-        """The epoch record is being written."""
-        self.finding().on(EndFound(END))
-        self.one(WriteEpoch)
-        return self
-
-    def activating(self) -> Play:
-        """The second swap is sent."""
-        self.recording().on(EpochWritten())
-        assert self.sent.state is OwnerState.ACTIVE
-        return self
-
-    def active(self) -> Play:
-        """The epoch is ours."""
-        self.activating().on(Swapped("tag-2"))
-        self.one(Activated)
-        return self
-
-    def renewing(self) -> Play:
-        """A renewal is sent."""
-        self.active().on(Tick(), after_seconds=LEASE_SECONDS / 3)
-        self.one(SwapOwner)
-        return self
-
-    def renewing_claim(self) -> Play:
-        """The claim is renewed while the end is looked for."""
-        self.finding().on(Tick(), after_seconds=LEASE_SECONDS / 3)
-        self.one(SwapOwner)
-        return self
-
+from tests.unit.domain.owner_play import (
+    DOMAIN,
+    END,
+    INSTANCE,
+    LEASE_SECONDS,
+    LOST,
+    NOTED,
+    SECOND,
+    Play,
+    foreign,
+    shown,
+)
 
 # --- the way to an epoch -------------------------------------------------------------------------
 
@@ -261,134 +136,6 @@ def test_the_end_is_looked_for_again_after_a_failure() -> None:
     assert not play.has(FindEnd)
     play.until_due()
     play.one(FindEnd)
-
-
-# --- swaps that go wrong ----------------------------------------------------------------------
-
-STAGES = ["claiming", "renewing_claim", "activating", "renewing"]
-HELD = STAGES[1:]
-
-
-def at(stage: str) -> Play:
-    play: Play = getattr(Play(), stage)()
-    return play
-
-
-def phase_after(stage: str) -> Phase:
-    """Where the machine is once the swap of that stage is done."""
-    following = {"claiming": Phase.FINDING, "renewing_claim": Phase.FINDING}
-    return following.get(stage, Phase.ACTIVE)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("failed", [LOST, REFUSED, OwnerFailed(Failure.THROTTLED, "503")])
-def test_a_lost_reply_is_settled_by_our_own_nonce(stage: str, failed: OwnerFailed) -> None:
-    play = at(stage)
-    sent = play.sent
-    play.on(failed)
-    if not play.has(ReadOwner):
-        play.until_due()
-    assert play.effects[-1] == ReadOwner(None)
-    play.on(OwnerRead(sent, "tag-x"))
-    assert not play.has(SwapOwner)
-    assert play.state.phase is phase_after(stage)
-    assert (play.state.tag, play.state.attempts) == ("tag-x", ())
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_old_version_proves_nothing_and_is_replaced_by_a_fresh_swap(stage: str) -> None:
-    play = at(stage)
-    first, tag = play.sent, play.one(SwapOwner).tag
-    before = play.state.seen
-    assert before is not None
-    play.on(LOST)
-    play.until_due()
-    play.on(OwnerRead(before, tag))
-    assert play.sent.nonce != first.nonce
-    assert play.one(SwapOwner).tag == tag
-    assert {first.nonce, play.sent.nonce} <= set(play.one(NoteNonces).nonces)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_late_first_attempt_that_beats_the_second_is_still_ours(stage: str) -> None:
-    play = at(stage)
-    first, tag = play.sent, play.one(SwapOwner).tag
-    before = play.state.seen
-    assert before is not None
-    play.on(LOST)
-    play.until_due()
-    play.on(OwnerRead(before, tag))
-    play.on(REFUSED)
-    if not play.has(ReadOwner):
-        play.until_due()
-    play.on(OwnerRead(first, "tag-late"))
-    assert not play.has(Fenced)
-    assert play.state.phase is phase_after(stage)
-    assert play.state.attempts == ()
-
-
-@pytest.mark.parametrize("stage", HELD)
-def test_a_foreign_version_fences_durably(stage: str) -> None:
-    play = at(stage)
-    play.on(REFUSED)
-    play.on(OwnerRead(foreign(), "tag-f"))
-    assert "site-b" in play.one(NoteFenced).why
-    play.one(Fenced)
-    assert play.on(Tick(), after_seconds=10_000) == ()
-    assert owner.due_ns(play.state) is None
-    assert not owner.may_put(play.state, play.now_ns)
-
-
-def test_a_claim_that_came_second_is_decided_again() -> None:
-    play = Play().claiming()
-    play.on(REFUSED)
-    play.on(OwnerRead(foreign(), "tag-f"))
-    assert play.has(Elsewhere)
-    assert not play.has(NoteFenced)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("failure", [Failure.CONTENTION, Failure.LOCAL])
-def test_what_was_certainly_not_done_is_tried_again_without_a_look(stage: str, failure: Failure) -> None:
-    play = at(stage)
-    first = play.sent
-    play.on(OwnerFailed(failure, "not done"))
-    assert play.effects == (Trouble("domain/owner", f"{failure.value}: not done"),)
-    play.until_due()
-    assert play.sent.nonce != first.nonce
-    assert play.sent.state is first.state
-
-
-@pytest.mark.parametrize(
-    ("failure", "most_ns"), [(Failure.UNKNOWN, RETRY_MAX_NS), (Failure.THROTTLED, THROTTLED_MAX_NS)]
-)
-def test_back_off_grows_to_its_cap_and_no_further(failure: Failure, most_ns: int) -> None:
-    play = Play()
-    play.on(Claim())
-    pauses = []
-    for _ in range(60):
-        play.on(OwnerFailed(failure, "away"))
-        due_ns = owner.due_ns(play.state)
-        assert due_ns is not None
-        pauses.append(due_ns - play.now_ns)
-        play.until_due()
-        assert play.effects == (ReadOwner(None),)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == most_ns
-
-
-def test_a_store_that_reads_but_does_not_write_is_not_hammered() -> None:
-    play = Play().renewing()
-    before, tag = play.state.seen, play.state.tag
-    assert before is not None
-    began_ns = play.now_ns
-    for _ in range(20):
-        play.on(LOST)
-        while not play.has(ReadOwner):
-            play.until_due()
-        play.on(OwnerRead(before, tag))
-        play.one(SwapOwner)
-    assert play.now_ns - began_ns > 100 * SECOND
 
 
 # --- the epoch record ----------------------------------------------------------------------------
