@@ -69,6 +69,14 @@ class Files(Protocol):
         """Return when everything written is on stable storage."""
         ...
 
+    def rename(self, path: Path, to: Path) -> None:
+        """Give a file another name, in place of what had it."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Delete a file."""
+        ...
+
     def sync_directory(self, path: Path) -> None:
         """Return when the names in a directory are on stable storage."""
         ...
@@ -153,6 +161,14 @@ class OsFiles:
     def fdatasync(self, fd: int) -> None:
         """See `Files.fdatasync`."""
         os.fdatasync(fd)
+
+    def rename(self, path: Path, to: Path) -> None:
+        """See `Files.rename`."""
+        path.rename(to)
+
+    def unlink(self, path: Path) -> None:
+        """See `Files.unlink`."""
+        path.unlink()
 
     def sync_directory(self, path: Path) -> None:
         """See `Files.sync_directory`."""

@@ -117,9 +117,6 @@ class JournalWriter:
         """
         fd = self._begin_file(generation, 0, beyond_limit)
         self._generation, self._offset, self._fd = generation, 0, fd
-        self._files.fdatasync(fd)
-        self._files.sync_directory(self._directory)
-        self._names_unsynced = False
 
     def append_write(self, source: int, offset: int, data: bytes | memoryview) -> Position:
         """Append a write; returns the position of its first record. All of it is in the journal on return.
@@ -184,6 +181,12 @@ class JournalWriter:
     # --- files -------------------------------------------------------------------------------
 
     def _begin_file(self, generation: int, start: int, beyond_limit: bool = False) -> int:
+        """A file with a durable name and a durable header, in that order.
+
+        Were a rename lost and the header kept, or a header lost and that of the next file kept, a
+        power loss would leave a gap amid the files; so a gap is always damage. It costs two syncs
+        for every file, which no write can do without.
+        """
         number = self._run[-1].number + 1 if self._run else 1
         path = self._directory / file_name(number)
         header = FileHeader(
@@ -192,7 +195,9 @@ class JournalWriter:
         try:
             fd = self._recycle(path) if self._free else self._create(path, beyond_limit)
             try:
+                self._files.sync_directory(self._directory)
                 self._files.pwritev(fd, (encode_file_header(header),), 0)
+                self._files.fdatasync(fd)
             except OSError:
                 self._files.close(fd)
                 raise
@@ -201,14 +206,14 @@ class JournalWriter:
                 raise JournalFull("making a journal file", f"{path}: {error.strerror}") from error
             raise
         self._run.append(_File(number, path, generation, start, start, self._file_bytes))
-        self._names_unsynced = True
+        self._names_unsynced = False
         return fd
 
     def _recycle(self, path: Path) -> int:
         """The oldest file under a new name. Its old content fits neither its new header nor its positions."""
         oldest = self._run[0]
         fd = self._files.open(oldest.path)
-        oldest.path.rename(path)
+        self._files.rename(oldest.path, path)
         self._run.popleft()
         self._free -= 1
         return fd
@@ -223,7 +228,7 @@ class JournalWriter:
             self._files.allocate(fd, self._file_bytes)
         except OSError:
             self._files.close(fd)
-            path.unlink()
+            self._files.unlink(path)
             raise
         return fd
 
@@ -236,15 +241,20 @@ class JournalWriter:
         free = min((self._files_before(position) for position in keep_from), default=0)
         self._free = max(0, min(free, len(self._run) - 1))
         while self._free and (self._free > SPARE_FILES_MAX or self._run[0].size_bytes != self._file_bytes):
-            self._run.popleft().path.unlink(missing_ok=True)
+            self._drop_oldest()
             self._free -= 1
         return self._free > 0
 
     def forget_older_generations(self) -> None:
-        """Delete every file of earlier generations."""
+        """Delete every file of earlier generations, durably."""
         while self._run[0].generation != self._generation:
-            self._run.popleft().path.unlink(missing_ok=True)
+            self._drop_oldest()
         self._free = 0
+        self._files.sync_directory(self._directory)
+
+    def _drop_oldest(self) -> None:
+        self._files.unlink(self._run.popleft().path)
+        self._names_unsynced = True
 
     def _files_before(self, position: Position) -> int:
         for index in range(len(self._run) - 1, -1, -1):
@@ -274,7 +284,8 @@ class JournalWriter:
                 if names:
                     self._files.sync_directory(self._directory)
             except OSError:
-                self._dirty = self._names_unsynced = True
+                self._dirty = True
+                self._names_unsynced |= names
                 self._unsynced += before
                 raise
             for fd in before:

@@ -7,7 +7,7 @@ process (`process`), what happens while guests write (`capture`).
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from cdp_container.errors import (
     LocalDiskFull,
     PositionUnknown,
 )
-from cdp_container.journal.files import list_numbers
+from cdp_container.journal.files import JournalFile, file_name, list_numbers
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Note
@@ -124,7 +124,7 @@ class _Opening:
             assert found is not None
             self._refuse_doubts(by_index, found, published is not None)
         end = found.end if found else NOWHERE
-        self._drop_files_beyond(end)
+        self._drop_other_files(end)
         generation = int.from_bytes(self.entropy(8), "little") or 1
         keeps_overflow = last.overflowed and not settings.full_copy
         writer = None if keeps_overflow else self._new_writer(generation, end)
@@ -174,16 +174,17 @@ class _Opening:
     # --- what is there -----------------------------------------------------------------------
 
     def _find(self, last: SplitterPage) -> Found | None:
-        """Judge the journal; None if there was never one.
+        """Judge the journal; None if there was never one. Nothing is changed.
 
         Raises:
-            JournalDamaged: it does not reach what was published or synced.
+            JournalDamaged: it does not reach what was published or synced, or files are missing.
         """
-        run = self.reader.files
-        if not run:
-            if last.running and not self.settings.full_copy:
+        if not self.reader.runs:
+            if last.tail != NOWHERE and not self.settings.full_copy:
                 raise JournalDamaged("opening the journal", f"the files in {self.directory} are gone")
             return None
+        run = self._run_that_counts(last.synced)
+        self.reader.follow(run)
         newest = run[-1].header
         index = self._file_of(last.synced)
         first = run[index or 0].header
@@ -200,9 +201,35 @@ class _Opening:
             synced,
             look_from,
             end.position,
-            max(end.last_time_ns, newest.wall_ns),
+            # Not the newest header: a start that died right after it neither wrote nor judged the disks.
+            max(end.last_time_ns, run[index or 0].header.wall_ns),
             same_boot or end.clean_stop,
         )
+
+    def _run_that_counts(self, synced: Position) -> Sequence[JournalFile]:
+        """The run of files that holds the synced point, if nothing that counts is outside of it."""
+        runs = self.reader.runs
+        run = next((run for run in reversed(runs) if _holds(run, synced)), None)
+        if run is None and synced != NOWHERE:  # recycled, as the page that a power loss left is an old one
+            run = next((run for run in runs if _begins_after(run[0], synced)), None)
+            if run is None:
+                raise JournalDamaged("opening the journal", f"no file holds {synced}, which was synced")
+        run = run or runs[0]
+        if run is not runs[-1]:  # never a power loss: a header is durable before the next file is begun
+            missing = self.directory / file_name(run[-1].header.number + 1)
+            raise JournalDamaged("opening the journal", f"{missing} is damaged or gone")
+        first = run[0].header.number
+        earlier = [number for number in list_numbers(self.directory) if number < first]
+        if earlier and not _holds(run, self._proven()):  # else they were trimmed, and a power loss undid it
+            raise JournalDamaged(
+                "opening the journal",
+                f"a file before {run[0].path} is damaged or gone, and what they hold was not sent yet",
+            )
+        return run
+
+    def _proven(self) -> Position:
+        streamer = self.pages.streamer.read()
+        return streamer.proven if streamer else NOWHERE
 
     def _file_of(self, position: Position) -> int | None:
         """The newest file that has room for `position`."""
@@ -218,8 +245,8 @@ class _Opening:
                 f"its valid records end at {end}, before {position}, which was reached once",
             ) from error
 
-    def _drop_files_beyond(self, end: Position) -> None:
-        """Delete what a power loss left behind the end: it was never synced."""
+    def _drop_other_files(self, end: Position) -> None:
+        """Delete what a power loss left behind the end, as it was never synced, and what it brought back."""
         last_index = self._file_of(end)
         kept = (
             {file.header.number for file in self.reader.files[: (last_index or 0) + 1]}
@@ -228,7 +255,7 @@ class _Opening:
         )
         for number, path in list_numbers(self.directory).items():
             if number not in kept:
-                path.unlink()
+                self.files.unlink(path)
 
     # --- going on ----------------------------------------------------------------------------
 
@@ -240,10 +267,9 @@ class _Opening:
             self.files, self.directory, settings.domain, self.boot, self.clock.wall_ns,
             settings.file_bytes, settings.limit_bytes, self.reader.files, end,
         )  # fmt: skip
-        streamer = self.pages.streamer.read()
         last = self.pages.splitter.read()
-        if streamer and last:
-            writer.trim((streamer.proven, last.synced))
+        if last:
+            writer.trim((self._proven(), last.synced))
         try:
             writer.begin_generation(generation, beyond_limit=settings.full_copy)
         except JournalFull:
@@ -282,3 +308,11 @@ class _Opening:
             self.files.fdatasync(fd)
         finally:
             self.files.close(fd)
+
+
+def _holds(run: Sequence[JournalFile], position: Position) -> bool:
+    return any(file.holds(position) for file in run)
+
+
+def _begins_after(file: JournalFile, position: Position) -> bool:
+    return file.header.generation == position.generation and file.header.start > position.offset

@@ -86,15 +86,16 @@ def read_file(path: Path, number: int, domain: bytes) -> JournalFile | None:
     return JournalFile(path, header, max(0, size_bytes - FILE_HEADER_BYTES))
 
 
-def run_of(files: Mapping[int, JournalFile]) -> Sequence[JournalFile]:
-    """The oldest files, as far as each goes on where the one before ends.
+def runs_of(files: Mapping[int, JournalFile]) -> Sequence[Sequence[JournalFile]]:
+    """The files in the order of their numbers, cut wherever one does not go on where the one before ends.
 
-    What comes after a break is what a power loss left of writes that were never synced: the
-    splitter drops it at its next start. A break anywhere else shows as a position that is not there.
+    A journal is one run. More are damage, or files that a power loss brought back: only who knows
+    which positions count (the splitter, at its start) can tell.
     """
-    run: list[JournalFile] = []
+    runs: list[list[JournalFile]] = []
     for _, file in sorted(files.items()):
-        if run and not run[-1].is_followed_by(file):
-            break
-        run.append(file)
-    return run
+        if runs and runs[-1][-1].is_followed_by(file):
+            runs[-1].append(file)
+        else:
+            runs.append([file])
+    return runs

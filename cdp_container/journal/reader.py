@@ -19,7 +19,7 @@ from typing import Final, Self
 from zlib import crc32
 
 from cdp_container.errors import JournalDamaged, PositionUnknown
-from cdp_container.journal.files import JournalFile, list_numbers, read_file, run_of
+from cdp_container.journal.files import JournalFile, list_numbers, read_file, runs_of
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.record import RECORD_HEADER_BYTES, Kind, Note, Record, decode_record_header
 
@@ -64,6 +64,7 @@ class JournalReader:
         self._domain = domain
         self._known: dict[int, JournalFile] = {}
         self._run: Sequence[JournalFile] = ()
+        self._first_number = 0
         self._open: OrderedDict[int, int] = OrderedDict()  # file number -> descriptor
         self._payload: tuple[Position, bytes] = (NOWHERE, b"")
         self.refresh()
@@ -82,11 +83,26 @@ class JournalReader:
         return self._run
 
     @property
+    def runs(self) -> Sequence[Sequence[JournalFile]]:
+        """All files that were there at the last look, see `runs_of`."""
+        return runs_of(self._known)
+
+    def follow(self, run: Sequence[JournalFile]) -> None:
+        """Read this run of files instead of the oldest."""
+        self._first_number = run[0].header.number
+        self.refresh()
+
+    @property
     def start(self) -> Position:
         """The oldest position, NOWHERE in an empty journal."""
         if not self._run:
             return NOWHERE
         return Position(self._run[0].header.generation, self._run[0].header.start)
+
+    @property
+    def is_from_the_beginning(self) -> bool:
+        """Whether nothing was ever written before `start`: no older file was let go of, or lost."""
+        return bool(self._run) and self.start.offset == 0 and self._run[0].header.previous == NOWHERE
 
     def refresh(self) -> None:
         """Look at the directory again; `records` and the others do so when they miss a position."""
@@ -100,7 +116,7 @@ class JournalReader:
             if file:
                 known[number] = file
         self._known = known
-        self._run = run_of(known)
+        self._run = next((run for run in self.runs if run[-1].header.number >= self._first_number), ())
         for number in [number for number in self._open if number not in known]:
             os.close(self._open.pop(number))
 

@@ -2,7 +2,8 @@
 
 Files are real files in a directory, so that everything reads them as it always does. What is
 written and not synced yet is remembered with what was there before; `lose_power` brings some of
-that back, in pieces of a sector, as a page cache that was written out by chance.
+that back, in pieces of a sector, as a page cache that was written out by chance. What was done to
+names in a directory and not synced is undone from some moment on, as a file system's log does it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Lossy(OsFiles):
         self.fail: Callable[[str, Path], OSError | None] = lambda name, path: None
         self._before: dict[int, dict[int, bytes]] = {}  # inode -> sector -> its durable content
         self._paths: dict[int, Path] = {}  # inode -> a path to it
+        self._undo: list[Callable[[], object]] = []  # what was done to names since they were synced
 
     def _call(self, name: str, fd: int) -> int:
         path = Path(os.readlink(f"/proc/self/fd/{fd}"))
@@ -67,6 +69,26 @@ class Lossy(OsFiles):
         inode = self._call("fdatasync", fd)
         self._before.pop(inode, None)
 
+    def open(self, path: Path, create: bool = False) -> int:
+        if create and not path.exists():
+            self._undo.append(lambda: path.unlink(missing_ok=True))
+        return super().open(path, create)
+
+    def rename(self, path: Path, to: Path) -> None:
+        self.calls.append(("rename", to))
+        super().rename(path, to)
+        self._undo.append(lambda: to.rename(path))
+
+    def unlink(self, path: Path) -> None:
+        self.calls.append(("unlink", path))
+        kept = path.parent.parent / f"unlinked-{len(self.calls)}"
+        path.rename(kept)
+        self._undo.append(lambda: kept.rename(path))
+
+    def sync_directory(self, path: Path) -> None:
+        self.calls.append(("sync_directory", path))
+        self._undo.clear()
+
     def allocate(self, fd: int, length: int) -> None:
         self._call("allocate", fd)
         super().allocate(fd, length)
@@ -83,6 +105,10 @@ class Lossy(OsFiles):
                         file.seek(sector * SECTOR_BYTES)
                         file.write(content)
         self._before.clear()
+        kept = rng.randrange(len(self._undo) + 1) if rng.random() < chance else len(self._undo)
+        for undo in reversed(self._undo[kept:]):
+            undo()
+        self._undo.clear()
 
     def _known_paths(self) -> list[Path]:
         directories = {path.parent for path in self._paths.values()}

@@ -14,6 +14,7 @@ import pytest
 from cdp_agent.splitter import opening
 from cdp_agent.splitter.files import Buffer
 from cdp_container.errors import JournalDamaged
+from cdp_container.journal.shared import StreamerPage
 from tests.unit.splitter.machine import SECTOR_BYTES, Lossy, Machine, Splitter
 
 VOLUME_BYTES = 256 << 10
@@ -180,7 +181,11 @@ def test_power_loss(machine: Machine, seed: int) -> None:
         guest.written[:] = machine.disk()
         guest.allowed.clear()
         shared = (machine.directory / "shared").read_bytes()
-        await guest.work(splitter, rng.randrange(60))
+        for _ in range(3):
+            await guest.work(splitter, rng.randrange(20))
+            if rng.random() < 0.5:
+                machine.pages.streamer.publish(StreamerPage(splitter.capture.page.tail))
+                splitter.capture.trim()
         splitter.release()
         machine.files.lose_power(rng, rng.choice([0.1, 0.5, 1.0]))
         if rng.random() < 0.5:
