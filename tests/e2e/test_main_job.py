@@ -390,6 +390,7 @@ def test_guests_go_on_while_the_streamer_stands_still_past_its_lease() -> None:
             with site.client("db") as client:
                 client.write(0, b"x" * MIB, fua=True)
                 behind = wait_until(lambda: far_behind(site), "the lease has passed", NOTICE_SECONDS_MAX)
+                assert behind is not None
                 assert behind.code == 3
                 client.write(MIB, b"y" * 4096, fua=True)
         finally:
