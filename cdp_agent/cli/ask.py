@@ -34,6 +34,7 @@ def _ask(config: Path, request: dict[str, Any], what: str, timeout_seconds: floa
     except OSError as error:
         raise AgentNotRunning(what, f"no streamer answers in {settings.journal.directory}") from error
     if not answer.get("ok"):
-        raise Incomplete(what, str(answer.get("error", "the streamer did not say why")), NOT_YET_HINT)
+        why = str(answer.get("error", "the streamer did not say why"))
+        raise Incomplete(what, why, str(answer.get("hint") or NOT_YET_HINT))
     place = answer["place"]
     return {"epoch": 0, "cut": 0} if place is None else dict(place)

@@ -19,7 +19,7 @@ from cdp_agent.streamer import steps
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.engine_types import Answered, Counters, Done, Epoch, Job, Lane, Outside, Shown, Wishes
 from cdp_agent.streamer.put import PutResult, put_object
-from cdp_agent.streamer.resume import epoch_keys, resume_position
+from cdp_agent.streamer.resume import epoch_keys, gap_in, resume_position
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.notes import Notes
@@ -107,8 +107,11 @@ class Engine:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
         seen_ns = self._outside.clock.wall_ns()
         page = self._splitter_page()
+        gap = "" if page is None else gap_in(page)
         if page is None:
             reply(Answered(None, "the splitter is not running yet"))
+        elif gap:
+            reply(Answered(None, gap, PositionUnknown.default_hint))
         elif len(self._waiting) >= steps.ASKED_MAX:
             reply(Answered(None, f"{steps.ASKED_MAX} others are waiting already"))
         else:
@@ -126,7 +129,10 @@ class Engine:
         return page if page is not None and page.generation and page.boot == self._boot else None
 
     def _look(self, page: SplitterPage, seen_ns: int) -> None:
-        tail = page.overflow_at if page.overflowed else page.tail
+        tail = page.tail
+        if page.overflowed:
+            # What guests wrote since is on their disks alone: no cut is newer than the overflow.
+            tail, seen_ns = page.overflow_at, min(seen_ns, page.overflow_ns)
         if tail != self.stream.tail and self.stream.tail != NOWHERE:
             self._owner(ot.Activity())
         self._stream(st.TailMoved(tail, seen_ns))
@@ -155,7 +161,11 @@ class Engine:
         to_copy, outside = self.not_whole, self._outside
         try:
             position = resume_position(
-                epoch, page, outside, everything=len(to_copy) == len(self._identity.sources)
+                epoch.end,
+                page,
+                outside.journal,
+                outside.local.streamer().proven,
+                everything=len(to_copy) == len(self._identity.sources),
             )
         except PositionUnknown as error:
             self.shown.standing = f"refused: {error}"

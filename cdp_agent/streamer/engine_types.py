@@ -127,10 +127,11 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What becomes of a marker or flush: `place` in the container, or why it will never be."""
+    """What becomes of a marker or flush: `place` in the container, or why it will never be and what to do."""
 
     place: Place | None
     why: str = ""
+    hint: str = ""
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
+from cdp_agent.streamer.resume import first_position
 from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
@@ -29,21 +30,24 @@ class Lag:
         self._known: tuple[Position, int | None] | None = None
 
     def measure(self, splitter: SplitterPage | None, ours: StreamerPage, wall_ns: int) -> dict[str, Any]:
-        """Seconds since the oldest unprotected write, and bytes of journal from there on; None: unknown."""
+        """Seconds since the oldest unprotected write, and bytes of journal from there on; None: unknown.
+
+        After an overflow guests write on, and no journal knows how much.
+        """
         if splitter is None or not splitter.generation:
             return {"lag_seconds": None, "lag_bytes": None}
+        end = splitter.overflow_at if splitter.overflowed else splitter.tail
         try:
-            start = ours.proven if ours.proven != NOWHERE else self._journal.start
-            if start in (NOWHERE, splitter.tail):
-                return {"lag_seconds": 0.0, "lag_bytes": 0}
-            oldest_ns = self._oldest_ns(start, splitter.tail)
-            if oldest_ns is None:
-                return {"lag_seconds": 0.0, "lag_bytes": 0}
-            seconds = max(0.0, (wall_ns - oldest_ns) / 1e9)
-            lag_bytes = self._journal.distance_bytes(start, splitter.tail)
-            return {"lag_seconds": round(seconds, 3), "lag_bytes": lag_bytes}
+            start = ours.proven if ours.proven != NOWHERE else first_position(self._journal)
+            oldest_ns = None if start == end else self._oldest_ns(start, end)
+            lag_bytes = 0 if oldest_ns is None else self._journal.distance_bytes(start, end)
         except CdpError as error:
             return {"lag_seconds": None, "lag_bytes": None, "lag_unknown": str(error)}
+        since_ns = wall_ns if oldest_ns is None else oldest_ns
+        if splitter.overflowed:
+            since_ns = min(since_ns, splitter.overflow_ns)
+        seconds = round(max(0.0, (wall_ns - since_ns) / 1e9), 3)
+        return {"lag_seconds": seconds, "lag_bytes": None if splitter.overflowed else lag_bytes}
 
     def _oldest_ns(self, start: Position, tail: Position) -> int | None:
         """When the first write behind `start` was made; None while there is none."""

@@ -41,6 +41,11 @@ class Journal(Protocol):
         """The oldest position, NOWHERE in an empty journal."""
         ...
 
+    @property
+    def is_from_the_beginning(self) -> bool:
+        """Whether nothing that was ever captured lay before `start`."""
+        ...
+
     def contains(self, position: Position, tail: Position) -> bool:
         """Whether the position is between two records and not beyond `tail`."""
         ...

@@ -236,7 +236,7 @@ class _Runner:
     def _handle(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
         def reply(answered: Answered) -> None:
             if answered.place is None:
-                answer({"ok": False, "error": answered.why})
+                answer({"ok": False, "error": answered.why, "hint": answered.hint})
             else:
                 answer({"ok": True, "place": place_of(answered.place)})
 

@@ -89,6 +89,10 @@ class SimJournal:
             return self.changes[self.trimmed].record.position
         return self.tail
 
+    @property
+    def is_from_the_beginning(self) -> bool:
+        return self.trimmed == 0
+
     def contains(self, position: Position, tail: Position) -> bool:
         number = self._number_of.get(position)
         return number is not None and self.trimmed <= number <= self._number_of[tail]

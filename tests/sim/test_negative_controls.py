@@ -13,12 +13,12 @@ import pytest
 from cdp_agent.streamer import build, coalesce, engine, resume
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.engine import Engine
-from cdp_agent.streamer.engine_types import Epoch, Outside
-from cdp_agent.streamer.payloads import Chunk, chunks_of
+from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.put import PutResult
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.notes import Notes
+from cdp_container.domain.owner_types import End
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.domain import Owner
 from cdp_container.format.layout import ExtentKind
@@ -50,8 +50,10 @@ def resume_at_a_local_note(patch: pytest.MonkeyPatch, world: World) -> None:
 
     real = resume.resume_position
 
-    def resume_there(epoch: Epoch, page: SplitterPage, outside: Outside, everything: bool) -> Position:
-        return notes[-1] if notes else real(epoch, page, outside, everything)
+    def resume_there(
+        end: End, page: SplitterPage, journal: Journal, proven: Position, everything: bool
+    ) -> Position:
+        return notes[-1] if notes else real(end, page, journal, proven, everything)
 
     patch.setattr(Engine, "_cut_read", noting)
     patch.setattr(engine, "resume_position", resume_there)
