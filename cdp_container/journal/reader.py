@@ -94,7 +94,8 @@ class JournalReader:
 
     @property
     def start(self) -> Position:
-        """The oldest position, NOWHERE in an empty journal."""
+        """The oldest position, NOWHERE in an empty journal. Looks at the directory anew."""
+        self.refresh()  # a journal that was empty when we looked last may hold guests' writes by now
         if not self._run:
             return NOWHERE
         return Position(self._run[0].header.generation, self._run[0].header.start)
@@ -102,7 +103,8 @@ class JournalReader:
     @property
     def is_from_the_beginning(self) -> bool:
         """Whether nothing was ever written before `start`: no older file was let go of, or lost."""
-        return bool(self._run) and self.start.offset == 0 and self._run[0].header.previous == NOWHERE
+        start = self.start
+        return start != NOWHERE and start.offset == 0 and self._run[0].header.previous == NOWHERE
 
     def refresh(self) -> None:
         """Look at the directory again; `records` and the others do so when they miss a position."""

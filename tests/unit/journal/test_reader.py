@@ -9,7 +9,7 @@ import pytest
 
 from cdp_container.errors import JournalDamaged, PositionUnknown
 from cdp_container.journal.files import file_name
-from cdp_container.journal.position import Position
+from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Kind, Note
 from tests.unit.journal.building import DOMAIN, JournalBuilder
@@ -95,6 +95,17 @@ def test_files_that_come_later_are_found(builder: JournalBuilder) -> None:
         builder.begin_generation(9)
         builder.write(0, 0, b"c")
         assert payloads(reader, start, builder.at) == [b"a", b"b", b"c"]
+
+
+def test_a_journal_that_began_after_it_was_opened_has_a_start(tmp_path: Path) -> None:
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        assert reader.start == NOWHERE
+        assert not reader.is_from_the_beginning
+        made = JournalBuilder(tmp_path)
+        made.begin_generation(7)
+        made.write(0, 0, b"a")
+        assert reader.is_from_the_beginning
+        assert reader.start == Position(7, 0)
 
 
 def test_files_that_are_trimmed_while_others_come_do_not_confuse_it(builder: JournalBuilder) -> None:
