@@ -31,6 +31,8 @@ from cdp_container.journal.shared import SplitterPage
 
 CLAIM_AFTER_NS: Final = 10_000_000_000
 """A run with nothing to send claims its epoch so long after its start: the lease is due."""
+SAVE_AGAIN_NS: Final = 1_000_000_000
+"""Between two attempts to note that a copy is done."""
 
 
 class Engine:
@@ -64,6 +66,8 @@ class Engine:
         self._epoch: Epoch | None = None
         self._builder: CutBuilder | None = None
         self._copying: tuple[bytes, ...] = ()
+        self._copied = False
+        self._save_again_ns = 0
         self._generation = 0
         self._segments: dict[int, SealedObject] = {}
         self._catalogs: dict[tuple[int, int], SealedObject] = {}
@@ -95,6 +99,7 @@ class Engine:
             self.shown.standing = "waiting for the splitter"
         else:
             self._look(page, seen_ns)
+            self._note_whole()
         self._owner(ot.Tick())
         self._stream(st.Tick())
 
@@ -387,16 +392,24 @@ class Engine:
 
     def _protected(self, effect: st.Protected) -> None:
         local = self._outside.local
-        if effect.whole and self._copying:
-            page = local.splitter()
-            if page is None or page.generation != self._generation:
-                raise PositionUnknown("the copy was given up", "the splitter started again meanwhile")
-            # Durable before exports open: later runs may open them without asking the store.
-            whole = self._notes.whole | frozenset(self._copying)
-            if self._save(replace(self._notes, whole=whole)):
-                self._copying = ()
-                self.shown.standing = "streaming"
+        self._copied = self._copied or effect.whole
+        self._note_whole()
         local.publish(replace(local.streamer(), proven=effect.position))
+
+    def _note_whole(self) -> None:
+        """Once all copies are protected: note it, again and again until that is durable."""
+        now_ns = self._outside.clock.boottime_ns()
+        if not (self._copying and self._copied) or now_ns < self._save_again_ns:
+            return
+        page = self._outside.local.splitter()
+        if page is None or page.generation != self._generation:
+            raise PositionUnknown("the copy was given up", "the splitter started again meanwhile")
+        # Durable before exports open: later runs may open them without asking the store.
+        whole = self._notes.whole | frozenset(self._copying)
+        self._save_again_ns = now_ns + SAVE_AGAIN_NS
+        if self._save(replace(self._notes, whole=whole)):
+            self._copying = ()
+            self.shown.standing = "streaming"
 
     def _fence(self, why: str) -> None:
         """Never write again. The note outlasts this run; without it the next run would find the same."""

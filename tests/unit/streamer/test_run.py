@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import Fenced
+from cdp_agent.streamer import local
+from cdp_container.domain.notes import Notes, save_notes
+from cdp_container.errors import Fenced, LocalDiskFull
 from cdp_container.format.domain import build_owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.journal.record import Kind
@@ -87,6 +90,30 @@ def test_a_volume_with_content_is_copied_before_exports_may_open(tmp_path: Path)
         site.flush()
     assert site.restored("disk") == site.images[0]
     assert site.restored("empty") == site.images[1]
+
+
+def test_a_copy_is_noted_as_soon_as_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cut comes after the last copy while the exports are closed: nothing else would note it."""
+    full = threading.Event()
+    full.set()
+
+    def save(directory: Path, notes: Notes) -> None:
+        if full.is_set() and notes.whole:
+            raise LocalDiskFull("write notes.json", "no space left on device")
+        save_notes(directory, notes)
+
+    monkeypatch.setattr(local, "save_notes", save)
+    site = AgentSite(tmp_path, whole=False)
+    site.fill(0, 0, b"content")
+    with site.streaming():
+        site.facts_once(lambda facts: facts.get("protected") and "notes" in facts["troubles"], "it fails")
+        assert site.notes().whole == frozenset()
+        full.clear()
+        wait_until(lambda: site.notes().whole, "it is noted", DEADLINE_SECONDS)
+        facts = site.facts_once(lambda facts: facts["state"] == "streaming", "it streams")
+    assert "notes" not in facts["troubles"]
 
 
 def test_an_overflow_is_refused_and_shown(tmp_path: Path) -> None:
