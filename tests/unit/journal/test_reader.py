@@ -100,7 +100,6 @@ def test_files_that_come_later_are_found(builder: JournalBuilder) -> None:
 def test_a_journal_that_began_after_it_was_opened_has_a_start(tmp_path: Path) -> None:
     with JournalReader(tmp_path, DOMAIN) as reader:
         assert reader.start == NOWHERE
-        assert not reader.is_from_the_beginning
         made = JournalBuilder(tmp_path)
         made.begin_generation(7)
         made.write(0, 0, b"a")
