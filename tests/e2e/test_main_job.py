@@ -398,3 +398,21 @@ def test_guests_go_on_while_the_streamer_stands_still_past_its_lease() -> None:
         site.flush_when_ready()
         assert agent.child("streamer") == streamer, "a run whose lease passed goes on where nobody else came"
         assert_restored(site, {"db": (b"x" * MIB + b"y" * 4096).ljust(2 * MIB, b"\0")}, "latest")
+
+
+def test_the_first_writes_count_where_the_streamer_was_up_before_the_journal() -> None:
+    with new_site({"db": 2 * MIB}) as site:
+        site.init().must()
+        agent = site.launch()
+        splitter = wait_until(lambda: agent.child("splitter"), "the splitter was started", NOTICE_SECONDS_MAX)
+        assert splitter is not None
+        os.kill(splitter, signal.SIGSTOP)
+        wait_until(lambda: bool(site.facts()), "the streamer is up", NOTICE_SECONDS_MAX)
+        assert not list((site.journal / "journal").iterdir())
+        os.kill(splitter, signal.SIGCONT)
+        wait_until(lambda: site.is_open(agent), "the exports are open", NOTICE_SECONDS_MAX)
+        with site.client("db") as client:
+            client.write(4096, b"the first write of all")
+        site.flush_when_ready()
+        expected = bytes(4096) + b"the first write of all"
+        assert_restored(site, {"db": expected.ljust(2 * MIB, b"\0")}, "latest")
