@@ -297,6 +297,7 @@ def new_site(
     secrets: Mapping[str, str] | None = None,
     encrypted: bool = True,
     with_key: bool = False,
+    journal_limit: str = "256MiB",
     extra: tuple[str, ...] = (),
 ) -> Iterator[Site]:
     """A site with empty backing files and a configuration; not initialised.
@@ -310,7 +311,7 @@ def new_site(
         (base / "b").mkdir()
         if store is None:
             (base / "c").mkdir()
-        settings = f"journal: {{directory: {base}/a/j, limit: 256MiB}}\ncut_every: 200ms\nlease: 5s"
+        settings = f"journal: {{directory: {base}/a/j, limit: {journal_limit}}}\ncut_every: 200ms\nlease: 5s"
         if not encrypted:
             settings += "\nencryption: none"
         if with_key:
