@@ -1,493 +1,496 @@
 """An independent reader of containers: the promise that the data outlives the tools that wrote it.
 
-Written from docs/container-format.md alone ("§" is a section of that page). It shares no code with the
-project: this file and reader_objects.py beside it need Python 3.11, `zstandard` and `cryptography`.
-It prefers being plain to being quick: it reads whole objects, verifies what the page says must be, and
-ignores catalogs, which are only shortcuts.
+Written from docs/container-format.md alone ("§" is a section of it), it shares no code with the project.
 
     python reader.py CONTAINER_DIR list
-    python reader.py CONTAINER_DIR restore VOLUME_NAME TARGET_FILE [--cut EPOCH.NUMBER | --marker NAME]
-
-CONTAINER_DIR is a copy of a container, brought by any S3 tool. Nothing is ever written to it.
+    python reader.py CONTAINER_DIR restore VOLUME TARGET_FILE [--cut EPOCH.NUMBER | --marker NAME]
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import contextlib
+import hmac
 import itertools
+import json
+import re
+import struct
 import sys
-from collections import defaultdict
+import zlib
+from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from hashlib import scrypt, sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-if TYPE_CHECKING or __package__:
-    from tests.reader_objects import (
-        CATALOG_BYTES_MAX,
-        DATA,
-        DOMAIN_JSON_BYTES_MAX,
-        EXTENT_DATA_BYTES_MAX,
-        KEYS,
-        LEDGER,
-        NONE,
-        PACK,
-        SEGMENT,
-        SPACE_BYTES_MAX,
-        Keys,
-        Object,
-        Place,
-        ReaderError,
-        Record,
-        must,
-        parse_json,
-        parse_place,
-        refusing,
-    )
-else:  # run as a program, wherever the two files lie
-    from reader_objects import (
-        CATALOG_BYTES_MAX,
-        DATA,
-        DOMAIN_JSON_BYTES_MAX,
-        EXTENT_DATA_BYTES_MAX,
-        KEYS,
-        LEDGER,
-        NONE,
-        PACK,
-        SEGMENT,
-        SPACE_BYTES_MAX,
-        Keys,
-        Object,
-        Place,
-        ReaderError,
-        Record,
-        must,
-        parse_json,
-        parse_place,
-        refusing,
-    )
+import zstandard
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-OBJECTS_KEPT = 4  # decoded objects held at a time, at most 64 MiB of index each
-Run = tuple[int, int, int, int, bytes]  # §3, a row of `runs`: kind, epoch, first, last, digest of the last
+# §7: what is beyond these is refused before memory is taken for it.
+PREAMBLE_BYTES_MAX, KEY_BLOCK_BYTES_MAX, KEY_WRAPS_MAX, NOT_WHOLE_MAX, PARTS_MAX = 65536, 16384, 64, 1024, 64
+HEADER_BYTES_MAX, INDEX_BYTES_MAX, BULK_INDEX_BYTES_MAX = 262144, 1048576, 67108864
+SECTION_OVERHEAD_BYTES_MAX, OBJECT_BYTES_MAX, CATALOG_BYTES_MAX = 65536, 16777216, 134217728
+EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX, SPACE_BYTES_MAX = 65536, 2147483648, 9223372036854775807
+FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, SUM_BLOCK_BYTES = 262144, 262656, 4096
+RECORD_KEY_BYTES_MAX, RECORD_VALUE_BYTES_MAX, DOMAIN_JSON_BYTES_MAX = 65536, 524288, 4194304
+SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX = 1048576, 8, 4
+
+NONE, IN_FORCE = 0xFFFFFFFF, 3  # no row; the kind of runs that name packs in force
+DATA, ZERO, DISCARD = 1, 2, 3  # kinds of extents
+SEGMENT, PACK, CATALOG, LEDGER = 1, 2, 3, 4  # kinds of objects; §1: and their keys, by epoch and number
+KEYS = {SEGMENT: "log/{:010}/{:012}", PACK: "packs/{:010}/{:012}"}
+KEYS |= {CATALOG: "catalog/{:010}/[0-9]-{:012}", LEDGER: "packs/{:010}/ledger-{:012}"}
+PREAMBLE = struct.Struct("<8xHHI16s16s9QII16xq16x32sIIIIQHHI80s")  # §2; x is not needed here
+Preamble = namedtuple(
+    "Preamble",
+    "format kind preamble_length domain object_id epoch seq base_epoch base_cut base_seq end_epoch end_cut "
+    "end_seq cut flags not_whole_count cut_time_ns previous_digest header_stored header_raw index_stored "
+    "index_raw frames_stored section_codec cipher key_block_length wrapped_content_key",
+)
+BOTH = {b"spaces": "<16s", b"extents": "<QIIIIIB3x", b"sums": "<16s", b"frames": "<IIIIIB3x"}
+BOTH |= {b"records": "<8sIIIIII", b"blob": ""}  # §3: parts and the layouts of their rows; x is reserved
+PARTS = {SEGMENT: BOTH, PACK: BOTH | {b"order": "<QQQ", b"seals": "<16sII", b"keys": "<80s"}}
+PARTS |= {CATALOG: {b"entries": "<H2xIIIQQ32s", b"heads": ""}, LEDGER: {b"runs": "<H6xQQQ32s"}}
+LAYOUTS = {name: layout for parts in PARTS.values() for name, layout in parts.items()}
+NEEDED = {b"space+": 1, b"space=": 1, b"space-": 1, b"marker": 0, b"cut": 0}  # records, and critical bits
+RECORDS = NEEDED | {b"name+": 1, b"name-": 1, b"tree+": 1, b"tree-": 1, b"vm": 0}
+
+Place = namedtuple("Place", "epoch cut seq")  # §6: a cut and its last segment; all 0: none
+Cut = namedtuple("Cut", "place not_whole time_ns names")  # a complete one; names are those of its markers
+Epoch = namedtuple("Epoch", "site base end last")  # `last`: the last seq that counts; None in the newest
+Record = namedtuple("Record", "name key value")
+Layer = namedtuple("Layer", "place key row records")  # what a segment changed; once collected: in a pack
+
+FAULTS: Any = (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError, struct.error)
+FAULTS += (zstandard.ZstdError, InvalidTag)  # what damage and lies end in
 
 
-class Cut(NamedTuple):
-    """A state of the domain that can be asked for."""
+class ReaderError(Exception):
+    """A refusal: the key of the object that is missing, damaged or not understood, and why."""
 
-    place: Place
-    complete: bool
-    not_whole: frozenset[bytes]  # sources that must not be restored from it
-    time_ns: int
-
-
-class Segment(NamedTuple):
-    """What is remembered of a segment that was read; `cut` is what it says of the cut that it is part of."""
-
-    key: str
-    cut: Cut
-    digest: bytes
-    previous_digest: bytes
-    records: list[Record]
+    def __init__(self, key: str, why: object) -> None:
+        super().__init__(f"{key}: {str(why) or 'does not open: damaged, or sealed with another key'}")
+        self.key = key
 
 
-class Pack(NamedTuple):
-    """What is remembered of a pack that was read."""
-
-    key: str
-    order: list[tuple[int, int, int]]  # epoch, seq, cut of the segments that its rows come from
-    records: list[Record]
+def must(condition: object, why: str) -> None:
+    """What the page says must be; whoever catches the error knows of which object."""
+    if not condition:
+        raise ValueError(why)
 
 
-class Step(NamedTuple):
-    """What one cut changed: its records in order; keys and order rows of the objects with its extents."""
+def parse_place(value: dict[str, int]) -> Place:
+    return Place(int(value["epoch"]), int(value["cut"]), int(value["seq"]))
 
-    records: list[Record]
-    sources: list[tuple[str, int]]
+
+def decompress(codec: int, data: bytes, raw_bytes: int) -> bytes:
+    """Undo a codec (§2), never taking more memory than the raw length that was stated."""
+    if codec == 1:
+        must(zstandard.frame_content_size(data) == raw_bytes, "has a zstd frame of a wrong length")
+        data = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    must(codec in (0, 1) and len(data) == raw_bytes, "has an unknown codec, or is of another length")
+    return data
+
+
+def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
+    extracted = hmac.digest(salt or bytes(32), key, "sha256")
+    return hmac.digest(extracted, info + b"\1", "sha256")  # 32 bytes of output are the first block
+
+
+def public_of(private: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def unwrap(private: bytes, wrapped: bytes, domain: bytes, info: bytes) -> bytes:
+    """Open `E || GCM(...)`, the shape of a wrapped content key (§5)."""
+    must(len(wrapped) == 80, "has a wrapped key of a wrong length")
+    ephemeral = X25519PublicKey.from_public_bytes(wrapped[:32])
+    shared = X25519PrivateKey.from_private_bytes(private).exchange(ephemeral)
+    secret = AESGCM(hkdf(shared, wrapped[:32] + public_of(private), info))
+    return secret.decrypt(bytes(12), wrapped[32:], domain)
+
+
+class Keys:
+    """The domain's private key (§5), opened once with what the user has: a passphrase, or a private key."""
+
+    def __init__(self, domain: bytes, *secrets: str | bytes | None) -> None:
+        self.domain, self.private = domain, b""
+        self.passphrase = next((secret for secret in secrets if isinstance(secret, str)), None)
+        self.held = next((secret for secret in secrets if isinstance(secret, bytes)), None)
+
+    def unlock(self, block: dict[str, Any]) -> None:
+        """Get from a key block to the private key; unknown wraps are skipped, and those of other people."""
+        must(block["format"] == 1 and len(block["wraps"]) <= KEY_WRAPS_MAX, "has an unknown key block")
+        found = [key for key in (self.private, self.held) if key]
+        for wrap in block["wraps"] if not self.private else []:
+            if wrap["type"] == "recipient" and self.held and wrap["public"] == public_of(self.held).hex():
+                found += [unwrap(self.held, bytes.fromhex(wrap["sealed"]), self.domain, b"cdp recipient v1")]
+            elif wrap["type"] == "passphrase" and self.passphrase is not None:
+                salt, n, r, p = bytes.fromhex(wrap["salt"]), int(wrap["n"]), int(wrap["r"]), int(wrap["p"])
+                cheap = n <= SCRYPT_N_MAX and r <= SCRYPT_R_MAX and p <= SCRYPT_P_MAX
+                must(cheap and wrap["kdf"] == "scrypt", "asks for an unknown or too costly kdf")
+                key = scrypt(self.passphrase.encode(), salt=salt, n=n, r=r, p=p, maxmem=2**31 - 1, dklen=32)
+                if hkdf(key, b"", b"cdp passphrase check v1")[:8].hex() == wrap["check"]:
+                    secret = AESGCM(hkdf(key, b"", b"cdp passphrase wrap v1"))
+                    nonce, sealed = bytes.fromhex(wrap["nonce"]), bytes.fromhex(wrap["sealed"])
+                    found.append(secret.decrypt(nonce, sealed, self.domain))
+        self.private = next((key for key in found if public_of(key).hex() == block["public"]), b"")
+        must(self.private, "is sealed; wrong or no passphrase or private key was given")
+
+
+class Object:
+    """One object under log/, packs/ or catalog/ (§2, §3), verified and decoded; frames open on demand."""
+
+    def __init__(self, key: str, data: bytes, keys: Keys) -> None:
+        self.key, self.data, self.keys, self.digest = key, data, keys, data[-32:]
+        must(data[:8] == b"CDPOBJ\r\n" and len(data) >= PREAMBLE.size, "is not an object of a container")
+        self.pre = pre = Preamble._make(PREAMBLE.unpack_from(data))
+        must(pre.format == 1, f"has format {pre.format}; this reader knows 1")
+        sources_end = PREAMBLE.size + 16 * pre.not_whole_count
+        end = sources_end + pre.key_block_length
+        must(pre.preamble_length == end + 32 <= PREAMBLE_BYTES_MAX, "has a preamble of a wrong length")
+        must(sha256(data[:end]).digest() == data[end : end + 32], "is damaged: wrong preamble digest")
+        named = pre.kind in KEYS and re.fullmatch(KEYS[pre.kind].format(pre.epoch, pre.seq), key)
+        must(named and pre.domain == keys.domain, "says that it is another object than its key names")
+        must(pre.flags >> 16 == 0 and pre.cipher in (0, 1), "has flags or a cipher unknown to this reader")
+        must(pre.cipher or not (keys.passphrase or keys.held), "is not sealed, though you hold keys: forged")
+        object_max = OBJECT_BYTES_MAX if pre.kind in (SEGMENT, PACK) else CATALOG_BYTES_MAX
+        index_max = INDEX_BYTES_MAX if pre.kind == SEGMENT else BULK_INDEX_BYTES_MAX
+        must(pre.key_block_length <= KEY_BLOCK_BYTES_MAX, "has a too long key block")
+        must(pre.not_whole_count <= NOT_WHOLE_MAX and len(data) <= object_max, "is too long")
+        must(pre.header_raw <= HEADER_BYTES_MAX and pre.index_raw <= index_max, "has a too long head")
+        over = max(pre.header_stored - HEADER_BYTES_MAX, pre.index_stored - index_max)
+        must(over <= SECTION_OVERHEAD_BYTES_MAX, "has a too long stored head")
+        index_at = pre.preamble_length + pre.header_stored + 32
+        self.frames_at = index_at + pre.index_stored + 32
+        must(len(data) == self.frames_at + pre.frames_stored + 32, "has not the length that it states")
+        must(sha256(data[:-32]).digest() == self.digest, "is damaged: wrong trailer")
+        if pre.cipher:
+            keys.unlock(json.loads(data[sources_end:end]))
+        self.not_whole = frozenset(data[at : at + 16] for at in range(PREAMBLE.size, sources_end, 16))
+        self.base, self.end = Place(*pre[7:10]), Place(*pre[10:13])
+        self.header = json.loads(self.section(1, pre.preamble_length, pre.header_stored, pre.header_raw))
+        self.rows: dict[bytes, list[tuple[Any, ...]]] = defaultdict(list)
+        self.parts = self.parse_index(self.section(2, index_at, pre.index_stored, pre.index_raw))
+        rows = enumerate(self.rows[b"order"]) if pre.kind == PACK else [(NONE, (pre.epoch, pre.seq, pre.cut))]
+        self.order = {row: Place(epoch, cut, seq) for row, (epoch, seq, cut) in rows}
+        self.extents, self.layers, self.last_frame = self.parse_extents(), self.parse_layers(), (NONE, b"")
+
+    def section(self, number: int, at: int, stored: int, raw_bytes: int) -> bytes:
+        data, digest = self.data[at : at + stored], self.data[at + stored : at + stored + 32]
+        must(sha256(data).digest() == digest, "is damaged: wrong digest of header or index")
+        if self.pre.cipher:
+            index_key = hkdf(self.keys.private, self.pre.domain, b"cdp index key v1")
+            secret = AESGCM(hkdf(index_key, self.pre.object_id, b"cdp index v1"))
+            data = secret.decrypt(struct.pack("<IQ", number, 0), data, self.data[: self.pre.preamble_length])
+        return decompress(self.pre.section_codec, data, raw_bytes)
+
+    def parse_index(self, index: bytes) -> dict[bytes, bytes]:
+        """The parts, by name: they follow the directory, in its order, without gaps."""
+        count = int.from_bytes(index[4:8], "little")
+        at, parts = 8 + 24 * count, dict[bytes, bytes]()
+        must(index[:4] == b"CDPI" and count <= PARTS_MAX, "has an index without magic, or too many parts")
+        for name, flags, count, offset, length in struct.iter_unpack("<8sIIII", index[8:at]):
+            name, part = name.rstrip(b"\0"), index[offset : offset + length]
+            must(name not in parts and offset == at, f"has a part {name!r} where it should not be")
+            parts[name], at = part, at + length
+            if name not in LAYOUTS or (length and name not in PARTS[self.pre.kind]):
+                must(flags & 1 == 0, f"has a part {name!r} that must be understood and is not")
+            elif LAYOUTS[name]:
+                layout = struct.Struct(LAYOUTS[name])
+                self.rows[name] = rows = list(layout.iter_unpack(part))
+                packed = b"".join(itertools.starmap(layout.pack, rows))  # with zeros in reserved bytes
+                must(packed == part and len(rows) == count, f"has a part {name!r} with wrong bytes")
+        must(at == len(index), "has an index of a wrong length")
+        return parts
+
+    def parse_extents(self) -> dict[tuple[int, bytes], list[tuple[Any, ...]]]:
+        """By order row and space: offset, length, frame, position, kind, content checksums by offset."""
+        extents: dict[tuple[int, bytes], list[tuple[Any, ...]]] = defaultdict(list)
+        spaces, sums = self.rows[b"spaces"], iter(self.rows[b"sums"])
+        for offset, length, space, frame, position, order, kind in self.rows[b"extents"]:
+            must(kind in (DATA, ZERO, DISCARD), f"has an extent of unknown kind {kind}")
+            must(order in self.order, "has an extent with a wrong order row")
+            length_max = EXTENT_DATA_BYTES_MAX if kind == DATA else EXTENT_VOID_BYTES_MAX
+            must(1 <= length <= length_max and offset + length <= SPACE_BYTES_MAX, "has a too long extent")
+            raw_bytes = self.rows[b"frames"][frame][2] if kind == DATA else NONE
+            must(position + length <= raw_bytes, "has an extent outside of its frame")
+            first, end = -(-offset // SUM_BLOCK_BYTES), (offset + length) // SUM_BLOCK_BYTES
+            blocks = [(SUM_BLOCK_BYTES * n, *next(sums, (b"",))) for n in range(first, end) if kind == DATA]
+            extents[order, spaces[space][0]].append((offset, length, frame, position, kind, blocks))
+        must(next(sums, None) is None, "has content checksums of nothing")
+        return extents
+
+    def parse_layers(self) -> list[Layer]:
+        """For each order row the records that this reader needs; all are checked."""
+        layers = {row: Layer(place, self.key, row, []) for row, place in self.order.items()}
+        blob, at = self.parts.get(b"blob", b""), 0
+        for name, flags, order, key_at, key_bytes, value_at, value_bytes in self.rows[b"records"]:
+            name = name.rstrip(b"\0")
+            must(flags & 1 == RECORDS.get(name, 0), f"has a record {name!r} with a wrong critical bit")
+            fits = key_bytes <= RECORD_KEY_BYTES_MAX and value_bytes <= RECORD_VALUE_BYTES_MAX
+            must(fits and (key_at, value_at) == (at, at + key_bytes), "has a record where it should not be")
+            at = value_at + value_bytes
+            if name in NEEDED:
+                value = json.loads(blob[value_at:at])
+                must(0 <= value.get("size_bytes", 0) <= SPACE_BYTES_MAX, "has an impossible size")
+                layers[order].records.append(Record(name, blob[key_at:value_at], value))
+        must(at == len(blob), "has a blob of a wrong length")
+        return list(layers.values())
+
+    def content(self, offset: int, length: int, frame: int, position: int, sums: list[Any]) -> bytes:
+        """The bytes of a data extent, proven by its content checksums."""
+        if self.last_frame[0] != frame:
+            self.last_frame = (frame, self.open_frame(frame))
+        data = self.last_frame[1][position : position + length]
+        blocks = [(data[at - offset : at - offset + SUM_BLOCK_BYTES], digest) for at, digest in sums]
+        must(all(sha256(block).digest()[:16] == digest for block, digest in blocks), "has a wrong checksum")
+        return data
+
+    def open_frame(self, number: int) -> bytes:
+        at, stored, raw, crc, seal, codec = self.rows[b"frames"][number]
+        right = stored <= FRAME_STORED_BYTES_MAX and at + stored <= self.pre.frames_stored
+        must(right and 1 <= raw <= FRAME_RAW_BYTES_MAX, f"has an impossible frame {number}")
+        data = self.data[self.frames_at + at : self.frames_at + at + stored]
+        must(zlib.crc32(data) == crc, f"is damaged: frame {number}")
+        if self.pre.cipher:
+            object_id, wrapped = self.pre.object_id, self.pre.wrapped_content_key
+            if seal != NONE:  # a copy in a pack is sealed by the object that first carried it
+                object_id, number, key = self.rows[b"seals"][seal]
+                wrapped = self.rows[b"keys"][key][0]
+            content_key = unwrap(self.keys.private, wrapped, self.keys.domain, b"cdp content key v1")
+            secret = AESGCM(hkdf(content_key, object_id, b"cdp frames v1"))
+            data = secret.decrypt(struct.pack("<IQ", 3, number), data, object_id + struct.pack("<I", number))
+        return decompress(codec, data, raw)
 
 
 class Container:
-    """A container behind two functions: `read` gives the bytes of a key, `list_keys` gives all keys."""
+    """A container (§4), by functions that give the bytes of a key and all keys; secrets are as for `Keys`."""
 
     def __init__(
-        self,
-        read: Callable[[str], bytes],
-        list_keys: Callable[[], list[str]],
-        passphrase: str | None = None,
-        recipient: bytes | None = None,
+        self, read: Callable[[str], bytes], list_keys: Callable[[], list[str]], *secrets: str | bytes | None
     ) -> None:
-        self.read, self.present = read, set(list_keys())
-        self.objects: dict[str, Object] = {}  # those read last
-        self.segments: dict[str, Segment] = {}
-        self.owner = owner = self.get_json("domain/owner", "cdp-owner")
-        with refusing("domain/owner"):
-            self.keys = Keys(bytes.fromhex(owner["domain"]), passphrase, recipient)
-            claiming = owner["state"] == "claiming"
-            must(
-                claiming or owner["state"] in ("active", "released"), f"has unknown state {owner['state']!r}"
-            )
-            epoch = int(owner["previous"] if claiming else owner["epoch"])
-        if passphrase or recipient:
-            self.unlock_with_config()
-        self.epochs: dict[int, dict[str, Any]] = {}  # the records of those that count (§4.1), newest first
-        self.ends: dict[int, int] = {}  # the last seq that counts, of each but the newest
-        while epoch:
-            self.epochs[epoch] = record = self.get_epoch(epoch)
-            epoch, end = record["previous"], parse_place(record["end"])
-            self.ends[epoch] = end.seq if end.epoch == epoch else 0
-        self.runs = self.get_runs()
-        self.packs = [self.get_pack(key) for key in self.needed_packs()]
+        self.read, self.present, self.at = read, set(list_keys()), ""  # `at`: the key that was read last
+        self.kept: dict[str, Object] = {}  # the object that was read last
+        self.faults: dict[int, ReaderError] = {}  # by epoch, whose rest is not read; under 0: for all epochs
+        self.epochs: dict[int, Epoch] = {}  # those that count, newest first
+        self.runs: dict[int, list[tuple[int, int, bytes]]] = defaultdict(list)  # what was collected, by epoch
+        self.layers: dict[tuple[int, int], list[Layer]] = defaultdict(list)  # what changed, by epoch and seq
+        self.packed_cuts: dict[tuple[int, int], Cut] = {}  # what packs know of collected ones, likewise
+        self.digests: dict[tuple[int, int], bytes | None] = {(0, 0): bytes(32)}  # likewise; None: unknown
+        self.cuts: list[Cut] = []  # that can be restored, oldest first
+        with self.refusing():
+            self.owner = owner = self.get_json("domain/owner", "cdp-owner")
+            self.keys = Keys(bytes.fromhex(owner["domain"]), *secrets)
+            state = {"active": "epoch", "released": "epoch", "claiming": "previous"}[owner["state"]]
+            self.newest, self.protected = int(owner[state]), parse_place(owner["protected"])
+            config = f"domain/config/{owner['config']}"
+            if config in self.present and any(secrets):  # older objects have older wraps
+                self.keys.unlock(self.get_json(config, "cdp-config", owner["config"])["key_block"])
+        number, last = self.newest, None
+        while number:  # §4.1: the records that are reached from the epoch in force
+            previous = 0  # of a damaged record
+            with self.refusing(number):
+                record = self.get_json(f"domain/epochs/{number:010}", "cdp-epoch")
+                right = record["epoch"] == number and record["domain"] == self.keys.domain.hex()
+                must(right and 0 <= record["previous"] < number, "is the record of another epoch or domain")
+                base, end = parse_place(record["base"]), parse_place(record["end"])
+                self.epochs[number] = Epoch(record["site"], base, end, last)
+                previous, last = record["previous"], end.seq if end.epoch == record["previous"] else 0
+            number = previous
+        with self.refusing(0):
+            self.load_ledgers()
+        for epoch in reversed(self.epochs):
+            with self.refusing(epoch):
+                self.load_segments(epoch)
 
-    # ---- one object ----
+    @contextlib.contextmanager
+    def refusing(self, epoch: int | None = None) -> Iterator[None]:
+        """What goes wrong within refuses what was read last: now or, with an epoch, when that is needed."""
+        try:
+            yield
+        except (ReaderError, *FAULTS) as error:
+            refusal = error if isinstance(error, ReaderError) else ReaderError(self.at, error)
+            if epoch is None:
+                raise refusal from error
+            self.faults.setdefault(epoch, refusal)
 
-    def get_bytes(self, key: str, bytes_max: int) -> bytes:
-        """What is under a key."""
-        with refusing(key):
-            must(key in self.present, "is missing")
-            data = self.read(key)
-            must(len(data) <= bytes_max, "is too long")
-            return data
+    def get_bytes(self, key: str) -> bytes:
+        self.at = key
+        must(key in self.present, "is missing")
+        return bytes(self.read(key))
 
-    def get_json(self, key: str, magic: str) -> dict[str, Any]:
-        """An object under domain/ (§6)."""
-        with refusing(key):
-            value = parse_json(self.get_bytes(key, DOMAIN_JSON_BYTES_MAX))
-            must(value["magic"] == magic and value["format"] == 1, "has another magic, or a newer format")
-            return value
+    def get_json(self, key: str, magic: str, digest: str | None = None) -> dict[str, Any]:
+        data = self.get_bytes(key)
+        must(len(data) <= DOMAIN_JSON_BYTES_MAX, "is too long")
+        must(digest in (None, sha256(data).hexdigest()), "is damaged: not the digest that it is named with")
+        value = dict(json.loads(data))
+        must(value["magic"] == magic and value["format"] == 1, "has another magic, or a newer format")
+        return value
 
-    def unlock_with_config(self) -> None:
-        """Open the private key with the newest key block: older objects have older wraps."""
-        key = f"domain/config/{self.owner['config']}"
-        if key not in self.present:
-            return
-        digest = hashlib.sha256(self.get_bytes(key, DOMAIN_JSON_BYTES_MAX)).hexdigest()
-        with refusing(key):
-            must(digest == self.owner["config"], "is damaged: has not the digest that its key names")
-            block = self.get_json(key, "cdp-config")["key_block"]
-            if block:
-                self.keys.unlock(block)
+    def get(self, key: str, digest: str | None = None) -> Object:
+        if key not in self.kept:
+            self.kept = {key: Object(key, self.get_bytes(key), self.keys)}
+        self.at = key
+        must(digest in (None, self.kept[key].digest.hex()), "is not the object that is named: other digest")
+        return self.kept[key]
 
-    def get_epoch(self, number: int) -> dict[str, Any]:
-        """The record of an epoch."""
-        key = f"domain/epochs/{number:010}"
-        record = self.get_json(key, "cdp-epoch")
-        with refusing(key):
-            must(record["epoch"] == number, "is the record of another epoch")
-            must(bytes.fromhex(record["domain"]) == self.keys.domain, "is the record of another domain")
-            base, end = parse_place(record["base"]), parse_place(record["end"])
-            must(0 <= record["previous"] < number, "names a later epoch as the previous one")
-            must(
-                max(base.epoch, end.epoch) <= record["previous"], "has a base or end in an epoch of no effect"
-            )
-            return record
-
-    def get(self, key: str) -> Object:
-        """An object under log/ or packs/."""
-        if key not in self.objects:
-            data = self.get_bytes(key, CATALOG_BYTES_MAX)
-            with refusing(key):
-                found = Object(key, data, self.keys)
-            if len(self.objects) == OBJECTS_KEPT:
-                del self.objects[next(iter(self.objects))]
-            self.objects[key] = found
-        return self.objects[key]
-
-    def get_segment(self, epoch: int, seq: int) -> Segment:
-        """What is worth remembering of a segment."""
-        key = f"log/{epoch:010}/{seq:012}"
-        if key not in self.segments:
-            found, record = self.get(key), self.epochs[epoch]
-            with refusing(key):
-                places = (parse_place(record["base"]), parse_place(record["end"]))
-                must((found.base, found.end) == places, "does not agree with the record of its epoch")
-                place, complete = Place(epoch, found.pre.cut, seq), bool(found.pre.flags & 1)
-                cut = Cut(place, complete, found.not_whole, found.pre.cut_time_ns)
-                previous = found.pre.previous_digest
-                self.segments[key] = Segment(key, cut, found.digest, previous, found.records())
-        return self.segments[key]
-
-    def get_pack(self, key: str) -> Pack:
-        """What is worth remembering of a pack."""
-        found = self.get(key)
-        with refusing(key):
-            return Pack(key, found.order, found.records())
-
-    # ---- what was collected, and where it went ----
-
-    def get_runs(self) -> dict[tuple[int, int], list[Run]]:
-        """What the ledger in force, and those before it, say was collected; by (kind, epoch)."""
-        runs: dict[tuple[int, int], list[Run]] = defaultdict(list)
-        named, namer = self.owner["ledger"], "domain/owner"
+    def load_ledgers(self) -> None:
+        """What ledgers say was collected, and what is in the packs that the first of them lists."""
+        named, packs = self.owner["ledger"], dict[str, str]()
         while named:
-            with refusing(namer):
-                key, digest = str(named["key"]), bytes.fromhex(named["digest"])
-            ledger = self.get(key)
-            with refusing(key):
-                right = ledger.pre.kind == LEDGER and ledger.digest == digest
-                must(right, f"is not the ledger that {namer} names")
-                for kind, reserved, epoch, first, last, last_digest in ledger.rows(b"runs", "<H6sQQQ32s"):
-                    known = kind in (SEGMENT, PACK) and 1 <= first <= last and not any(reserved)
-                    must(known, "has an impossible run")
-                    runs[kind, epoch].append((kind, epoch, first, last, last_digest))
-                named, namer = ledger.header.get("predecessor"), key
-        return runs
+            ledger = self.get(named["key"], named["digest"])
+            must(ledger.pre.kind == LEDGER, "is not a ledger")
+            for kind, epoch, first, last, digest in ledger.rows[b"runs"]:
+                must(1 <= kind <= 3 and 1 <= first <= last and (kind < 3 or first == last), "has a wrong run")
+                if kind == SEGMENT:
+                    self.runs[epoch].append((first, last, digest))
+                elif kind == IN_FORCE and named == self.owner["ledger"]:
+                    packs[KEYS[PACK].format(epoch, last)] = digest.hex()
+            named = ledger.header["predecessor"]
+        for layer in itertools.chain.from_iterable(self.get(*pack).layers for pack in packs.items()):
+            self.layers[layer.place.epoch, layer.place.seq].append(layer)
+            for value in (r.value for r in layer.records if r.name == b"cut" and r.value["complete"]):
+                place, not_whole = parse_place(value), frozenset(map(bytes.fromhex, value["not_whole"]))
+                self.packed_cuts[place.epoch, place.seq] = Cut(place, not_whole, value["cut_time_ns"], [])
 
-    def collected(self, kind: int, epoch: int, number: int) -> Run | None:
-        """The run that this object is in, where it was collected."""
-        return next((run for run in self.runs.get((kind, epoch), []) if run[2] <= number <= run[3]), None)
-
-    def needed_packs(self) -> Iterator[str]:
-        """Packs that hold what is still needed: of epochs that count, and not collected themselves."""
-        for key in sorted(self.present) if self.runs else []:
-            found = KEYS[PACK].fullmatch(key)
-            if (
-                found
-                and int(found[1]) in self.epochs
-                and not self.collected(PACK, int(found[1]), int(found[2]))
-            ):
-                yield key
-
-    # ---- §4 which cuts there are, and what they changed ----
-
-    def cuts(self, epoch: int) -> dict[int, Cut]:
-        """The cuts of an epoch that count, by their numbers. Of a collected one a pack has a `cut` record."""
-        found: dict[int, Cut] = {}
-        for pack in self.packs:
-            with refusing(pack.key):
-                for value in (record.value for record in pack.records if record.name == b"cut"):
-                    place, not_whole = parse_place(value), frozenset(map(bytes.fromhex, value["not_whole"]))
-                    if place.epoch == epoch:
-                        found[place.cut] = Cut(place, value["complete"], not_whole, value["cut_time_ns"])
-        newest = epoch not in self.ends
-        for seq in itertools.count(1) if newest else range(1, self.ends[epoch] + 1):
-            if self.collected(SEGMENT, epoch, seq):
-                continue
-            if f"log/{epoch:010}/{seq:012}" in self.present:
-                cut = self.get_segment(epoch, seq).cut
-                found[cut.place.cut] = cut  # the last segment of a cut speaks for it
-            elif newest:
+    def load_segments(self, epoch: int) -> None:
+        """§4.3: the segments of an epoch that count; none may be missing, or not follow the one before."""
+        self.at = f"domain/epochs/{epoch:010}"
+        _, base, end, last = self.epochs[epoch]
+        if (base.epoch, base.seq) not in self.digests:
+            raise self.faults.get(base.epoch) or ReaderError(self.at, "has a base that does not count")
+        digest, number, names = self.digests[base.epoch, base.seq], 1, set[str]()  # number: of the next cut
+        for seq in itertools.count(1) if last is None else range(1, last + 1):
+            key, cut = KEYS[SEGMENT].format(epoch, seq), None
+            run = next((run for run in self.runs[epoch] if run[0] <= seq <= run[1]), None)
+            if run:  # after it, neither is known but what the run says
+                digest, number, cut = run[2] if seq == run[1] else None, 0, self.packed_cuts.get((epoch, seq))
+            elif last is None and key not in self.present:
                 break  # this is where its contiguous run of segments ends
-        last = self.ends.get(epoch, 0)
-        if newest:
-            last = max((cut.place.seq for cut in found.values() if cut.complete), default=0)
-        return {number: found[number] for number in sorted(found) if found[number].place.seq <= last}
+            else:
+                found, pre = self.get(key), self.get(key).pre
+                must((found.base, found.end) == (base, end), "does not agree with the record of its epoch")
+                must(digest in (None, pre.previous_digest), "does not continue the one before it")
+                must(number in (0, pre.cut), "is not of the cut that comes next")
+                digest, number, complete = found.digest, pre.cut + (pre.flags & 1), pre.flags & 1
+                cut = Cut(found.order[NONE], found.not_whole, pre.cut_time_ns, []) if complete else None
+                self.layers[epoch, seq] = found.layers  # what packs may have of it does not count
+            self.digests[epoch, seq] = digest
+            for layer in self.layers[epoch, seq]:
+                names |= {record.key.decode() for record in layer.records if record.name == b"marker"}
+            if cut:
+                self.cuts.append(cut._replace(names=sorted(names)))
+                names = set()
+        reached = self.cuts[-1].place if self.cuts else base
+        if last is None and self.protected.epoch == epoch and self.protected > reached:
+            raise ReaderError("domain/owner", f"protected is {self.protected}, segments are missing")
 
-    def cut(self, epoch: int, number: int) -> Cut:
-        """A cut that can be restored."""
-        found = self.cuts(epoch).get(number) if epoch in self.epochs else None
-        if found is None or not found.complete:
-            raise ReaderError(f"log/{epoch:010}", f"has no complete cut {number} that counts")
-        return found
+    def cut(self, epoch: int, number: int, name: str | None = None) -> Cut:
+        """A cut that can be restored; of several that markers gave one name the newest."""
+        found = [cut for cut in self.cuts if cut.place[:2] == (epoch, number) or name in cut.names]
+        if not found or 0 in self.faults:
+            raise self.faults.get(0, self.faults.get(epoch)) or ReaderError("log", f"no cut {name or number}")
+        return found[-1]
 
     def newest_cut(self) -> Cut:
-        """The newest complete cut of the epoch in force; where it has none, its base."""
-        with refusing("domain/owner"):
-            must(len(self.epochs) > 0, "names no epoch that was ever in force")
-            newest, protected = next(iter(self.epochs)), parse_place(self.owner["protected"])
-        base = parse_place(self.epochs[newest]["base"])
-        complete = [cut for cut in self.cuts(newest).values() if cut.complete]
-        with refusing("domain/owner"):
-            last = complete[-1].place.seq if complete else 0
-            there = protected.epoch != newest or protected.seq <= last
-            must(there, f"is protected up to cut {newest}.{protected.cut}, and segments of it are missing")
-        return complete[-1] if complete else self.cut(base.epoch, base.cut)
+        """The newest cut of the epoch in force; where it has none, its base."""
+        if fault := self.faults.get(0) or self.faults.get(self.newest):
+            raise fault
+        mine = [cut for cut in self.cuts if cut.place.epoch == self.newest]
+        return mine[-1] if mine else self.cut(*self.epochs[self.newest].base[:2])
 
-    def markers(self) -> dict[str, Place]:
-        """The cuts that have names; of several with one name the newest wins."""
-        cuts = {cut.place[:2] for epoch in self.epochs for cut in self.cuts(epoch).values()}
-        records = [record for segment in self.segments.values() for record in segment.records]
-        records += [record for pack in self.packs for record in pack.records]
-        marks = [record for record in records if record.name == b"marker"]
-        found = sorted((record.place, record.key) for record in marks if record.place[:2] in cuts)
-        return {key.decode("utf-8", "replace"): place for place, key in found}
+    def history(self, place: Place) -> list[Layer]:
+        """§4.2: what leads to this place, oldest first."""
+        older = self.history(self.epochs[place.epoch].base) if place.epoch else []
+        return older + [layer for seq in range(1, place.seq + 1) for layer in self.layers[place.epoch, seq]]
 
-    def branch(self, place: Place) -> list[Place]:
-        """§4.2: of which epochs the image is made, and up to which cut and segment of each; oldest first."""
-        parts: list[Place] = []
-        while place.epoch:
-            with refusing(f"domain/epochs/{place.epoch:010}"):
-                must(place.epoch in self.epochs, "is a base, and does not count")
-                must(place.seq <= self.ends.get(place.epoch, place.seq), "is a base, and ends before it")
-                parts.insert(0, place)
-                place = parse_place(self.epochs[place.epoch]["base"])
-        return parts
-
-    def segments_of(self, branch: list[Place]) -> Iterator[Segment]:
-        """§4.3: the segments of a branch that were not collected; none may be missing or not follow."""
-        digest: bytes | None = bytes(32)  # of the segment before, where it is known
-        for part in branch:
-            before = Cut(Place(part.epoch, 0, 0), True, frozenset(), 0)
-            for seq in range(1, part.seq + 1):
-                run = self.collected(SEGMENT, part.epoch, seq)
-                if run:
-                    digest = run[4] if seq == run[3] else None
-                    continue
-                segment = self.get_segment(part.epoch, seq)
-                with refusing(segment.key):
-                    must(digest in (None, segment.previous_digest), "does not continue the one before it")
-                    must(
-                        segment.cut.place.cut >= before.place.cut + before.complete, "repeats a cut's number"
-                    )
-                    ends = seq != part.seq or (segment.cut.place == part and segment.cut.complete)
-                    must(ends, "does not end the cut that it should")
-                digest, before = segment.digest, segment.cut
-                yield segment
-
-    def steps(self, cut: Cut) -> list[Step]:
-        """What each cut of the branch that leads to this one changed; oldest first."""
-        steps: dict[tuple[int, ...], Step] = defaultdict(lambda: Step([], []))
-        branch = self.branch(cut.place)
-        for segment in self.segments_of(branch):
-            step = steps[segment.cut.place[:2]]
-            step.records.extend(segment.records)
-            step.sources.append((segment.key, NONE))
-        last = {part.epoch: part.seq for part in branch}
-        for pack in self.packs:  # of a pack counts what is of the branch, and was collected
-            for row, (epoch, seq, number) in enumerate(pack.order):
-                if seq <= last.get(epoch, 0) and self.collected(SEGMENT, epoch, seq):
-                    steps[epoch, number].sources.append((pack.key, row))
-            for record in pack.records:
-                epoch, number, seq = record.place
-                if seq <= last.get(epoch, 0) and self.collected(SEGMENT, epoch, seq):
-                    steps[epoch, number].records.append(record)
-        for step in steps.values():
-            step.records.sort(key=lambda record: record.place)
-        return [steps[number] for number in sorted(steps)]
-
-    # ---- §4.4, §4.5 volumes ----
-
-    def volumes(self, cut: Cut) -> dict[bytes, tuple[str, int]]:
-        """Name and size in bytes of each volume at a cut, by the id of its space."""
-        found: dict[bytes, tuple[str, int]] = {}
-        for record in itertools.chain.from_iterable(step.records for step in self.steps(cut)):
-            with refusing(f"log/{record.place.epoch:010}/{record.place.seq:012}"):
-                if record.name == b"space+" and record.value["kind"] == "volume":
-                    found[record.key] = (str(record.value["name"]), int(record.value["size_bytes"]))
-                elif record.name == b"space=" and record.key in found:
-                    found[record.key] = (found[record.key][0], int(record.value["size_bytes"]))
-                elif record.name == b"space-":
-                    found.pop(record.key, None)
-        must_fit = [size for _name, size in found.values() if not 0 <= size <= SPACE_BYTES_MAX]
-        with refusing(f"log/{cut.place.epoch:010}/{cut.place.seq:012}"):
-            must(not must_fit, "has a volume of an impossible size")
-        return found
+    def volumes(self, cut: Cut) -> dict[bytes, dict[str, Any]]:
+        """§4.4: what `space+` and `space=` say of each volume at a cut, by the id of its space."""
+        found: dict[bytes, dict[str, Any]] = {}
+        for name, space, value in (record for layer in self.history(cut.place) for record in layer.records):
+            if name in (b"space+", b"space="):
+                found[space] = {**found.get(space, {}), **value}
+            elif name == b"space-":
+                found.pop(space, None)
+        return {space: value for space, value in found.items() if value.get("kind") == "volume"}
 
     def restore(self, name: str, target: BinaryIO, cut: Cut) -> int:
-        """Write a volume as it was at a cut into an empty file, sparsely; returns its size in bytes."""
-        volumes = [(space, *volume) for space, volume in self.volumes(cut).items()]
-        found = [(space, size) for space, other, size in volumes if name in (other, space.hex())]
-        with refusing(f"log/{cut.place.epoch:010}/{cut.place.seq:012}"):
+        """§4.5: write a volume as it was at a cut into an empty file, sparsely; returns its size in bytes."""
+        with self.refusing():
+            self.at, volumes = KEYS[SEGMENT].format(cut.place.epoch, cut.place.seq), self.volumes(cut)
+            found = [space for space, value in volumes.items() if name in (value["name"], space.hex())]
             must(len(found) == 1, f"has {len(found)} volumes called {name!r} at this cut")
-            space, size = found[0]
-            must(space not in cut.not_whole, f"has a cut in which volume {name!r} is not whole")
-        for step in self.steps(cut):  # oldest first: what is newer overwrites
-            changes = [record for record in step.records if record.key == space]
-            for record in changes:
-                if record.name == b"space=":  # covers everything at or beyond that size in older cuts
-                    target.truncate(int(record.value["size_bytes"]))
-            if any(record.name == b"space-" for record in changes):
-                target.truncate(0)  # covers everything of the space in older cuts, and in its own
-                continue
-            spans: list[tuple[int, int]] = []  # of this cut's segments; in packs a row may occur again
-            for key, order in step.sources:
-                source = self.get(key)
-                with refusing(key):
-                    written = write_extents(source, order, space, target)
-                    spans += written if order == NONE else []
-            for one, other in itertools.pairwise(sorted(spans)):
-                with refusing(step.sources[-1][0]):
-                    must(one[1] <= other[0], "is of a cut whose segments overlap")
-        target.truncate(size)
-        return size
+            must(found[0] not in cut.not_whole, f"has a cut in which volume {name!r} is not whole")
+            for _, layers in itertools.groupby(self.history(cut.place), lambda layer: layer.place[:2]):
+                self.apply(list(layers), found[0], target)  # oldest first: what is newer overwrites
+            return target.truncate(volumes[found[0]]["size_bytes"])
+
+    def apply(self, layers: list[Layer], space: bytes, target: BinaryIO) -> None:
+        """Apply what one cut changed in a space: all records of the cut come before all of its extents."""
+        changes = [record for layer in layers for record in layer.records if record.key == space]
+        for record in changes:
+            if record.name in (b"space=", b"space-"):  # cover everything from a size on, in older cuts
+                target.truncate(min(record.value.get("size_bytes", 0), target.seek(0, 2)))
+        if b"space-" in (record.name for record in changes):
+            return  # it covers its own cut, too
+        for layer in layers:
+            found = self.get(layer.key)
+            for offset, length, frame, position, kind, sums in found.extents.get((layer.row, space), []):
+                data = found.content(offset, length, frame, position, sums) if kind == DATA else b""
+                for at in range(0, length, EXTENT_DATA_BYTES_MAX):
+                    piece = data or bytes(min(length - at, EXTENT_DATA_BYTES_MAX))
+                    target.seek(offset + at)
+                    if piece.strip(b"\0") or target.read(len(piece)).strip(b"\0"):  # else a hole may stay
+                        target.seek(offset + at)
+                        target.write(piece)
 
 
-def write_extents(source: Object, order: int, space: bytes, target: BinaryIO) -> list[tuple[int, int]]:
-    """Write the extents of a space and order row, leaving holes where zeros are; returns where they lie."""
-    extents = source.extents.get((order, space), [])
-    for offset, length, frame, position, kind, first_sum in extents:
-        content = source.content(offset, length, frame, position, first_sum) if kind == DATA else b""
-        for at in range(0, length, EXTENT_DATA_BYTES_MAX):
-            piece_bytes = min(length - at, EXTENT_DATA_BYTES_MAX)
-            piece = content or bytes(piece_bytes)  # zero and discard read as zeros
-            target.seek(offset + at)
-            if any(piece) or any(target.read(piece_bytes)):
-                target.seek(offset + at)
-                target.write(piece)
-    return [(extent[0], extent[0] + extent[1]) for extent in extents]
-
-
-# ---- the program ----
-
-
-def show(container: Container) -> None:
-    """Print what a container holds; a damaged epoch does not hide the others."""
-    print(f"domain {container.owner.get('name')!r}, {container.owner.get('state')}")
-    for number, record in reversed(container.epochs.items()):
-        base = parse_place(record["base"])
-        print(f"epoch {number} at {record.get('site')!r}, based on {base.epoch}.{base.cut}")
-        try:
-            for cut in container.cuts(number).values():
-                taken = datetime.fromtimestamp(cut.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-                complete = "complete" if cut.complete else "incomplete"
-                whole = f"not whole: {sorted(map(bytes.hex, cut.not_whole))}" if cut.not_whole else "whole"
-                print(f"  cut {number}.{cut.place.cut}  {taken}  {complete}  {whole}")
-        except ReaderError as error:
-            print(f"  REFUSED {error}")
-    for name, place in container.markers().items():
-        print(f"marker {name!r} is cut {place.epoch}.{place.cut}")
-    newest = container.newest_cut()
-    for space, (name, size) in container.volumes(newest).items():
-        place = newest.place
-        print(f"volume {name!r} has {size} bytes at cut {place.epoch}.{place.cut} ({space.hex()})")
-
-
-def choose_cut(container: Container, cut: str | None, marker: str | None) -> Cut:
-    """The cut that was asked for; the newest where none was."""
-    if cut is not None:
-        epoch, number = cut.split(".")
-        return container.cut(int(epoch), int(number))
-    if marker is not None:
-        container.newest_cut()
-        with refusing("domain/owner"):
-            place = container.markers()[marker]
-        return container.cut(place.epoch, place.cut)
-    return container.newest_cut()
-
-
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Read a container, from its specification alone.")
-    parser.add_argument("container", type=Path, help="directory with a copy of the container")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in (commands.add_parser("list"), restore := commands.add_parser("restore")):
-        command.add_argument("--passphrase-file", type=Path)
-        command.add_argument("--recipient-file", type=Path, help="X25519 private key, 64 hex digits")
-    restore.add_argument("volume")
-    restore.add_argument("target", type=Path)
-    restore.add_argument("--cut", metavar="EPOCH.NUMBER")
-    restore.add_argument("--marker")
-    return parser.parse_args(arguments)
+def show(container: Container) -> int:
+    """Print what a container holds, and what of it is refused; returns the exit code."""
+    print(f"domain {container.owner['name']!r}, {container.owner['state']}")
+    for number, epoch in reversed(container.epochs.items()):
+        print(f"epoch {number} at {epoch.site!r}, based on cut {epoch.base.epoch}.{epoch.base.cut}")
+        for cut in (cut for cut in container.cuts if cut.place.epoch == number):
+            taken = datetime.fromtimestamp(cut.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+            whole = f"not whole: {sorted(map(bytes.hex, cut.not_whole))}" if cut.not_whole else "whole"
+            print(f"  cut {number}.{cut.place.cut}  {taken}  {whole}  {', '.join(cut.names)}".rstrip())
+    with container.refusing(container.newest):
+        for space, value in container.volumes(container.newest_cut()).items():
+            print(f"volume {value['name']!r} has {value['size_bytes']} bytes ({space.hex()})")
+    for error in container.faults.values():
+        print(f"REFUSED {error}", file=sys.stderr)
+    return 1 if container.faults else 0
 
 
 def main(arguments: list[str]) -> int:
-    """Run the program; returns 1 where the container is refused."""
-    options = parse_arguments(arguments)
-    root: Path = options.container
-    passphrase = options.passphrase_file and options.passphrase_file.read_text("utf-8").rstrip("\r\n")
-    recipient = options.recipient_file and bytes.fromhex(options.recipient_file.read_text("ascii"))
-    keys = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("container", type=Path, help="directory with a copy of it; nothing is written there")
+    parser.add_argument("command", nargs="+", help="list, or restore VOLUME TARGET_FILE")
+    parser.add_argument("--cut", metavar="EPOCH.NUMBER", default="0.0")
+    parser.add_argument("--marker")
+    parser.add_argument("--passphrase-file", type=Path, dest="phrase")
+    parser.add_argument("--private-key-file", type=Path, dest="key", help="domain's or recipient's, in hex")
+    args = parser.parse_intermixed_args(arguments)
+    files = (path for path in args.container.rglob("*") if path.is_file())
+    keys = [path.relative_to(args.container).as_posix() for path in files]
     try:
-        container = Container(lambda key: (root / key).read_bytes(), lambda: keys, passphrase, recipient)
-        if options.command == "list":
-            show(container)
-            return 0
-        cut = choose_cut(container, options.cut, options.marker)
-        partial = options.target.with_name(options.target.name + ".partial")
-        with partial.open("x+b") as target:  # what is refused midway never looks like a finished image
-            size = container.restore(options.volume, target, cut)
-        partial.rename(options.target)
-        print(f"wrote {size} bytes: {options.volume!r} at cut {cut.place.epoch}.{cut.place.cut}")
-    except ReaderError as error:
+        phrase, key = (path and path.read_bytes().decode() for path in (args.phrase, args.key))
+        secrets = (phrase and re.sub(r"\r?\n\Z", "", phrase), key and bytes.fromhex(key))  # less one line end
+        container = Container(lambda name: (args.container / name).read_bytes(), lambda: keys, *secrets)
+        if args.command == ["list"]:
+            return show(container)
+        must(len(args.command) == 3 and args.command[0] == "restore", "knows no such command")
+        (_, volume, target), (epoch, number) = args.command, map(int, args.cut.split("."))
+        cut = container.cut(epoch, number, args.marker) if epoch or args.marker else container.newest_cut()
+        with Path(target + ".partial").open("w+b") as file:  # what is refused midway never looks finished
+            size = container.restore(volume, file, cut)
+        Path(target + ".partial").rename(target)
+        print(f"wrote {size} bytes: {volume!r} at cut {cut.place.epoch}.{cut.place.cut}")
+    except (ReaderError, *FAULTS) as error:
         print(f"REFUSED {error}", file=sys.stderr)
         return 1
     return 0

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 SEGMENT, PACK, LEDGER = 1, 2, 4
+PACK_IN_FORCE = 3
 DATA, ZERO, DISCARD = 1, 2, 3
 NONE = 0xFFFFFFFF
 GRAIN = 512  # extents of tests begin and end at multiples of it
@@ -86,6 +87,7 @@ class TinyWriter:
     store: dict[str, bytes] = field(default_factory=dict)
     segments: dict[tuple[int, int], Segment] = field(default_factory=dict)
     ledger: dict[str, str] | None = None
+    in_force: list[tuple[int, int, bytes]] = field(default_factory=list)  # packs: epoch, number, digest
     epoch: int = 0
     seq: int = 0
     base: Place = NOWHERE
@@ -243,7 +245,7 @@ class TinyWriter:
         for order, name, key, value in records:
             data, start = json.dumps(value).encode(), len(parts["blob"])
             numbers = (
-                int(name.startswith(("space", "name"))),
+                int(name.startswith(("space", "name", "tree"))),
                 order,
                 start,
                 len(key),
@@ -341,9 +343,14 @@ class TinyWriter:
                 records.append((row, "cut", struct.pack("<QQ", *segment.place[:2]), value))
         records.sort(key=lambda record: record[0])
         parts |= self.make_parts(extents, records, frames) | {"seals": seals, "keys": keys}
-        self.put(PACK, f"packs/{self.epoch:010}/{pack:012}", pack, object_id, wrapped, parts, frames, {}, [])
+        digest = self.put(
+            PACK, f"packs/{self.epoch:010}/{pack:012}", pack, object_id, wrapped, parts, frames, {}, []
+        )
+        self.in_force.append((self.epoch, pack, digest))
         self.content_key = content_key
         runs = struct.pack("<H6xQQQ32s", SEGMENT, epoch, first, last, collected[-1].digest)
+        for of_epoch, number, digest in sorted(self.in_force):
+            runs += struct.pack("<H6xQQQ32s", PACK_IN_FORCE, of_epoch, number, number, digest)
         name = f"packs/{self.epoch:010}/ledger-{pack:012}"
         digest = self.put(LEDGER, name, pack, self.rng.randbytes(16), wrapped, {"runs": runs}, [], {}, [])
         self.ledger = {"key": name, "digest": digest.hex()}
