@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,9 @@ STEADY_SECONDS = 60.0
 """A child that lived this long starts from the first back-off again."""
 STOP_SECONDS = 60.0
 """How long a child may take to end after SIGTERM: a drain of guests' writes and one sync."""
+STREAMER_LOCK = "streamer.lock"
+STREAMER_LOCK_SECONDS = 15.0
+"""An old streamer whose supervisor was killed has ended by then: it sends what it can for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,30 @@ def take_lock(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+@contextmanager
+def streamer_lock(directory: Path, clock: Clock) -> Iterator[None]:
+    """Be the one that writes notes.json and the streamer's page; waits for a streamer that is ending.
+
+    Raises AlreadyRunning, which names the holder.
+    """
+    fd = _take_lock_soon(directory / STREAMER_LOCK, clock)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _take_lock_soon(path: Path, clock: Clock) -> int:
+    until_ns = clock.boottime_ns() + int(STREAMER_LOCK_SECONDS * 1e9)
+    while True:
+        try:
+            return take_lock(path)
+        except AlreadyRunning:
+            if clock.boottime_ns() >= until_ns:
+                raise
+        clock.sleep(POLL_SECONDS)
 
 
 def notify_systemd(message: str) -> None:
@@ -154,8 +182,11 @@ class Supervisor:
         return None
 
     def _stop_all(self) -> None:
-        """Streamer first, so that nothing waits for it; each gets STOP_SECONDS, then SIGKILL."""
-        for child in reversed(self._children):
+        """In their order, so that the streamer can send what the splitter captured last.
+
+        Each gets STOP_SECONDS, then SIGKILL.
+        """
+        for child in self._children:
             process = child.process
             if process is None:
                 continue

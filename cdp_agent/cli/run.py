@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cdp_agent.cli.children import holds_nothing, load_agent, volumes_of
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_agent.supervisor import ChildSpec, Supervisor, take_lock
+from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
 from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
@@ -52,10 +52,12 @@ def run_agent(config: Path, wish: Wish) -> int:
     try:
         pages = SharedPages(directory / "shared")
         try:
-            if wish or load_wish(directory):
-                _take_wish(directory, wish)
-            elif pages.splitter.read() is None:
-                _note_empty_volumes(directory, volumes_of(settings, identity))
+            # The streamer of a run that was killed may live for a moment, and would bring its notes back.
+            with streamer_lock(directory, SystemClock()):
+                if wish or load_wish(directory):
+                    _take_wish(directory, wish)
+                elif pages.splitter.read() is None:
+                    _note_empty_volumes(directory, volumes_of(settings, identity))
             return _supervise(config, pages)
         finally:
             pages.close()

@@ -29,6 +29,7 @@ from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.steps import ASKED_MAX
+from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.errors import CdpError, Fenced
 from cdp_container.format.codec import Compressor
@@ -60,21 +61,24 @@ def run_streamer(
     """Stream until told to stop, by SIGTERM, SIGINT or (in a test) `stop`; returns 0.
 
     Raises:
+        AlreadyRunning: another streamer runs in this journal directory and does not end.
         Fenced: this site was overtaken; starting again is no use before an operator acted.
         UsageError: the address is none.
         CdpError: the journal or a volume cannot be read; starting again may help.
     """
     parse_address(settings.store)
-    pages = SharedPages(settings.directory / SHARED)
-    stopping = threading.Event() if stop is None else stop
-    runner = _Runner(settings, clock or SystemClock(), entropy, pages, stopping)
-    handlers = _handle_signals(stopping) if stop is None else {}
-    try:
-        return runner.run()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        pages.close()
+    clock = clock or SystemClock()
+    with streamer_lock(settings.directory, clock):
+        pages = SharedPages(settings.directory / SHARED)
+        stopping = threading.Event() if stop is None else stop
+        runner = _Runner(settings, clock, entropy, pages, stopping)
+        handlers = _handle_signals(stopping) if stop is None else {}
+        try:
+            return runner.run()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            pages.close()
 
 
 def _handle_signals(stop: threading.Event) -> dict[int, Any]:

@@ -12,11 +12,18 @@ from cdp_agent.cli.init import initialise
 from cdp_agent.cli.run import _note_empty_volumes, _take_wish, run_agent
 from cdp_agent.identity import load_identity
 from cdp_agent.splitter.settings import VolumeSettings
+from cdp_agent.supervisor import STREAMER_LOCK, take_lock
 from cdp_agent.wish import WISH_NAME, Wish, forget_wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.settings import load_settings
-from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid, UsageError
+from cdp_container.errors import (
+    AlreadyRunning,
+    BackingChanged,
+    BackingUnreadable,
+    ConfigInvalid,
+    UsageError,
+)
 from cdp_container.format.keyblock import ScryptCost
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from cdp_container.store.memory import MemoryStore
@@ -150,3 +157,20 @@ def test_another_size_or_set_of_volumes_is_refused(config: Path) -> None:
     config.write_text(config.read_text().replace("name: db01", "name: other"))
     with pytest.raises(ConfigInvalid, match="init was run with"):
         splitter_settings(config)
+
+
+def test_no_note_is_changed_under_a_streamer_that_is_ending(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would bring its own notes back, and the exports would open before the copy."""
+    monkeypatch.setattr("cdp_agent.supervisor.STREAMER_LOCK_SECONDS", 0.0)
+    mark_ran(config)
+    mark_whole(config)
+    before = load_notes(journal(config))
+    ending = take_lock(journal(config) / STREAMER_LOCK)
+    try:
+        with pytest.raises(AlreadyRunning):
+            run_agent(config, Wish(full_copy=True))
+    finally:
+        os.close(ending)
+    assert load_notes(journal(config)) == before

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.supervisor import BACKOFF_MAX_SECONDS, ChildSpec, Supervisor, backoff_seconds, take_lock
+from cdp_agent.supervisor import (
+    BACKOFF_MAX_SECONDS,
+    STREAMER_LOCK,
+    STREAMER_LOCK_SECONDS,
+    ChildSpec,
+    Supervisor,
+    backoff_seconds,
+    streamer_lock,
+    take_lock,
+)
 from cdp_container.clock import SystemClock
 from cdp_container.errors import AlreadyRunning
 
@@ -87,3 +96,65 @@ def test_the_lock_names_its_holder(tmp_path: Path) -> None:
             take_lock(tmp_path / "lock")
     finally:
         os.close(fd)
+
+
+class Impatient(SystemClock):
+    """Sleeping costs no time; `slept` counts what it would have."""
+
+    slept = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    def boottime_ns(self) -> int:
+        return int(self.slept * 1e9)
+
+
+def test_a_streamer_waits_for_one_that_is_ending(tmp_path: Path) -> None:
+    holder = take_lock(tmp_path / STREAMER_LOCK)
+
+    class Ending(Impatient):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.slept - seconds < 3.0 <= self.slept:
+                os.close(holder)
+
+    with streamer_lock(tmp_path, Ending()), pytest.raises(AlreadyRunning):
+        take_lock(tmp_path / STREAMER_LOCK)
+    os.close(take_lock(tmp_path / STREAMER_LOCK))
+
+
+def test_a_streamer_does_not_wait_for_ever(tmp_path: Path) -> None:
+    holder, clock = take_lock(tmp_path / STREAMER_LOCK), Impatient()
+    try:
+        with pytest.raises(AlreadyRunning), streamer_lock(tmp_path, clock):
+            raise AssertionError("both have it")
+    finally:
+        os.close(holder)
+    assert clock.slept == pytest.approx(STREAMER_LOCK_SECONDS, abs=1.0)
+
+
+def test_children_stop_in_their_order(tmp_path: Path) -> None:
+    """What the splitter captured last is still sent."""
+    log = tmp_path / "log"
+    code = """
+import signal, sys
+def stop(number, frame):
+    with open(sys.argv[1], "a") as log:
+        log.write(sys.argv[2] + " ")
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, stop)
+open(sys.argv[1] + sys.argv[2], "w").close()
+while True:
+    signal.pause()
+"""
+
+    def ready() -> bool:
+        return all(Path(f"{log}{name}").exists() for name in ("splitter", "streamer"))
+
+    def report(line: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    children = [child(name, code, str(log), name, ends=True) for name in ("splitter", "streamer")]
+    assert Supervisor(children, SystemClock(), ready, report).run() == 0
+    assert log.read_text().split() == ["splitter", "streamer"]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from cdp_agent import supervisor
 from cdp_agent.streamer import local
+from cdp_agent.streamer.run import run_streamer
 from cdp_container.domain.notes import Notes, save_notes
-from cdp_container.errors import Fenced, LocalDiskFull
+from cdp_container.errors import AlreadyRunning, Fenced, LocalDiskFull
 from cdp_container.format.domain import build_owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.journal.record import Kind
@@ -114,6 +118,25 @@ def test_a_copy_is_noted_as_soon_as_there_is_room_again(
         wait_until(lambda: site.notes().whole, "it is noted", DEADLINE_SECONDS)
         facts = site.facts_once(lambda facts: facts["state"] == "streaming", "it streams")
     assert "notes" not in facts["troubles"]
+
+
+def test_two_streamers_never_share_a_directory(tmp_path: Path) -> None:
+    """The one whose supervisor was killed could bring back old notes, or fence the new one."""
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.flush()
+        with pytest.raises(AlreadyRunning), patient_for_nobody():
+            run_streamer(site.settings(), stop=threading.Event())
+        site.write(0, 0, b"goes on")
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+
+
+@contextmanager
+def patient_for_nobody() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "STREAMER_LOCK_SECONDS", 0.0)
+        yield
 
 
 def test_an_overflow_is_refused_and_shown(tmp_path: Path) -> None:
