@@ -72,7 +72,7 @@ simulate: setup ## Run the simulator over many seeds (SIMULATE_SEEDS=10000)
 	$(PYTEST) tests/sim --seeds $(SIMULATE_SEEDS) --timeout 0 -q
 
 bench: system-test setup ## Measure; says nothing about right or wrong
-	$(PY) bench/run.py
+	$(PY) -m bench.run
 
 clean: ## Remove what `make` made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

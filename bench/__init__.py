@@ -1,0 +1,1 @@
+"""What measures the packages; `make bench`. No test depends on a figure of it."""
