@@ -2,14 +2,17 @@
 
 A page has two slots, written in turn, each with a sequence number and a checksum: whoever
 reads, even in the middle of a write or after a power loss, gets the newest whole value.
-What is mapped is not durable; `publish(..., durable=True)` is, and costs a sync.
+What is published is not durable; with `publish(..., durable=True)` it is, and costs a sync.
+
+The file is read and written, not mapped: a disk that fails or is full then answers with an
+error, whereas a mapping would have the kernel kill the process, and guests lose their disks.
 
 What does not belong here: journal content, and facts that are only shown (splitter.json).
 """
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -168,7 +171,7 @@ PageT = TypeVar("PageT")
 class SharedPage(Generic[PageT]):
     """One page of the file. Only its one writer may call `publish`."""
 
-    _mapping: mmap.mmap
+    fd: int
     _page_offset: int
     _content_bytes: int
     _encode: Callable[[PageT], bytes]
@@ -176,38 +179,49 @@ class SharedPage(Generic[PageT]):
     _sequence: int = field(default=0, init=False)
 
     def publish(self, page: PageT, durable: bool = False) -> None:
-        """Make `page` what readers see; with `durable`, return when it outlasts a power loss."""
+        """Make `page` what readers see; with `durable`, return when it outlasts a power loss.
+
+        Raises:
+            OSError: the disk failed; readers see the value before.
+        """
         if self._sequence == 0:
-            newest = self._newest()
+            newest = self._newest(self._slots())
             self._sequence = newest[0] if newest else 0
         self._sequence += 1
         body = _VERSION.to_bytes(4, "little") + self._sequence.to_bytes(8, "little") + self._encode(page)
         at = self._page_offset + (self._sequence % 2) * SLOT_BYTES
-        self._mapping[at : at + 4 + len(body)] = crc32(body).to_bytes(4, "little") + body
+        slot = crc32(body).to_bytes(4, "little") + body
+        if os.pwrite(self.fd, slot, at) != len(slot):
+            raise OSError(errno.EIO, "the page was written in part")
         if durable:
-            self._mapping.flush(self._page_offset, PAGE_BYTES)
+            os.fdatasync(self.fd)
 
     def read(self) -> PageT | None:
         """The newest whole value, or None if nothing was ever published.
 
         Raises:
             JournalDamaged: neither slot holds a whole value.
+            OSError: the disk failed.
         """
         for _ in range(READ_ATTEMPTS_MAX):
-            newest = self._newest()
+            data = self._slots()
+            newest = self._newest(data)
             if newest:
                 return self._decode(newest[1])
-            if not any(self._mapping[self._page_offset : self._page_offset + 2 * SLOT_BYTES]):
+            if not any(data):
                 return None
         raise JournalDamaged("reading what splitter and streamer share", "neither slot of the page is whole")
 
-    def _newest(self) -> tuple[int, bytes] | None:
-        slots = [slot for slot in (self._slot(0), self._slot(1)) if slot]
-        return max(slots, default=None)
+    def _slots(self) -> bytes:
+        return os.pread(self.fd, 2 * SLOT_BYTES, self._page_offset)
 
-    def _slot(self, number: int) -> tuple[int, bytes] | None:
-        at = self._page_offset + number * SLOT_BYTES
-        data = self._mapping[at : at + _SLOT_HEAD.size + self._content_bytes]
+    def _newest(self, slots: bytes) -> tuple[int, bytes] | None:
+        return max(filter(None, (self._slot(slots, 0), self._slot(slots, SLOT_BYTES))), default=None)
+
+    def _slot(self, slots: bytes, at: int) -> tuple[int, bytes] | None:
+        data = slots[at : at + _SLOT_HEAD.size + self._content_bytes]
+        if len(data) < _SLOT_HEAD.size:
+            return None
         crc, version, sequence = _SLOT_HEAD.unpack_from(data)
         if sequence == 0 or version != _VERSION or crc32(data[4:]) != crc:
             return None
@@ -215,7 +229,7 @@ class SharedPage(Generic[PageT]):
 
 
 class SharedPages:
-    """The mapped file: `splitter` and `streamer` are its pages. Made if it is absent."""
+    """The open file: `splitter` and `streamer` are its pages. Made if it is absent."""
 
     def __init__(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -223,16 +237,16 @@ class SharedPages:
             if os.fstat(fd).st_size < 2 * PAGE_BYTES:
                 os.posix_fallocate(fd, 0, 2 * PAGE_BYTES)  # a hole could meet a full disk when it is written
                 os.fsync(fd)
-            self._mapping = mmap.mmap(fd, 2 * PAGE_BYTES)
-        finally:
+        except OSError:
             os.close(fd)
-        self.splitter = SharedPage(
-            self._mapping, 0, _SPLITTER.size, encode_splitter_page, decode_splitter_page
-        )
-        self.streamer = SharedPage(
-            self._mapping, PAGE_BYTES, _STREAMER.size, encode_streamer_page, decode_streamer_page
-        )
+            raise
+        self._fd = fd
+        self.splitter = SharedPage(fd, 0, _SPLITTER.size, encode_splitter_page, decode_splitter_page)
+        self.streamer = SharedPage(fd, PAGE_BYTES, _STREAMER.size, encode_streamer_page, decode_streamer_page)
 
     def close(self) -> None:
-        """Unmap; what was published stays in the file."""
-        self._mapping.close()
+        """Close it; what was published stays in the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        # The number may soon be that of another file: nothing must be written there.
+        self._fd = self.splitter.fd = self.streamer.fd = -1

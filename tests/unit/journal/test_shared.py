@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -101,3 +102,19 @@ def test_two_torn_slots_are_damage(pages: SharedPages, path: Path) -> None:
     with pytest.raises(JournalDamaged):
         pages.splitter.read()
     assert data[PAGE_BYTES:] == bytes(PAGE_BYTES)
+
+
+def test_a_file_that_was_cut_short_is_an_error_and_no_signal(pages: SharedPages, path: Path) -> None:
+    """Where a mapping would end the process: a page that cannot be had."""
+    pages.splitter.publish(PAGE)
+    os.truncate(path, 0)
+    assert pages.splitter.read() is None
+    pages.splitter.publish(PAGE)
+    assert pages.splitter.read() == PAGE
+
+
+def test_a_disk_that_takes_no_page_is_an_error(pages: SharedPages, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages.splitter.publish(PAGE)
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: len(data) // 2)
+    with pytest.raises(OSError, match="in part"):
+        pages.splitter.publish(replace(PAGE, used_bytes=99))
