@@ -126,6 +126,21 @@ class Engine:
             asked = st.Asked(self._tickets, self.stream.tail, name, note, application, seen_ns)
             self._stream(st.AskedFor(asked))
 
+    @property
+    def may_finish(self) -> bool:
+        """Whether what is captured could be sent soon: not while copying, and not where nothing is sent."""
+        sending = self.run.phase is ot.Phase.ACTIVE and not self.stream.paused
+        return sending and self._builder is not None and not self._copying
+
+    def finish(self) -> None:
+        """Protect what was captured until now, and record it; `is_finished` says when that is done."""
+        self.ask(None, "", application=False, reply=lambda _: self._owner(ot.Finish()))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `domain/owner` tells of all that was captured before `finish`."""
+        return self.run.finishing and owner.is_recorded(self.run)
+
     # --- what the splitter published -----------------------------------------------------------
 
     def _splitter_page(self) -> SplitterPage | None:

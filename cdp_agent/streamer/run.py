@@ -46,6 +46,8 @@ FACTS_SECONDS: Final = 1.0
 CONNECT_FIRST_SECONDS: Final = 1.0
 CONNECT_MAX_SECONDS: Final = 30.0
 """Between two attempts to reach a store for the first time."""
+FINISH_SECONDS: Final = 10.0
+"""How long a run that is told to stop goes on sending; what is left stays in the journal."""
 MARKER_BYTES_MAX: Final = 200
 """A marker's name, in UTF-8: it stands in tables and on command lines."""
 JOURNAL: Final = "journal"
@@ -59,6 +61,8 @@ def run_streamer(
     stop: threading.Event | None = None,
 ) -> int:
     """Stream until told to stop, by SIGTERM, SIGINT or (in a test) `stop`; returns 0.
+
+    What was captured until then is still sent, for FINISH_SECONDS at most.
 
     Raises:
         AlreadyRunning: another streamer runs in this journal directory and does not end.
@@ -128,6 +132,8 @@ class _Runner:
                 while not self.stop.is_set():
                     self._turn(local, journal, build_journal)
                     self._show(local, lag)
+                if self.engine is not None and self.engine.may_finish:
+                    self._finish(self.engine, local, journal, build_journal)
             except CdpError as error:
                 self._show_end(local, lag, error)
                 raise
@@ -148,6 +154,15 @@ class _Runner:
         self._submit()
         self._take_done()
         self._submit()
+
+    def _finish(
+        self, engine: Engine, local: LocalDirectory, journal: JournalReader, build_journal: JournalReader
+    ) -> None:
+        """A planned stop loses nothing, and what it protected shows as protected; if the store answers."""
+        until_ns = self.clock.boottime_ns() + int(FINISH_SECONDS * 1e9)
+        engine.finish()
+        while not engine.is_finished and self.clock.boottime_ns() < until_ns:
+            self._turn(local, journal, build_journal)
 
     def _submit(self) -> None:
         if self.engine is not None:

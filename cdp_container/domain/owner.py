@@ -47,6 +47,7 @@ from cdp_container.domain.owner_types import (
     Failure,
     Fenced,
     FindEnd,
+    Finish,
     Moment,
     NoteFenced,
     NoteNonces,
@@ -119,6 +120,11 @@ def may_put(state: RunState, boottime_ns: int) -> bool:
     return state.phase is Phase.ACTIVE and not lapsed(state, boottime_ns)
 
 
+def is_recorded(state: RunState) -> bool:
+    """Whether `domain/owner` tells of every cut that is proven."""
+    return state.seen is not None and state.proven <= state.seen.protected
+
+
 def due_ns(state: RunState) -> int | None:
     """When the machine wants its next Tick (boot-time clock), None while it waits for something else."""
     if state.phase in _OVER:
@@ -170,6 +176,8 @@ def _take(state: RunState, event: Event, moment: Moment) -> Step:
         case Release(site):
             assert state.phase is Phase.ACTIVE, state.phase
             return replace(state, phase=Phase.RELEASING, release_to=site), ()
+        case Finish():
+            return replace(state, finishing=True), ()
         case OwnerRead() | OwnerUnchanged() | Swapped() | OwnerFailed():
             return _take_reply(state, event, moment)
         case EndFound() | EpochWritten() | EpochRead() | EpochsCounted() | WorkFailed():
@@ -354,6 +362,8 @@ def _wants_request(state: RunState) -> bool:
 
 
 def _wants_swap(state: RunState) -> bool:
+    if state.phase is Phase.ACTIVE:
+        return state.finishing and not is_recorded(state)
     return state.phase in (Phase.CLAIMING, Phase.ACTIVATING, Phase.RELEASING)
 
 

@@ -133,6 +133,11 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is to end: record in `domain/owner` now what is proven, instead of at the next renewal."""
+
+
+@dataclass(frozen=True, slots=True)
 class OwnerRead:
     """`domain/owner` as it stands."""
 
@@ -200,6 +205,7 @@ Event: TypeAlias = (
     | Activity
     | Prove
     | Release
+    | Finish
     | OwnerRead
     | OwnerUnchanged
     | Swapped
@@ -372,6 +378,7 @@ class RunState:
             active_ns: the boot-time clock at the last write. paused: the lease passed without a renewal.
             proven: the newest protected cut of ours. prove: the newest cut that a proof was asked for and not
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to.
+            finishing: what is proven is recorded at once.
     """
 
     claimant: Claimant
@@ -398,3 +405,4 @@ class RunState:
     prove: Place | None = None
     proving: Place | None = None
     release_to: str = ""
+    finishing: bool = False

@@ -19,6 +19,7 @@ from cdp_container.domain.owner_types import (
     EpochsCounted,
     Failure,
     FindEnd,
+    Finish,
     NoteFenced,
     NoteNonces,
     NoteReleased,
@@ -320,3 +321,39 @@ def test_the_first_owner_may_be_claimed_by_the_site_that_made_it() -> None:
     found = owner.first_owner(DOMAIN, "shop", "site-a", b"x" * 16, bytes(32), 30, 1)
     claim = Play(known=()).claiming(found).sent
     assert (claim.epoch, claim.previous, claim.protected) == (1, 0, NOWHERE)
+
+
+# --- the end of a run ----------------------------------------------------------------------------
+
+
+def test_what_is_proven_is_recorded_before_the_end() -> None:
+    play = Play().active()
+    place = Place(play.state.epoch, 3, 7)
+    play.on(Prove(place))
+    play.on(OwnerUnchanged())
+    assert not owner.is_recorded(play.state)
+    play.on(Finish())
+    assert play.sent.protected == place
+    play.on(Swapped("tag-9"))
+    assert owner.is_recorded(play.state)
+    assert not play.has(SwapOwner)
+
+
+def test_a_record_that_failed_is_tried_again() -> None:
+    play = Play().active()
+    place = Place(play.state.epoch, 3, 7)
+    play.on(Prove(place))
+    play.on(OwnerUnchanged())
+    play.on(Finish())
+    play.on(LOST)
+    play.until_due()
+    assert play.effects == (ReadOwner(None),)
+    assert play.state.seen is not None
+    play.on(OwnerRead(play.state.seen, play.state.tag))
+    assert play.sent.protected == place
+
+
+def test_where_nothing_new_is_proven_the_end_records_nothing() -> None:
+    play = Play().active()
+    assert play.on(Finish()) == ()
+    assert owner.is_recorded(play.state)

@@ -64,6 +64,7 @@ class AgentSite:
     encrypted: bool = True
     whole: bool = True
     file_bytes: int = 256 << 10
+    cut_every_seconds: float = 0.05
     images: list[bytearray] = field(default_factory=list)
     page: SplitterPage = field(default_factory=SplitterPage)
 
@@ -187,7 +188,7 @@ class AgentSite:
             identity=self.identity,
             backings=tuple(Path(source.path) for source in self.identity.sources),
             store=str(self.root / "container"),
-            cut_every_seconds=0.05,
+            cut_every_seconds=self.cut_every_seconds,
             software="tests",
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent import supervisor
-from cdp_agent.streamer import local
+from cdp_agent.streamer import local, run
 from cdp_agent.streamer.run import run_streamer
 from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.errors import AlreadyRunning, Fenced, LocalDiskFull
@@ -118,6 +118,51 @@ def test_a_copy_is_noted_as_soon_as_there_is_room_again(
         wait_until(lambda: site.notes().whole, "it is noted", DEADLINE_SECONDS)
         facts = site.facts_once(lambda facts: facts["state"] == "streaming", "it streams")
     assert "notes" not in facts["troubles"]
+
+
+def test_a_planned_stop_loses_nothing_and_shows_it_as_protected(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path, cut_every_seconds=3600.0)
+    with site.streaming():
+        site.write(0, 0, b"flushed")
+        site.flush()
+        site.write(0, 4096, b"not due for an hour")
+    assert site.restored("disk") == site.images[0]
+    owner = parse_owner(site.store.get(OWNER_KEY).data, OWNER_KEY, None)
+    assert owner.protected == site.recovery().cuts[-1]
+
+
+def test_a_planned_stop_does_not_wait_for_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "FINISH_SECONDS", 0.5)
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"flushed")
+        site.flush()
+        (tmp_path / "container").rename(tmp_path / "hidden")
+        site.write(0, 4096, b"stays in the journal")
+        site.facts_once(lambda facts: facts["troubles"], "the store is away")
+    (tmp_path / "hidden").rename(tmp_path / "container")
+    with site.streaming():
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+
+
+@pytest.mark.parametrize("gap", ["overflow", "copy"])
+def test_a_stop_does_not_wait_for_what_cannot_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap: str
+) -> None:
+    """The deadline is past any that a test would wait for."""
+    monkeypatch.setattr(run, "FINISH_SECONDS", 10 * DEADLINE_SECONDS)
+    site = AgentSite(tmp_path, whole=gap == "overflow")
+    with site.streaming():
+        if gap == "overflow":
+            site.write(0, 0, b"flushed")
+            site.flush()
+            site.publish(overflow_at=site.page.tail, overflow_ns=1)
+        else:
+            site.publish(exports_open=True)  # so that copying waits
+            site.facts_once(lambda facts: facts["state"].startswith("waiting to copy"), "it waits")
 
 
 def test_two_streamers_never_share_a_directory(tmp_path: Path) -> None:
