@@ -8,6 +8,7 @@ What does not belong here: when to sync, what a failure means, what may be trimm
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 from collections import deque
@@ -89,6 +90,7 @@ class JournalWriter:
         self._payload_bytes_max = min(PAYLOAD_BYTES_MAX, room // BLOCK_BYTES * BLOCK_BYTES)
         ends = [_end_of(file, following) for file, following in itertools.pairwise(run)]
         self._run = deque(map(_of_journal_file, run, [*ends, run_end.offset]))
+        self._number = run[-1].header.number if run else 0  # of the newest file
         self._free = 0  # so many of the oldest files may be recycled
         self._previous = run_end
         self._generation = 0
@@ -122,19 +124,42 @@ class JournalWriter:
         """Append a write; returns the position of its first record. All of it is in the journal on return.
 
         Raises:
-            JournalFull: there is no room. The first part of a large write may stay: it was never
-                acknowledged, so both its old and its new content are right.
+            JournalFull: there is no room; the journal is as it was before.
             OSError: the disk failed; likewise.
         """
         first = self.tail
         if len(data) <= self._payload_bytes_max:
             self._append(Kind.WRITE, source, offset, len(data), data)
             return first
-        view = memoryview(data)
-        for at in range(0, len(view), self._payload_bytes_max):
-            part = view[at : at + self._payload_bytes_max]
-            self._append(Kind.WRITE, source, offset + at, len(part), part)
+        view, before, begun = memoryview(data), (self._run[-1], self._fd), []
+        try:
+            for at in range(0, len(view), self._payload_bytes_max):
+                part = view[at : at + self._payload_bytes_max]
+                begun.append(self._append(Kind.WRITE, source, offset + at, len(part), part))
+        except (JournalFull, OSError):
+            self._take_back(first.offset, before, begun)
+            raise
         return first
+
+    def _take_back(self, offset: int, before: tuple[_File, int], begun: Sequence[tuple[int, int]]) -> None:
+        """Let the first parts of a write that failed be no records, and go on where it began.
+
+        Args:
+            offset: where it began.
+            before: the file in which that is, and its descriptor.
+            begun: where the parts are: descriptor and byte.
+        """
+        for fd, at in begun:
+            # What is behind the tail counts for nothing while we run, but would after a kill. If the
+            # disk takes not even this, it stays: content of a write that the guest was never told of.
+            with contextlib.suppress(OSError):
+                self._files.pwritev(fd, (bytes(RECORD_HEADER_BYTES),), at)
+        file, first_fd = before
+        while self._run[-1] is not file:
+            self._drop_newest(self._fd)
+            self._fd = self._unsynced.pop()
+        assert self._fd == first_fd, "back in the file where the write began"
+        self._offset = file.end = offset
 
     def append_range(self, kind: Kind, source: int, offset: int, span: int) -> Position:
         """Append a ZERO or DISCARD; otherwise like `append_write`."""
@@ -146,7 +171,10 @@ class JournalWriter:
         """Append a note; otherwise like `append_write`."""
         self._append(Kind.NOTE, 0, note, 0, b"")
 
-    def _append(self, kind: Kind, source: int, offset: int, span: int, payload: bytes | memoryview) -> None:
+    def _append(
+        self, kind: Kind, source: int, offset: int, span: int, payload: bytes | memoryview
+    ) -> tuple[int, int]:
+        """Append one record; returns where it is: descriptor and byte."""
         length = len(payload)
         needed = RECORD_HEADER_BYTES + padded_bytes(length)
         file = self._run[-1]
@@ -160,6 +188,7 @@ class JournalWriter:
         self._files.pwritev(self._fd, (header, payload, _PADDINGS[-length % 8]), at)
         self._offset += needed
         file.end = self._offset
+        return self._fd, at
 
     def _rotate(self, beyond_limit: bool) -> None:
         file = self._run[-1]
@@ -170,8 +199,7 @@ class JournalWriter:
         try:
             self._files.pwritev(self._fd, (header,), FILE_HEADER_BYTES + self._offset - file.start)
         except OSError:
-            self._run.pop()
-            self._files.close(fd)
+            self._drop_newest(fd)
             raise
         file.end = start
         self._unsynced.append(self._fd)
@@ -187,7 +215,8 @@ class JournalWriter:
         power loss would leave a gap amid the files; so a gap is always damage. It costs two syncs
         for every file, which no write can do without.
         """
-        number = self._run[-1].number + 1 if self._run else 1
+        self._number += 1  # never the same again: a reader may remember a file that was dropped
+        number = self._number
         path = self._directory / file_name(number)
         header = FileHeader(
             self._domain, number, generation, start, self._previous, self._boot, self._wall_ns()
@@ -199,7 +228,7 @@ class JournalWriter:
                 self._files.pwritev(fd, (encode_file_header(header),), 0)
                 self._files.fdatasync(fd)
             except OSError:
-                self._files.close(fd)
+                self._discard(path, fd)
                 raise
         except OSError as error:
             if error.errno in _NO_ROOM:
@@ -227,10 +256,19 @@ class JournalWriter:
         try:
             self._files.allocate(fd, self._file_bytes)
         except OSError:
-            self._files.close(fd)
-            self._files.unlink(path)
+            self._discard(path, fd)
             raise
         return fd
+
+    def _drop_newest(self, fd: int) -> None:
+        """Let the newest file be none, so that nobody takes its start for the end of the one before."""
+        self._discard(self._run.pop().path, fd)
+
+    def _discard(self, path: Path, fd: int) -> None:
+        """Give up a file that is not used after all. The error that led here counts, not one of this."""
+        self._files.close(fd)
+        with contextlib.suppress(OSError):
+            self._files.unlink(path)
 
     def trim(self, keep_from: Sequence[Position]) -> bool:
         """Let go of what lies before all of these positions; an unknown one keeps everything.
@@ -286,7 +324,7 @@ class JournalWriter:
             except OSError:
                 self._dirty = True
                 self._names_unsynced |= names
-                self._unsynced += before
+                self._unsynced[:0] = before  # oldest first, the file before the current one last
                 raise
             for fd in before:
                 self._files.close(fd)

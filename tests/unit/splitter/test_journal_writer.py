@@ -12,7 +12,7 @@ from cdp_agent.splitter.journal_writer import BLOCK_BYTES, JournalWriter
 from cdp_container.errors import JournalFull
 from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.reader import JournalReader
-from cdp_container.journal.record import Kind
+from cdp_container.journal.record import RECORD_HEADER_BYTES, Kind
 from tests.unit.splitter.machine import DOMAIN, FILE_BYTES, Lossy
 
 
@@ -126,4 +126,49 @@ def test_a_sync_that_failed_leaves_everything_to_the_next(tmp_path: Path, files:
     files.calls.clear()
     writer.begin_sync()()
     assert {path for _, path in files.calls} == set(tmp_path.iterdir())
+    writer.close()
+
+
+@pytest.mark.parametrize("calls", range(1, 12))
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_large_write_that_fails_leaves_nothing(tmp_path: Path, files: Lossy, code: int, calls: int) -> None:
+    writer, left = writer_in(tmp_path, files), calls
+
+    def fail(name: str, path: Path) -> OSError | None:
+        nonlocal left
+        left -= name == "pwritev"
+        return OSError(code, "injected") if left == 0 and name == "pwritev" else None
+
+    writer.append_write(0, 0, b"before")
+    before = writer.tail
+    files.fail = fail
+    with pytest.raises((OSError, JournalFull), match="injected"):
+        writer.append_write(0, 0, bytes(range(200)) * 1300)  # six parts in six files
+    files.fail = lambda name, path: None
+    assert writer.tail == before
+    assert len(list(tmp_path.iterdir())) == 1
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        assert reader.find_end(reader.start).position == before
+    writer.append_write(0, 0, b"after")
+    writer.append_write(0, 0, bytes(200 << 10))
+    assert contents(tmp_path, writer) == b"before" + b"after" + bytes(200 << 10)
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        assert reader.find_end(reader.start).position == writer.tail
+    files.calls.clear()
+    writer.begin_sync()()
+    assert {path for name, path in files.calls if name == "fdatasync"} <= set(tmp_path.iterdir())
+    writer.close()
+
+
+def test_a_large_write_beyond_the_limit_leaves_nothing(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files, file_count=2)
+    before = writer.tail
+    for _ in range(2):
+        with pytest.raises(JournalFull):
+            writer.append_write(0, 0, bytes(200 << 10))
+        assert writer.tail == before
+        assert writer.used_bytes == 0
+    writer.append_write(0, 0, b"x")
+    assert contents(tmp_path, writer) == b"x"
+    assert writer.tail.offset == RECORD_HEADER_BYTES + 8
     writer.close()
