@@ -96,8 +96,7 @@ def decompress(codec: int, data: bytes, raw_bytes: int) -> bytes:
 
 
 def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
-    extracted = hmac.digest(salt or bytes(32), key, "sha256")
-    return hmac.digest(extracted, info + b"\1", "sha256")  # 32 bytes of output are the first block
+    return hmac.digest(hmac.digest(salt or bytes(32), key, "sha256"), info + b"\1", "sha256")  # one block
 
 
 def public_of(private: bytes) -> bytes:
@@ -177,6 +176,7 @@ class Object:
         self.parts = self.parse_index(self.section(2, index_at, pre.index_stored, pre.index_raw))
         rows = enumerate(self.rows[b"order"]) if pre.kind == PACK else [(NONE, (pre.epoch, pre.seq, pre.cut))]
         self.order = {row: Place(epoch, cut, seq) for row, (epoch, seq, cut) in rows}
+        must(not pre.cipher or NONE not in [row[2] for row in self.rows[b"seals"]], "has a seal without key")
         self.extents, self.layers, self.last_frame = self.parse_extents(), self.parse_layers(), (NONE, b"")
 
     def section(self, number: int, at: int, stored: int, raw_bytes: int) -> bytes:
@@ -218,8 +218,8 @@ class Object:
             must(1 <= length <= length_max and offset + length <= SPACE_BYTES_MAX, "has a too long extent")
             raw_bytes = self.rows[b"frames"][frame][2] if kind == DATA else NONE
             must(position + length <= raw_bytes, "has an extent outside of its frame")
-            first, end = -(-offset // SUM_BLOCK_BYTES), (offset + length) // SUM_BLOCK_BYTES
-            blocks = [(SUM_BLOCK_BYTES * n, *next(sums, (b"",))) for n in range(first, end) if kind == DATA]
+            first, end = -(-offset // SUM_BLOCK_BYTES), (offset + length) // SUM_BLOCK_BYTES * (kind == DATA)
+            blocks = [(SUM_BLOCK_BYTES * n, *next(sums, (b"",))) for n in range(first, end)]
             extents[order, spaces[space][0]].append((offset, length, frame, position, kind, blocks))
         must(next(sums, None) is None, "has content checksums of nothing")
         return extents
@@ -470,13 +470,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("container", type=Path, help="directory with a copy of it; nothing is written there")
     parser.add_argument("command", nargs="+", help="list, or restore VOLUME TARGET_FILE")
-    parser.add_argument("--cut", metavar="EPOCH.NUMBER", default="0.0")
-    parser.add_argument("--marker")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--cut", metavar="EPOCH.NUMBER")
+    choice.add_argument("--marker", metavar="NAME")
     parser.add_argument("--passphrase-file", type=Path, dest="phrase")
     parser.add_argument("--private-key-file", type=Path, dest="key", help="domain's or recipient's, in hex")
     args = parser.parse_intermixed_args(arguments)
-    files = (path for path in args.container.rglob("*") if path.is_file())
-    keys = [path.relative_to(args.container).as_posix() for path in files]
+    keys = [path.relative_to(args.container).as_posix() for path in args.container.rglob("*")]
     try:
         phrase, key = (path and path.read_bytes().decode() for path in (args.phrase, args.key))
         secrets = (phrase and re.sub(r"\r?\n\Z", "", phrase), key and bytes.fromhex(key))  # less one line end
@@ -484,8 +484,8 @@ def main(arguments: list[str]) -> int:
         if args.command == ["list"]:
             return show(container)
         must(len(args.command) == 3 and args.command[0] == "restore", "knows no such command")
-        (_, volume, target), (epoch, number) = args.command, map(int, args.cut.split("."))
-        cut = container.cut(epoch, number, args.marker) if epoch or args.marker else container.newest_cut()
+        (_, volume, target), (epoch, number) = args.command, map(int, (args.cut or "0.0").split("."))
+        cut = container.cut(epoch, number, args.marker) if args.cut or args.marker else container.newest_cut()
         with Path(target + ".partial").open("w+b") as file:  # what is refused midway never looks finished
             size = container.restore(volume, file, cut)
         Path(target + ".partial").rename(target)
