@@ -363,7 +363,8 @@ class Container:
         _, base, end, last = self.epochs[epoch]
         if (base.epoch, base.seq) not in self.digests:
             raise self.faults.get(base.epoch) or ReaderError(self.at, "has a base that does not count")
-        digest, number, names = self.digests[base.epoch, base.seq], 1, set[str]()  # number: of the next cut
+        digest, number = self.digests[base.epoch, base.seq], 1  # the number of the next cut
+        names: dict[int, set[str]] = defaultdict(set)  # what markers call cuts, by number
         for seq in itertools.count(1) if last is None else range(1, last + 1):
             key, cut = KEYS[SEGMENT].format(epoch, seq), None
             run = next((run for run in self.runs[epoch] if run[0] <= seq <= run[1]), None)
@@ -381,10 +382,9 @@ class Container:
                 self.layers[epoch, seq] = found.layers  # what packs may have of it does not count
             self.digests[epoch, seq] = digest
             for layer in self.layers[epoch, seq]:
-                names |= {record.key.decode() for record in layer.records if record.name == b"marker"}
+                names[layer.place.cut] |= {r.key.decode() for r in layer.records if r.name == b"marker"}
             if cut:
-                self.cuts.append(cut._replace(names=sorted(names)))
-                names = set()
+                self.cuts.append(cut._replace(names=sorted(names[cut.place.cut])))
         reached = self.cuts[-1].place if self.cuts else base
         if last is None and self.protected.epoch == epoch and self.protected > reached:
             raise ReaderError("domain/owner", f"protected is {self.protected}, segments are missing")

@@ -158,6 +158,17 @@ def test_markers_name_cuts(model: Model, tmp_path: Path) -> None:
     assert restored(writer, tmp_path, named) == model.images[named]
 
 
+def test_the_marker_of_a_cut_that_is_gone_names_no_other(model: Model) -> None:
+    model.cut(1, first=True)
+    model.writer.write(2, model.change(), [("marker", b"gone", {"kind": "bookmark"})])
+    model.cut(3)
+    model.writer.collect(1, 1, 3, [1, 3])
+    reader = container(model.writer)
+    assert [(cut.place.cut, cut.names) for cut in reader.cuts] == [(1, []), (3, [])]
+    with pytest.raises(ReaderError, match="no cut gone"):
+        reader.cut(0, 0, "gone")
+
+
 def test_what_may_be_ignored_is(model: Model, tmp_path: Path) -> None:
     model.writer.write(
         1, [Extent(DISK, 0, b"a" * SIZE_SMALL)], [exists(DISK, "disk", SIZE_SMALL), ("newer", b"", {})]
