@@ -53,7 +53,9 @@ def test_the_independent_reader_reads_ours(kind: str, encrypted: bool, codec: Co
     ours = open_head(built.data, built.key, DOMAIN, samples.reader(encrypted))
     assert theirs.digest == built.digest
     assert theirs.header == ours.header
-    assert sum(len(layer.records) for layer in theirs.layers) == sum(record.name != "name+" for record in ours.index.iter_records())
+    assert sum(len(layer.records) for layer in theirs.layers) == sum(
+        record.name != "name+" for record in ours.index.iter_records()
+    )
     read = []
     for rows in theirs.extents.values():
         for offset, length, frame, position, extent_kind, first_sum in rows:
