@@ -19,16 +19,18 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cdp_agent.splitter.backing import Backing
+from cdp_agent.splitter.failures import Failure, Failures
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.redo import redo
 from cdp_agent.splitter.settings import IO_THREADS, OnJournalFull
+from cdp_agent.splitter.shared_sync import SharedSync
 from cdp_container.clock import Clock
 from cdp_container.errors import CdpError, JournalFull
 from cdp_container.journal.position import NOWHERE, Position
@@ -47,15 +49,6 @@ class JournalUnusable(Exception):
     def __init__(self, reason: JournalFull | OSError) -> None:
         super().__init__(str(reason))
         self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What failed first; `mendable` if a redo can bring back what may be lost."""
-
-    what: str
-    error: OSError
-    mendable: bool
 
 
 class Capture:
@@ -87,7 +80,6 @@ class Capture:
     ) -> None:
         self.files = files
         self.sync_is_due = asyncio.Event()
-        self.failure: Failure | None = None
         self.last_error = ""
         self._backings = backings
         self._writer = writer
@@ -106,9 +98,8 @@ class Capture:
         self._gate.set()
         self._quiet_lock = asyncio.Lock()
         self._room = asyncio.Event()
-        self._next_sync: asyncio.Future[None] | None = None
-        self._running_sync: asyncio.Future[None] | None = None
-        self._syncing: asyncio.Task[None] | None = None
+        self._failures = Failures()
+        self._syncs = SharedSync(self._sync_once)
         self._io = ThreadPoolExecutor(IO_THREADS, "io")
         self._sync_thread = ThreadPoolExecutor(1, "sync")
 
@@ -116,6 +107,11 @@ class Capture:
     def page(self) -> SplitterPage:
         """What is published."""
         return self._page
+
+    @property
+    def failure(self) -> Failure | None:
+        """What failed and was not mended yet."""
+        return self._failures.first
 
     @property
     def is_open(self) -> bool:
@@ -134,9 +130,9 @@ class Capture:
             return self._tail
         try:
             at = self._writer.append_write(source, offset, data)
+            self._appended(len(data))
         except (JournalFull, OSError) as error:
             raise JournalUnusable(error) from error
-        self._appended(len(data))
         return at
 
     def append_range(self, kind: Kind, source: int, offset: int, length: int) -> Position:
@@ -145,9 +141,9 @@ class Capture:
             return self._tail
         try:
             at = self._writer.append_range(kind, source, offset, length)
+            self._appended(0)
         except (JournalFull, OSError) as error:
             raise JournalUnusable(error) from error
-        self._appended(0)
         return at
 
     def _appended(self, count: int) -> None:
@@ -162,8 +158,8 @@ class Capture:
         page = self._page
         self._page = SplitterPage(  # replace() is too slow for every write
             page.generation, self._tail, page.synced, page.overflow_at, page.overflow_ns, page.unclean_boot,
-            page.exports_open, self.failure is not None, page.running, page.used_bytes, page.limit_bytes,
-            page.boot,
+            page.exports_open, self._failures.first is not None, page.running, page.used_bytes,
+            page.limit_bytes, page.boot,
         )  # fmt: skip
         self._pages.splitter.publish(self._page, durable)
 
@@ -201,12 +197,21 @@ class Capture:
         """Run what may wait for a disk."""
         return await asyncio.get_running_loop().run_in_executor(self._io, work)
 
-    def fail(self, what: str, error: OSError, mendable: bool) -> None:
-        """Make every flush fail from now on."""
+    def _backing_failed(self, what: str, error: OSError) -> None:
+        """Make every flush fail until a redo has brought back what may be lost."""
+        self._failures.backing = self._failures.backing or Failure(what, error)
+        self._failed(what, error)
+
+    def _journal_failed(self, what: str, error: OSError) -> None:
+        """Make every flush fail until the journal is given up."""
+        self._failures.journal = self._failures.journal or Failure(what, error)
+        self._failed(what, error)
+
+    def _failed(self, what: str, error: OSError) -> None:
         _log.error("%s: %s", what, error)
+        self._failures.count += 1
         self.last_error = f"{what}: {error.strerror or error}"
-        if self.failure is None:
-            self.failure = Failure(what, error, mendable and self._writer is not None)
+        with suppress(OSError):  # what is told already counts; the next write publishes again, or fails
             self._publish()
 
     def write_failed(self, volume: str, error: OSError) -> None:
@@ -218,7 +223,7 @@ class Capture:
         if self._writer is None:
             self.last_error = f"writing volume {volume}: {error.strerror or error}"
         else:
-            self.fail(f"writing volume {volume}", error, mendable=True)
+            self._backing_failed(f"writing volume {volume}", error)
 
     @asynccontextmanager
     async def _quiet(self) -> AsyncIterator[None]:
@@ -250,16 +255,17 @@ class Capture:
         async with self._quiet():
             if self._writer is None:
                 return
-            if self.failure is not None:  # what the backing stores lack would be lost without the journal
-                raise OSError(errno.EIO, f"{self.failure.what}: {self.failure.error}")
+            if self._failures.backing is not None:  # what they lack would be lost without the journal
+                self._failures.refuse()
             _log.error("the journal holds no further writes, the volumes must be copied again: %s", why)
             self.last_error = f"overflow: {why}"
             for backing in self._backings:
                 backing.dirty = True
             error = await self._run_sync(self._sync_of_backings())
             if error is not None:
-                self.fail("syncing the backing store", error, mendable=True)
-                raise error
+                self._backing_failed("syncing the backing store", error)
+            if self._failures.backing is not None:  # maybe told to a sync that ran meanwhile
+                self._failures.refuse()
             before = self._page
             self._page = replace(
                 before, overflow_at=self._tail, overflow_ns=self._clock.wall_ns(), synced=self._tail
@@ -272,6 +278,9 @@ class Capture:
                 raise
             self._writer.close()
             self._writer = None
+            if self._failures.journal is not None:
+                self._failures.journal = None
+                self._publish()
 
     def trim(self) -> bool:
         """Let go of what is both synced and proven; returns whether there is room for more."""
@@ -294,45 +303,22 @@ class Capture:
         Flushes that come while a sync runs share the next one.
 
         Raises:
-            OSError: it may not be, see `fail`.
+            OSError: it may not be; all further ones fail until it is mended.
         """
-        self._refuse_if_failed()
-        if not self._is_dirty():
-            if self._running_sync is not None:  # it began after all that was answered before this call
-                await asyncio.shield(self._running_sync)
-            return
-        if self._next_sync is None:
-            self._next_sync = asyncio.get_running_loop().create_future()
-        awaited = self._next_sync
-        if self._syncing is None or self._syncing.done():
-            self._syncing = asyncio.create_task(self._sync_while_wanted())
-        await asyncio.shield(awaited)
-
-    def _refuse_if_failed(self) -> None:
-        if self.failure is not None:
-            raise OSError(errno.EIO, f"{self.failure.what}: {self.failure.error}")
+        if not self._syncs.is_running:  # else the one that runs may be giving up the journal, and all is well
+            self._failures.refuse()
+        if self._is_dirty():
+            await self._syncs.wait_for_next()
+        else:
+            await self._syncs.wait_for_running()  # it began after all that was answered before this call
 
     def _is_dirty(self) -> bool:
         return any(backing.dirty for backing in self._backings) or (
             self._writer is not None and self._writer.is_dirty
         )
 
-    async def _sync_while_wanted(self) -> None:
-        while self._next_sync is not None:
-            self._running_sync, self._next_sync = self._next_sync, None
-            try:
-                await self._sync_once()
-            except BaseException as error:
-                self._running_sync.set_exception(error)
-                self._running_sync.exception()  # a flush whose client left retrieves it no more
-                if not isinstance(error, OSError):  # a bug: the flushes that wait must see it too
-                    raise
-            else:
-                self._running_sync.set_result(None)
-            finally:
-                self._running_sync = None
-
     async def _sync_once(self) -> None:
+        self._failures.refuse()
         synced = min(self._in_flight.values(), key=lambda at: at.offset, default=self._tail)
         writer = self._writer
         self._unsynced_bytes = 0
@@ -341,18 +327,19 @@ class Capture:
         backings = self._sync_of_backings()
         journal_error = await self._run_sync(journal)
         backing_error = await self._run_sync(backings)
+        if journal_error is not None:  # first, and whatever comes of the overflow
+            self._journal_failed("syncing the journal", journal_error)
         if backing_error is not None:
-            self.fail("syncing the backing store", backing_error, mendable=True)
-        if journal_error is not None:
-            await self._journal_sync_failed(journal_error)
-        self._refuse_if_failed()
+            self._backing_failed("syncing the backing store", backing_error)
+        elif journal_error is not None:
+            await self._give_up_journal()
+        self._failures.refuse()
         self._advance(synced)
 
-    async def _journal_sync_failed(self, error: OSError) -> None:
-        if self._on_journal_full is OnJournalFull.DEGRADE:
-            await self._overflow(f"syncing the journal: {error.strerror}")
-        else:
-            self.fail("syncing the journal", error, mendable=False)
+    async def _give_up_journal(self) -> None:
+        """Go on without a journal of which a sync failed, if that was chosen."""
+        if self._on_journal_full is OnJournalFull.DEGRADE and self._failures.journal is not None:
+            await self._overflow(f"{self._failures.journal.what}: {self._failures.journal.error}")
 
     def _sync_of_backings(self) -> Callable[[], None]:
         dirty = [backing for backing in self._backings if backing.dirty]
@@ -384,43 +371,70 @@ class Capture:
     # --- mending, ending ---------------------------------------------------------------------
 
     async def mend(self) -> bool:
-        """Apply everything since the synced point again and sync it; returns whether all is well."""
-        if self.failure is None:
+        """Bring back what a failure may have lost; returns whether all is well.
+
+        For the backing stores that is a redo of everything since the synced point; a journal is given up.
+        """
+        if self._failures.first is None:
             return True
-        if not self.failure.mendable:
-            return False
+        # A sync under way could be told of an error of the redo. While anything is failed no other begins.
+        await self._syncs.wait_until_idle()
+        try:
+            if self._failures.backing is not None:
+                await self._redo()
+            await self._give_up_journal()
+        except (OSError, CdpError) as error:
+            self.last_error = f"mending: {error}"
+        return self._failures.first is None
+
+    async def _redo(self) -> None:
+        """Apply everything since the synced point again and sync it."""
         async with self._quiet():
-            writer = self._writer
+            writer, tail, count = self._writer, self._tail, self._failures.count
             if writer is None:
-                return False
-            tail, sync_journal = self._tail, writer.begin_sync()
-            try:
-                error = await self._run_sync(sync_journal)
+                raise OSError(errno.EIO, "there is no journal to redo from")
+            if self._failures.journal is None:
+                error = await self._run_sync(writer.begin_sync())
                 if error is not None:
-                    self.failure = replace(self.failure, mendable=False)
+                    self._journal_failed("syncing the journal", error)
                     raise error
-                await self.in_thread(lambda: self._redo_since_synced(tail))
+            await self.in_thread(lambda: self._redo_since_synced(tail))
+            error = await self._run_sync(self._sync_of_backings())
+            if error is not None:
+                raise error
+            if self._failures.count != count:
+                raise OSError(errno.EIO, self.last_error)
+            if self._failures.journal is None:
                 writer.append_note(Note.REDO_PROGRESS)  # a change of the disk that is ours
-            except (OSError, CdpError) as error:
-                self.last_error = f"mending: {error}"
-                return False
-            self.failure = None
-            self._advance(tail)
+                self._advance(tail)
+            self._failures.backing = None
             self._publish()
             _log.warning("what failed is mended: the journal was applied again and synced")
-            return True
 
     def _redo_since_synced(self, tail: Position) -> None:
         directory, domain = self._journal
         by_index = {backing.volume.index: backing for backing in self._backings}
         with JournalReader(directory, domain) as reader:
             redo(self.files, reader, by_index, self._page.synced, tail, lambda: None)
-        for backing in self._backings:
-            self.files.fdatasync(backing.fd)
-            backing.dirty = False
+        for backing in self._backings:  # all: what failed may not have been written since
+            backing.dirty = True
 
     async def stop(self) -> bool:
         """Sync, and say in the journal that nothing follows; returns whether the stop is clean."""
+        try:
+            clean = await self._end_cleanly()
+        finally:
+            await self._syncs.wait_until_idle()
+            self._io.shutdown()
+            self._sync_thread.shutdown()
+        self._page = replace(self._page, running=False, exports_open=False)
+        try:
+            self._publish(durable=clean)
+        except OSError as error:
+            return self._stop_failed(error)
+        return clean
+
+    async def _end_cleanly(self) -> bool:
         try:
             await self.sync()
             if self._writer is not None:
@@ -431,18 +445,13 @@ class Capture:
                     raise error
                 self._advance(self._tail)
         except (OSError, JournalFull) as error:
-            self.last_error = f"stopping: {error}"
-            _log.error("the stop is not clean: %s", error)
-            return False
-        finally:
-            if self._syncing is not None:
-                await self._syncing
-            self._page = replace(self._page, running=False, exports_open=False)
-            self._publish()
-            self._io.shutdown()
-            self._sync_thread.shutdown()
-        self._publish(durable=True)
+            return self._stop_failed(error)
         return True
+
+    def _stop_failed(self, error: OSError | JournalFull) -> bool:
+        self.last_error = f"stopping: {error}"
+        _log.error("the stop is not clean: %s", error)
+        return False
 
 
 def _nothing() -> None:

@@ -50,43 +50,6 @@ async def fill(splitter: Splitter, count: int) -> None:
         await splitter.volume.write(number % 16 * 4096, bytes([number % 256]) * 4096, False)
 
 
-def test_a_failed_sync_is_sticky_until_a_redo_has_mended_it(machine: Machine) -> None:
-    async def scenario(splitter: Splitter) -> None:
-        await splitter.volume.write(0, b"first", True)
-        synced = splitter.capture.page.synced
-        await splitter.volume.write(0, b"acked", False)
-        machine.files.fail = failing("fdatasync", ".raw")
-        with pytest.raises(OSError, match="injected"):
-            await splitter.volume.flush()
-        machine.files.fail = healthy
-        for _ in range(3):  # a later sync would succeed, and prove nothing
-            with pytest.raises(OSError, match="injected"):
-                await splitter.volume.flush()
-        assert splitter.capture.page.sync_failed
-        assert splitter.capture.page.synced == synced
-        machine.overwrite(0, b"LOST!")  # what the kernel dropped
-        assert await splitter.capture.mend()
-        await splitter.volume.flush()
-        assert machine.disk()[:5] == b"acked"
-        assert not splitter.capture.page.sync_failed
-
-    run(machine, scenario)
-
-
-def test_a_mending_that_fails_leaves_it_failed(machine: Machine) -> None:
-    async def scenario(splitter: Splitter) -> None:
-        await splitter.volume.write(0, b"acked", False)
-        machine.files.fail = failing("fdatasync", ".raw")
-        with pytest.raises(OSError, match="injected"):
-            await splitter.volume.flush()
-        assert not await splitter.capture.mend()
-        assert splitter.capture.page.sync_failed
-        machine.files.fail = healthy
-        assert await splitter.capture.mend()
-
-    run(machine, scenario)
-
-
 @pytest.mark.parametrize("length", [512, 100 << 10])
 def test_a_failed_disk_write_is_told_and_never_passed_by_a_sync(machine: Machine, length: int) -> None:
     async def scenario(splitter: Splitter) -> None:

@@ -1,0 +1,43 @@
+"""What failed and was not mended yet. Sticky: a later sync that succeeds proves nothing.
+
+What does not belong here: how it is mended (`capture`).
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What failed first."""
+
+    what: str
+    error: OSError
+
+
+@dataclass(slots=True)
+class Failures:
+    """The first failure of each kind, and how many there ever were.
+
+    Attributes:
+        backing: the backing stores may lack what the journal holds; a redo mends it.
+        journal: the journal may lack what it held; only an overflow ends it.
+        count: so that a mending ends only what it has seen.
+    """
+
+    backing: Failure | None = None
+    journal: Failure | None = None
+    count: int = 0
+
+    @property
+    def first(self) -> Failure | None:
+        """The one to tell of, if there is any."""
+        return self.backing or self.journal
+
+    def refuse(self) -> None:
+        """Raise OSError if anything is failed."""
+        failure = self.first
+        if failure is not None:
+            raise OSError(errno.EIO, f"{failure.what}: {failure.error}")
