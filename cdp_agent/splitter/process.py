@@ -95,6 +95,7 @@ class _Process:
         self._on_opened()
         volumes = [Volume(backing, capture) for backing in backings]
         syncing = asyncio.create_task(self._sync_from_time_to_time(capture))
+        syncing.add_done_callback(lambda ended: stop.set())  # nothing but a bug ends it
         server: NbdServer | None = None
         try:
             while not stop.is_set():
@@ -104,7 +105,7 @@ class _Process:
                 await _wait(stop, HOUSEKEEPING_SECONDS)
         finally:
             drained = server is None or await server.close(DRAIN_SECONDS)
-            syncing.cancel()
+            await _end(syncing)
             clean = await capture.stop() and drained
             self._show_volumes("stopped" if clean else "stopped, not clean", capture, volumes)
             for backing in backings:
@@ -196,6 +197,14 @@ class _Process:
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(orjson.dumps(shown | facts))
         temporary.replace(path)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task; what it died of before that is raised."""
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.result()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
