@@ -133,12 +133,13 @@ class _Opening:
             self._redo(by_index, found, writer)
         unclean = last.unclean_boot or (found is not None and not found.is_clean)
         tail = writer.tail if writer else end
+        # No room for a generation: disks and journal are equal up to the end of the old one, if there is one.
+        given_up_at = end if found else Position(generation, 0)
         page = SplitterPage(
             generation=generation,
             tail=tail,
             synced=tail,
-            # No room for a new generation: disks and journal are equal up to the end of the old one.
-            overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else end),
+            overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else given_up_at),
             overflow_ns=0 if writer else (last.overflow_ns if keeps_overflow else self.clock.wall_ns()),
             unclean_boot=unclean and not settings.full_copy,
             running=True,
@@ -193,10 +194,11 @@ class _Opening:
         # Where the published point is unknown (an old page after a power loss), all that came before
         # the oldest file was synced: nothing else is ever recycled.
         synced = last.synced if index is not None else look_from
-        self._must_reach(synced, end.position)
         same_boot = newest.boot == self.boot
-        if same_boot and last.tail != NOWHERE:
-            self._must_reach(last.tail, end.position)
+        if not last.overflowed:  # else it may have lost its end, which is why it was given up
+            self._must_reach(synced, end.position)
+            if same_boot and last.tail != NOWHERE:
+                self._must_reach(last.tail, end.position)
         return Found(
             synced,
             look_from,

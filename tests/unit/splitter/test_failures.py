@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -272,3 +273,38 @@ def test_nothing_unsynced_is_trimmed_though_it_is_proven(machine: Machine) -> No
         assert not splitter.capture.trim()
 
     run(machine, scenario)
+
+
+def test_no_room_for_the_very_first_file_is_an_overflow_too(machine: Machine) -> None:
+    machine.files.fail = failing("allocate", ".jnl", errno.ENOSPC)
+
+    async def scenario() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"not captured", True)
+        assert splitter.capture.page.overflowed
+        splitter.release()  # killed
+        machine.files.fail = healthy
+        again = machine.start()
+        assert again.capture.page.overflowed
+        assert await again.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_journal_that_lost_its_end_after_an_overflow_keeps_no_guest_waiting(machine: Machine) -> None:
+    async def scenario() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"x" * 5000, False)
+        machine.files.fail = failing("fdatasync", ".jnl")
+        await splitter.volume.flush()
+        machine.files.fail = healthy
+        assert splitter.capture.page.overflowed
+        splitter.release()
+        machine.files.lose_power(Random(1), 1.0, suffixes=(".jnl",))
+        machine.reboot()
+        again = machine.start()
+        assert again.capture.page.overflowed
+        assert machine.disk().startswith(b"x" * 5000)
+        await again.stop()
+
+    asyncio.run(scenario())
