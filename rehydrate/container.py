@@ -1,6 +1,7 @@
-"""Opening a container for reading: its history, the keys that a secret opens, and what a point needs of it.
+"""Opening a container for reading: its history, and the keys that a secret opens.
 
-Only reading is ever done. How a secret is asked for does not belong here (cli), nor what is restored (plan).
+Only reading is ever done. How a secret is asked for does not belong here (cli), nor which point is taken
+(points).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from cdp_container.domain.contents import Contents
 from cdp_container.domain.ends import Collected
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import DomainFacts, History, read_domain, read_history
-from cdp_container.domain.image import Cut, Volume, check_branch, cuts_of, runs_of, volumes_of
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
 from cdp_container.errors import (
     DamagedObject,
@@ -22,19 +22,15 @@ from cdp_container.errors import (
     KeyMissing,
     LimitExceeded,
     NewerFormat,
-    NoSuchPoint,
-    NoSuchVolume,
     WrongPassphrase,
 )
 from cdp_container.format.domain import Encryption, Owner, parse_owner
 from cdp_container.format.keyblock import open_with_passphrase, open_with_recipient, parse_key_block
 from cdp_container.format.keys import OWNER_KEY, log_prefix, parse_key
 from cdp_container.format.limits import PREAMBLE_BYTES_MAX
-from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.seal import NO_KEYS, ReaderKeys, public_of
 from cdp_container.store.api import Store
-from rehydrate.plan import Choice, VolumePlan, choose_cut, pick_volumes, plan_volume
 
 _BULK: Final = ("catalog", "log", "packs")
 """The parts of a container's keys under which most objects stand, and no container."""
@@ -69,30 +65,6 @@ class Container:
     def gather(self, scope: Mapping[int, int]) -> Contents:
         """What the objects of a scope say (see `gathering.gather`); to be closed."""
         return gather(self.store, self.history.domain, self.keys, scope, self.ledger)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A cut as people choose it. `main` is False on a side branch."""
-
-    cut: Cut
-    volumes: tuple[Volume, ...]
-    protected: bool
-    main: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RestorePlan:
-    """What a restore of some volumes at one cut takes."""
-
-    cut: Cut
-    protected: bool
-    volumes: tuple[VolumePlan, ...]
-
-    @property
-    def objects(self) -> int:
-        """How many objects are read."""
-        return len(frozenset[int]().union(*(plan.objects for plan in self.volumes)))
 
 
 def open_container(store: Store, secret: Secret) -> Container:
@@ -150,98 +122,6 @@ def _open_key(key_block: bytes, secret: Secret, domain: bytes, address: str) -> 
     if public_of(secret.private_key) == block.public:
         return secret.private_key
     return open_with_recipient(block, secret.private_key, domain, what)
-
-
-def points_of(container: Container, contents: Contents) -> list[Point]:
-    """Every recovery point, side branches included, oldest first. `contents` must hold everything."""
-    history = container.history
-    main = history.branch_of(history.newest)
-    points = []
-    for cut in cuts_of(contents, history.everything()):
-        branch = history.branch_of(cut.place)
-        points.append(
-            Point(
-                cut,
-                tuple(volumes_of(contents, branch, cut)),
-                history.is_protected(cut.place),
-                cut.place.seq <= main.get(cut.place.epoch, 0),
-            )
-        )
-    return points
-
-
-def scope_of(history: History, choice: Choice) -> dict[int, int]:
-    """Which segments must be read to find the chosen cut and all that it needs. Raises NoSuchPoint."""
-    if choice.at is None:
-        return history.branch_of(history.newest)
-    span = history.spans.get(choice.at[0])
-    if span is None or not span.end:
-        why = f"no cut of epoch {choice.at[0]} counts"
-        raise NoSuchPoint(f"find the point {choice.at[0]}.{choice.at[1]}", why)
-    return history.branch_of(span.end)
-
-
-def find_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
-    """The cut that was asked for, among those of `scope_of`. Raises NoSuchPoint, NoSuchVolume."""
-    named = [record for record in contents.space_records if "name" in record.value]
-    known = sorted({str(record.value["name"]) for record in named})
-    ids = {record.space.hex() for record in named}
-    for name in names:
-        if name not in known and name not in ids:
-            why = f"no point that could be meant has it; there are: {', '.join(known) or 'none'}"
-            raise NoSuchVolume(f"find the volume {name!r}", why)
-
-    def fits(cut: Cut) -> bool:
-        volumes = volumes_of(contents, history.branch_of(cut.place), cut)
-        whole = [volume for volume in volumes if volume.whole]
-        if names:
-            return {part for volume in whole for part in (volume.name, volume.space.hex())}.issuperset(names)
-        return bool(whole) and len(whole) == len(volumes)
-
-    return choose_cut(cuts_of(contents, scope_of(history, choice)), choice, fits)
-
-
-def plan_restore(container: Container, contents: Contents, choice: Choice, names: list[str]) -> RestorePlan:
-    """The exact plan for some volumes (all if no names are given) at the chosen cut.
-
-    Everything that the cut needs is checked to be there, and to hang together, before the plan exists.
-
-    Raises:
-        NoSuchPoint, NoSuchVolume: there is no such thing.
-        MissingObject, DamagedObject and their kin: the point cannot be restored whole.
-        KeyMissing: the container is sealed and there is no key.
-    """
-    container.require_key()
-    history = container.history
-    if history.lost is not None and choice.at is None:
-        raise history.lost  # to go back to an older point than was promised is for a person to decide
-    leading = history.branch_of(_leading(history, contents, choice))
-    check_branch(contents, leading, history.origins())
-    cut = find_cut(history, contents, choice, names)
-    branch = history.branch_of(cut.place)
-    check_branch(contents, branch, history.origins())
-    volumes = pick_volumes(volumes_of(contents, branch, cut), names, cut)
-    extents = contents.extents()
-    plans = [
-        plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
-        for volume in volumes
-    ]
-    return RestorePlan(cut, history.is_protected(cut.place), tuple(plans))
-
-
-def _leading(history: History, contents: Contents, choice: Choice) -> Place:
-    """Up to where everything must be sound for the choice to mean anything.
-
-    Damage may hide cuts: the newest of all, or of a time, is what it is only where all that leads to it is
-    sound. Markers and points are taken where they are found.
-    """
-    if choice.at is not None or choice.marker is not None:
-        return NOWHERE
-    if choice.time_ns is not None:
-        for cut in cuts_of(contents, history.branch_of(history.newest)):
-            if cut.time_ns > choice.time_ns:
-                return cut.place
-    return history.newest
 
 
 def find_domains(store: Store) -> Iterator[tuple[str, Owner | Exception]]:

@@ -132,13 +132,19 @@ def choose_cut(
             if (cut.place.epoch, cut.place.cut) == choice.at:
                 return cut
         raise NoSuchPoint(f"find the point {choice.at[0]}.{choice.at[1]}", "there is no such complete cut")
-    wanted = [cut for cut in cuts if choice.marker is None or choice.marker in cut.markers]
-    if choice.time_ns is not None:
-        wanted = [cut for cut in wanted if cut.time_ns <= choice.time_ns]
+    wanted = candidates(cuts, choice)
     for cut in reversed(wanted):
         if fits(cut):
             return cut
     raise NoSuchPoint("find a point to restore", _why_none(choice, cuts, wanted))
+
+
+def candidates(cuts: Sequence[Cut], choice: Choice) -> list[Cut]:
+    """The cuts, in their order, of which a choice means the newest that fits; all for an (epoch, number)."""
+    wanted = [cut for cut in cuts if choice.marker is None or choice.marker in cut.markers]
+    if choice.time_ns is not None:
+        wanted = [cut for cut in wanted if cut.time_ns <= choice.time_ns]
+    return wanted
 
 
 def _why_none(choice: Choice, cuts: Sequence[Cut], wanted: Sequence[Cut]) -> str:
@@ -154,6 +160,8 @@ def _why_none(choice: Choice, cuts: Sequence[Cut], wanted: Sequence[Cut]) -> str
 def pick_volumes(volumes: Sequence[Volume], names: Sequence[str], cut: Cut) -> list[Volume]:
     """The volumes of these names or ids, or all. Raises NoSuchVolume; NoSuchPoint where one is not whole."""
     point = f"{cut.place.epoch}.{cut.place.cut}"
+    if not volumes:
+        raise NoSuchVolume(f"restore {point}", "there is no volume at this point")
     picked = [_pick(volumes, name, point) for name in dict.fromkeys(names)] if names else list(volumes)
     partial = [volume.name for volume in picked if not volume.whole]
     if partial:

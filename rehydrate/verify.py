@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_container.domain.contents import Contents
+from cdp_container.domain.faults import faults_of
 from cdp_container.domain.heads import BROKEN, Broken, Seen
-from cdp_container.domain.image import faults_of
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import CdpError, DamagedObject, Incomplete, KeyMissing, MissingObject, NotFound
@@ -136,8 +136,8 @@ def verify(
             _count(report, contents, checked, scope)
             catalogs[checked.found.key] = checked.entries
         for fault in faults_of(contents, scope, container.history.origins()):
-            if fault not in [finding.error for finding in report.findings]:
-                report.findings.append(Finding(fault, fault.what, needed=True))
+            if fault.error not in [finding.error for finding in report.findings]:
+                report.findings.append(Finding(fault.error, fault.error.what, needed=True))
         report.findings.extend(_lying_catalogs(contents, catalogs))
         report.findings.extend(_lost_cut(container))
     finally:

@@ -195,7 +195,7 @@ class Contents:
 
     def _add_cover(self, head: Head, place: Place, space: bytes, size_bytes: object) -> None:
         """A resize covers everything at or beyond the new size in older cuts."""
-        if not isinstance(size_bytes, int) or not 0 <= size_bytes <= SPACE_BYTES_MAX:
+        if type(size_bytes) is not int or not 0 <= size_bytes <= SPACE_BYTES_MAX:
             raise DamagedObject(head.key, f"space {space.hex()} is resized to what is no size")
         if size_bytes < SPACE_BYTES_MAX:
             cover = cover_beyond(size_bytes)

@@ -6,31 +6,23 @@ nor does which epochs count (history).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp_container.domain.contents import Contents, Segment, SpaceRecord
-from cdp_container.errors import CdpError, DamagedObject, MissingObject
+from cdp_container.domain.contents import Contents, SpaceRecord
+from cdp_container.errors import DamagedObject
 from cdp_container.extents.tables import COVER, RUNS, Table
-from cdp_container.format.keys import epoch_key, segment_key
 from cdp_container.format.limits import SPACE_BYTES_MAX
-from cdp_container.format.place import Place
-from cdp_container.format.preamble import NO_DIGEST
+from cdp_container.format.place import NOWHERE, Place
 
 Branch = Mapping[int, int]
 """What an image is made of: for each epoch the last seq that counts."""
 
-_WHY_MISSING: Final = "this point needs it, and it is neither there nor collected"
-
-Origins = Mapping[int, tuple[Place, Place]]
-"""For each epoch its base and the end of the epoch before it, as its record says."""
-
-KEYS_NAMED_MAX: Final = 5
-"""Missing objects that a message names before it only counts them."""
+_WHY_NO_VOLUME: Final = "its record has no name or no size that makes sense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +77,61 @@ def cuts_of(contents: Contents, branch: Branch) -> list[Cut]:
     ]
 
 
+class Volumes:
+    """The volumes at one cut after another: asked for oldest first, it applies each record but once."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._records: dict[int, list[SpaceRecord]] = {}
+        for record in sorted(contents.space_records, key=lambda record: record.place):
+            self._records.setdefault(record.place.epoch, []).append(record)
+        self._place = NOWHERE
+        self._applied = 0
+        self._found: dict[bytes, dict[str, object]] = {}
+
+    def at(self, branch: Branch, cut: Cut) -> list[Volume]:
+        """The volumes that exist at a cut, by name. Raises DamagedObject where a record makes no sense."""
+        epoch, seq = cut.place.epoch, cut.place.seq
+        if epoch != self._place.epoch or seq < self._place.seq:
+            self._found, self._applied = {}, 0
+            for older in sorted(set(branch) - {epoch}):
+                self._apply(older, 0, branch[older])
+        self._applied = self._apply(epoch, self._applied, branch.get(epoch, 0))
+        self._place = cut.place
+        volumes = [
+            _volume(space, value, cut)
+            for space, value in self._found.items()
+            if value.get("kind") == "volume"
+        ]
+        return sorted(volumes, key=lambda volume: volume.name)
+
+    def _apply(self, epoch: int, first: int, last_seq: int) -> int:
+        """Apply an epoch's records from number `first` on up to a segment; gives the next one's number."""
+        records = self._records.get(epoch, [])
+        while first < len(records) and records[first].place.seq <= last_seq:
+            record = records[first]
+            if record.name == "space+":
+                self._found[record.space] = dict(record.value)
+            elif record.name == "space=" and record.space in self._found:
+                self._found[record.space] |= {"size_bytes": record.value.get("size_bytes")}
+            elif record.name == "space-":
+                self._found.pop(record.space, None)
+            first += 1
+        return first
+
+
 def volumes_of(contents: Contents, branch: Branch, cut: Cut) -> list[Volume]:
-    """The volumes that exist at a cut, by name."""
-    found: dict[bytes, dict[str, object]] = {}
-    for record in _space_records(contents, branch):
-        if record.name == "space+":
-            found[record.space] = dict(record.value)
-        elif record.name == "space=" and record.space in found:
-            found[record.space] |= {"size_bytes": record.value.get("size_bytes")}
-        elif record.name == "space-":
-            found.pop(record.space, None)
-    volumes = [_volume(space, value, cut) for space, value in found.items() if value.get("kind") == "volume"]
-    return sorted(volumes, key=lambda volume: volume.name)
+    """The volumes that exist at one cut; see `Volumes`."""
+    return Volumes(contents).at(branch, cut)
 
 
 def _volume(space: bytes, value: Mapping[str, object], cut: Cut) -> Volume:
     name, size_bytes, block_bytes = value.get("name"), value.get("size_bytes"), value.get("block_bytes", 512)
-    numbers_fit = isinstance(size_bytes, int) and 0 <= size_bytes <= SPACE_BYTES_MAX
-    if not isinstance(name, str) or not numbers_fit or not isinstance(block_bytes, int):
-        raise DamagedObject(f"the volume {space.hex()}", "its record has no name or no size that makes sense")
-    assert isinstance(size_bytes, int)
+    # type(), because true is an int to Python.
+    if not isinstance(name, str) or type(size_bytes) is not int or type(block_bytes) is not int:
+        raise DamagedObject(f"the volume {space.hex()}", _WHY_NO_VOLUME)
+    if not 0 <= size_bytes <= SPACE_BYTES_MAX:
+        raise DamagedObject(f"the volume {space.hex()}", _WHY_NO_VOLUME)
     return Volume(space, name, size_bytes, block_bytes, space not in cut.not_whole)
-
-
-def _space_records(contents: Contents, branch: Branch) -> list[SpaceRecord]:
-    """Those of the branch in the order in which they apply; within one segment in its own order."""
-    on_it = [record for record in contents.space_records if on_branch(record.place, branch)]
-    return sorted(on_it, key=lambda record: record.place)
 
 
 def runs_of(contents: Contents, branch: Branch, space: bytes) -> Table:
@@ -122,8 +142,8 @@ def runs_of(contents: Contents, branch: Branch, space: bytes) -> Table:
     placed = contents.runs(space)
     lasts = np.array([branch.get(int(epoch), 0) for epoch in placed["epoch"]], dtype=np.int64)
     placed = placed[placed["seq"] <= lasts]
-    for record in _space_records(contents, branch):
-        if record.name == "space-" and record.space == space:
+    for record in contents.space_records:
+        if record.name == "space-" and record.space == space and on_branch(record.place, branch):
             placed = placed[_is_newer(placed, record.place)]
     # Within a cut all records apply before all extents: a cover stands below the extents of its own cut.
     # Where a pack heals a segment both have one place: what was read later, the pack, stands first.
@@ -139,94 +159,3 @@ def _is_newer(placed: Table, place: Place) -> NDArray[np.bool_]:
     later_cut = (placed["epoch"] == place.epoch) & (placed["cut"] > place.cut)
     newer: NDArray[np.bool_] = (placed["epoch"] > place.epoch) | later_cut
     return newer
-
-
-def check_branch(contents: Contents, branch: Branch, origins: Origins) -> None:
-    """Everything that an image needs is there, each segment of its epoch, and each naming the one before.
-
-    Args:
-        contents: read for at least this branch.
-        branch: see `Branch`.
-        origins: see `Origins`.
-
-    Raises:
-        MissingObject: names what is neither there nor collected.
-        DamagedObject, NewerFormat, ForeignObject, LimitExceeded: an object is not what it should be.
-    """
-    missing = []
-    for fault in faults_of(contents, branch, origins):
-        if not isinstance(fault, MissingObject):
-            raise fault
-        missing.append(fault.what)
-    if missing:
-        named = ", ".join(missing[:KEYS_NAMED_MAX])
-        more = f" and {len(missing) - KEYS_NAMED_MAX} more" if len(missing) > KEYS_NAMED_MAX else ""
-        raise MissingObject(named + more, _WHY_MISSING)
-
-
-def faults_of(contents: Contents, branch: Branch, origins: Origins) -> Iterator[CdpError]:
-    """All that is wrong with what a branch is made of; see `check_branch`."""
-    for epoch in sorted(branch):
-        yield from _base_faults(contents, epoch, origins[epoch][0])
-        yield from _chain_faults(contents, epoch, branch[epoch], origins[epoch])
-    for key in sorted(contents.ledger.packs):
-        if key in contents.broken:
-            yield contents.broken[key].error
-        elif key not in contents.packs:
-            yield MissingObject(key, "the ledger lists this pack as in force, and it is not there")
-
-
-def _base_faults(contents: Contents, epoch: int, base: Place) -> Iterator[CdpError]:
-    """A base must be a whole cut: half of one is an image that never was."""
-    segment = contents.segments.get((base.epoch, base.seq))
-    if segment is not None and not (segment.complete and segment.place == base):
-        yield DamagedObject(epoch_key(epoch), f"its base {base.epoch}.{base.cut} does not end a cut")
-
-
-def _chain_faults(
-    contents: Contents, epoch: int, last: int, origin: tuple[Place, Place]
-) -> Iterator[CdpError]:
-    """What is wrong with the segments of one epoch; `before` is empty and `cut` None where unknown."""
-    before = _digest_at(contents, origin[0])
-    cut: int | None = 1
-    for seq in range(1, last + 1):
-        key = segment_key(epoch, seq)
-        segment = contents.segments.get((epoch, seq))
-        if contents.ledger.is_collected(epoch, seq):
-            before = contents.ledger.digest(epoch, seq)
-            cut = segment.cut + 1 if segment is not None and segment.complete else None
-        elif segment is None or key in contents.broken:
-            broken = contents.broken.get(key)
-            yield MissingObject(key, _WHY_MISSING) if broken is None else broken.error
-            before, cut = b"", None
-        else:
-            yield from _link_faults(segment, key, before, cut, origin)
-            before, cut = segment.digest, segment.cut + segment.complete
-
-
-def _link_faults(
-    segment: Segment, key: str, before: bytes, cut: int | None, origin: tuple[Place, Place]
-) -> Iterator[CdpError]:
-    if (segment.base, segment.end) != origin:
-        yield DamagedObject(key, "it names another base or end than the record of its epoch")
-    if before and segment.previous_digest != before:
-        base = origin[0]
-        earlier = (
-            segment_key(segment.epoch, segment.seq - 1)
-            if segment.seq > 1
-            else segment_key(base.epoch, base.seq)
-        )
-        # One of the two is damaged; which, only reading them whole can tell.
-        yield DamagedObject(key, f"the digest that it names is not that of {earlier}")
-    if cut is not None and segment.cut != cut:
-        yield DamagedObject(key, f"it is of cut {segment.cut}, and cut {cut} was due")
-
-
-def _digest_at(contents: Contents, place: Place) -> bytes:
-    """The digest of a base's last segment; empty where that cannot be known any more."""
-    if not place:
-        return NO_DIGEST
-    if contents.ledger.is_collected(place.epoch, place.seq):
-        return contents.ledger.digest(place.epoch, place.seq)
-    segment = contents.segments.get((place.epoch, place.seq))
-    return b"" if segment is None else segment.digest

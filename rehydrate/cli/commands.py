@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +22,9 @@ from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.progress import meter
 from rehydrate.cli.text import parse_point, parse_time, tree
-from rehydrate.container import (
-    Container,
-    RestorePlan,
-    find_cut,
-    find_domains,
-    open_container,
-    plan_restore,
-    points_of,
-    scope_of,
-)
+from rehydrate.container import Container, find_domains, open_container
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals, VolumePlan
+from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
 from rehydrate.restore import Source, restore_volume, sum_of
 from rehydrate.show import show_object
 from rehydrate.target import Target, open_target
@@ -84,16 +76,14 @@ def domains(address: str, as_json: bool) -> int:
 def points(access: Access, last: int, as_json: bool) -> int:
     """`rehydrate points`."""
     with _everything(access) as (container, contents):
-        found = points_of(container, contents)
-        shown = found[-last:] if last else found
+        shown, older = points_of(container, contents, last)
         keyless = contents.sealed
         text = [views.points_text(shown, keyless)]
-        if len(shown) < len(found):
-            text.append(f"and {len(found) - len(shown)} older ones: --last 0")
+        if older:
+            text.append(f"and {older} older ones: --last 0")
         if keyless:
             text.append("volumes and markers are sealed: give --passphrase-file to see them")
-        notes = [*container.history.notes, *contents.notes]
-        notes += [f"{broken.key}: {broken.error.why}" for broken in contents.broken.values()]
+        notes = _notes(container, contents)
         _tell(notes)
         members = {
             "domain": container.history.domain.hex(),
@@ -212,6 +202,7 @@ def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int],
     if choice.marker is not None:
         container.require_key()  # the names of cuts are sealed
     with closing(container.gather(scope_of(history, choice))) as contents:
+        _tell(_notes(container, contents))
         scope = history.branch_of(find_cut(history, contents, choice, []).place)
     return scope, verification.to_verify(container, scope)
 
@@ -263,12 +254,19 @@ def _planned(access: Access, choice: Choice, names: list[str]) -> Iterator[tuple
     with _container(access) as container:
         container.require_key()
         with closing(container.gather(scope_of(container.history, choice))) as contents:
-            _tell([*container.history.notes, *contents.notes])
+            _tell(_notes(container, contents))
             made = plan_restore(container, contents, choice, names)
+            _tell(made.notes)
             yield Source(container.store, container.keys, contents), made
 
 
-def _tell(notes: list[str]) -> None:
+def _notes(container: Container, contents: Contents) -> list[str]:
+    """What a reader should be told, and every object that is not what it should be."""
+    broken = [f"{broken.key}: {broken.error.why}" for broken in contents.broken.values()]
+    return [*container.history.notes, *contents.notes, *broken]
+
+
+def _tell(notes: Sequence[str]) -> None:
     for note in notes:
         say(f"note: {note}")
 

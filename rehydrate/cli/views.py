@@ -7,14 +7,14 @@ from typing import Any
 
 from cdp_container.format.domain import Owner
 from rehydrate.cli.text import seconds_text, size_text, table, time_text
-from rehydrate.container import Point, RestorePlan
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
+from rehydrate.points import Point, RestorePlan
 from rehydrate.restore import sum_of
 from rehydrate.verify import Report
 
 Members = dict[str, Any]
 
-POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers")
+POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers", "notes")
 """What the members of a plan say of its point."""
 
 
@@ -59,6 +59,7 @@ def point_members(point: Point) -> Members:
         "cut_time_ns": point.cut.time_ns,
         "whole": point.cut.whole,
         "protected": point.protected,
+        "broken": None if point.broken is None else str(point.broken),
         "branch": "main" if point.main else "side",
         "markers": list(point.cut.markers),
         "volumes": [
@@ -73,17 +74,24 @@ def points_text(points: Sequence[Point], keyless: bool) -> str:
     rows = []
     for point in points:
         place = point.cut.place
-        state = "protected" if point.protected else "sent"
         rows.append(
             [
                 point_name(place.epoch, place.cut),
                 time_text(point.cut.time_ns),
-                state if point.main else "side branch",
+                _state(point),
                 "?" if keyless else ", ".join(v.name if v.whole else f"({v.name})" for v in point.volumes),
                 "?" if keyless else ", ".join(point.cut.markers),
             ]
         )
     return table(("POINT", "TIME", "STATE", "VOLUMES", "MARKERS"), rows)
+
+
+def _state(point: Point) -> str:
+    if point.broken is not None:
+        return f"broken: {point.broken.what}"
+    if not point.main:
+        return "side branch"
+    return "protected" if point.protected else "sent"
 
 
 def plan_members(plan: RestorePlan, bytes_per_second: int) -> Members:
@@ -96,6 +104,7 @@ def plan_members(plan: RestorePlan, bytes_per_second: int) -> Members:
         "cut_time_ns": plan.cut.time_ns,
         "protected": plan.protected,
         "markers": list(plan.cut.markers),
+        "notes": list(plan.notes),
         "objects": plan.objects,
         **_totals_members(totals),
         "assumed_bytes_per_second": bytes_per_second,

@@ -8,9 +8,10 @@ from contextlib import closing
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.domain.faults import check_branch
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import read_history
-from cdp_container.domain.image import check_branch, cuts_of, volumes_of
+from cdp_container.domain.image import Volumes, cuts_of, volumes_of
 from cdp_container.errors import DamagedObject, MissingObject
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
@@ -160,3 +161,15 @@ def test_volumes_are_those_of_the_cut(store: WatchedStore) -> None:
         assert at(Place(2, 2, 3))["disk"] == (150_000, True)
         assert at(Place(2, 3, 4))["spare"] == (50_000, True)
         assert "spare" not in at(history.newest)
+
+
+def test_volumes_are_the_same_in_whatever_order_cuts_are_asked_for(store: WatchedStore) -> None:
+    site = busy_container(store)
+    history = read_history(store)
+    with closing(gather(store, history.domain, site.reader_keys(), history.everything())) as contents:
+        cuts = cuts_of(contents, history.everything())
+        alone = [volumes_of(contents, history.branch_of(cut.place), cut) for cut in cuts]
+        volumes = Volumes(contents)
+        assert [volumes.at(history.branch_of(cut.place), cut) for cut in cuts] == alone
+        for cut, expected in reversed(list(zip(cuts, alone, strict=True))):
+            assert volumes.at(history.branch_of(cut.place), cut) == expected

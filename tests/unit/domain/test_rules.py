@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.domain.faults import check_branch
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import History, read_history
-from cdp_container.domain.image import check_branch
 from cdp_container.errors import DamagedObject
 from cdp_container.format.domain import build_epoch_record, parse_epoch_record
 from cdp_container.format.keys import epoch_key, segment_key

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,46 +16,17 @@ from cdp_container.format.preamble import parse_preamble
 from cdp_container.store import address as addresses
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
-from rehydrate.cli import app, commands
+from rehydrate.cli import commands
 from rehydrate.cli.progress import Lines
 from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, table, time_text, tree
 from rehydrate.plan import Totals
 from tests.containers import PASSPHRASE, Site, busy_container
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
+from tests.unit.rehydrate.conftest import Run, answer
 
 
 @pytest.fixture
 def site(place: Path) -> Site:
     return busy_container(DirectoryStore(place))
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    path = tmp_path / "out"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command with the passphrase in the environment; gives exit code, stdout and stderr."""
-    monkeypatch.setenv("CDP_PASSPHRASE", PASSPHRASE)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rehydrate", *map(str, arguments)])
-        code = app.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 def refused(run: Run, code: int, *arguments: object) -> str:
@@ -69,12 +37,6 @@ def refused(run: Run, code: int, *arguments: object) -> str:
     assert [line.split(":")[0] for line in lines] == ["error", "hint"]
     assert PASSPHRASE not in stderr
     return lines[0]
-
-
-def answer(run: Run, *arguments: object) -> Any:  # noqa: ANN401 (whatever the command answers)
-    code, stdout, stderr = run(*arguments, "--json")
-    assert code == 0, stderr
-    return json.loads(stdout)
 
 
 # --- bad input -------------------------------------------------------------------------------

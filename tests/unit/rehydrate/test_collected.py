@@ -19,8 +19,9 @@ from cdp_container.format.layout import RunKind
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.memory import MemoryStore
-from rehydrate.container import RestorePlan, Secret, open_container, plan_restore, scope_of
+from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.verify import Finding, to_verify, verify
 from tests.containers import PASSPHRASE, Site, in_force, write
 from tests.unit.rehydrate.test_restore import assert_all_restored, restored

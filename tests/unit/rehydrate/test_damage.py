@@ -23,8 +23,9 @@ from cdp_container.format.layout import PREAMBLE
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
-from rehydrate.container import Secret, open_container, plan_restore, scope_of
+from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice
+from rehydrate.points import plan_restore, scope_of
 from rehydrate.restore import Source, restore_volume
 from rehydrate.target import open_target
 from rehydrate.verify import Report, to_verify, verify

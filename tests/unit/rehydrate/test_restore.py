@@ -17,8 +17,9 @@ from cdp_container.format.seal import WriterKeys
 from cdp_container.format.segment import NewExtent, SegmentFacts, build_segment
 from cdp_container.store.memory import MemoryStore
 from rehydrate import plan as planning
-from rehydrate.container import Secret, open_container, plan_restore, scope_of
+from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice, Totals, VolumePlan
+from rehydrate.points import plan_restore, scope_of
 from rehydrate.restore import Source, restore_volume
 from rehydrate.target import open_target
 from tests.containers import PASSPHRASE, Image, Site, busy_container, write

@@ -1,0 +1,207 @@
+"""Recovery points: which there are, which of them can be restored, and which one a choice means.
+
+A choice never silently means an older point than it could: what damage may hide is refused, what was passed
+over is told. Opening a container does not belong here (container), nor what a restore reads (plan).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.faults import Soundness, check_branch, faults_of
+from cdp_container.domain.heads import BROKEN
+from cdp_container.domain.history import History
+from cdp_container.domain.image import Cut, Volume, Volumes, cuts_of, runs_of, volumes_of
+from cdp_container.errors import CdpError, DamagedObject, NoSuchPoint, NoSuchVolume
+from cdp_container.format.place import NOWHERE, Place
+from rehydrate.container import Container
+from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
+
+Fits = Callable[[Cut], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A cut as people choose it. `main` is False on a side branch; `broken`: why it cannot be restored."""
+
+    cut: Cut
+    volumes: tuple[Volume, ...]
+    protected: bool
+    main: bool
+    broken: CdpError | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore of some volumes at one cut takes. `notes`: what whoever chose it should be told."""
+
+    cut: Cut
+    protected: bool
+    volumes: tuple[VolumePlan, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> int:
+        """How many objects are read."""
+        return len(frozenset[int]().union(*(plan.objects for plan in self.volumes)))
+
+
+def points_of(container: Container, contents: Contents, last: int = 0) -> tuple[list[Point], int]:
+    """The newest recovery points (`last` of them, 0 for all), side branches included, oldest first.
+
+    Gives them and how many older ones there are. `contents` must hold everything.
+    """
+    history = container.history
+    everything, origins = history.everything(), history.origins()
+    main = history.branch_of(history.newest)
+    sound = Soundness(faults_of(contents, everything, origins), origins)
+    cuts = cuts_of(contents, everything)
+    shown = cuts[-last:] if last else cuts
+    volumes = Volumes(contents)
+    points = []
+    for cut in shown:
+        broken = sound.fault_at(cut.place)
+        found: list[Volume] = []
+        try:
+            found = volumes.at(history.branch_of(cut.place), cut)
+        except DamagedObject as error:
+            broken = broken or error
+        on_main = cut.place.seq <= main.get(cut.place.epoch, 0)
+        points.append(Point(cut, tuple(found), history.is_protected(cut.place), on_main, broken))
+    return points, len(cuts) - len(shown)
+
+
+def scope_of(history: History, choice: Choice) -> dict[int, int]:
+    """Which segments must be read to find the chosen cut and all that it needs. Raises NoSuchPoint."""
+    if choice.at is None:
+        return history.branch_of(history.newest)
+    span = history.spans.get(choice.at[0])
+    if span is None or not span.end:
+        why = f"no cut of epoch {choice.at[0]} counts"
+        raise NoSuchPoint(f"find the point {choice.at[0]}.{choice.at[1]}", why)
+    return history.branch_of(span.end)
+
+
+def find_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
+    """The cut that was asked for, among those of `scope_of`. Raises NoSuchPoint, NoSuchVolume."""
+    named = [record for record in contents.space_records if "name" in record.value]
+    known = sorted({str(record.value["name"]) for record in named})
+    ids = {record.space.hex() for record in named}
+    for name in names:
+        if name not in known and name not in ids:
+            why = f"no point that could be meant has it; there are: {', '.join(known) or 'none'}"
+            raise NoSuchVolume(f"find the volume {name!r}", why)
+    return choose_cut(cuts_of(contents, scope_of(history, choice)), choice, _fits(history, contents, names))
+
+
+def _fits(history: History, contents: Contents, names: list[str]) -> Fits:
+    """Whether the wanted volumes exist and are whole at a cut."""
+    volumes = Volumes(contents)
+
+    def fits(cut: Cut) -> bool:
+        if contents.sealed:
+            return cut.whole  # without a key nothing is known of volumes
+        return not _unfit(volumes.at(history.branch_of(cut.place), cut), names)
+
+    return fits
+
+
+def _unfit(volumes: Sequence[Volume], names: Sequence[str]) -> str:
+    """Why these volumes are not those that are wanted; empty where they are."""
+    known = {part for volume in volumes for part in (volume.name, volume.space.hex())}
+    absent = [name for name in names if name not in known]
+    if absent or not volumes:
+        return f"there is no {', '.join(absent) or 'volume'} there"
+    wanted = [volume for volume in volumes if not names or {volume.name, volume.space.hex()} & set(names)]
+    partial = [volume.name for volume in wanted if not volume.whole]
+    return f"{', '.join(partial)} {'is' if len(partial) == 1 else 'are'} not whole there" if partial else ""
+
+
+def plan_restore(container: Container, contents: Contents, choice: Choice, names: list[str]) -> RestorePlan:
+    """The exact plan for some volumes (all if no names are given) at the chosen cut.
+
+    Everything that the cut needs is checked to be there, and to hang together, before the plan exists.
+
+    Raises:
+        NoSuchPoint, NoSuchVolume: there is no such thing.
+        MissingObject, DamagedObject and their kin: the point cannot be restored whole, or what is damaged may
+            hide a newer one; the hint names the newest that can be.
+        KeyMissing: the container is sealed and there is no key.
+    """
+    container.require_key()
+    history = container.history
+    try:
+        cut = _sound_cut(history, contents, choice, names)
+    except BROKEN as error:
+        raise _with_way_out(error, history, contents, choice, names) from error
+    branch = history.branch_of(cut.place)
+    volumes = pick_volumes(volumes_of(contents, branch, cut), names, cut)
+    extents = contents.extents()
+    plans = [
+        plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
+        for volume in volumes
+    ]
+    notes = _passed_over(history, contents, choice, names, cut)
+    return RestorePlan(cut, history.is_protected(cut.place), tuple(plans), notes)
+
+
+def _sound_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
+    """The cut that was asked for, after a check of all that it needs, and of all that decides which it is."""
+    if history.lost is not None and choice.at is None:
+        raise history.lost  # to go back to an older point than was promised is for a person to decide
+    check_branch(contents, history.branch_of(_leading(history, contents, choice)), history.origins())
+    cut = find_cut(history, contents, choice, names)
+    check_branch(contents, history.branch_of(cut.place), history.origins())
+    return cut
+
+
+def _leading(history: History, contents: Contents, choice: Choice) -> Place:
+    """Up to where everything must be sound for the choice to mean anything.
+
+    Damage may hide cuts and their names: the newest of all, of a time or of a name is what it is only where
+    all that could hold it is sound. A point is taken where it is found.
+    """
+    if choice.at is not None:
+        return NOWHERE
+    if choice.time_ns is not None:
+        for cut in cuts_of(contents, history.branch_of(history.newest)):
+            if cut.time_ns > choice.time_ns:
+                return cut.place
+    return history.newest
+
+
+def _with_way_out(
+    error: CdpError, history: History, contents: Contents, choice: Choice, names: list[str]
+) -> CdpError:
+    """The same error, with a hint that names the newest point that could be restored instead."""
+    scope, origins = scope_of(history, choice), history.origins()
+    sound = Soundness(faults_of(contents, scope, origins), origins)
+    fits = _fits(history, contents, names)
+    for cut in reversed(candidates(cuts_of(contents, scope), choice)):
+        try:
+            if sound.fault_at(cut.place) is None and fits(cut):
+                named = "" if choice.marker is None else f" of the name {choice.marker}"
+                way = f"--at {cut.place.epoch}.{cut.place.cut} is the newest{named} that can be restored"
+                return type(error)(error.what, error.why, f"{way}; else: {error.hint}")
+        except DamagedObject:
+            continue  # a volume's record makes no sense there
+    return error
+
+
+def _passed_over(
+    history: History, contents: Contents, choice: Choice, names: list[str], chosen: Cut
+) -> tuple[str, ...]:
+    """A note on newer cuts that the choice could mean as well, were the wanted volumes whole there."""
+    if choice.at is not None:
+        return ()
+    cuts = candidates(cuts_of(contents, scope_of(history, choice)), choice)
+    newer = [cut for cut in cuts if cut.place > chosen.place]
+    if not newer:
+        return ()
+    newest = newer[-1]
+    why = _unfit(volumes_of(contents, history.branch_of(newest.place), newest), names)
+    many = "cut" if len(newer) == 1 else "cuts"
+    point = f"{newest.place.epoch}.{newest.place.cut}"
+    return (f"{len(newer)} newer {many} up to {point} passed over: {why}",)

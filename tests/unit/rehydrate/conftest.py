@@ -1,0 +1,65 @@
+"""A container in a directory, and the command line as an administrator runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdp_container.store.directory import DirectoryStore
+from rehydrate.cli import app
+from tests.containers import PASSPHRASE, Site
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    path = tmp_path / "out"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def empty(place: Path) -> Site:
+    """A site that has written nothing yet."""
+    return Site(DirectoryStore(place))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command with the passphrase in the environment; gives exit code, stdout and stderr."""
+    monkeypatch.setenv("CDP_PASSPHRASE", PASSPHRASE)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rehydrate", *map(str, arguments)])
+        code = app.main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def answer(run: Run, *arguments: object) -> Any:  # noqa: ANN401 (whatever the command answers)
+    code, stdout, stderr = run(*arguments, "--json")
+    assert code == 0, stderr
+    return json.loads(stdout)
+
+
+def damage(place: Path, key: str, at: int = -100) -> None:
+    """Flip one bit of a stored object."""
+    data = bytearray((place / key).read_bytes())
+    data[at] ^= 1
+    (place / key).unlink()
+    (place / key).write_bytes(data)

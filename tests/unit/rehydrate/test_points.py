@@ -1,0 +1,123 @@
+"""Which point a restore takes, and what it says of those that it cannot take: never silently an older one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdp_container.errors import MissingObject, NoSuchPoint, NoSuchVolume
+from cdp_container.format.keys import segment_key
+from tests.containers import Site, write
+from tests.unit.rehydrate.conftest import Run, answer, damage
+
+
+def nightly(site: Site) -> None:
+    """Four cuts of one volume; the first and the third have the same name."""
+    disk = site.add_volume("disk", 1 << 20)
+    site.begin_epoch()
+    for letter, marker in ((b"a", "nightly"), (b"b", None), (b"c", "nightly")):
+        site.cut([write(disk, 0, letter * 4096)], marker=marker)
+    site.protect(site.cut([write(disk, 0, b"d" * 4096)]))
+
+
+def test_a_marker_whose_newest_cut_is_damaged_is_not_silently_an_older_one(
+    run: Run, empty: Site, place: Path, out: Path
+) -> None:
+    nightly(empty)
+    damage(place, segment_key(1, 3), 700)
+    for command in (("plan",), ("restore", "--target", out / "disk.raw")):
+        code, stdout, stderr = run(command[0], place, "--marker", "nightly", *command[1:])
+        assert code == 20
+        assert stdout == ""
+        assert segment_key(1, 3) in stderr
+        assert "--at 1.1" in stderr.splitlines()[-1]
+    assert list(out.iterdir()) == []
+    assert answer(run, "plan", place, "--at", "1.1")["markers"] == ["nightly"]
+
+
+def test_a_missing_segment_may_have_had_the_marker_too(run: Run, empty: Site, place: Path) -> None:
+    nightly(empty)
+    (place / segment_key(1, 2)).unlink()
+    code, _, stderr = run("plan", place, "--marker", "nightly")
+    assert code == MissingObject.exit_code
+    assert "--at 1.1" in stderr.splitlines()[-1]
+
+
+def test_what_is_broken_is_told_whatever_is_planned(run: Run, empty: Site, place: Path) -> None:
+    nightly(empty)
+    damage(place, segment_key(1, 3), 700)
+    code, _, stderr = run("plan", place, "--at", "1.2")
+    assert code == 0
+    assert f"note: {segment_key(1, 3)}" in stderr
+
+
+def test_points_say_which_of_them_cannot_be_restored(run: Run, empty: Site, place: Path) -> None:
+    nightly(empty)
+    (place / segment_key(1, 3)).unlink()
+    found = {item["point"]: item["broken"] for item in answer(run, "points", place)["points"]}
+    assert found["1.1"] is None
+    assert found["1.2"] is None
+    assert segment_key(1, 3) in found["1.4"]
+    lines = run("points", place)[1].splitlines()
+    assert [f"broken: {segment_key(1, 3)}" in line for line in lines] == [False, False, False, True]
+
+
+def test_a_fault_breaks_the_branches_that_lead_through_it_and_no_other(
+    run: Run, empty: Site, place: Path
+) -> None:
+    disk = empty.add_volume("disk", 1 << 20)
+    empty.begin_epoch()
+    fork = empty.cut([write(disk, 0, b"a" * 4096)])
+    empty.cut([write(disk, 0, b"b" * 4096)])
+    empty.begin_epoch(base=fork)
+    empty.cut([write(disk, 0, b"c" * 4096)])
+    (place / segment_key(2, 1)).unlink()
+    empty.cut([write(disk, 0, b"d" * 4096)])
+    empty.protect(empty.cut([write(disk, 0, b"e" * 4096)]))
+    found = {item["point"]: item["broken"] for item in answer(run, "points", place)["points"]}
+    assert [point for point, broken in found.items() if broken] == ["2.2", "2.3"]
+    (place / segment_key(1, 1)).unlink()
+    found = {item["point"]: item["broken"] for item in answer(run, "points", place)["points"]}
+    assert all(segment_key(1, 1) in broken for broken in found.values())
+
+
+def test_a_refusal_names_the_newest_point_that_can_be_restored(run: Run, empty: Site, place: Path) -> None:
+    nightly(empty)
+    (place / segment_key(1, 3)).unlink()
+    for choice in ((), ("--time", "2033-01-01T00:00:00Z"), ("--at", "1.4")):
+        code, _, stderr = run("plan", place, *choice)
+        assert code == MissingObject.exit_code
+        assert "--at 1.2" in stderr.splitlines()[-1]
+
+
+def test_newer_cuts_that_were_passed_over_are_told(run: Run, empty: Site, place: Path) -> None:
+    disk = empty.add_volume("a", 1 << 20)
+    empty.begin_epoch()
+    empty.cut([write(disk, 0, b"a" * 4096)])
+    other = empty.add_volume("b", 1 << 20)
+    for _ in range(4):
+        empty.cut([write(disk, 0, b"b" * 4096)], not_whole=[other])
+    empty.protect(empty.cut([write(disk, 0, b"c" * 4096)], not_whole=[other]))
+    told = "5 newer cuts up to 1.6 passed over: b is not whole there"
+    for choice in ((), ("--time", "2033-01-01T00:00:00Z")):
+        code, stdout, stderr = run("plan", place, *choice)
+        assert code == 0
+        assert f"note: {told}" in stderr
+        assert "point 1.1 " in stdout
+        assert told in answer(run, "plan", place, *choice)["notes"]
+    assert answer(run, "plan", place, "--volume", "a")["notes"] == []
+
+
+def test_a_point_without_volumes_is_refused(run: Run, empty: Site, place: Path) -> None:
+    disk = empty.add_volume("a", 1 << 20)
+    empty.begin_epoch()
+    empty.cut([write(disk, 0, b"a" * 4096)])
+    empty.remove(disk)
+    empty.protect(empty.cut([]))
+    assert run("plan", place, "--at", "1.2")[0] == NoSuchVolume.exit_code
+    code, _, stderr = run("plan", place)
+    assert code == 0
+    assert "1 newer cut up to 1.2 passed over: there is no volume there" in stderr
+    code, _, stderr = run("plan", place, "--volume", "a")
+    assert code == 0
+    assert "1 newer cut up to 1.2 passed over: there is no a there" in stderr
+    assert run("plan", place, "--time", "1999-01-01T00:00:00Z")[0] == NoSuchPoint.exit_code
