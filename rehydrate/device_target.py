@@ -34,13 +34,14 @@ class DeviceTarget:
     def __init__(self, path: Path, fd: int, size_bytes: int, overwrites: str) -> None:
         self.path = path
         self.known_empty = False
+        self.note = ""
         self.overwrites = overwrites
         self._fd = fd
         self._head = bytearray(min(HELD_BACK_BYTES, size_bytes))
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Zero the beginning durably: from now on the device shows nothing until `finish`."""
+        """See `Target.begin`: zero the beginning durably, so that the device shows nothing until `finish`."""
         with os_errors(f"write {self.path}"):
             write_all(self._fd, 0, memoryview(bytes(len(self._head))))
             os.fsync(self._fd)
@@ -96,7 +97,6 @@ def open_device(path: Path, size_bytes: int, force: bool, what: str) -> DeviceTa
         if held and not force:
             raise TargetNotEmpty(what, "; ".join(held))
         target = DeviceTarget(path, fd, size_bytes, "; ".join(held))
-        target.begin()
     except BaseException:
         os.close(fd)
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -27,9 +28,13 @@ class FileTarget:
         self.path = path
         self.known_empty = True
         self.overwrites = overwrites
+        self.note = ""
         self._partial = partial
         self._fd = fd
         self._replaces = replaces
+
+    def begin(self) -> None:
+        """See `Target.begin`: what stands there stays until `finish`."""
 
     def write(self, offset: int, data: memoryview) -> None:
         """See `Target.write`."""
@@ -93,25 +98,52 @@ def open_file(
         raise TargetUnsuitable(what, f"the directory {path.parent} does not exist", "create it first")
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     held = _what_file_holds(path, status)
-    if partial.exists():
+    left = _left_over(partial, what)
+    if left is not None:
         held.append(f"{partial}, left by a restore that was killed or is still running")
-        held.extend(users_of(partial, os.stat(partial)))
+        held.extend(users_of(partial, left))
     if held and not force:
         raise TargetNotEmpty(what, "; ".join(held))
-    _check_room(path.parent, write_bytes, what)
-    fd = _take_partial(partial, what)
+    check_room(path.parent, write_bytes, what)
+    fd = _take_partial(partial, left is not None, what)
     target = FileTarget(path, partial, fd, "; ".join(held), replaces=status is not None)
     try:
         os.ftruncate(fd, size_bytes)
+        if status is not None:
+            target.note = _take_owner_and_mode(path, fd, status)
     except BaseException:
         target.abandon()
         raise
     return target
 
 
-def _take_partial(partial: Path, what: str) -> int:
+def _left_over(partial: Path, what: str) -> os.stat_result | None:
+    """What stands where the partial file is to be, if anything. Raises TargetUnsuitable if it is no file."""
+    try:
+        status = os.lstat(partial)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a link" if stat.S_ISLNK(status.st_mode) else "no file"
+        why = f"{partial}, where the volume is written until it is whole, is {kind}"
+        raise TargetUnsuitable(what, why, "remove it, or choose another target")
+    return status
+
+
+def _take_owner_and_mode(path: Path, fd: int, status: os.stat_result) -> str:
+    """Give the new file the owner and mode of the one that it replaces; gives what to tell if we may not."""
+    try:
+        os.fchown(fd, status.st_uid, status.st_gid)
+        os.fchmod(fd, stat.S_IMODE(status.st_mode))
+    except OSError as error:
+        # The old mode might show the volume to another group than before, so the new file stays ours alone.
+        return f"{path} will not keep its owner and mode: {os.strerror(error.errno or 0)}"
+    return ""
+
+
+def _take_partial(partial: Path, is_there: bool, what: str) -> int:
     """A partial file of our own, locked. One that a living restore writes is refused, `--force` or not."""
-    if partial.exists():
+    if is_there:
         old = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +153,10 @@ def _take_partial(partial: Path, what: str) -> int:
             raise TargetNotEmpty(what, why, "wait for it, or choose another target") from None
         finally:
             os.close(old)
-    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+    try:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+    except FileExistsError:
+        raise TargetNotEmpty(what, f"another process has made {partial} at this moment") from None
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
@@ -133,7 +168,8 @@ def _what_file_holds(path: Path, status: os.stat_result | None) -> list[str]:
     return held + users_of(path, status)
 
 
-def _check_room(directory: Path, write_bytes: int, what: str) -> None:
+def check_room(directory: Path, write_bytes: int, what: str) -> None:
+    """Raises LocalDiskFull where a directory's file system has no room for what will be written."""
     room = os.statvfs(directory)
     free_bytes = room.f_bavail * room.f_frsize
     if free_bytes < write_bytes:

@@ -13,7 +13,6 @@ from cdp_container.errors import (
     CdpError,
     DeviceError,
     LocalDiskFull,
-    TargetNotEmpty,
     TargetUnsuitable,
 )
 
@@ -51,8 +50,6 @@ def _typed(error: OSError, what: str) -> CdpError:
             return LocalDiskFull(what, why)
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return AccessDenied(what, why, "check the owner and the permissions of the target")
-        case errno.EEXIST:
-            return TargetNotEmpty(what, "another restore begins there at this moment")
         case errno.EFBIG | errno.ENAMETOOLONG | errno.ENOTDIR | errno.EISDIR | errno.ELOOP | errno.ENXIO:
             return TargetUnsuitable(what, why)
         case _:

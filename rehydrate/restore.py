@@ -46,6 +46,7 @@ def restore_volume(source: Source, plan: VolumePlan, target: Target, report: Rep
         KeyMissing: frames are sealed and we hold no private key.
     """
     done = Totals()
+    target.begin()
     extents = source.contents.extents()
     for window in volume_windows(plan.volume, extents, plan.runs, source.contents.objects):
         done += _restore_window(source, window, target, report)

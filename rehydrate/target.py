@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from cdp_container.errors import TargetUnsuitable
 from rehydrate.device_target import open_device
-from rehydrate.file_target import open_file
+from rehydrate.file_target import check_room, open_file
 from rehydrate.localio import os_errors
 
 
@@ -27,6 +27,13 @@ class Target(Protocol):
     """Whether what is not written reads as zeros already."""
     overwrites: str
     """What `--force` agreed to lose, in words; empty if nothing."""
+
+    note: str
+    """What else whoever restores should be told; empty if nothing."""
+
+    def begin(self) -> None:
+        """Be ready to be written: the first that may change anything of what the target holds."""
+        ...
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes. Raises LocalDiskFull, DeviceError, TargetUnsuitable."""
@@ -45,12 +52,55 @@ class Target(Protocol):
         ...
 
 
+def check_room_for(wanted: Iterable[tuple[Path, int]]) -> None:
+    """All targets together, each with the bytes that will be written into it. Raises LocalDiskFull."""
+    sums: dict[int, tuple[Path, int]] = {}
+    for path, write_bytes in wanted:
+        directory = Path(os.path.realpath(path)).parent
+        if _is_device(path) or not directory.is_dir():
+            continue  # a device has its own size; a directory that is missing is told when it is opened
+        with os_errors(f"restore into {path}"):
+            number = os.stat(directory).st_dev
+        sums[number] = (directory, sums.get(number, (directory, 0))[1] + write_bytes)
+    for directory, write_bytes in sums.values():
+        with os_errors(f"restore into {directory}"):
+            check_room(directory, write_bytes, f"restore into {directory}")
+
+
+def _is_device(path: Path) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _resolve(path: Path, force: bool, what: str) -> tuple[Path, os.stat_result | None]:
+    """Where a path ends, and what is there.
+
+    A link is followed to a device, and by `force` to a file that exists: else a file would be made or
+    replaced where nobody named one.
+    """
+    real = Path(os.path.realpath(path))
+    status: os.stat_result | None
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        status = None
+    if path.is_symlink():
+        if status is None:
+            raise TargetUnsuitable(what, f"it is a link to {real}, which does not exist", "name that itself")
+        if not stat.S_ISBLK(status.st_mode) and not force:
+            raise TargetUnsuitable(what, f"it is a link to {real}", "name that itself, or say --force")
+    return real, status
+
+
 @contextmanager
 def open_target(path: Path, size_bytes: int, write_bytes: int, force: bool) -> Iterator[Target]:
     """A target that is fit for a volume; abandoned unless `finish` was called before the end of the block.
 
     Args:
-        path: a file that does not exist or is empty, or a block device.
+        path: a file that does not exist or is empty, or a block device. Before `begin` nothing that it holds
+            is changed.
         size_bytes: of the volume.
         write_bytes: how many of them will be written, to see at once whether there is room.
         force: overwrite what is there (see `Target.overwrites`).
@@ -63,11 +113,7 @@ def open_target(path: Path, size_bytes: int, write_bytes: int, force: bool) -> I
     """
     what = f"restore into {path}"
     with os_errors(what):
-        real = Path(os.path.realpath(path))
-        try:
-            status = os.stat(real)
-        except FileNotFoundError:
-            status = None
+        real, status = _resolve(path, force, what)
         target: Target
         if status is not None and stat.S_ISBLK(status.st_mode):
             target = open_device(real, size_bytes, force, what)

@@ -100,13 +100,13 @@ def restore(
     key_file: KeyFile = None,
 ) -> int:
     """Rebuild volumes at a point, verifying every frame."""
-    from rehydrate.cli import commands
+    from rehydrate.cli import commands, targets
 
     return guarded(
         lambda: commands.restore(
             commands.Access(address, passphrase_file, key_file),
             commands.choice_of(at, time, marker),
-            commands.Targets(volume or [], target, all_volumes, target_dir, force),
+            targets.Targets(volume or [], target, all_volumes, target_dir, force),
             assume_rate,
             json,
         )

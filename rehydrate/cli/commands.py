@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdp_container.clock import Clock, SystemClock
+from cdp_container.clock import SystemClock
 from cdp_container.console import say
 from cdp_container.domain.contents import Contents
 from cdp_container.errors import UsageError
@@ -21,13 +21,13 @@ from rehydrate import verify as verification
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.progress import meter
+from rehydrate.cli.targets import Targets, check_targets, paths_of, restore_all
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, find_domains, open_container
-from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals, VolumePlan
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
-from rehydrate.restore import Source, restore_volume, sum_of
+from rehydrate.restore import Source, sum_of
 from rehydrate.show import show_object
-from rehydrate.target import Target, open_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,6 @@ class Access:
     address: str
     passphrase_file: Path | None
     key_file: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Which volumes go where."""
-
-    names: list[str]
-    target: Path | None
-    all_volumes: bool
-    target_dir: Path | None
-    force: bool
 
 
 def choice_of(at: str | None, time: str | None, marker: str | None) -> Choice:
@@ -106,14 +95,14 @@ def plan(access: Access, choice: Choice, names: list[str], rate: int | None, as_
 
 def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, as_json: bool) -> int:
     """`rehydrate restore`."""
-    _check_targets(targets)
+    check_targets(targets)
     clock = SystemClock()
     began_ns = clock.boottime_ns()
     with _planned(access, choice, targets.names) as (source, made):
-        paths = _paths(made, targets)
+        asked = paths_of(made, targets)
         members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
         _say_plan(members, as_json)
-        _restore_all(source, made, paths, targets.force, clock)
+        paths = restore_all(source, made, asked, targets.force, clock)
     elapsed_seconds = (clock.boottime_ns() - began_ns) / 1e9
     totals = sum_of(made.volumes)
     report = {
@@ -132,49 +121,6 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
     done.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
     _answer(report, as_json, "\n".join(done))
     return 0
-
-
-def _check_targets(targets: Targets) -> None:
-    if targets.all_volumes:
-        if targets.target_dir is None or targets.target is not None or targets.names:
-            raise UsageError("choose a target", "--all goes with --target-dir, without --volume and --target")
-    elif targets.target is None or targets.target_dir is not None or len(targets.names) > 1:
-        raise UsageError("choose a target", "give --volume NAME --target PATH, or --all --target-dir DIR")
-
-
-def _paths(made: RestorePlan, targets: Targets) -> list[Path]:
-    if targets.target_dir is not None:
-        return [targets.target_dir / f"{_file_name(volume)}.raw" for volume in made.volumes]
-    assert targets.target is not None
-    if len(made.volumes) != 1:
-        known = ", ".join(volume.volume.name for volume in made.volumes) or "none"
-        raise UsageError("choose a volume", f"there are several: {known}", "give --volume NAME")
-    return [targets.target]
-
-
-def _file_name(plan: VolumePlan) -> str:
-    """A volume's name as a file's: it comes from the container, so it must not lead out of the directory."""
-    name = plan.volume.name
-    if not name or name.startswith(".") or "/" in name or "\0" in name:
-        why = f"the name {name!r} cannot be that of a file"
-        raise UsageError("make a target for a volume", why, "restore it by itself, with --target")
-    return name
-
-
-def _restore_all(source: Source, made: RestorePlan, paths: list[Path], force: bool, clock: Clock) -> None:
-    """All targets are opened before the first byte is written to any."""
-    opened: list[Target] = []
-    with ExitStack() as stack:
-        for plan, path in zip(made.volumes, paths, strict=True):
-            target = stack.enter_context(
-                open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force)
-            )
-            if target.overwrites:
-                say(f"overwriting: {target.overwrites}")
-            opened.append(target)
-        with meter(sum_of(made.volumes), "restore", clock) as report:
-            for plan, target in zip(made.volumes, opened, strict=True):
-                restore_volume(source, plan, target, report)
 
 
 def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:

@@ -21,7 +21,7 @@ from cdp_container.errors import (
 )
 from rehydrate import device_target
 from rehydrate.device_target import HELD_BACK_BYTES, DeviceTarget
-from rehydrate.target import open_target
+from rehydrate.target import check_room_for, open_target
 
 SIZE = 100_000
 
@@ -34,6 +34,7 @@ def interrupted(path: Path, force: bool) -> str:
     """A restore that ends midway; gives what it was about to overwrite."""
     with contextlib.suppress(KeyboardInterrupt), open_target(path, SIZE, 0, force) as target:
         overwrites = target.overwrites
+        target.begin()
         target.write(100, view(b"half"))
         raise KeyboardInterrupt
     return overwrites
@@ -196,6 +197,94 @@ def test_a_failed_fsync_is_never_done(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+# --- links ------------------------------------------------------------------------------------
+
+
+def test_a_link_to_nothing_is_never_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for force in (False, True):
+        with (
+            pytest.raises(TargetUnsuitable, match="elsewhere"),
+            open_target(tmp_path / "link", SIZE, 0, force),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_link_to_a_file_is_followed_by_force_alone(tmp_path: Path) -> None:
+    real = tmp_path / "real.raw"
+    real.touch()
+    (tmp_path / "link").symlink_to(real)
+    with (
+        pytest.raises(TargetUnsuitable, match=r"real\.raw"),
+        open_target(tmp_path / "link", SIZE, 0, force=False),
+    ):
+        pass
+    with open_target(tmp_path / "link", SIZE, 0, force=True) as target:
+        assert target.path == real
+        target.finish()
+    assert real.stat().st_size == SIZE
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_links_in_a_circle_are_unsuitable(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(TargetUnsuitable), open_target(tmp_path / "link", SIZE, 0, force=True):
+        pass
+
+
+@pytest.mark.parametrize("leads_to", ["there", "nowhere"])
+def test_a_link_in_place_of_the_partial_file_is_named(leads_to: str, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    (tmp_path / "disk.raw.partial").symlink_to(tmp_path / leads_to)
+    with (
+        pytest.raises(TargetUnsuitable, match=r"disk\.raw\.partial.* is a link"),
+        open_target(tmp_path / "disk.raw", SIZE, 0, force=True),
+    ):
+        pass
+
+
+# --- what a replaced file keeps -----------------------------------------------------------------
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    with open_target(path, SIZE, 0, force=True) as target:
+        assert target.note == ""
+        target.finish()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_file_whose_owner_cannot_be_kept_stays_ours_alone_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int, uid: int, gid: int) -> None:
+        raise PermissionError(errno.EPERM, "not ours to give")
+
+    monkeypatch.setattr(os, "fchown", fail)
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    with open_target(path, SIZE, 0, force=True) as target:
+        assert "owner" in target.note
+        target.finish()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# --- several at once ----------------------------------------------------------------------------
+
+
+def test_there_must_be_room_for_the_sum(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    room = os.statvfs(tmp_path)
+    most = room.f_bavail * room.f_frsize * 3 // 4
+    check_room_for([(tmp_path / "a", most)])
+    with pytest.raises(LocalDiskFull):
+        check_room_for([(tmp_path / "a", most), (tmp_path / "below" / "b", most)])
+
+
 # --- devices: a file stands in for one ------------------------------------------------------
 
 
@@ -223,6 +312,7 @@ def test_the_beginning_of_a_device_is_written_last(device: Path) -> None:
     data = os.urandom(3 << 20)
     with open_target(device, 3 << 20, 0, force=False) as target:
         assert not target.known_empty
+        target.begin()
         target.write(0, view(data))
         assert device.read_bytes()[:HELD_BACK_BYTES] == bytes(HELD_BACK_BYTES)
         target.finish()
@@ -235,9 +325,18 @@ def test_an_abandoned_device_shows_no_beginning(device: Path) -> None:
     assert device.read_bytes()[:HELD_BACK_BYTES] == bytes(HELD_BACK_BYTES)
 
 
+def test_a_device_is_not_touched_before_its_restore_begins(device: Path) -> None:
+    old = b"old" * 1000 + bytes(4 << 20)
+    device.write_bytes(old)
+    with open_target(device, SIZE, 0, force=True):
+        assert device.read_bytes() == old
+    assert device.read_bytes() == old
+
+
 def test_gaps_of_a_device_are_zeroed(device: Path) -> None:
     device.write_bytes(b"x" * (4 << 20))
     with open_target(device, 4 << 20, 0, force=True) as target:
+        target.begin()
         target.zero(0, 3 << 20)
         target.write(3 << 20, view(b"y" * (1 << 20)))
         target.finish()

@@ -1,0 +1,114 @@
+"""Which volumes a restore writes where: from the options to targets that are open, written and finished.
+
+What a target is stands one package above (target); what is read for it in restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdp_container.clock import Clock
+from cdp_container.console import say
+from cdp_container.domain.image import Volume
+from cdp_container.errors import TargetUnsuitable, UsageError
+from rehydrate.cli.progress import Meter, meter
+from rehydrate.plan import VolumePlan
+from rehydrate.points import RestorePlan
+from rehydrate.restore import Source, restore_volume, sum_of
+from rehydrate.target import Target, check_room_for, open_target
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Which volumes go where."""
+
+    names: list[str]
+    target: Path | None
+    all_volumes: bool
+    target_dir: Path | None
+    force: bool
+
+
+def check_targets(targets: Targets) -> None:
+    """Raises UsageError where the options do not go together."""
+    if targets.all_volumes:
+        if targets.target_dir is None or targets.target is not None or targets.names:
+            raise UsageError("choose a target", "--all goes with --target-dir, without --volume and --target")
+    elif targets.target is None or targets.target_dir is not None or len(targets.names) > 1:
+        raise UsageError("choose a target", "give --volume NAME --target PATH, or --all --target-dir DIR")
+
+
+def paths_of(made: RestorePlan, targets: Targets) -> list[Path]:
+    """Where each planned volume goes, in their order. Raises UsageError where that is not clear."""
+    if targets.target_dir is not None:
+        for plan in made.volumes:
+            twins = [
+                other.volume.space.hex() for other in made.volumes if other.volume.name == plan.volume.name
+            ]
+            if len(twins) > 1:
+                why = f"several have the name {plan.volume.name!r}; their ids are {', '.join(twins)}"
+                raise UsageError("make a target for each volume", why, "restore each by itself: --volume ID")
+        return [targets.target_dir / f"{_file_name(volume)}.raw" for volume in made.volumes]
+    assert targets.target is not None
+    if len(made.volumes) != 1:
+        known = ", ".join(volume.volume.name for volume in made.volumes) or "none"
+        raise UsageError("choose a volume", f"there are several: {known}", "give --volume NAME")
+    return [targets.target]
+
+
+def _check_names(volumes: Sequence[Volume]) -> None:
+    for volume in volumes:
+        twins = [other.space.hex() for other in volumes if other.name == volume.name]
+        if len(twins) > 1:
+            why = f"several have the name {volume.name!r}; their ids are {', '.join(twins)}"
+            raise UsageError("make a target for each volume", why, "restore each by itself: --volume ID")
+
+
+def _file_name(plan: VolumePlan) -> str:
+    """A volume's name as a file's: it comes from the container, so it must not lead out of the directory."""
+    name = plan.volume.name
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        why = f"the name {name!r} cannot be that of a file"
+        raise UsageError("make a target for a volume", why, "restore it by itself, with --target")
+    return name
+
+
+def restore_all(
+    source: Source, made: RestorePlan, paths: list[Path], force: bool, clock: Clock
+) -> list[Path]:
+    """Restore every volume; gives where each stands now. All targets are opened before any is touched."""
+    check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
+    opened: list[Target] = []
+    with ExitStack() as stack:
+        for plan, path in zip(made.volumes, paths, strict=True):
+            target = stack.enter_context(
+                open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force)
+            )
+            if any(target.path == other.path for other in opened):
+                raise TargetUnsuitable(f"restore into {path}", f"another volume goes to {target.path} too")
+            opened.append(target)
+        for target in opened:
+            if target.overwrites:
+                say(f"overwriting: {target.overwrites}")
+            if target.note:
+                say(f"note: {target.note}")
+        with meter(sum_of(made.volumes), "restore", clock) as report:
+            _restore_each(source, made, opened, report)
+    return [target.path for target in opened]
+
+
+def _restore_each(source: Source, made: RestorePlan, opened: list[Target], report: Meter) -> None:
+    """One volume after another; whatever ends it early, the finished ones are named."""
+    finished = 0
+    try:
+        for plan, target in zip(made.volumes, opened, strict=True):
+            restore_volume(source, plan, target, report)
+            finished += 1
+    finally:
+        if finished < len(opened) and len(opened) > 1:
+            for number, (plan, target) in enumerate(zip(made.volumes, opened, strict=True)):
+                state = "finished" if number < finished else "not finished"
+                say(f"{state}: {plan.volume.name} in {target.path}")
