@@ -6,32 +6,64 @@ not belong here.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import typer
 
-from cdp_container.errors import CdpError, KeyMissing, UsageError
+from cdp_container.errors import CdpError, ConfigInvalid, DeviceError, KeyMissing, LocalDiskFull, UsageError
 from cdp_container.format.keyblock import text_of_file
 
 EXIT_INTERRUPTED: Final = 130
+_HELP_INSTEAD: Final = "NoArgsIsHelpError"
+"""What click raises where no command is given; its message is the help, unless that was printed already."""
 SECRET_BYTES_MAX: Final = 4096
 PASSPHRASE_VARIABLE: Final = "CDP_PASSPHRASE"  # noqa: S105 (a name, not a secret)
 
 
+def printable(text: str, lines: bool = False) -> str:
+    """Text with everything escaped that could drive a terminal or, unless `lines` are meant, forge a line.
+
+    Names come out of containers, and whoever can write to one chooses them.
+    """
+    return "".join(
+        character
+        if character.isprintable() or (lines and character == "\n")
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def say(line: str) -> None:
-    """One line for the person, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """For the person, on stderr: a line, or several where it has line ends of its own."""
+    print(printable(line, lines=True), file=sys.stderr, flush=True)
+
+
+def answer(text: str) -> None:
+    """The result, on stdout. Raises LocalDiskFull, DeviceError where it cannot be written."""
+    try:
+        print(printable(text, lines=True), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()  # what is still in the buffer would fail again at the end
+        kind = LocalDiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
+        raise kind("write the answer to standard output", error.strerror or "it failed") from error
 
 
 def print_error(error: CdpError) -> None:
     """`error: what: why`, then `hint: what to do`."""
-    say(f"error: {error.what}: {error.why}")
-    say(f"hint: {error.hint}")
+    why = error.why if isinstance(error, ConfigInvalid) else printable(error.why)  # its faults are one a line
+    say(f"error: {printable(error.what)}: {why}")
+    say(f"hint: {printable(error.hint)}")
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -46,17 +78,24 @@ def guarded(command: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output (head, less) has gone; Python would complain again at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return CdpError.exit_code
     except Exception as error:  # noqa: BLE001 (the last line of defence: it says all that it knows)
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip())
         say(f"error: unexpected: {type(error).__name__}: {error}")
         say("hint: " + CdpError.default_hint)
         return CdpError.exit_code
 
 
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_app(app: typer.Typer) -> int:
     """Run a command line; gives its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
     try:
         # A command's code comes back as the value, what typer itself refuses as click's exceptions.
         result = app(standalone_mode=False)
@@ -67,10 +106,37 @@ def run_app(app: typer.Typer) -> int:
         message = getattr(error, "format_message", None)
         if code is None or message is None:
             raise
+        if type(error).__name__ == _HELP_INSTEAD:
+            say(message())
+            return int(code)
         say(f"error: the command line: {message()}")
         say(f"hint: {UsageError.default_hint}")
         return int(code)
     return result if isinstance(result, int) else 0
+
+
+def run_app_until_ended(app: typer.Typer) -> int:
+    """Like `run_app`, for commands that know no signals: to be ended or hung up is to be interrupted.
+
+    What an interruption cleans up is cleaned up then too; gives 128 + the signal's number.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        for handled in before:
+            signal.signal(handled, signal.SIG_IGN)  # the clean-up is not to be interrupted in its turn
+        received.append(number)
+        raise KeyboardInterrupt
+
+    # Where one is ignored (nohup), it stays so.
+    ending = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in ending}
+    try:
+        code = run_app(app)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received[0] if received and code == EXIT_INTERRUPTED else code
 
 
 def secret_in_file(path: Path) -> str:

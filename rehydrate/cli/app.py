@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cdp_container.console import guarded, run_app
+from cdp_container.console import answer, guarded, run_app_until_ended
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +32,7 @@ Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes pe
 
 def main() -> int:
     """Run a command; gives the exit code. The console script `rehydrate`."""
-    return run_app(app)
+    return run_app_until_ended(app)
 
 
 @app.command()
@@ -152,5 +152,8 @@ def version() -> int:
     """Print the version."""
     from importlib.metadata import version as installed_version
 
-    print(f"rehydrate {installed_version('cdp-container')}")
-    return 0
+    def work() -> int:
+        answer(f"rehydrate {installed_version('cdp-container')}")
+        return 0
+
+    return guarded(work)

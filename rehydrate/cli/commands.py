@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdp_container.clock import SystemClock
-from cdp_container.console import say
+from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
 from cdp_container.errors import UsageError
 from cdp_container.store.address import below, open_store, parse_address
@@ -117,7 +117,7 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
             for volume, path in zip(made.volumes, paths, strict=True)
         ],
     }
-    done = [f"restored {item['name']} to {item['target']}" for item in report["volumes"]]
+    done = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
     done.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
     _answer(report, as_json, "\n".join(done))
     return 0
@@ -214,8 +214,8 @@ def _notes(container: Container, contents: Contents) -> list[str]:
 
 def _tell(notes: Sequence[str]) -> None:
     for note in notes:
-        say(f"note: {note}")
+        say(f"note: {printable(note)}")
 
 
 def _answer(members: Mapping[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(members, indent=2) if as_json else text, flush=True)
+    answer(json.dumps(members, indent=2) if as_json else text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdp_container.clock import Clock
-from cdp_container.console import say
+from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
 from cdp_container.errors import TargetUnsuitable, UsageError
 from rehydrate.cli.progress import Meter, meter
@@ -92,9 +92,9 @@ def restore_all(
             opened.append(target)
         for target in opened:
             if target.overwrites:
-                say(f"overwriting: {target.overwrites}")
+                say(printable(f"overwriting: {target.overwrites}"))
             if target.note:
-                say(f"note: {target.note}")
+                say(printable(f"note: {target.note}"))
         with meter(sum_of(made.volumes), "restore", clock) as report:
             _restore_each(source, made, opened, report)
     return [target.path for target in opened]
@@ -111,4 +111,4 @@ def _restore_each(source: Source, made: RestorePlan, opened: list[Target], repor
         if finished < len(opened) and len(opened) > 1:
             for number, (plan, target) in enumerate(zip(made.volumes, opened, strict=True)):
                 state = "finished" if number < finished else "not finished"
-                say(f"{state}: {plan.volume.name} in {target.path}")
+                say(printable(f"{state}: {plan.volume.name} in {target.path}"))

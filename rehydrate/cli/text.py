@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from cdp_container.console import printable
 from cdp_container.errors import UsageError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,24 +61,28 @@ def parse_point(text: str) -> tuple[int, int]:
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need to be, two blanks between them."""
-    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (titles, *rows)
-    ]
+    cells = [[printable(cell) for cell in row] for row in (titles, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def tree(value: object, indent: str = "") -> str:
+def tree(value: object) -> str:
     """Nested members as indented lines."""
+    lines: list[str] = []
+    waiting: list[tuple[str, str, object]] = [*reversed(_branches("", value))]
+    while waiting:  # no recursion: what is nested how deeply is decided by whoever wrote it
+        indent, title, item = waiting.pop()
+        if isinstance(item, Mapping | list) and item:
+            lines.append(indent + title)
+            waiting.extend(reversed(_branches(indent + "  ", item)))
+        else:
+            lines.append(f"{indent}{title} {'-' if item in (None, '', [], {}) else printable(str(item))}")
+    return "\n".join(lines)
+
+
+def _branches(indent: str, value: object) -> list[tuple[str, str, object]]:
     if isinstance(value, Mapping):
-        return "\n".join(_branch(f"{indent}{name}:", item, indent) for name, item in value.items())
-    if isinstance(value, list):
-        return "\n".join(_branch(f"{indent}-", item, indent) for item in value)
-    return f"{indent}{value}"
-
-
-def _branch(title: str, value: object, indent: str) -> str:
-    if isinstance(value, Mapping | list) and value:
-        return f"{title}\n{tree(value, indent + '  ')}"
-    return f"{title} {'-' if value in (None, '', [], {}) else value}"
+        return [(indent, printable(f"{name}:"), item) for name, item in value.items()]
+    assert isinstance(value, list), value
+    return [(indent, "-", item) for item in value]

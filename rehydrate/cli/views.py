@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cdp_container.console import printable
 from cdp_container.format.domain import Owner
 from rehydrate.cli.text import seconds_text, size_text, table, time_text
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
@@ -145,7 +146,7 @@ def plan_text(members: Mapping[str, Any]) -> str:
         for volume in members["volumes"]
     ]
     state = "protected" if members["protected"] else "sent, not yet proven"
-    marked = "".join(f", marker {name}" for name in members["markers"])
+    marked = "".join(f", marker {printable(name)}" for name in members["markers"])
     estimate = seconds_text(members["estimated_seconds"])
     rate = size_text(members["assumed_bytes_per_second"])
     return "\n".join(
@@ -178,8 +179,8 @@ def report_text(report: Report) -> str:
     lines = []
     for found in report.findings:
         rest = "" if found.needed else " (no point needs it)"
-        lines.append(f"{found.kind}: {found.key}: {found.error.why}{rest}")
-    lines += [f"ignored: {key}" for key in report.ignored]
+        lines.append(printable(f"{found.kind}: {found.key}: {found.error.why}{rest}"))
+    lines += [printable(f"ignored: {key}") for key in report.ignored]
     opened = f"{report.frames} frames opened" if report.opened else "frames checked by digest only (no key)"
     lines.append(f"{report.objects} objects, {size_text(report.stored_bytes)}, {opened}")
     lines.append(f"{len(report.findings)} findings" if report.findings else "everything is as it was written")
