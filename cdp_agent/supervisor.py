@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FrameType
 
 from cdp_container.clock import Clock
-from cdp_container.errors import AlreadyRunning
+from cdp_container.errors import AlreadyRunning, CdpError
 
 POLL_SECONDS = 0.1
 """How often children and signals are looked at."""
+LOCK_SECONDS = 0.5
+"""`status` holds the lock for a moment, to see whether somebody does."""
 BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 60.0
 """A child that dies again and again costs one start a minute (and one epoch at most)."""
@@ -62,21 +64,34 @@ class _Stop:
         self.requested = True
 
 
-def take_lock(path: Path) -> int:
-    """Hold the one lock of a journal directory until the process ends; gives its descriptor.
+def take_lock(path: Path, clock: Clock, wait_seconds: float = LOCK_SECONDS) -> int:
+    """Hold a lock of a journal directory until the process ends; gives its descriptor.
 
-    Raises AlreadyRunning, which names the holder.
+    Raises AlreadyRunning, which names the holder, and CdpError where the file cannot be made.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(fd)
-        raise AlreadyRunning(f"cannot lock {path}", f"process {holder} holds it") from None
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        why = error.strerror or "refused"
+        raise CdpError(f"cannot lock {path}", why, "check the directory and its permissions") from error
+    until_ns = clock.boottime_ns() + int(wait_seconds * 1e9)
+    while not _is_taken(fd):
+        if clock.boottime_ns() >= until_ns:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise AlreadyRunning(f"cannot lock {path}", f"process {holder} holds it")
+        clock.sleep(POLL_SECONDS)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _is_taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -85,22 +100,11 @@ def streamer_lock(directory: Path, clock: Clock) -> Iterator[None]:
 
     Raises AlreadyRunning, which names the holder.
     """
-    fd = _take_lock_soon(directory / STREAMER_LOCK, clock)
+    fd = take_lock(directory / STREAMER_LOCK, clock, STREAMER_LOCK_SECONDS)
     try:
         yield
     finally:
         os.close(fd)
-
-
-def _take_lock_soon(path: Path, clock: Clock) -> int:
-    until_ns = clock.boottime_ns() + int(STREAMER_LOCK_SECONDS * 1e9)
-    while True:
-        try:
-            return take_lock(path)
-        except AlreadyRunning:
-            if clock.boottime_ns() >= until_ns:
-                raise
-        clock.sleep(POLL_SECONDS)
 
 
 def notify_systemd(message: str) -> None:

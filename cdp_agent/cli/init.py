@@ -96,7 +96,7 @@ def initialise(
     """
     directory = Path(settings.journal.directory)
     _make_directory(directory)
-    lock = take_lock(directory / "lock")
+    lock = take_lock(directory / "lock", clock)
     try:
         return _initialise(settings, directory, store, passphrase, clock, entropy, cost)
     finally:

@@ -48,7 +48,7 @@ def run_agent(config: Path, wish: Wish) -> int:
         raise UsageError("cannot start", "--redo and --keep-disk contradict each other", "choose one of them")
     settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
-    lock = take_lock(directory / "lock")
+    lock = take_lock(directory / "lock", SystemClock())
     try:
         pages = SharedPages(directory / "shared")
         try:

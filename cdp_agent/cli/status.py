@@ -83,6 +83,8 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     if facts is None:
         facts = _read_json(directory / FACTS_NAME)
         facts |= _measure(directory, identity, splitter, streamer, clock)
+    if not splitter.generation:
+        facts |= {"lag_seconds": None, "lag_bytes": None, "lag_unknown": "nothing was ever copied"}
     shown = _read_json(directory / "splitter.json")
     volumes = list(shown.get("volumes", []))
     return Status(
@@ -201,6 +203,12 @@ def _problems(
     state = str(facts.get("state", ""))
     if answering and state not in STEADY_STATES:
         problems.append(state)
+    if answering:
+        problems += [
+            f"{topic} fails and is tried again: {why}" for topic, why in facts.get("troubles", {}).items()
+        ]
+    if state.startswith("owned elsewhere"):
+        problems.append("hint: if that was this host before it was reverted, protect into a new domain")
     return problems
 
 
@@ -209,7 +217,7 @@ def _members(status: Status) -> dict[str, Any]:
 
 
 def _print(status: Status) -> None:
-    lost = "unknown" if status.lag_seconds is None else f"{status.lag_seconds:.1f} s"
+    lost = "not known, perhaps everything" if status.lag_seconds is None else f"{status.lag_seconds:.1f} s"
     if status.lag_bytes is not None:
         lost += f", {_human(status.lag_bytes)} of journal"
     standing = "on target" if status.on_target else "NOT ON TARGET"

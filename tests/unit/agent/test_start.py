@@ -167,7 +167,7 @@ def test_no_note_is_changed_under_a_streamer_that_is_ending(
     mark_ran(config)
     mark_whole(config)
     before = load_notes(journal(config))
-    ending = take_lock(journal(config) / STREAMER_LOCK)
+    ending = take_lock(journal(config) / STREAMER_LOCK, SystemClock())
     try:
         with pytest.raises(AlreadyRunning):
             run_agent(config, Wish(full_copy=True))

@@ -33,7 +33,8 @@ raise SystemExit(66 if os.path.getsize(sys.argv[1]) > 1 else 1)
 TAKES_THE_LOCK = """
 import pathlib, sys
 from cdp_agent.supervisor import take_lock
-take_lock(pathlib.Path(sys.argv[1]))
+from cdp_container.clock import SystemClock
+take_lock(pathlib.Path(sys.argv[1]), SystemClock())
 """
 
 
@@ -86,14 +87,14 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
-    fd = take_lock(tmp_path / "lock")
+    fd = take_lock(tmp_path / "lock", SystemClock())
     try:
         argv = [PYTHON, "-c", TAKES_THE_LOCK, str(tmp_path / "lock")]
         other = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert other.returncode != 0
         assert f"process {os.getpid()} holds it" in other.stderr
         with pytest.raises(AlreadyRunning):
-            take_lock(tmp_path / "lock")
+            take_lock(tmp_path / "lock", SystemClock())
     finally:
         os.close(fd)
 
@@ -111,7 +112,7 @@ class Impatient(SystemClock):
 
 
 def test_a_streamer_waits_for_one_that_is_ending(tmp_path: Path) -> None:
-    holder = take_lock(tmp_path / STREAMER_LOCK)
+    holder = take_lock(tmp_path / STREAMER_LOCK, SystemClock())
 
     class Ending(Impatient):
         def sleep(self, seconds: float) -> None:
@@ -120,12 +121,12 @@ def test_a_streamer_waits_for_one_that_is_ending(tmp_path: Path) -> None:
                 os.close(holder)
 
     with streamer_lock(tmp_path, Ending()), pytest.raises(AlreadyRunning):
-        take_lock(tmp_path / STREAMER_LOCK)
-    os.close(take_lock(tmp_path / STREAMER_LOCK))
+        take_lock(tmp_path / STREAMER_LOCK, SystemClock())
+    os.close(take_lock(tmp_path / STREAMER_LOCK, SystemClock()))
 
 
 def test_a_streamer_does_not_wait_for_ever(tmp_path: Path) -> None:
-    holder, clock = take_lock(tmp_path / STREAMER_LOCK), Impatient()
+    holder, clock = take_lock(tmp_path / STREAMER_LOCK, SystemClock()), Impatient()
     try:
         with pytest.raises(AlreadyRunning), streamer_lock(tmp_path, clock):
             raise AssertionError("both have it")
