@@ -33,7 +33,7 @@ from cdp_container.format.index import Record
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.members import Members
-from cdp_container.format.place import Place
+from cdp_container.format.place import Place, is_place
 from cdp_container.format.records import record_value
 
 PLACED_RUNS: Final = np.dtype(
@@ -223,6 +223,8 @@ class Contents:
             raise DamagedObject(head.key, f"a cut record makes no sense: {error}") from error
         if (epoch, cut) != (value.number("epoch"), value.number("cut")):
             raise DamagedObject(head.key, f"the record of cut {epoch}.{cut} tells of another one")
+        if not is_place(segment.place):
+            raise DamagedObject(head.key, f"the record of cut {epoch}.{cut} names no cut")
         if self.ledger.is_collected(epoch, segment.seq):
             self.segments.setdefault((epoch, segment.seq), segment)
 

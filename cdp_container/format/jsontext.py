@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from cdp_container.errors import DamagedObject, LimitExceeded
+from cdp_container.format.limits import JSON_DEPTH_MAX
 
 JsonObject = Mapping[str, Any]
 
@@ -25,7 +26,7 @@ def load_object(data: bytes, bytes_max: int, what: str) -> dict[str, Any]:
 
     Raises:
         LimitExceeded: it is longer than `bytes_max`.
-        DamagedObject: it is not JSON in UTF-8, or not an object.
+        DamagedObject: it is not JSON in UTF-8, not an object, or nests deeper than JSON_DEPTH_MAX.
     """
     if len(data) > bytes_max:
         raise LimitExceeded(what, f"{len(data)} bytes of JSON, and {bytes_max} are the most")
@@ -35,4 +36,18 @@ def load_object(data: bytes, bytes_max: int, what: str) -> dict[str, Any]:
         raise DamagedObject(what, f"it is not JSON: {error}") from error
     if not isinstance(members, dict):
         raise DamagedObject(what, "it is JSON, but not an object")
+    # What nests deeply has many brackets; most objects have not.
+    if data.count(b"[") + data.count(b"{") > JSON_DEPTH_MAX and _is_too_deep(members):
+        raise DamagedObject(what, f"its JSON nests deeper than {JSON_DEPTH_MAX} levels (JSON_DEPTH_MAX)")
     return members
+
+
+def _is_too_deep(value: JsonObject) -> bool:
+    """Level by level, without recursion: that is what it guards others from."""
+    level: list[Any] = [value]
+    for _ in range(JSON_DEPTH_MAX):
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True

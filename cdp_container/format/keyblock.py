@@ -131,6 +131,10 @@ def parse_key_block(data: bytes, what: str) -> KeyBlock:
     if len(wraps) > limits.KEY_WRAPS_MAX:
         raise LimitExceeded(what, f"{len(wraps)} wraps (KEY_WRAPS_MAX)")
     parsed = [_parse_wrap(wrap) for wrap in wraps]
+    costs = [wrap.cost for wrap in parsed if isinstance(wrap, PassphraseWrap)]
+    work = sum(cost.n * cost.r * cost.p for cost in costs)
+    if work > limits.SCRYPT_WORK_MAX:
+        raise LimitExceeded(what, f"trying a passphrase takes scrypt {work} steps (SCRYPT_WORK_MAX)")
     return KeyBlock(public, tuple(wrap for wrap in parsed if wrap is not None))
 
 

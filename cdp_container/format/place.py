@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cdp_container.format.keys import EPOCH_MAX, NUMBER_MAX
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
@@ -26,6 +28,8 @@ NOWHERE: Final = Place(0, 0, 0)
 
 
 def is_place(place: Place) -> bool:
-    """Whether the numbers are those of a cut (all at least 1) or of none (all 0)."""
+    """Whether the numbers are those of a cut (all at least 1, and not beyond what keys hold) or of none."""
     numbers = (place.epoch, place.cut, place.seq)
+    if place.epoch > EPOCH_MAX or max(place.cut, place.seq) > NUMBER_MAX:
+        return False
     return all(numbers) or not any(numbers)

@@ -12,7 +12,7 @@ from typing import Final
 
 from cdp_container.errors import DamagedObject, ForeignObject, LimitExceeded, NewerFormat
 from cdp_container.format import limits
-from cdp_container.format.keys import OBJECT_KINDS, parse_key
+from cdp_container.format.keys import EPOCH_MAX, NUMBER_MAX, OBJECT_KINDS, parse_key
 from cdp_container.format.layout import (
     DIGEST_BYTES,
     FORMAT_VERSION,
@@ -275,6 +275,8 @@ def _check_sense(preamble: Preamble, what: str) -> None:
         "base or end is neither a cut nor none": not all(map(is_place, origin)),
         "base or end is not before its epoch": any(place.epoch >= preamble.epoch for place in origin),
         "a segment without a cut": segment and not preamble.cut,
+        "a number beyond what keys hold": preamble.epoch > EPOCH_MAX
+        or max(preamble.seq, preamble.cut) > NUMBER_MAX,
         "a cut in an object that is no segment": not segment and any(cut),
         "a chain in an object that is no segment": not segment and preamble.previous_digest != NO_DIGEST,
         "facts of data in an object without data": not data and any((*origin, *position, *times)),

@@ -9,7 +9,9 @@ from typing import Final
 
 from cdp_container.errors import DamagedObject, LimitExceeded, NewerFormat
 from cdp_container.format import layout, limits
+from cdp_container.format.keys import EPOCH_MAX, NUMBER_MAX
 from cdp_container.format.layout import NONE_U32, Codec, ExtentKind, ObjectKind, RunKind
+from cdp_container.format.place import Place, is_place
 
 NO_ORDERS: Final = -1
 """In place of a count of order rows, for a segment: rows must name none."""
@@ -43,7 +45,7 @@ def check_orders(table: bytes, what: str) -> int:
     """How many order rows there are."""
     before = (0, 0)
     for epoch, seq, cut in layout.ORDER_ROW.struct.iter_unpack(table):
-        if not (epoch and seq and cut) or (epoch, seq) <= before:
+        if not (epoch and is_place(Place(epoch, cut, seq))) or (epoch, seq) <= before:
             raise DamagedObject(what, f"the order row ({epoch}, {seq}, {cut}) is not in its place")
         before = (epoch, seq)
     return len(table) // layout.ORDER_ROW.size_bytes
@@ -163,7 +165,7 @@ def check_entries(table: bytes, heads_bytes: int, what: str) -> None:
             raise NewerFormat(what, f"an entry has the unknown kind {kind}")
         if (epoch, seq, kind) <= before or any(reserved):
             raise DamagedObject(what, f"the entry ({epoch}, {seq}) is not in its place")
-        if not epoch or (seq == 0) != (kind == ObjectKind.EPOCH_RECORD):
+        if not 0 < epoch <= EPOCH_MAX or seq > NUMBER_MAX or (seq == 0) != (kind == ObjectKind.EPOCH_RECORD):
             raise DamagedObject(what, f"the entry ({epoch}, {seq}) names nothing")
         if offset != at or at + length > heads_bytes:
             raise DamagedObject(what, f"the head of the entry ({epoch}, {seq}) is not in its place")
@@ -179,7 +181,8 @@ def check_runs(table: bytes, what: str) -> None:
     for kind, reserved, epoch, first, last, _ in layout.RUN_ROW.struct.iter_unpack(table):
         if kind not in tuple(RunKind):
             raise NewerFormat(what, f"a run has the unknown kind {kind}")
-        if (kind, epoch, first) <= before or not epoch or not 0 < first <= last or any(reserved):
+        in_range = 0 < epoch <= EPOCH_MAX and 0 < first <= last <= NUMBER_MAX
+        if (kind, epoch, first) <= before or not in_range or any(reserved):
             raise DamagedObject(what, f"the run {first} to {last} of epoch {epoch} is not in its place")
         if kind == RunKind.PACK_IN_FORCE and first != last:
             raise DamagedObject(what, f"the packs {first} to {last} of epoch {epoch} stand in one row")

@@ -68,6 +68,29 @@ def test_every_member_is_needed_and_of_its_type(parse: Parser, data: bytes) -> N
                 parse(altered(data, **{name: value}), "k", None)
 
 
+@pytest.mark.parametrize("name", ["epoch", "cut", "seq"])
+def test_a_place_beyond_what_keys_hold(name: str) -> None:
+    data = domain.build_owner(samples.owner())
+    place = orjson.loads(data)["protected"]
+    for number in (10**12, 2**63, 2**64 - 1):
+        with pytest.raises(DamagedObject, match="'protected'"):
+            domain.parse_owner(altered(data, protected=place | {name: number}), "k", DOMAIN)
+
+
+@EVERY_OBJECT
+def test_json_that_nests_too_deep(parse: Parser, data: bytes) -> None:
+    for levels, deep in ((limits.JSON_DEPTH_MAX - 1, False), (limits.JSON_DEPTH_MAX, True), (400, True)):
+        nested = data[:-1] + b',"z":' + b"[" * levels + b"]" * levels + b"}"
+        if deep:
+            with pytest.raises(DamagedObject, match="JSON_DEPTH_MAX"):
+                parse(nested, "k", DOMAIN)
+        else:
+            assert parse(nested, "k", DOMAIN) == parse(data, "k", DOMAIN)
+    for levels in (2_000, 200_000):
+        with pytest.raises(DamagedObject):
+            parse(b"[" * levels + b"]" * levels, "k", DOMAIN)
+
+
 @EVERY_OBJECT
 def test_too_new_foreign_or_another_thing(parse: Parser, data: bytes) -> None:
     with pytest.raises(NewerFormat, match="format 2"):

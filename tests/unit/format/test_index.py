@@ -10,6 +10,7 @@ import pytest
 from cdp_container.errors import CdpError, DamagedObject, LimitExceeded, NewerFormat
 from cdp_container.format import layout, limits
 from cdp_container.format.index import Index, build_index, parse_index
+from cdp_container.format.keys import EPOCH_MAX, NUMBER_MAX
 from cdp_container.format.layout import NONE_U32, Layout, ObjectKind
 
 SPACE, KEY = bytes(range(16)), bytes(80)
@@ -128,6 +129,9 @@ PACK_FAULTS: dict[str, Rows] = {
     "an order twice": {"order": order() + order(1, 1, 2)},
     "an order of nothing": {"order": order(0, 1, 1)},
     "an order without a cut": {"order": order(1, 1, 0)},
+    "an order of an epoch beyond all keys": {"order": order(EPOCH_MAX + 1, 1, 1)},
+    "an order of a segment beyond all keys": {"order": order(1, NUMBER_MAX + 1, 1)},
+    "an order of a cut beyond an i64": {"order": order(1, 1, 2**63)},
     "extents not sorted by order": {
         "extents": void(order=1) + void(order=0, offset=512),
         "order": order() + order(2),
@@ -149,6 +153,8 @@ CATALOG_FAULTS: dict[str, Rows] = {
     "a head beyond the heads": {"entries": entry(), "heads": b"ab"},
     "bytes of no head": {"entries": entry(), "heads": b"abcd"},
     "an entry of epoch 0": {"entries": entry(epoch=0), "heads": b"abc"},
+    "an entry of an epoch beyond all keys": {"entries": entry(epoch=EPOCH_MAX + 1), "heads": b"abc"},
+    "a segment beyond all keys": {"entries": entry(seq=NUMBER_MAX + 1), "heads": b"abc"},
     "a segment without a number": {"entries": entry(seq=0), "heads": b"abc"},
     "an epoch record with a number": {"entries": entry(kind=16), "heads": b"abc"},
     "reserved bytes": {"entries": entry(reserved=b"\0\1"), "heads": b"abc"},
@@ -160,6 +166,8 @@ LEDGER_FAULTS: dict[str, Rows] = {
     "a run backwards": {"runs": run(first=2)},
     "a run from 0": {"runs": run(first=0)},
     "a run of epoch 0": {"runs": run(epoch=0)},
+    "a run of an epoch beyond all keys": {"runs": run(epoch=EPOCH_MAX + 1)},
+    "a run beyond all keys": {"runs": run(last=NUMBER_MAX + 1)},
     "reserved bytes": {"runs": run(reserved=bytes(5) + b"\1")},
     "two packs in one row": {"runs": run(kind=3, last=2)},
     "a pack in force twice": {"runs": run(kind=3) + run(kind=3)},

@@ -144,6 +144,18 @@ def test_costs_that_no_reader_pays(cost: dict[str, Any], error: type[Exception])
         altered(0, **cost)
 
 
+def test_all_wraps_together_cost_no_more_than_a_reader_pays() -> None:
+    """A wrong passphrase is tried on each of them."""
+    wrap = orjson.loads(key_block())["wraps"][0]
+    dear = wrap | {"n": limits.SCRYPT_N_MAX, "r": limits.SCRYPT_R_MAX, "p": limits.SCRYPT_P_MAX}
+    assert len(altered(wraps=[dear] * 2).wraps) == 2
+    with pytest.raises(LimitExceeded, match="SCRYPT_WORK_MAX"):
+        altered(wraps=[dear] * 2 + [wrap])
+    usual = keyblock.ScryptCost()
+    most = limits.SCRYPT_WORK_MAX // (usual.n * usual.r * usual.p)
+    assert most == limits.KEY_WRAPS_MAX
+
+
 def test_damaged_members() -> None:
     for wrap, members in (
         (None, {"public": "00"}),

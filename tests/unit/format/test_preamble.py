@@ -13,6 +13,7 @@ from cdp_container.errors import CdpError, DamagedObject, LimitExceeded, NewerFo
 from cdp_container.format import limits
 from cdp_container.format.codec import Compressor, decompress
 from cdp_container.format.head import check_object, head_need, open_head
+from cdp_container.format.keys import EPOCH_MAX, NUMBER_MAX
 from cdp_container.format.layout import PREAMBLE, Codec
 from cdp_container.format.preamble import PREAMBLE_BYTES_MIN, parse_preamble, preamble_need
 from cdp_container.format.seal import NO_KEYS
@@ -87,6 +88,11 @@ def test_claims_beyond_the_limits(kind: str, fields: dict[str, int]) -> None:
         ("segment", {"epoch": 0}),
         ("segment", {"seq": 0}),
         ("segment", {"cut": 0}),
+        ("segment", {"cut": NUMBER_MAX + 1}),
+        ("segment", {"cut": 2**63}),
+        ("segment", {"epoch": EPOCH_MAX + 1}),
+        ("catalog", {"seq": NUMBER_MAX + 1}),
+        ("segment", {"base_seq": 2**64 - 1}),
         ("segment", {"base_cut": 0}),
         ("segment", {"base_epoch": 3}),
         ("segment", {"end_epoch": 0}),

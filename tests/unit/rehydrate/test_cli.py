@@ -413,12 +413,13 @@ def test_version_and_help(run: Run) -> None:
 
 
 def test_numbers_and_times_are_written_for_people() -> None:
-    assert [size_text(n) for n in (0, 1023, 1536, 5 << 30, 3 << 40)] == [
+    assert [size_text(n) for n in (0, 1023, 1536, 5 << 30, 3 << 40, 2**63 - 1)] == [
         "0 B",
         "1023 B",
         "1.5 KiB",
         "5.0 GiB",
         "3.0 TiB",
+        "8.0 EiB",
     ]
     assert [seconds_text(n) for n in (0.04, 42, 190, 7500)] == ["0.0 s", "42 s", "3 min 10 s", "2 h 05 min"]
     assert time_text(1_700_000_000_123_000_000) == "2023-11-14T22:13:20.123Z"

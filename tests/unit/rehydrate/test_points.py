@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdp_container.errors import MissingObject, NoSuchPoint, NoSuchVolume
+import pytest
+
+from cdp_container.errors import DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume
 from cdp_container.format.keys import segment_key
+from cdp_container.format.records import make_record
 from tests.containers import Site, write
 from tests.unit.rehydrate.conftest import Run, answer, damage
 
@@ -121,3 +124,21 @@ def test_a_point_without_volumes_is_refused(run: Run, empty: Site, place: Path) 
     assert code == 0
     assert "1 newer cut up to 1.2 passed over: there is no a there" in stderr
     assert run("plan", place, "--time", "1999-01-01T00:00:00Z")[0] == NoSuchPoint.exit_code
+
+
+@pytest.mark.parametrize("size", [True, 1.5, "1", None, -1, 2**63])
+def test_a_volume_of_no_size_breaks_its_points_and_no_listing(
+    size: object, run: Run, empty: Site, place: Path
+) -> None:
+    disk = empty.add_volume("disk", 1 << 20)
+    empty.begin_epoch()
+    empty.cut([write(disk, 0, b"a" * 4096)])
+    value = {"kind": "volume", "name": "odd", "size_bytes": size, "block_bytes": 512}
+    empty._pending.append(make_record("space+", bytes(range(16)), value))
+    empty.protect(empty.cut([]))
+    found = {item["point"]: item["broken"] for item in answer(run, "points", place)["points"]}
+    assert found["1.1"] is None
+    assert "no size that makes sense" in found["1.2"]
+    code, _, stderr = run("plan", place)
+    assert code == DamagedObject.exit_code
+    assert "--at 1.1" in stderr.splitlines()[-1]
