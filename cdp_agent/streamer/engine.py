@@ -26,6 +26,7 @@ from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
 from cdp_container.errors import CdpError, Fenced, LimitExceeded, PositionUnknown
 from cdp_container.format.assemble import SealedObject
+from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -72,6 +73,8 @@ class Engine:
         self._segments: dict[int, SealedObject] = {}
         self._catalogs: dict[tuple[int, int], SealedObject] = {}
         self._waiting: dict[int, Callable[[Answered], None]] = {}
+        self._promised: dict[int, Place] = {}
+        self.is_finished = False
         self._tickets = 0
 
     # --- called from outside -------------------------------------------------------------------
@@ -134,12 +137,11 @@ class Engine:
 
     def finish(self) -> None:
         """Protect what was captured until now, and record it; `is_finished` says when that is done."""
-        self.ask(None, "", application=False, reply=lambda _: self._owner(ot.Finish()))
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether `domain/owner` tells of all that was captured before `finish`."""
-        return self.run.finishing and owner.is_recorded(self.run)
+        def reply(_: Answered) -> None:
+            self.is_finished = True
+
+        self.ask(None, "", application=False, reply=reply)
 
     # --- what the splitter published -----------------------------------------------------------
 
@@ -265,6 +267,18 @@ class Engine:
                     self._work(effect)
                 case _:
                     self._heed(effect)
+        self._keep_promises()
+
+    def _promise(self, ticket: int, place: Place) -> None:
+        """Answer once `domain/owner` says so too: a reader must miss the cut if its segments get lost."""
+        self._promised[ticket] = place
+        self._owner(ot.Record(place))
+
+    def _keep_promises(self) -> None:
+        for ticket, place in list(self._promised.items()):
+            if owner.is_recorded(self.run, place):
+                del self._promised[ticket]
+                self._waiting.pop(ticket)(Answered(place))
 
     def _request(self, effect: OwnerRequest) -> None:
         store, domain = self._outside.store, self._identity.domain
@@ -327,7 +341,7 @@ class Engine:
                 case st.Protected():
                     self._protected(effect)
                 case st.Answer(ticket, place):
-                    self._waiting.pop(ticket)(Answered(place))
+                    self._promise(ticket, place)
                 case st.Fence(why):
                     self._fence(why)
 
@@ -436,6 +450,7 @@ class Engine:
         for reply in self._waiting.values():
             reply(Answered(None, why))
         self._waiting.clear()
+        self._promised.clear()
 
     def _save(self, notes: Notes) -> bool:
         try:

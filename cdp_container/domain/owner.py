@@ -47,7 +47,6 @@ from cdp_container.domain.owner_types import (
     Failure,
     Fenced,
     FindEnd,
-    Finish,
     Moment,
     NoteFenced,
     NoteNonces,
@@ -61,6 +60,7 @@ from cdp_container.domain.owner_types import (
     Proven,
     ReadEpoch,
     ReadOwner,
+    Record,
     Release,
     Released,
     Request,
@@ -120,9 +120,9 @@ def may_put(state: RunState, boottime_ns: int) -> bool:
     return state.phase is Phase.ACTIVE and not lapsed(state, boottime_ns)
 
 
-def is_recorded(state: RunState) -> bool:
-    """Whether `domain/owner` tells of every cut that is proven."""
-    return state.seen is not None and state.proven <= state.seen.protected
+def is_recorded(state: RunState, place: Place) -> bool:
+    """Whether `domain/owner` says that this cut is protected."""
+    return state.seen is not None and place <= state.seen.protected
 
 
 def due_ns(state: RunState) -> int | None:
@@ -176,8 +176,9 @@ def _take(state: RunState, event: Event, moment: Moment) -> Step:
         case Release(site):
             assert state.phase is Phase.ACTIVE, state.phase
             return replace(state, phase=Phase.RELEASING, release_to=site), ()
-        case Finish():
-            return replace(state, finishing=True), ()
+        case Record(place):
+            assert place <= state.proven, "only what is proven can be recorded"
+            return replace(state, promised=max(state.promised, place)), ()
         case OwnerRead() | OwnerUnchanged() | Swapped() | OwnerFailed():
             return _take_reply(state, event, moment)
         case EndFound() | EpochWritten() | EpochRead() | EpochsCounted() | WorkFailed():
@@ -363,7 +364,7 @@ def _wants_request(state: RunState) -> bool:
 
 def _wants_swap(state: RunState) -> bool:
     if state.phase is Phase.ACTIVE:
-        return state.finishing and not is_recorded(state)
+        return not is_recorded(state, state.promised)
     return state.phase in (Phase.CLAIMING, Phase.ACTIVATING, Phase.RELEASING)
 
 

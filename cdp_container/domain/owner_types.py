@@ -133,8 +133,10 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
-    """The run is to end: record in `domain/owner` now what is proven, instead of at the next renewal."""
+class Record:
+    """Somebody was promised this cut: record it in `domain/owner` now, instead of at the next renewal."""
+
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ Event: TypeAlias = (
     | Activity
     | Prove
     | Release
-    | Finish
+    | Record
     | OwnerRead
     | OwnerUnchanged
     | Swapped
@@ -378,7 +380,7 @@ class RunState:
             active_ns: the boot-time clock at the last write. paused: the lease passed without a renewal.
             proven: the newest protected cut of ours. prove: the newest cut that a proof was asked for and not
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to.
-            finishing: what is proven is recorded at once.
+            promised: the newest cut that is to be recorded at once.
     """
 
     claimant: Claimant
@@ -405,4 +407,4 @@ class RunState:
     prove: Place | None = None
     proving: Place | None = None
     release_to: str = ""
-    finishing: bool = False
+    promised: Place = NOWHERE

@@ -19,7 +19,6 @@ from cdp_container.domain.owner_types import (
     EpochsCounted,
     Failure,
     FindEnd,
-    Finish,
     NoteFenced,
     NoteNonces,
     NoteReleased,
@@ -31,6 +30,7 @@ from cdp_container.domain.owner_types import (
     Proven,
     ReadEpoch,
     ReadOwner,
+    Record,
     Release,
     Released,
     Resumed,
@@ -323,28 +323,32 @@ def test_the_first_owner_may_be_claimed_by_the_site_that_made_it() -> None:
     assert (claim.epoch, claim.previous, claim.protected) == (1, 0, NOWHERE)
 
 
-# --- the end of a run ----------------------------------------------------------------------------
+# --- what was promised ---------------------------------------------------------------------------
 
 
-def test_what_is_proven_is_recorded_before_the_end() -> None:
-    play = Play().active()
+def proven(play: Play) -> Place:
     place = Place(play.state.epoch, 3, 7)
     play.on(Prove(place))
     play.on(OwnerUnchanged())
-    assert not owner.is_recorded(play.state)
-    play.on(Finish())
+    return place
+
+
+def test_what_is_proven_waits_for_the_next_renewal_and_what_is_promised_does_not() -> None:
+    play = Play().active()
+    place = proven(play)
+    assert not play.has(SwapOwner)
+    assert not owner.is_recorded(play.state, place)
+    play.on(Record(place))
     assert play.sent.protected == place
     play.on(Swapped("tag-9"))
-    assert owner.is_recorded(play.state)
+    assert owner.is_recorded(play.state, place)
     assert not play.has(SwapOwner)
 
 
 def test_a_record_that_failed_is_tried_again() -> None:
     play = Play().active()
-    place = Place(play.state.epoch, 3, 7)
-    play.on(Prove(place))
-    play.on(OwnerUnchanged())
-    play.on(Finish())
+    place = proven(play)
+    play.on(Record(place))
     play.on(LOST)
     play.until_due()
     assert play.effects == (ReadOwner(None),)
@@ -353,7 +357,7 @@ def test_a_record_that_failed_is_tried_again() -> None:
     assert play.sent.protected == place
 
 
-def test_where_nothing_new_is_proven_the_end_records_nothing() -> None:
+def test_what_stands_there_already_is_not_written_again() -> None:
     play = Play().active()
-    assert play.on(Finish()) == ()
-    assert owner.is_recorded(play.state)
+    assert play.on(Record(NOWHERE)) == ()
+    assert owner.is_recorded(play.state, NOWHERE)

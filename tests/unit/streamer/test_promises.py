@@ -12,7 +12,8 @@ from cdp_agent.streamer.resume import resume_position
 from cdp_container.clock import SystemClock
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown
-from cdp_container.format.keys import segment_key
+from cdp_container.format.domain import parse_owner
+from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.journal.position import NOWHERE, Position
@@ -153,3 +154,16 @@ def test_a_base_that_was_collected_is_refused(tmp_path: Path) -> None:
         pytest.raises(PositionUnknown, match="collected"),
     ):
         resume_position(collected, site.page, journal, NOWHERE, everything=False)
+
+
+@pytest.mark.parametrize("name", [None, "before-upgrade"])
+def test_a_flush_or_marker_answers_when_the_container_says_so_too(tmp_path: Path, name: str | None) -> None:
+    """Else a reader whose store lost the promised segments would take an older cut for the newest."""
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"promised")
+        answer = site.ask("flush") if name is None else site.ask("marker", name=name)
+        data = (tmp_path / "container" / OWNER_KEY).read_bytes()
+        promised = answer["place"]
+    recorded = parse_owner(data, OWNER_KEY, None).protected
+    assert (recorded.epoch, recorded.cut) >= (promised["epoch"], promised["cut"])
