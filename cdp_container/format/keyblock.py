@@ -184,7 +184,10 @@ def open_with_recipient(block: KeyBlock, recipient_private: bytes, domain: bytes
                 damaged = error  # another wrap for the same recipient may be sound
     if damaged is not None:
         raise damaged
-    raise KeyMissing(what, "its key was not sealed to this recipient")
+    checks = (
+        f"the key with the check {key_check(block.public)} was not sealed to the one with {key_check(public)}"
+    )
+    raise KeyMissing(what, checks, "the key check on the recovery kit tells which key belongs to a domain")
 
 
 def _proven(private_key: bytes, block: KeyBlock, what: str) -> bytes:

@@ -64,6 +64,8 @@ def parse_address(text: str) -> Place:
         return _parse_file(text)
     if scheme == "s3":
         return _parse_s3(text)
+    if ":" not in text:
+        raise UsageError("read a store's address", "it is a relative path", f"write an absolute path; {_FORMS}")
     raise UsageError("read a store's address", "it is of no kind that this release knows", _FORMS)
 
 

@@ -26,7 +26,13 @@ KeyFile = Annotated[Path | None, typer.Option(help="A file with the private key,
 At = Annotated[str | None, typer.Option("--at", help="The point EPOCH.NUMBER, as `points` prints it.")]
 Time = Annotated[str | None, typer.Option("--time", help="The newest point up to this time (RFC 3339).")]
 Marker = Annotated[str | None, typer.Option("--marker", help="The newest point with this name.")]
-Volumes = Annotated[list[str] | None, typer.Option("--volume", help="A volume by its name; may be repeated.")]
+Volumes = Annotated[
+    list[str] | None, typer.Option("--volume", help="A volume by its name or id; may be repeated.")
+]
+OneVolume = Annotated[
+    list[str] | None,
+    typer.Option("--volume", help="The volume, by its name or id; needed where there are several."),
+]
 Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes per second, for the estimate.")]
 
 
@@ -86,7 +92,7 @@ def plan(
 @app.command()
 def restore(
     address: Address,
-    volume: Volumes = None,
+    volume: OneVolume = None,
     target: Annotated[Path | None, typer.Option(help="A new file, or a block device.")] = None,
     all_volumes: Annotated[bool, typer.Option("--all", help="Every volume, into --target-dir.")] = False,
     target_dir: Annotated[Path | None, typer.Option(help="Where --all makes NAME.raw.")] = None,

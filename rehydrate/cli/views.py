@@ -181,7 +181,8 @@ def report_text(report: Report) -> str:
         rest = "" if found.needed else " (no point needs it)"
         lines.append(printable(f"{found.kind}: {found.key}: {found.error.why}{rest}"))
     lines += [printable(f"ignored: {key}") for key in report.ignored]
-    opened = f"{report.frames} frames opened" if report.opened else "frames checked by digest only (no key)"
+    by_digest = "by digest only, nothing was decrypted (no key)"
+    opened = f"{report.frames} frames opened" if report.opened else by_digest
     lines.append(f"{report.objects} objects, {size_text(report.stored_bytes)}, {opened}")
     lines.append(f"{len(report.findings)} findings" if report.findings else "everything is as it was written")
     return "\n".join(lines)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cdp_container.console import printable
-from cdp_container.errors import LocalDiskFull
+from cdp_container.errors import KeyMissing, LocalDiskFull
+from cdp_container.format.keyblock import key_check
+from cdp_container.format.seal import public_of
 from rehydrate.cli import targets
 from rehydrate.cli.text import table, tree
 from rehydrate.restore import restore_volume
@@ -133,3 +135,35 @@ def test_without_a_command_the_help_is_all(run: Run) -> None:
     assert code == 2
     assert "Usage" in stdout + stderr
     assert "error" not in stderr
+
+
+def test_a_stranger_s_key_is_told_by_the_key_checks(run: Run, empty: Site, place: Path, out: Path) -> None:
+    empty.add_volume("disk", 1 << 20)
+    empty.begin_epoch()
+    empty.protect(empty.cut([]))
+    stranger = bytes(range(32))
+    (out / "key").write_text(stranger.hex())
+    code, _, stderr = run("plan", place, "--key-file", out / "key")
+    assert code == KeyMissing.exit_code
+    for private in (empty.private_key, stranger):
+        assert key_check(public_of(private)) in stderr
+
+
+def test_without_a_key_verify_says_that_nothing_was_decrypted(
+    run: Run, empty: Site, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = empty.add_volume("disk", 1 << 20)
+    empty.begin_epoch()
+    empty.protect(empty.cut([write(disk, 0, b"a" * 4096)]))
+    monkeypatch.delenv("CDP_PASSPHRASE")
+    for choice in ((), ("--time", "2033-01-01T00:00:00Z")):
+        code, stdout, _ = run("verify", place, *choice)
+        assert code == 0
+        assert "by digest only, nothing was decrypted" in stdout
+
+
+def test_a_relative_address_is_called_so(run: Run) -> None:
+    code, _, stderr = run("points", "store/shop")
+    assert code == 2
+    assert "relative" in stderr
+    assert "write an absolute path" in stderr
