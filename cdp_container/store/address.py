@@ -65,7 +65,7 @@ def parse_address(text: str) -> Place:
     if scheme == "s3":
         return _parse_s3(text)
     if ":" not in text:
-        raise UsageError("read a store's address", "it is a relative path", f"write an absolute path; {_FORMS}")
+        raise UsageError("read a store's address", "it is a relative path", "write an absolute path")
     raise UsageError("read a store's address", "it is of no kind that this release knows", _FORMS)
 
 
