@@ -287,7 +287,10 @@ class JournalDamaged(CdpError):
     """The journal holds a record that neither a torn tail nor an old generation explains."""
 
     exit_code = 65
-    default_hint = "keep the journal directory as evidence; restore from the container"
+    default_hint = (
+        "keep a copy of the journal directory as evidence; to go on with the disk as it is, empty "
+        "its folder journal/ and run `cdp-agent run --keep-disk`"
+    )
 
 
 class BackingChanged(CdpError):
@@ -310,7 +313,7 @@ class JournalFull(CdpError):
     """The journal reached its limit and can hold no further write."""
 
     exit_code = 68
-    default_hint = "restore the connection to the store, or raise journal.limit_bytes"
+    default_hint = "restore the connection to the store, or raise journal.limit"
 
 
 class DeviceError(CdpError):

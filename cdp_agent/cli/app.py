@@ -44,15 +44,15 @@ def init(
     """Create container, domain and keys; print the recovery kit to keep offline."""
 
     def work() -> int:
-        from cdp_agent.cli.children import software
-        from cdp_agent.cli.init import ca_of, initialise
-        from cdp_agent.cli.kit import recovery_kit
-        from cdp_container.domain.durable import replace_file
+        from cdp_agent.cli.init import initialise
+        from cdp_agent.cli.kit import refuse_existing, show_kit
         from cdp_container.domain.settings import load_settings
         from cdp_container.format.keyblock import ScryptCost
         from cdp_container.store.address import open_store
 
         settings = load_settings(config)
+        if kit is not None:
+            refuse_existing(kit)  # before anything is created: a kit that cannot be written is no kit
         store = open_store(settings.store)
         made = initialise(
             settings,
@@ -62,17 +62,33 @@ def init(
             os.urandom,
             ScryptCost(),
         )
-        text = recovery_kit(made.identity, store.address, ca_of(settings.store), software())
-        if kit is not None:
-            replace_file(kit, text.encode())
-        print(text, end="")
+        show_kit(made.identity, store.address, kit)
         if made.resumed:
             say("an interrupted init was finished, with the ids and keys that it had drawn")
         if settings.encryption == "none":
-            say(
-                "encryption is none: whoever can read the store reads your data, and its writers can forge it"
-            )
+            say("encryption is none: whoever reads the store reads your data, its writers can forge it")
         say(f"next: cdp-agent run --config {config}")
+        return 0
+
+    return guarded(work)
+
+
+@app.command()
+def kit(
+    config: Config = DEFAULT_CONFIG,
+    file: Annotated[Path | None, typer.Option(help="Also write it here (mode 0600).")] = None,
+) -> int:
+    """Print the recovery kit again."""
+
+    def work() -> int:
+        from cdp_agent.cli.children import load_agent
+        from cdp_agent.cli.kit import refuse_existing, show_kit
+        from cdp_container.store.address import open_store
+
+        settings, identity = load_agent(config)
+        if file is not None:
+            refuse_existing(file)
+        show_kit(identity, open_store(settings.store).address, file)
         return 0
 
     return guarded(work)

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from cdp_agent.cli.children import load_agent
-from cdp_agent.streamer.control import call
-from cdp_container.errors import AgentNotRunning, Incomplete
+from cdp_agent.streamer.control import MARKER_RULE, call, is_marker_name
+from cdp_container.errors import AgentNotRunning, Incomplete, UsageError
 
 NOT_YET_HINT = "the write is safe in the journal; `cdp-agent status` says what it waits for"
 
 
 def ask_marker(config: Path, name: str, note: str, *, application: bool, timeout_seconds: float) -> int:
-    """Name this instant; prints the point. Raises AgentNotRunning, Incomplete."""
+    """Name this instant; prints the point. Raises UsageError, AgentNotRunning, Incomplete."""
+    if not is_marker_name(name):
+        raise UsageError("mark this instant", MARKER_RULE)
     request = {"command": "marker", "name": name, "note": note, "application": application}
     place = _ask(config, request, f"mark {name!r}", timeout_seconds)
     print(f"{place['epoch']}.{place['cut']} {name}")

@@ -12,7 +12,7 @@ from cdp_agent.cli.children import load_agent
 from cdp_agent.identity import IDENTITY_NAME
 from cdp_container.console import print_error
 from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
-from cdp_container.errors import CdpError, NotFound
+from cdp_container.errors import CdpError, ConfigInvalid, NotFound
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.store.address import open_store
@@ -25,7 +25,12 @@ def check(config: Path) -> int:
     print(f"{config}: domain {settings.domain} at site {settings.site}")
     faults = _check_volumes(settings)
     domain: bytes | None = None
-    initialised = (Path(settings.journal.directory) / IDENTITY_NAME).exists()
+    initialised = False
+    try:
+        initialised = (Path(settings.journal.directory) / IDENTITY_NAME).exists()
+    except OSError as error:
+        directory, why = settings.journal.directory, error.strerror or "unreadable"
+        faults.append(ConfigInvalid(f"cannot read {directory}", why, "run as the agent's user"))
     if initialised:
         try:
             domain = load_agent(config)[1].domain

@@ -31,7 +31,6 @@ from cdp_container.errors import (
     ForeignObject,
     NotFound,
     PreconditionFailed,
-    UsageError,
 )
 from cdp_container.format.domain import (
     DomainConfig,
@@ -59,10 +58,8 @@ from cdp_container.format.keyblock import (
 )
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.seal import derive_index_key, public_of
-from cdp_container.store.address import parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.attest import probe
-from cdp_container.store.s3_settings import S3Settings
 
 PENDING_NAME = IDENTITY_NAME + ".pending"
 ID_BYTES = 16
@@ -116,7 +113,7 @@ def _initialise(
         raise ContainerExists(
             f"cannot initialise in {directory}",
             "this journal directory already belongs to an agent",
-            "`cdp-agent run` starts it; choose another journal.directory for a new domain",
+            "`cdp-agent run` starts it, `cdp-agent kit` prints its kit; a new domain needs another one",
         )
     sizes = {volume.name: inspect_backing(volume.path).size_bytes for volume in settings.volumes}
     probe(store, entropy)
@@ -267,14 +264,3 @@ def _create(store: Store, key: str, data: bytes, is_ours: Callable[[bytes], bool
                 "it was written by somebody else",
                 "choose an empty prefix, or delete what an abandoned init left there",
             ) from None
-
-
-def ca_of(address: str) -> str | None:
-    """The PEM text of the CA that an address names, for the recovery kit."""
-    place = parse_address(address)
-    if not isinstance(place, S3Settings) or place.ca_file is None:
-        return None
-    try:
-        return Path(place.ca_file).read_text()
-    except OSError as error:
-        raise UsageError(f"cannot read the CA {place.ca_file}", error.strerror or "unreadable") from error

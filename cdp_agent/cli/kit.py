@@ -1,17 +1,24 @@
 """The recovery kit: what must lie in a safe, so that the container can be found and opened on the worst day.
 
-Pure text. It never holds the passphrase.
+It never holds the passphrase.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
+from pathlib import Path
 
+from cdp_agent.cli.children import software
 from cdp_agent.identity import AgentIdentity
+from cdp_container.domain.durable import replace_file
+from cdp_container.errors import TargetNotEmpty, TargetUnsuitable, UsageError
 from cdp_container.format.keyblock import key_check
+from cdp_container.store.address import parse_address
+from cdp_container.store.s3_settings import S3Settings
 
 
-def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None, software: str) -> str:
+def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> str:
     """The kit as text, ready to print."""
     quoted = shlex.quote(address)
     lines = [
@@ -23,7 +30,7 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None, soft
         f"encryption  {identity.encryption}",
         f"key check   {key_check(identity.public_key) if identity.public_key else '-'}",
         f"volumes     {', '.join(f'{item.name} ({item.size_bytes} bytes)' for item in identity.sources)}",
-        f"made by     {software}",
+        f"made by     {software()}",
         "",
         "At any site, with credentials that may read the container (AWS_ACCESS_KEY_ID and",
         "AWS_SECRET_ACCESS_KEY, or a profile) and "
@@ -47,3 +54,30 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None, soft
             ca_pem,
         ]
     return "\n".join(lines) + "\n"
+
+
+def show_kit(identity: AgentIdentity, address: str, file: Path | None) -> None:
+    """Print the kit, then write it to a file where one is named. Raises UsageError, CdpError."""
+    text = recovery_kit(identity, address, ca_of(address))
+    print(text, end="", flush=True)
+    if file is not None:
+        replace_file(file, text.encode())
+
+
+def refuse_existing(file: Path) -> None:
+    """A kit goes into a new file. Raises TargetNotEmpty, TargetUnsuitable."""
+    if os.path.lexists(file):
+        raise TargetNotEmpty(f"cannot write the kit to {file}", "it exists", "name a new file")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise TargetUnsuitable(f"cannot write the kit to {file}", "its folder is absent or not writable")
+
+
+def ca_of(address: str) -> str | None:
+    """The PEM text of the CA that an address names, for the recovery kit."""
+    place = parse_address(address)
+    if not isinstance(place, S3Settings) or place.ca_file is None:
+        return None
+    try:
+        return Path(place.ca_file).read_text()
+    except OSError as error:
+        raise UsageError(f"cannot read the CA {place.ca_file}", error.strerror or "unreadable") from error

@@ -28,9 +28,18 @@ REQUEST_SECONDS_MAX: Final = 5.0
 """How long a client may take to say what it wants."""
 TIMEOUT_SECONDS_MAX: Final = 86_400.0
 
+MARKER_BYTES_MAX: Final = 200
+"""A marker's name, in UTF-8: it stands in tables and on command lines."""
+MARKER_RULE: Final = f"a marker needs a printable name of up to {MARKER_BYTES_MAX} bytes"
+
 Answer = dict[str, Any]
 Handler = Callable[[dict[str, Any], Callable[[Answer], None]], None]
 """Given a request and how to answer it; called from any thread, returns at once."""
+
+
+def is_marker_name(name: object) -> bool:
+    """Whether a cut may have this name."""
+    return isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= MARKER_BYTES_MAX
 
 
 class ControlServer:

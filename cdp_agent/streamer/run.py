@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from cdp_agent.streamer.control import Answer, ControlServer
+from cdp_agent.streamer.control import MARKER_RULE, Answer, ControlServer, is_marker_name
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
@@ -48,8 +48,6 @@ CONNECT_MAX_SECONDS: Final = 30.0
 """Between two attempts to reach a store for the first time."""
 FINISH_SECONDS: Final = 10.0
 """How long a run that is told to stop goes on sending; what is left stays in the journal."""
-MARKER_BYTES_MAX: Final = 200
-"""A marker's name, in UTF-8: it stands in tables and on command lines."""
 JOURNAL: Final = "journal"
 SHARED: Final = "shared"
 
@@ -271,9 +269,8 @@ class _Runner:
             answer({"ok": False, "error": self.connecting.why})
         elif command == "flush":
             self.engine.ask(None, "", application=False, reply=reply)
-        elif not _is_marker_name(name):
-            why = f"a marker needs a printable name of up to {MARKER_BYTES_MAX} bytes"
-            answer({"ok": False, "error": why})
+        elif not is_marker_name(name):
+            answer({"ok": False, "error": MARKER_RULE})
         else:
             note, application = str(request.get("note", "")), bool(request.get("application"))
             self.engine.ask(str(name), note, application=application, reply=reply)
@@ -304,7 +301,3 @@ class _Runner:
     def _show_end(self, local: LocalDirectory, lag: Lag, error: CdpError) -> None:
         state = "fenced" if isinstance(error, Fenced) else "stopped"
         self._show(local, lag, f"{state}: {error}")
-
-
-def _is_marker_name(name: object) -> bool:
-    return isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= MARKER_BYTES_MAX

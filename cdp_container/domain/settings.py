@@ -233,6 +233,8 @@ def _reason(detail: ErrorDetails, place: _Place) -> str:
         known = _known_keys(place[:-1])
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
         return "unknown key" + (f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})")
+    if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return "must be keys and values, like `domain: shop`"
     if detail["type"] == "missing":
         return "is missing"
     message = detail["msg"].removeprefix("Value error, ")

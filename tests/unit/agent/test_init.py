@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.cli.init import PENDING_NAME, initialise
-from cdp_agent.cli.kit import recovery_kit
+from cdp_agent.cli.kit import recovery_kit, refuse_existing, show_kit
 from cdp_agent.identity import IDENTITY_NAME, load_identity
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import load_notes
@@ -22,6 +22,8 @@ from cdp_container.errors import (
     NoSuchBucket,
     StoreRefused,
     StoreUnavailable,
+    TargetNotEmpty,
+    TargetUnsuitable,
     WrongPassphrase,
 )
 from cdp_container.format.domain import OwnerState, config_digest, parse_config, parse_owner
@@ -190,7 +192,7 @@ def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
 def test_the_kit_names_all_that_is_needed_and_no_secret(tmp_path: Path) -> None:
     init(settings_in(tmp_path), MemoryStore(SystemClock()))
     identity = load_identity(tmp_path / "journal")
-    text = recovery_kit(identity, "s3://b/p?endpoint=https://s3.example.com", "PEM TEXT", "cdp-agent 1")
+    text = recovery_kit(identity, "s3://b/p?endpoint=https://s3.example.com", "PEM TEXT")
     assert "rehydrate restore 's3://b/p?endpoint=https://s3.example.com' --volume db01" in text
     assert "PEM TEXT" in text
     assert identity.domain.hex() in text
@@ -211,3 +213,22 @@ def test_an_init_that_dies_between_its_two_local_files_can_be_repeated(
             init(settings, store)
     init(settings, store)
     assert load_identity(tmp_path / "journal").name == "shop"
+
+
+def test_a_kit_goes_into_a_new_file_only(tmp_path: Path) -> None:
+    (tmp_path / "other-kit").write_text("of another domain")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("other-kit", "link"):
+        with pytest.raises(TargetNotEmpty):
+            refuse_existing(tmp_path / name)
+    with pytest.raises(TargetUnsuitable):
+        refuse_existing(tmp_path / "absent" / "kit")
+    refuse_existing(tmp_path / "kit")
+
+
+def test_a_kit_can_be_printed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(settings_in(tmp_path), MemoryStore(SystemClock()))
+    identity = load_identity(tmp_path / "journal")
+    show_kit(identity, "/srv/container", tmp_path / "kit")
+    assert capsys.readouterr().out == (tmp_path / "kit").read_text()
+    assert (tmp_path / "kit").stat().st_mode & 0o777 == 0o600

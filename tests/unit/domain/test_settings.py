@@ -95,6 +95,11 @@ def test_hostile_yaml_is_a_typed_error(text: bytes) -> None:
     assert "agent.yaml is refused" in refusal(text)
 
 
+def test_what_is_no_mapping_is_said_in_words() -> None:
+    assert "agent.yaml:1: (top): must be keys and values" in refusal(b"- a\n- b\n")
+    assert "journal: must be keys and values" in refusal(b"domain: shop\njournal: 5\n")
+
+
 def test_size_is_bounded() -> None:
     assert "larger than" in refusal(b"#" * (CONFIG_BYTES_MAX + 1))
 
