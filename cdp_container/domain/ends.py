@@ -6,13 +6,15 @@ Listings are never trusted with this, as a store may show a key late. What does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
 from cdp_container.domain.owner_types import End
+from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import (
+    CdpError,
     DamagedObject,
     ForeignObject,
     LimitExceeded,
@@ -31,6 +33,8 @@ FIRST_READ_BYTES: Final = 4096
 """Holds nearly every preamble: one request for each segment."""
 SEGMENTS_MAX: Final = 10_000_000
 """Of one epoch, behind what is proven: a stop for a store that answers nonsense."""
+_UNREADABLE: Final = (DamagedObject, ForeignObject, NewerFormat, LimitExceeded)
+"""What is wrong with one segment alone; errors of the store come through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,17 @@ class _Stored:
 
 
 def find_end(
-    store: Store, domain: bytes, epoch: int, protected: Place, collected: Collected = NOTHING_COLLECTED
+    store: Store,
+    domain: bytes,
+    epoch: int,
+    protected: Place,
+    collected: Collected = NOTHING_COLLECTED,
+    read_ahead: int = 1,
 ) -> End:
     """The end of `epoch`, looked for from `protected` on if that is in it, else from its first segment.
 
-    An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first.
+    An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first. With a
+    `read_ahead` above 1 that many segments are asked for at once where many were there before.
 
     Raises:
         MissingObject: a segment that was proven to be there, or the epoch's record, is not.
@@ -73,9 +83,11 @@ def find_end(
         if _is_forgotten(protected, collected):
             why = "it was collected, and no pack in force tells of its cut"
             raise MissingObject(segment_key(epoch, protected.seq), why)
-        return _follow(store, domain, _end_at(store, domain, protected, collected), epoch, collected)
-    base = _base_of(store, domain, epoch)
-    return _follow(store, domain, _end_at(store, domain, base, collected), epoch, collected)
+        start = _end_at(store, domain, protected, collected)
+    else:
+        start = _end_at(store, domain, _base_of(store, domain, epoch), collected)
+    seq = start.place.seq if start.place.epoch == epoch else 0
+    return _follow(start, seq, epoch, collected, _ahead(store, domain, epoch, seq, collected, read_ahead))
 
 
 def highest_epoch(store: Store) -> int:
@@ -97,9 +109,34 @@ def highest_epoch(store: Store) -> int:
     return highest
 
 
-def _follow(store: Store, domain: bytes, end: End, epoch: int, collected: Collected) -> End:
+def _ahead(
+    store: Store, domain: bytes, epoch: int, seq: int, collected: Collected, most: int
+) -> Iterator[_Stored | CdpError]:
+    """The segments behind `seq` that were not collected, one by one, or why one cannot be had.
+
+    It asks for as many at once as it has asked for before, so that a short run costs few requests in vain.
+    """
+
+    def read(number: int) -> _Stored | CdpError:
+        if number > NUMBER_MAX:
+            return NotFound(f"read segment {number}", "no key holds such a number")
+        try:
+            return _read(store, domain, epoch, number)
+        except (NotFound, *_UNREADABLE) as error:
+            return error
+
+    many = 1
+    while True:
+        numbers = range(seq + 1, seq + 1 + many)
+        wanted = [number for number in numbers if not collected.ledger.is_collected(epoch, number)]
+        yield from map(read, wanted) if most == 1 else in_parallel(read, wanted, many)
+        seq, many = seq + many, min(2 * many, most)
+
+
+def _follow(
+    end: End, seq: int, epoch: int, collected: Collected, segments: Iterator[_Stored | CdpError]
+) -> End:
     """From an end (in an older epoch: the base) on to the end of the epoch's run of segments."""
-    seq = end.place.seq if end.place.epoch == epoch else 0
     cut: int | None = (end.place.cut if seq else 0) + 1
     previous = end.digest
     for _ in range(SEGMENTS_MAX):
@@ -110,13 +147,12 @@ def _follow(store: Store, domain: bytes, end: End, epoch: int, collected: Collec
             if place is not None:
                 end, cut = End(place, previous), place.cut + 1
             continue
-        try:
-            stored = _read(store, domain, epoch, seq)
-        except NotFound:
+        stored = next(segments)
+        if isinstance(stored, NotFound):
             return end
-        except (DamagedObject, ForeignObject, NewerFormat, LimitExceeded) as error:
+        if isinstance(stored, CdpError):
             # It lies behind everything that was ever called protected; what follows it counts for nobody.
-            return replace(end, stopped_by=str(error))
+            return replace(end, stopped_by=str(stored))
         preamble = stored.preamble
         if previous and preamble.previous_digest != previous:
             why = f"segment {seq} of epoch {epoch} does not follow the one before it"

@@ -38,6 +38,9 @@ from cdp_container.store.api import Store
 EPOCHS_MAX: Final = 1_000_000
 """Epochs of one chain: a stop for records that lead nowhere."""
 
+READ_AHEAD: Final = 32
+"""Segments that are asked for at once behind what is proven: without `domain/owner` that is a whole epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class DomainFacts:
@@ -150,12 +153,12 @@ def _newest(
     """The newest cut, and why it is older than what was proven, if it is."""
     lost: CdpError | None = None
     try:
-        end = find_end(store, owner.domain, epoch, owner.protected, collected)
+        end = find_end(store, owner.domain, epoch, owner.protected, collected, READ_AHEAD)
     except (MissingObject, DamagedObject, ForeignObject, NewerFormat, LimitExceeded) as error:
         # What is left may still be restored, by those who are told.
         lost = type(error)(error.what, error.why, MissingObject.default_hint)
         notes.append(f"the newest protected cut is lost: {error}")
-        end = find_end(store, owner.domain, epoch, NOWHERE, collected)
+        end = find_end(store, owner.domain, epoch, NOWHERE, collected, READ_AHEAD)
     if end.stopped_by:
         place = f"cut {end.place.cut} of epoch {end.place.epoch}"
         notes.append(f"nothing counts after {place}: {end.stopped_by}")

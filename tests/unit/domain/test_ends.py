@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import pytest
 
-from cdp_container.domain.ends import find_end, highest_epoch
+from cdp_container.domain import ends
+from cdp_container.domain.ends import Collected, find_end, highest_epoch
+from cdp_container.domain.ledgers import ledger_of
 from cdp_container.domain.owner_types import End
+from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import DamagedObject, MissingObject, NoSuchBucket
 from cdp_container.format.keys import epoch_key, segment_key
 from cdp_container.format.place import NOWHERE, Place
@@ -50,6 +55,32 @@ def test_the_end_is_the_newest_complete_cut_of_the_run(store: MemoryStore) -> No
         end = find_end(store, site.domain, 1, protected)
         assert end.place == last
         assert end.digest == site.objects[last.seq - 1].digest
+
+
+@pytest.mark.parametrize("broken", [None, 1, 2, 3, 20, 40])
+def test_reading_ahead_finds_the_same_end_in_few_rounds(
+    store: MemoryStore, broken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, disk = begun(store)
+    for _ in range(40):
+        site.cut([write(disk, 0, b"a" * 512)])
+    collected = Collected(ledger_of([site.run(1, 10, 12)]))
+    if broken is not None:
+        store.delete(segment_key(1, broken))
+        store.put_new(segment_key(1, broken), b"torn")
+    rounds: list[int] = []
+
+    def counted(work: Callable[[int], object], items: Iterable[int], workers: int) -> Iterator[object]:
+        rounds.append(workers)
+        return in_parallel(work, items, workers)
+
+    monkeypatch.setattr(ends, "in_parallel", counted)
+    alone = find_end(store, site.domain, 1, NOWHERE, collected)
+    assert rounds == []
+    assert find_end(store, site.domain, 1, NOWHERE, collected, read_ahead=8) == alone
+    assert alone.place.seq == (40 if broken is None else broken - 1)
+    assert max(rounds) <= 8
+    assert len(rounds) <= 4 + 40 // 8
 
 
 def test_what_lies_behind_a_gap_does_not_count(store: MemoryStore) -> None:
