@@ -23,6 +23,7 @@ from cdp_agent.streamer.control import call
 from cdp_container.console import guarded
 from cdp_container.errors import DamagedObject, ForeignObject, LimitExceeded, MissingObject, NewerFormat
 from rehydrate.cli import commands
+from rehydrate.cli.targets import Targets
 from rehydrate.plan import Choice
 from tests.e2e.site import MIB, PROTECTED_SECONDS_MAX, Site, new_site
 
@@ -91,9 +92,7 @@ def restored_images(site: Site, point: str | None) -> Images:
     """Restore in this process."""
     with tempfile.TemporaryDirectory() as folder:
         choice = commands.choice_of(point, None, None)
-        commands.restore(
-            access(site), choice, commands.Targets([], None, True, Path(folder), False), None, True
-        )
+        commands.restore(access(site), choice, Targets([], None, True, Path(folder), False), None, True)
         return {path.stem: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -114,7 +113,7 @@ def assert_never_wrong(sound: Sound, capsys: pytest.CaptureFixture[str], *keys: 
     """Restore the newest point: it is right, or it is refused by the name of one of these objects."""
     capsys.readouterr()
     with tempfile.TemporaryDirectory() as folder:
-        targets = commands.Targets([], None, True, Path(folder), False)
+        targets = Targets([], None, True, Path(folder), False)
         code = guarded(lambda: commands.restore(access(sound.site), Choice(), targets, None, True))
         found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     said = capsys.readouterr()
