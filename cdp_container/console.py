@@ -34,6 +34,8 @@ def printable(text: str, lines: bool = False) -> str:
 
     Names come out of containers, and whoever can write to one chooses them.
     """
+    if (text.replace("\n", "") if lines else text).isprintable():
+        return text
     return "".join(
         character
         if character.isprintable() or (lines and character == "\n")

@@ -92,6 +92,18 @@ def test_a_refusal_names_the_newest_point_that_can_be_restored(run: Run, empty: 
         assert "--at 1.2" in stderr.splitlines()[-1]
 
 
+def test_a_lost_newest_point_is_refused_with_the_newest_that_is_left(
+    run: Run, empty: Site, place: Path
+) -> None:
+    nightly(empty)
+    (place / segment_key(1, 4)).unlink()
+    for choice in ((), ("--time", "2033-01-01T00:00:00Z"), ("--marker", "nightly")):
+        code, _, stderr = run("plan", place, *choice)
+        assert code == MissingObject.exit_code
+        assert "--at 1.3" in stderr.splitlines()[-1]
+    assert run("plan", place, "--at", "1.3")[0] == 0
+
+
 def test_newer_cuts_that_were_passed_over_are_told(run: Run, empty: Site, place: Path) -> None:
     disk = empty.add_volume("a", 1 << 20)
     empty.begin_epoch()
