@@ -54,17 +54,16 @@ class Target(Protocol):
 
 def check_room_for(wanted: Iterable[tuple[Path, int]]) -> None:
     """All targets together, each with the bytes that will be written into it. Raises LocalDiskFull."""
-    sums: dict[int, tuple[Path, int]] = {}
+    devices: dict[int, list[tuple[Path, int]]] = {}
     for path, write_bytes in wanted:
         directory = Path(os.path.realpath(path)).parent
-        if _is_device(path) or not directory.is_dir():
-            continue  # a device has its own size; a directory that is missing is told when it is opened
-        with os_errors(f"restore into {path}"):
-            number = os.stat(directory).st_dev
-        sums[number] = (directory, sums.get(number, (directory, 0))[1] + write_bytes)
-    for directory, write_bytes in sums.values():
-        with os_errors(f"restore into {directory}"):
-            check_room(directory, write_bytes, f"restore into {directory}")
+        if not _is_device(path) and directory.is_dir():  # one that is missing is told when it is opened
+            devices.setdefault(os.stat(directory).st_dev, []).append((path, write_bytes))
+    for files in devices.values():
+        what = f"restore into {', '.join(str(path) for path, _ in files)}"
+        with os_errors(what):
+            directory = Path(os.path.realpath(files[0][0])).parent
+            check_room(directory, sum(write_bytes for _, write_bytes in files), what)
 
 
 def _is_device(path: Path) -> bool:

@@ -31,6 +31,7 @@ def test_there_is_room_for_each_but_not_for_all(
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
     code, _, stderr = run("restore", place, "--all", "--target-dir", out)
     assert code == LocalDiskFull.exit_code
+    assert f"restore into {out / 'a.raw'}, {out / 'b.raw'}: " in stderr
     assert "200000 bytes will be written and 150000 are free" in stderr
     assert list(out.iterdir()) == []
     assert run("restore", place, "--volume", "a", "--target", out / "a.raw")[0] == 0
