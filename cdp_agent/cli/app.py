@@ -51,8 +51,6 @@ def init(
         from cdp_container.store.address import open_store
 
         settings = load_settings(config)
-        if kit is not None:
-            refuse_existing(kit)  # before anything is created: a kit that cannot be written is no kit
         store = open_store(settings.store)
         made = initialise(
             settings,
@@ -61,6 +59,8 @@ def init(
             SystemClock(),
             os.urandom,
             ScryptCost(),
+            # Before anything is created: what has no kit is lost on the worst day.
+            before_creating=lambda: None if kit is None else refuse_existing(kit),
         )
         show_kit(made.identity, store.address, kit)
         if made.resumed:

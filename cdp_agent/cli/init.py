@@ -85,8 +85,11 @@ def initialise(
     clock: Clock,
     entropy: Entropy,
     cost: ScryptCost,
+    before_creating: Callable[[], None] = lambda: None,
 ) -> Initialised:
     """Create the domain. `passphrase` is only asked for where the domain is encrypted.
+
+    `before_creating` is called when nothing stands against it, and may raise what does.
 
     Raises ContainerExists, AlreadyRunning, BackingUnreadable, StoreRefused, WrongPassphrase (an
     interrupted `init` used another one), and what the store raises.
@@ -95,7 +98,7 @@ def initialise(
     _make_directory(directory)
     lock = take_lock(directory / "lock", clock)
     try:
-        return _initialise(settings, directory, store, passphrase, clock, entropy, cost)
+        return _initialise(settings, directory, store, passphrase, clock, entropy, cost, before_creating)
     finally:
         os.close(lock)
 
@@ -108,6 +111,7 @@ def _initialise(
     clock: Clock,
     entropy: Entropy,
     cost: ScryptCost,
+    before_creating: Callable[[], None],
 ) -> Initialised:
     if (directory / IDENTITY_NAME).exists():
         raise ContainerExists(
@@ -122,8 +126,10 @@ def _initialise(
     if resumed:
         identity = decode_identity(pending.read_bytes(), str(pending))
         _check_passphrase(identity, passphrase)
+        before_creating()
     else:
         _refuse_existing(store)
+        before_creating()
         identity = _new_identity(settings, sizes, passphrase, entropy, cost)
         # The notes first: what is pending is finished by the next `init`, and that needs the nonce.
         save_notes(directory, Notes(nonces=(entropy(ID_BYTES),)))
