@@ -50,7 +50,7 @@ else ifeq ($(ONLY),lint)
 test: lint
 else ifneq ($(MARKS_$(ONLY)),)
 test: $(if $(filter e2e ceph,$(ONLY)),system-test) setup
-	$(PYTEST) -m "$(MARKS_$(ONLY))"
+	$(PYTEST) $(if $(filter unit,$(ONLY)),--numprocesses 2) -m "$(MARKS_$(ONLY))"
 else
 test:
 	$(error ONLY=$(ONLY) is none of unit, lint, e2e, ceph, sim)
