@@ -36,7 +36,7 @@ SECTION_OVERHEAD_BYTES_MAX, OBJECT_BYTES_MAX, CATALOG_BYTES_MAX = 65536, 1677721
 EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX, SPACE_BYTES_MAX = 65536, 2147483648, 9223372036854775807
 FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, SUM_BLOCK_BYTES = 262144, 262656, 4096
 RECORD_KEY_BYTES_MAX, RECORD_VALUE_BYTES_MAX, DOMAIN_JSON_BYTES_MAX = 65536, 524288, 4194304
-SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX = 1048576, 8, 4
+SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX, SCRYPT_WORK_MAX = 1048576, 8, 4, 67108864
 
 NONE, IN_FORCE = 0xFFFFFFFF, 3  # no row; the kind of runs that name packs in force
 DATA, ZERO, DISCARD = 1, 2, 3  # kinds of extents
@@ -123,19 +123,19 @@ class Keys:
     def unlock(self, block: dict[str, Any]) -> None:
         """Get from a key block to the private key; unknown wraps are skipped, and those of other people."""
         must(block["format"] == 1 and len(block["wraps"]) <= KEY_WRAPS_MAX, "has an unknown key block")
-        found = [key for key in (self.private, self.held) if key]
+        found, work = [key for key in (self.private, self.held) if key], SCRYPT_WORK_MAX
         for wrap in block["wraps"] if not self.private else []:
             if wrap["type"] == "recipient" and self.held and wrap["public"] == public_of(self.held).hex():
                 found += [unwrap(self.held, bytes.fromhex(wrap["sealed"]), self.domain, b"cdp recipient v1")]
             elif wrap["type"] == "passphrase" and self.passphrase is not None:
                 salt, n, r, p = bytes.fromhex(wrap["salt"]), int(wrap["n"]), int(wrap["r"]), int(wrap["p"])
-                cheap = n <= SCRYPT_N_MAX and r <= SCRYPT_R_MAX and p <= SCRYPT_P_MAX
-                must(cheap and wrap["kdf"] == "scrypt", "asks for an unknown or too costly kdf")
+                fit = n <= SCRYPT_N_MAX, r <= SCRYPT_R_MAX, p <= SCRYPT_P_MAX, (work := work - n * r * p) >= 0
+                must(all(fit) and wrap["kdf"] == "scrypt", "asks for an unknown or too costly kdf")
                 key = scrypt(self.passphrase.encode(), salt=salt, n=n, r=r, p=p, maxmem=2**31 - 1, dklen=32)
                 if hkdf(key, b"", b"cdp passphrase check v1")[:8].hex() == wrap["check"]:
-                    secret = AESGCM(hkdf(key, b"", b"cdp passphrase wrap v1"))
                     nonce, sealed = bytes.fromhex(wrap["nonce"]), bytes.fromhex(wrap["sealed"])
-                    found.append(secret.decrypt(nonce, sealed, self.domain))
+                    key = hkdf(key, b"", b"cdp passphrase wrap v1")
+                    found.append(AESGCM(key).decrypt(nonce, sealed, self.domain))
         self.private = next((key for key in found if public_of(key).hex() == block["public"]), b"")
         must(self.private, "is sealed; wrong or no passphrase or private key was given")
 

@@ -152,3 +152,15 @@ def test_a_kdf_that_costs_too_much_is_refused(limit: dict[str, object]) -> None:
     with pytest.raises(ReaderError) as caught:
         container(writer)
     assert caught.value.key.startswith("domain/config/")
+
+
+def test_wraps_that_cost_too_much_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each within its limit: a wrong passphrase would be tried on all of them."""
+    writer = TinyWriter(0, "right")
+    assert writer.key_block is not None
+    wrap = writer.key_block["wraps"][1] | {"check": "00" * 8}
+    writer.key_block["wraps"][:] = [wrap] * 3
+    writer.begin(1)
+    monkeypatch.setattr("tests.reader.SCRYPT_WORK_MAX", 2 * wrap["n"] * wrap["r"] * wrap["p"])
+    with pytest.raises(ReaderError, match="too costly"):
+        container(writer)
