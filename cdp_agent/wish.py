@@ -42,6 +42,11 @@ class Wish:
         """Whether anything is wished for."""
         return self.redo or self.full_copy or self.keep_disk
 
+    def __str__(self) -> str:
+        """As it was said on the command line."""
+        said = {"--redo": self.redo, "--full-copy": self.full_copy, "--keep-disk": self.keep_disk}
+        return " ".join(option for option, wanted in said.items() if wanted)
+
 
 def load_wish(directory: Path) -> Wish:
     """The wish that stands in a journal directory. Raises ConfigInvalid."""

@@ -197,7 +197,7 @@ class StoreRefused(CdpError):
     """The store does not keep its word (conditional writes, read-after-write), so it cannot be trusted."""
 
     exit_code = 42
-    default_hint = "use a store with atomic conditional writes; `cdp-agent attest` shows what failed"
+    default_hint = "use a store with atomic conditional writes; `cdp-agent check-config` says what failed"
 
 
 class StoreFull(CdpError):
@@ -252,7 +252,7 @@ class AlreadyRunning(CdpError):
     """Another process holds the lock of this journal directory or image."""
 
     exit_code = 60
-    default_hint = "`cdp-agent status` names the process; stop it first"
+    default_hint = "stop that process first; of a disk, find it with `fuser` or `lsof`"
 
 
 class BackingUnreadable(CdpError):

@@ -15,7 +15,12 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "exit-codes.md"
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 
 # Codes that no class has: they are not errors of ours.
-RESERVED = {0: "Done.", 130: "Interrupted by the user (Ctrl-C)."}
+RESERVED = {
+    0: "Done.",
+    129: "`rehydrate`: ended by SIGHUP; nothing half-done was left.",
+    130: "Interrupted by the user (Ctrl-C).",
+    143: "`rehydrate`: ended by SIGTERM; nothing half-done was left.",
+}
 
 
 def error_classes() -> list[type[CdpError]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +208,8 @@ def _child(work: Callable[[], int]) -> int:
     from cdp_agent.cli.run import die_with_parent
 
     def guarded_work() -> int:
+        # Ctrl-C reaches the whole process group; it is for the supervisor alone, who knows the order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         die_with_parent()
         return work()
 

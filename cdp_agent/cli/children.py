@@ -90,7 +90,7 @@ def splitter_settings(config: Path) -> SplitterSettings:
     directory = Path(settings.journal.directory)
     volumes = volumes_of(settings, identity)
     wish, whole = load_wish(directory), all_whole(identity, load_notes(directory))
-    if whole and not _ever_ran(directory) and not holds_nothing(volumes):
+    if whole and not ever_ran(directory) and not holds_nothing(volumes):
         raise BackingChanged(
             "opening the volumes",
             "they were empty when the agent was started, and are not now",
@@ -112,8 +112,10 @@ def splitter_settings(config: Path) -> SplitterSettings:
     )
 
 
-def _ever_ran(directory: Path) -> bool:
-    """Whether a splitter ever came so far as to say so."""
+def ever_ran(directory: Path) -> bool:
+    """Whether a splitter ever came so far as to say so, or as to begin a journal."""
+    if any((directory / "journal").glob("*.jnl")):
+        return True  # a journal whose `shared` is gone is damage, not a first run
     pages = SharedPages(directory / "shared")
     try:
         return pages.splitter.read() is not None

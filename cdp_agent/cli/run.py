@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cdp_agent.cli.children import holds_nothing, load_agent, volumes_of
+from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, volumes_of
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
 from cdp_agent.wish import Wish, load_wish, save_wish
@@ -56,7 +56,7 @@ def run_agent(config: Path, wish: Wish) -> int:
             with streamer_lock(directory, SystemClock()):
                 if wish or load_wish(directory):
                     _take_wish(directory, wish)
-                elif pages.splitter.read() is None:
+                elif not ever_ran(directory):
                     _note_empty_volumes(directory, volumes_of(settings, identity))
             return _supervise(config, pages)
         finally:
@@ -68,10 +68,17 @@ def run_agent(config: Path, wish: Wish) -> int:
 def _take_wish(directory: Path, wish: Wish) -> None:
     """Durable before anything starts: no export opens before the copy that every wish brings.
 
-    A wish that an earlier start did not come to is still one.
+    A wish that an earlier start did not come to is still one. Raises UsageError where it must be said again.
     """
     if wish:
         save_wish(directory, wish)
+    elif load_wish(directory).redo:
+        # The disk may have been used since then: a redo would put old data over new.
+        raise UsageError(
+            "cannot start",
+            "--redo was asked for earlier and is not done yet",
+            "say --redo again, or --keep-disk if the disk was used since",
+        )
     save_notes(directory, replace(load_notes(directory), whole=frozenset()))
 
 

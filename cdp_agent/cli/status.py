@@ -18,6 +18,7 @@ from cdp_agent.cli.children import load_agent
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import FACTS_NAME, Lag
+from cdp_agent.wish import load_wish
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings
@@ -177,6 +178,9 @@ def _problems(
         problems.append(NEVER_RAN)
     elif not running:
         problems.append("the agent does not run; guests have no disks and nothing is captured")
+    wish = load_wish(Path(settings.journal.directory))
+    if wish:
+        problems.append(f"asked for and not done yet: {wish}")
     if notes.fenced:
         problems.append(f"fenced: {notes.fenced}; the journal is kept")
     fault = shown.get("error")

@@ -177,7 +177,8 @@ class Capture:
             OSError: it will not become possible.
         """
         while True:
-            await self._gate.wait()
+            while not self._gate.is_set():  # it may be shut again before this runs
+                await self._gate.wait()
             ticket = object()
             try:
                 self._in_flight[ticket] = append()
@@ -254,6 +255,7 @@ class Capture:
         """Go on without the journal: sync the backing stores, say so durably, and append no more."""
         async with self._quiet():
             if self._writer is None:
+                self._forget_journal_failure()  # that of a sync which began before the journal was given up
                 return
             if self._failures.backing is not None:  # what they lack would be lost without the journal
                 self._failures.refuse()
@@ -276,11 +278,15 @@ class Capture:
                 self._page = before
                 self._publish()
                 raise
-            self._writer.close()
-            self._writer = None
-            if self._failures.journal is not None:
-                self._failures.journal = None
-                self._publish()
+            writer, self._writer = self._writer, None
+            await self._run_sync(writer.close)  # behind the syncs that still hold its descriptors
+            self._forget_journal_failure()
+
+    def _forget_journal_failure(self) -> None:
+        """Nothing rests on the journal any more."""
+        if self._failures.journal is not None:
+            self._failures.journal = None
+            self._publish()
 
     def trim(self) -> bool:
         """Let go of what is both synced and proven; returns whether there is room for more."""

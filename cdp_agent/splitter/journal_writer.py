@@ -262,6 +262,7 @@ class JournalWriter:
 
     def _drop_newest(self, fd: int) -> None:
         """Let the newest file be none, so that nobody takes its start for the end of the one before."""
+        self._names_unsynced = True  # were it to come back after a power loss, the journal would end there
         self._discard(self._run.pop().path, fd)
 
     def _discard(self, path: Path, fd: int) -> None:

@@ -1,6 +1,6 @@
 """The splitter's process: open, serve, keep house, stop.
 
-While guests write nothing ends it but SIGTERM or SIGINT. What the store, the network or the
+While guests write nothing ends it but SIGTERM. What the store, the network or the
 streamer do cannot reach it: it reads their page of `shared`, no more.
 """
 
@@ -86,8 +86,7 @@ class _Process:
     async def _serve(self, pages: SharedPages, boot: bytes) -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
         capture, backings = open_capture(
             self._settings, self._files, self._clock, self._entropy, boot, pages,
             lambda progress: self._show("redo", {"progress": progress}),

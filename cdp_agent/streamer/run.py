@@ -58,7 +58,7 @@ def run_streamer(
     entropy: Callable[[int], bytes] = os.urandom,
     stop: threading.Event | None = None,
 ) -> int:
-    """Stream until told to stop, by SIGTERM, SIGINT or (in a test) `stop`; returns 0.
+    """Stream until told to stop, by SIGTERM or (in a test) `stop`; returns 0.
 
     What was captured until then is still sent, for FINISH_SECONDS at most.
 
@@ -87,7 +87,7 @@ def _handle_signals(stop: threading.Event) -> dict[int, Any]:
     def handle(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    return {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    return {signal.SIGTERM: signal.signal(signal.SIGTERM, handle)}
 
 
 @dataclass(slots=True)

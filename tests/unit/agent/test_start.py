@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.cli.children import splitter_settings
+from cdp_agent.cli.children import ever_ran, splitter_settings
 from cdp_agent.cli.init import initialise
 from cdp_agent.cli.run import _note_empty_volumes, _take_wish, run_agent
 from cdp_agent.identity import load_identity
@@ -174,3 +174,22 @@ def test_no_note_is_changed_under_a_streamer_that_is_ending(
     finally:
         os.close(ending)
     assert load_notes(journal(config)) == before
+
+
+def test_a_redo_that_was_not_done_must_be_said_again(config: Path) -> None:
+    """Meanwhile the disk may have been used without the agent: a redo would put old data over new."""
+    mark_ran(config)
+    _take_wish(journal(config), Wish(redo=True))
+    with pytest.raises(UsageError, match="--redo was asked for earlier"):
+        run_agent(config, Wish())
+    assert load_wish(journal(config)).redo
+    _take_wish(journal(config), Wish(keep_disk=True))
+    assert load_wish(journal(config)) == Wish(keep_disk=True)
+
+
+def test_a_journal_whose_shared_pages_are_gone_is_no_first_run(config: Path) -> None:
+    """Else its records would be forgotten: neither redone nor sent."""
+    assert not ever_ran(journal(config))
+    (journal(config) / "journal").mkdir()
+    (journal(config) / "journal" / "000000000001.jnl").write_bytes(bytes(4096))
+    assert ever_ran(journal(config))

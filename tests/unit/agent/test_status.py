@@ -12,6 +12,7 @@ from cdp_agent.cli.init import initialise
 from cdp_agent.cli.status import NEVER_RAN, gather, show_status
 from cdp_agent.identity import load_identity
 from cdp_agent.supervisor import take_lock
+from cdp_agent.wish import Wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.domain.settings import AgentSettings, load_settings
@@ -110,3 +111,8 @@ def test_torn_facts_are_no_facts(config: Path, junk: bytes) -> None:
     for name in ("splitter.json", "streamer.json"):
         (config.parent / "journal" / name).write_bytes(junk)
     assert problems(config, HEALTHY)
+
+
+def test_a_wish_that_is_not_done_is_shown(config: Path) -> None:
+    save_wish(config.parent / "journal", Wish(keep_disk=True))
+    assert "asked for and not done yet: --keep-disk" in problems(config, HEALTHY)

@@ -161,6 +161,7 @@ def test_a_flush_or_marker_answers_when_the_container_says_so_too(tmp_path: Path
     """Else a reader whose store lost the promised segments would take an older cut for the newest."""
     site = AgentSite(tmp_path)
     with site.streaming():
+        site.flush()  # a marker is refused before the first connection
         site.write(0, 0, b"promised")
         answer = site.ask("flush") if name is None else site.ask("marker", name=name)
         data = (tmp_path / "container" / OWNER_KEY).read_bytes()
