@@ -75,6 +75,11 @@ class Agent:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(END_SECONDS_MAX)
 
+    def interrupt(self) -> int:
+        """Ctrl-C, which reaches the whole process group; gives the supervisor's exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(END_SECONDS_MAX)
+
     @property
     def alive(self) -> bool:
         """Whether the supervisor runs."""

@@ -281,6 +281,21 @@ def test_a_restart_goes_on_without_a_gap() -> None:
         )
 
 
+@pytest.mark.parametrize("how", ["stop", "interrupt"])
+def test_a_planned_stop_leaves_nothing_behind(how: str) -> None:
+    """What was acknowledged is in the container when `run` has ended, by SIGTERM and by Ctrl-C."""
+    with new_site({"db": 2 * MIB}) as site:
+        site.init().must()
+        agent = site.start()
+        site.flush_when_ready()
+        with site.client("db") as client:
+            client.write(0, b"z" * 65536)
+            client.write(1 << 20, b"y" * 4096)
+        assert (agent.stop() if how == "stop" else agent.interrupt()) == 0
+        expected = (b"z" * 65536).ljust(1 << 20, b"\0") + (b"y" * 4096).ljust(1 << 20, b"\0")
+        assert_restored(site, {"db": expected}, how)
+
+
 def test_status_says_whether_protection_is_on_target() -> None:
     with new_site({"db": 2 * MIB}, extra=("rpo_target: 1s",)) as site:
         site.init().must()
