@@ -44,13 +44,7 @@ def check_targets(targets: Targets) -> None:
 def paths_of(made: RestorePlan, targets: Targets) -> list[Path]:
     """Where each planned volume goes, in their order. Raises UsageError where that is not clear."""
     if targets.target_dir is not None:
-        for plan in made.volumes:
-            twins = [
-                other.volume.space.hex() for other in made.volumes if other.volume.name == plan.volume.name
-            ]
-            if len(twins) > 1:
-                why = f"several have the name {plan.volume.name!r}; their ids are {', '.join(twins)}"
-                raise UsageError("make a target for each volume", why, "restore each by itself: --volume ID")
+        _check_names([plan.volume for plan in made.volumes])
         return [targets.target_dir / f"{_file_name(volume)}.raw" for volume in made.volumes]
     assert targets.target is not None
     if len(made.volumes) != 1:
