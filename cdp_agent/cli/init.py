@@ -24,6 +24,7 @@ from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.domain.owner import first_owner
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import (
     CdpError,
@@ -36,8 +37,6 @@ from cdp_container.format.domain import (
     DomainConfig,
     Encryption,
     Holds,
-    Owner,
-    OwnerState,
     Source,
     build_config,
     build_holds,
@@ -237,22 +236,14 @@ def _write_container(
     _create(
         store, HOLDS_KEY, holds, lambda data: parse_holds(data, HOLDS_KEY, None).domain == identity.domain
     )
-    owner = Owner(
-        domain=identity.domain,
-        name=identity.name,
-        version=1,
-        nonce=nonce,
-        site=identity.site,
-        instance=entropy(ID_BYTES),
-        epoch=0,
-        state=OwnerState.RELEASED,
-        previous=0,
-        since_ns=clock.wall_ns(),
-        renewals=0,
-        lease_seconds=int(settings.lease),
-        config=config_digest(config),
-        reason="init",
-        released_to=identity.site,
+    owner = first_owner(
+        identity.domain,
+        identity.name,
+        identity.site,
+        nonce,
+        config_digest(config),
+        int(settings.lease),
+        clock.wall_ns(),
     )
     _create(
         store, OWNER_KEY, build_owner(owner), lambda data: parse_owner(data, OWNER_KEY, None).nonce == nonce
