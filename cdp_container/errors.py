@@ -231,13 +231,6 @@ class ContainerExists(CdpError):
 # --- 50..59: ownership -----------------------------------------------------------------------
 
 
-class OwnedElsewhere(CdpError):
-    """Another site or run owns the domain; `why` says who, since when and under which lease."""
-
-    exit_code = 50
-    default_hint = "stop the other writer first"
-
-
 class Fenced(CdpError):
     """This run was overtaken: another run owns the domain now, and this one never writes again."""
 
@@ -328,10 +321,3 @@ class AgentNotRunning(CdpError):
 
     exit_code = 70
     default_hint = "start it with `cdp-agent run`"
-
-
-class PeerProtocolError(CdpError):
-    """The other end of a local connection broke its protocol."""
-
-    exit_code = 71
-    default_hint = "check that both ends are of the same release"
