@@ -24,8 +24,6 @@ INLINE_BYTES_MAX: Final = 64 << 10
 IO_THREADS: Final = 8
 # Recyclable journal files that are kept; more are deleted, so that a peak does not keep its space.
 SPARE_FILES_MAX: Final = 4
-# A journal needs a file that is written, one that is proven late, and room to rotate.
-JOURNAL_FILES_MIN: Final = 4
 # The backing file may be this much younger than the journal's last write: it is written right after it,
 # and file systems keep coarse times.
 MTIME_SLACK_SECONDS: Final = 10.0

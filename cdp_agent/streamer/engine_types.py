@@ -142,4 +142,3 @@ class Shown:
     troubles: dict[str, str] = field(default_factory=dict)
     last_error: str = ""
     last_error_ns: int = 0
-    elsewhere: str = ""

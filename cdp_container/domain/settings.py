@@ -83,7 +83,10 @@ class VolumeSettings(_Strict):
 
 
 class JournalSettings(_Strict):
-    """The local journal: where it lies and how far it may grow."""
+    """The local journal: where it lies and how far it may grow.
+
+    At least four files of 64 MiB: one that is written, one that is proven late, room to rotate.
+    """
 
     directory: AbsolutePath
     limit: SizeBytes = Field(default=8 << 30, ge=256 << 20, le=16 << 40)

@@ -25,8 +25,6 @@ FILE_HEADER_BYTES: Final = 4096
 PAYLOAD_BYTES_MAX: Final = 4 << 20
 # Records begin at multiples of this, so that no field straddles two cache lines or sectors.
 ALIGNMENT_BYTES: Final = 8
-# Sources of one domain: the field is 16 bits wide.
-SOURCES_MAX: Final = 1 << 16
 # One NBD request zeroes or discards at most this; a larger span in a record is damage.
 SPAN_BYTES_MAX: Final = 1 << 32
 

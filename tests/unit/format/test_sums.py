@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_container.format.rows import sum_count
-from cdp_container.format.sums import block_sums, split_zeros
+from cdp_container.format.sums import block_sums
 
 BLOCK = 4096
 PIECES = st.lists(
@@ -32,32 +30,3 @@ def test_sums_are_those_of_whole_aligned_blocks(offset: int, pieces: list[tuple[
     ]
     assert block_sums(offset, data) == block_sums(offset, memoryview(data)) == b"".join(expected)
     assert sum_count(offset, len(data)) == len(expected)
-
-
-@given(st.integers(0, 3 * BLOCK), PIECES)
-def test_zeros_are_split_off_at_blocks(offset: int, pieces: list[tuple[int, bytes]]) -> None:
-    data = content(pieces)
-    found = list(split_zeros(offset, memoryview(data)))
-    assert (
-        b"".join(
-            bytes(length) if zero else data[at - offset : at - offset + length] for at, length, zero in found
-        )
-        == data
-    )
-    assert [at for at, _, _ in found][1:] == [at + length for at, length, _ in found][:-1]
-    for at, length, zero in found:
-        blocks = range(-(-at // BLOCK) * BLOCK, at + length - BLOCK + 1, BLOCK)
-        if zero:
-            assert at % BLOCK == length % BLOCK == 0
-        else:
-            assert all(any(data[b - offset : b - offset + BLOCK]) for b in blocks)
-    kinds = [zero for _, _, zero in found]
-    assert all(kind != after for kind, after in itertools.pairwise(kinds))
-
-
-@pytest.mark.parametrize(
-    ("offset", "length", "expected"),
-    [(0, BLOCK, [(0, BLOCK, True)]), (1, BLOCK, [(1, BLOCK, False)]), (5, 0, []), (0, 10, [(0, 10, False)])],
-)
-def test_edges(offset: int, length: int, expected: list[tuple[int, int, bool]]) -> None:
-    assert list(split_zeros(offset, bytes(length))) == expected
