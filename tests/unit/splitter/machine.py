@@ -8,10 +8,12 @@ names in a directory and not synced is undone from some moment on, as a file sys
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
@@ -221,3 +223,16 @@ class Splitter:
         """Let go of the locks, as the kernel does for a process that was killed."""
         for backing in self.backings:
             os.close(backing.fd)
+
+
+def run(machine: Machine, scenario: Callable[[Splitter], Coroutine[Any, Any, None]]) -> None:
+    """Play a scenario on a splitter that is started before it and stopped after it."""
+
+    async def started() -> None:
+        splitter = machine.start()
+        try:
+            await scenario(splitter)
+        finally:
+            await splitter.stop()
+
+    asyncio.run(started())

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from cdp_agent.splitter.settings import OnJournalFull
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage, StreamerPage
-from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter
+from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter, run
+
+DEADLINE_SECONDS = 30.0
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path, volume_bytes=1 << 20)
-
-
-def run(machine: Machine, scenario: Callable[[Splitter], Coroutine[Any, Any, None]]) -> None:
-    async def started() -> None:
-        splitter = machine.start()
-        try:
-            await scenario(splitter)
-        finally:
-            await splitter.stop()
-
-    asyncio.run(started())
 
 
 def failing(name: str, suffix: str, code: int = errno.EIO) -> Callable[[str, Path], OSError | None]:
@@ -200,17 +190,19 @@ def test_writes_wait_for_room_where_that_was_chosen(machine: Machine) -> None:
 
     async def scenario(splitter: Splitter) -> None:
         filling = asyncio.ensure_future(fill(splitter, 60))
-        while not splitter.capture.last_error:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not splitter.capture.last_error:
+                await asyncio.sleep(0)
         assert "limit" in splitter.capture.last_error
         assert not filling.done()
         await splitter.volume.flush()  # reads and flushes go on
         assert await splitter.volume.read(0, 1) is not None
-        while not filling.done():
-            await splitter.volume.flush()
-            machine.pages.streamer.publish(StreamerPage(splitter.capture.page.tail))
-            splitter.capture.trim()
-            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not filling.done():
+                await splitter.volume.flush()
+                machine.pages.streamer.publish(StreamerPage(splitter.capture.page.tail))
+                splitter.capture.trim()
+                await asyncio.sleep(0)
         await filling
         assert not splitter.capture.page.overflowed
 

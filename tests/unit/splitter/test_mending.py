@@ -14,8 +14,8 @@ import pytest
 from cdp_agent.splitter.files import Buffer
 from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.shared import SharedPage, SplitterPage
-from tests.unit.splitter.machine import Lossy, Machine, Splitter
-from tests.unit.splitter.test_failures import failing, healthy, run
+from tests.unit.splitter.machine import Lossy, Machine, Splitter, run
+from tests.unit.splitter.test_failures import failing, healthy
 
 
 @pytest.fixture

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
-from tests.unit.splitter.machine import Machine, Splitter
+from tests.unit.splitter.machine import Machine, Splitter, run
 
 LARGE = 80 << 10
 
@@ -20,17 +18,6 @@ LARGE = 80 << 10
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path, volume_bytes=1 << 20)
-
-
-def run(machine: Machine, scenario: Callable[[Splitter], Coroutine[Any, Any, None]]) -> None:
-    async def started() -> None:
-        splitter = machine.start()
-        try:
-            await scenario(splitter)
-        finally:
-            await splitter.stop()
-
-    asyncio.run(started())
 
 
 def test_what_was_written_is_read_and_in_the_journal(machine: Machine) -> None:
