@@ -21,6 +21,7 @@ from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
 from cdp_agent.splitter.volume import Volume
+from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.errors import CdpError, DeviceError
 from cdp_container.journal.shared import SharedPages
@@ -29,6 +30,7 @@ from nbd_export.errors import SocketInUse
 from nbd_export.server import NbdServer, serve
 
 FACTS: Final = "splitter.json"
+LOCK: Final = "splitter.lock"
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log: Final = logging.getLogger(__name__)
@@ -47,14 +49,20 @@ def run_splitter(
     any export opens.
 
     Raises:
+        AlreadyRunning: another splitter runs in this journal directory; nothing of it was touched.
         CdpError: it could not begin to serve; left in splitter.json too, for `status`.
     """
-    process = _Process(settings, clock or SystemClock(), files or OsFiles(), entropy, on_opened)
+    clock = clock or SystemClock()
+    settings.journal_dir.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(settings.journal_dir / LOCK, clock)  # before anything: splitter.json has one writer
+    process = _Process(settings, clock, files or OsFiles(), entropy, on_opened)
     try:
         return process.run()
     except CdpError as error:
         process.show_error(error)
         raise
+    finally:
+        os.close(lock)
 
 
 class _Process:
@@ -74,7 +82,6 @@ class _Process:
         self._started_ns = clock.wall_ns()
 
     def run(self) -> int:
-        self._settings.journal_dir.mkdir(parents=True, exist_ok=True)
         boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
         pages = SharedPages(self._settings.journal_dir / SHARED)
         try:

@@ -187,6 +187,9 @@ def test_a_second_splitter_on_the_same_disk_is_refused(host: Host) -> None:
         )
         assert first_to_end
         assert first_to_end.returncode == AlreadyRunning.exit_code
+        other = second if first_to_end is process else process
+        host.client(other).close()
+        assert host.facts()["pid"] == other.pid, "the one that was refused leaves the other's facts alone"
 
 
 def test_a_changed_disk_keeps_the_exports_closed(host: Host) -> None:
