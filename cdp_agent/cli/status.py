@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import FACTS_NAME, Lag
@@ -37,7 +38,10 @@ NEVER_RAN = "the agent never ran: `cdp-agent run`"
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The answer. `problems` is empty where protection is on target; lag None where it is not known."""
+    """The answer. `problems` is empty where protection is on target; lag None where it is not known.
+
+    `journal_full_in_seconds` is a forecast from the rate of what waits now, None where the store keeps up.
+    """
 
     domain: str
     site: str
@@ -47,6 +51,7 @@ class Status:
     protected: dict[str, Any] | None
     journal_used_bytes: int
     journal_limit_bytes: int
+    journal_full_in_seconds: float | None
     exports_open: bool
     state: str
     last_error: str
@@ -88,6 +93,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         facts |= {"lag_seconds": None, "lag_bytes": None, "lag_unknown": "nothing was ever copied"}
     shown = _read_json(directory / "splitter.json")
     volumes = list(shown.get("volumes", []))
+    limit_bytes = splitter.limit_bytes or settings.journal.limit
     return Status(
         domain=settings.domain,
         site=settings.site,
@@ -96,7 +102,12 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         sent=facts.get("sent"),
         protected=facts.get("protected"),
         journal_used_bytes=splitter.used_bytes,
-        journal_limit_bytes=splitter.limit_bytes or settings.journal.limit,
+        journal_limit_bytes=limit_bytes,
+        journal_full_in_seconds=None
+        if splitter.overflowed
+        else seconds_until_full(
+            facts.get("lag_seconds"), facts.get("lag_bytes"), splitter.used_bytes, limit_bytes
+        ),
         exports_open=running and splitter.running and splitter.exports_open,
         state=str(facts.get("state", "")) if answering else "the streamer does not answer",
         last_error=str(facts.get("last_error") or shown.get("last_error") or ""),
@@ -229,6 +240,8 @@ def _print(status: Status) -> None:
     for problem in status.problems:
         print(f"  ! {problem}")
     used = f"{_human(status.journal_used_bytes)} of {_human(status.journal_limit_bytes)}"
+    if status.journal_full_in_seconds is not None:
+        used += f", full in {spoken(status.journal_full_in_seconds)} if nothing is sent meanwhile"
     for name, value in (
         ("state", status.state),
         ("epoch", str(status.epoch or "-")),
