@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cdp_container.journal.block_map import MAP_HEADER_FIELDS
 from cdp_container.journal.record import FILE_HEADER_FIELDS, RECORD_FIELDS
 from cdp_container.journal.shared import SPLITTER_FIELDS, STREAMER_FIELDS
 
@@ -21,6 +22,7 @@ TYPES = {"B": "u8", "H": "u16", "I": "u32", "Q": "u64", "q": "i64"}
     [
         ("File header", FILE_HEADER_FIELDS),
         ("Record", RECORD_FIELDS),
+        ("Map header", MAP_HEADER_FIELDS),
         ("Splitter page", SPLITTER_FIELDS),
         ("Streamer page", STREAMER_FIELDS),
     ],
