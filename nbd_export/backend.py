@@ -55,6 +55,14 @@ class Export(Protocol):
         """Write `data`, which is the export's to keep; with `fua`, return only when it is durable."""
         ...
 
+    def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        """Write a first part of these, (offset, data) each, without waiting; returns how many were written.
+
+        A server calls it with small writes without FUA that came together, so that an export can take
+        them in one go. What is not written comes again, in order, through `write`; 0 is always right.
+        """
+        ...
+
     async def zero(self, offset: int, length: int, fua: bool, may_trim: bool) -> None:
         """Make the range read as zeros, up to 4 GiB at once; `may_trim` allows to give up its storage."""
         ...

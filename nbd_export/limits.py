@@ -27,6 +27,9 @@ SKIPPED_PAYLOAD_BYTES_MAX: Final = 64 << 20
 # One recv takes at most this: enough for 60 writes of 4 KiB at once, which is where the speed comes from.
 BUFFER_BYTES: Final = 256 << 10
 
+# Writes handed to an export at once: a system call takes at most 1024 buffers, and a write may need three.
+WRITES_AT_ONCE_MAX: Final = 256
+
 # A payload that is not whole in the buffer and larger than this is received right into its own memory.
 DIRECT_PAYLOAD_BYTES_MIN: Final = 32 << 10
 

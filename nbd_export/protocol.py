@@ -39,6 +39,10 @@ class Progress(enum.Enum):
 
 NEED_DATA: Final = Progress.NEED_DATA
 
+# Plain integers: an IntFlag makes an object of every result, which a request would pay for.
+_FUA: Final = int(CommandFlag.FUA)
+_NO_HOLE: Final = int(CommandFlag.NO_HOLE)
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -189,7 +193,7 @@ class ServerConnection:
             self._start += wire.REQUEST.size
             self._refuse(cookie, fault, length if command == Command.WRITE else 0)
             return None
-        fua, no_hole = bool(flags & CommandFlag.FUA), bool(flags & CommandFlag.NO_HOLE)
+        fua, no_hole = bool(flags & _FUA), bool(flags & _NO_HOLE)
         payload: bytes | memoryview = b""
         if command == Command.WRITE:
             if available < length <= DIRECT_PAYLOAD_BYTES_MIN:

@@ -19,6 +19,7 @@ from nbd_export.limits import (
     IN_FLIGHT_REQUESTS_MAX,
     JOINED_REPLY_BYTES_MAX,
     UNSENT_REPLY_BYTES_MAX,
+    WRITES_AT_ONCE_MAX,
 )
 from nbd_export.protocol import NEED_DATA, Disconnected, Event, Opened, ServerConnection
 from nbd_export.transmission import Request, simple_reply
@@ -49,6 +50,7 @@ class Session(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._export: Export | None = None
+        self._writes: list[Request] = []  # small ones that came together and are not begun yet
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
         self._replies: list[bytes | bytearray | memoryview] = []
@@ -146,15 +148,36 @@ class Session(asyncio.BufferedProtocol):
             self._set_reading(not self._is_full() and not self._ending)
 
     def _take_events(self) -> None:
-        while not self._ending and not self._is_full():
-            event = self._connection.next_event()
-            if event is NEED_DATA:
-                self._ending = self._eof
-                return
-            assert not isinstance(event, type(NEED_DATA)), "narrowed above"
-            self._handle(event)
-            if self._replies_bytes >= UNSENT_REPLY_BYTES_MAX:
-                self._send_replies()
+        try:
+            while not self._ending and not self._is_full():
+                event = self._connection.next_event()
+                if event is NEED_DATA:
+                    self._ending = self._eof
+                    return
+                assert not isinstance(event, type(NEED_DATA)), "narrowed above"
+                if isinstance(event, Request) and event.command == Command.WRITE and not event.fua:
+                    self._writes.append(event)
+                    if len(self._writes) == WRITES_AT_ONCE_MAX:
+                        self._write_together()
+                else:
+                    self._write_together()  # what came before is begun before
+                    self._handle(event)
+                if self._replies_bytes >= UNSENT_REPLY_BYTES_MAX:
+                    self._send_replies()
+        finally:
+            self._write_together()
+
+    def _write_together(self) -> None:
+        """Begin the writes that came one behind the other; most end here, without a coroutine each."""
+        writes, self._writes = self._writes, []
+        if not writes:
+            return
+        assert self._export is not None, "requests come after Opened"
+        done = self._export.write_now([(write.offset, write.payload) for write in writes])
+        if done:
+            self._push(b"".join([simple_reply(write.cookie) for write in writes[:done]]))
+        for write in writes[done:]:
+            self._begin(write)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Request):
@@ -169,7 +192,7 @@ class Session(asyncio.BufferedProtocol):
     def _is_full(self) -> bool:
         return (
             self._writing_paused
-            or len(self._in_flight) >= IN_FLIGHT_REQUESTS_MAX
+            or len(self._in_flight) + len(self._writes) >= IN_FLIGHT_REQUESTS_MAX
             or self._in_flight_bytes >= IN_FLIGHT_BYTES_MAX
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,9 @@ class MemoryExport:
 
     async def read(self, offset: int, length: int) -> bytes:
         return bytes(self.content[offset : offset + length])
+
+    def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        return 0
 
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
         self.content[offset : offset + len(data)] = data
@@ -59,6 +62,9 @@ class FileExport:
 
     async def read(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, offset)
+
+    def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        return 0
 
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
         assert os.pwrite(self._fd, data, offset) == len(data), "regular files take it all"

@@ -135,6 +135,21 @@ class Capture:
             raise JournalUnusable(error) from error
         return at
 
+    def append_writes(self, source: int, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        """Put a first part of these writes into the journal and publish it; returns how many.
+
+        Where the disk fails or the file is full it is fewer: `append_write` then finds out why.
+        """
+        if self._writer is None:
+            return len(writes)
+        try:
+            count = self._writer.append_writes(source, writes)
+            if count:
+                self._appended(sum(len(data) for _, data in writes[:count]))
+        except OSError:
+            return 0
+        return count
+
     def append_range(self, kind: Kind, source: int, offset: int, length: int) -> Position:
         """Put a zeroing or discard into the journal; otherwise like `append_write`."""
         if self._writer is None:

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -141,6 +141,39 @@ class JournalWriter:
             raise
         return first
 
+    def append_writes(self, source: int, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        """Append small writes with one call, as many as the file has room for; returns how many.
+
+        Raises:
+            OSError: the disk failed; the journal is as it was before.
+        """
+        file, generation, time_ns = self._run[-1], self._generation, self._wall_ns()
+        begin = FILE_HEADER_BYTES + self._offset - file.start
+        room = file.size_bytes - begin - RECORD_HEADER_BYTES
+        position, buffers, starts = self._offset, list[bytes | memoryview](), list[int]()
+        for offset, data in writes:
+            length = len(data)
+            needed = RECORD_HEADER_BYTES + length + (-length % 8)
+            if needed > room or length > self._payload_bytes_max:
+                break
+            starts.append(begin + position - self._offset)
+            at = Position(generation, position)
+            buffers += (encode_record_header(Kind.WRITE, source, at, offset, length, time_ns, data), data)
+            if length % 8:
+                buffers.append(_PADDINGS[-length % 8])
+            room -= needed
+            position += needed
+        if not starts:
+            return 0
+        self._dirty = True
+        try:
+            self._files.pwritev(self._fd, buffers, begin)
+        except OSError:
+            self._wipe([(self._fd, start) for start in starts])
+            raise
+        self._offset = file.end = position
+        return len(starts)
+
     def _take_back(self, offset: int, before: tuple[_File, int], begun: Sequence[tuple[int, int]]) -> None:
         """Let the first parts of a write that failed be no records, and go on where it began.
 
@@ -149,17 +182,21 @@ class JournalWriter:
             before: the file in which that is, and its descriptor.
             begun: where the parts are: descriptor and byte.
         """
-        for fd, at in begun:
-            # What is behind the tail counts for nothing while we run, but would after a kill. If the
-            # disk takes not even this, it stays: content of a write that the guest was never told of.
-            with contextlib.suppress(OSError):
-                self._files.pwritev(fd, (bytes(RECORD_HEADER_BYTES),), at)
+        self._wipe(begun)
         file, first_fd = before
         while self._run[-1] is not file:
             self._drop_newest(self._fd)
             self._fd = self._unsynced.pop()
         assert self._fd == first_fd, "back in the file where the write began"
         self._offset = file.end = offset
+
+    def _wipe(self, begun: Iterable[tuple[int, int]]) -> None:
+        """Let records that were not wholly written, each at descriptor and byte, be none."""
+        for fd, at in begun:
+            # What is behind the tail counts for nothing while we run, but would after a kill. If the
+            # disk takes not even this, it stays: content of a write that the guest was never told of.
+            with contextlib.suppress(OSError):
+                self._files.pwritev(fd, (bytes(RECORD_HEADER_BYTES),), at)
 
     def append_range(self, kind: Kind, source: int, offset: int, span: int) -> Position:
         """Append a ZERO or DISCARD; otherwise like `append_write`."""

@@ -172,3 +172,55 @@ def test_a_large_write_beyond_the_limit_leaves_nothing(tmp_path: Path, files: Lo
     assert contents(tmp_path, writer) == b"x"
     assert writer.tail.offset == RECORD_HEADER_BYTES + 8
     writer.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_writes_that_come_together_are_read_in_order(tmp_path: Path, files: Lossy, seed: int) -> None:
+    rng, writer, written = Random(seed), writer_in(tmp_path, files), b""
+    for _ in range(40):
+        batch = [(n, rng.randbytes(rng.choice([1, 7, 512, 4096, 9000]))) for n in range(rng.randrange(1, 20))]
+        count = writer.append_writes(3, batch)
+        for offset, data in batch[count:]:  # no room in this file: the slow way goes on in the next
+            writer.append_write(3, offset, data)
+        written += b"".join(data for _, data in batch)
+    assert contents(tmp_path, writer) == written
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        assert reader.find_end(reader.start).position == writer.tail
+    writer.close()
+
+
+def test_a_file_without_room_takes_a_part_or_nothing(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files)
+    batch = [(0, bytes(4096))] * 100
+    first = writer.append_writes(0, batch)
+    assert 0 < first < 100
+    assert writer.append_writes(0, batch) == 0
+    assert writer.append_writes(0, [(0, b"small")]) == 1, "what is smaller still fits"
+
+
+def test_writes_of_which_only_a_part_was_written_are_no_records(tmp_path: Path, files: Lossy) -> None:
+    writer = writer_in(tmp_path, files)
+    writer.append_write(0, 0, b"before")
+    tail = writer.tail
+
+    def torn(name: str, path: Path) -> OSError | None:
+        if name != "pwritev":
+            return None
+        files.fail = lambda name, path: None
+        # The first two records got through before the disk failed.
+        with path.open("r+b") as file:
+            file.seek(4096 + tail.offset)
+            file.write(whole)
+        return OSError(errno.EIO, "failed midway")
+
+    (tmp_path / "other").mkdir()
+    other = writer_in(tmp_path / "other", Lossy())
+    other.append_write(0, 0, b"before")
+    other.append_writes(0, [(8, b"one"), (16, b"two")])
+    whole = next((tmp_path / "other").glob("*.jnl")).read_bytes()[4096 + tail.offset :][: 2 * 72]
+    files.fail = torn
+    with pytest.raises(OSError, match="failed midway"):
+        writer.append_writes(0, [(8, b"one"), (16, b"two"), (24, b"three")])
+    assert writer.tail == tail
+    with JournalReader(tmp_path, DOMAIN) as reader:
+        assert reader.find_end(reader.start).position == tail, "a kill now would bring back neither"
