@@ -74,6 +74,7 @@ class CutBuilder:
         rounds: of copying.
         cover: the container may hold older data of what is copied.
         copied: spaces that are not whole before the last round.
+        different: takes what a copy has to send out of what a volume holds.
         clock: for the time of a cut.
         entropy: for object ids.
         compressor: used by this builder alone.
@@ -91,6 +92,7 @@ class CutBuilder:
         clock: Clock,
         entropy: Entropy,
         compressor: Compressor,
+        different: Callable[[Iterator[Chunk]], Iterator[Chunk]] = iter,
     ) -> None:
         self._facts = facts
         self._keys = keys
@@ -102,6 +104,7 @@ class CutBuilder:
         self._clock = clock
         self._entropy = entropy
         self._compressor = compressor
+        self._different = different
         self._cut = _Cut((), deque(), iter(()), 0)
         self._entries: deque[Entry] = deque()
         self._entries_bytes = 0
@@ -116,7 +119,7 @@ class CutBuilder:
             BackingUnreadable, DeviceError: a volume cannot be copied.
         """
         if effect.copy is not None:
-            chunks = read_round(self._rounds[effect.copy - 1].ranges, self._cover)
+            chunks = self._different(read_round(self._rounds[effect.copy - 1].ranges, self._cover))
             position, reached, taken_ns = effect.to_position, True, effect.taken_ns
         else:
             position, reached, taken_ns, chunks = self._read_journal(effect)

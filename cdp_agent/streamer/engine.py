@@ -17,6 +17,7 @@ from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
+from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.engine_types import Answered, Counters, Done, Epoch, Job, Lane, Outside, Shown, Wishes
 from cdp_agent.streamer.put import PutResult, put_object
 from cdp_agent.streamer.resume import epoch_keys, gap_in, resume_position
@@ -66,6 +67,7 @@ class Engine:
         self._handling = False
         self._epoch: Epoch | None = None
         self._builder: CutBuilder | None = None
+        self._comparison: Comparison | None = None
         self._copying: tuple[bytes, ...] = ()
         self._copied = False
         self._save_again_ns = 0
@@ -199,6 +201,9 @@ class Engine:
         rounds = outside.local.plan_copy(indexes) if to_copy else []
         self._generation = page.generation
         self._copying = to_copy
+        base = epoch.record.base
+        if to_copy and base:
+            self._comparison = Comparison(outside.patient, self._identity, base)
         self._builder = CutBuilder(
             facts=EpochFacts(
                 epoch.record.epoch,
@@ -216,6 +221,7 @@ class Engine:
             clock=outside.clock,
             entropy=outside.entropy,
             compressor=outside.compressor,
+            different=iter if self._comparison is None else self._comparison.different,
         )
         self.shown.standing = "copying" if to_copy else "streaming"
         self._stream(
@@ -374,9 +380,19 @@ class Engine:
         self._stream(read)
 
     def _sealed(self, sealed: st.SegmentSealed, built: SealedObject) -> None:
+        self._show_comparison()
         self._segments[sealed.seq] = built
         self.counters.cuts += sealed.complete
         self._stream(sealed)
+
+    def _show_comparison(self) -> None:
+        comparison = self._comparison
+        if comparison is not None:
+            self.counters.copy_compared_bytes = comparison.compared_bytes
+            self.counters.copy_different_bytes = comparison.different_bytes
+            if comparison.why_everything and "comparison" not in self.shown.troubles:
+                why = f"everything is sent again, as the index cannot be used: {comparison.why_everything}"
+                self.trouble("comparison", why)
 
     def _put(self, built: SealedObject, ended: Callable[[PutResult], None]) -> None:
         store, clock = self._outside.store, self._outside.clock
@@ -438,7 +454,14 @@ class Engine:
         self._save_again_ns = now_ns + SAVE_AGAIN_NS
         if self._save(replace(self._notes, whole=whole)):
             self._copying = ()
+            self._end_comparison()
             self.shown.standing = "streaming"
+
+    def _end_comparison(self) -> None:
+        if self._comparison is not None:
+            self._comparison.close()
+            self._comparison = None
+            self.shown.troubles.pop("comparison", None)
 
     def _fence(self, why: str) -> None:
         """Never write again. The note outlasts this run; without it the next run would find the same."""

@@ -108,13 +108,15 @@ class Wishes:
 
 @dataclass(slots=True)
 class Counters:
-    """What this run did."""
+    """What this run did. `copy_compared_bytes`, `copy_different_bytes`: of copies over an older cut."""
 
     cuts: int = 0
     segments: int = 0
     stored_bytes: int = 0
     puts_failed: int = 0
     catalogs: int = 0
+    copy_compared_bytes: int = 0
+    copy_different_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

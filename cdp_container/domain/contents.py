@@ -20,6 +20,7 @@ from cdp_container.errors import DamagedObject
 from cdp_container.extents.tables import (
     COVER,
     EXTENTS,
+    SUMS,
     Table,
     cover_beyond,
     extent_rows,
@@ -27,6 +28,7 @@ from cdp_container.extents.tables import (
     order_rows,
     run_of,
     stretches,
+    sums_before,
 )
 from cdp_container.format.head import Head
 from cdp_container.format.index import Record
@@ -115,6 +117,7 @@ class Contents:
         broken: by key, objects that are listed but not what they should be.
         notes: what a reader should be told, though it does no harm.
         sealed: whether there were heads that could not be opened for want of a key.
+        keeps_sums: the content checksums are kept too, for `extent_sums`; on disk, as extents are.
     """
 
     domain: bytes
@@ -127,14 +130,22 @@ class Contents:
     broken: dict[str, Broken] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sealed: bool = False
+    keeps_sums: bool = False
     _spaces: dict[bytes, int] = field(default_factory=dict)
     _runs: list[tuple[int, ...]] = field(default_factory=list)
     _key_blocks: dict[bytes, bytes] = field(default_factory=dict)
     _spool: Spool = field(default_factory=lambda: Spool(EXTENTS))
+    _first_sums: Spool = field(default_factory=lambda: Spool(np.dtype("<i8")))
+    _sums: Spool = field(default_factory=lambda: Spool(SUMS))
 
     def extents(self) -> Table:
         """All extents, of type EXTENTS."""
         return self._spool.table()
+
+    def extent_sums(self) -> tuple[Table, Table]:
+        """For each row of `extents` the number of its first sum, and all sums (SUMS), where they are kept."""
+        assert self.keeps_sums, "sums are kept only where they were asked for"
+        return self._first_sums.table(), self._sums.table()
 
     def runs(self, space: bytes) -> Table:
         """The runs of one space, of type PLACED_RUNS, in no order."""
@@ -199,7 +210,7 @@ class Contents:
             raise DamagedObject(head.key, f"space {space.hex()} is resized to what is no size")
         if size_bytes < SPACE_BYTES_MAX:
             cover = cover_beyond(size_bytes)
-            self._add_run(space, place, run_of(cover, COVER, self._spool.append(cover)))
+            self._add_run(space, place, run_of(cover, COVER, self._append(cover)))
 
     def _add_collected_cut(self, head: Head, record: Record) -> None:
         value = Members(record_value(record, head.key), head.key)
@@ -239,13 +250,25 @@ class Contents:
         number = len(self.objects)
         if len(rows):
             self.objects.append(self._slim(head))
+        first_sums = self._keep_sums(rows, index.sums)
         for order, space, first, count in stretches(rows):
             place = places[order if order < len(places) else 0]
             if not self._counts(head, place):
                 continue
             extents = extents_of(rows[first : first + count])
-            run = run_of(extents, number, self._spool.append(extents))
+            run = run_of(extents, number, self._append(extents, first_sums[first : first + count]))
             self._add_run(index.spaces[space], place, run)
+
+    def _keep_sums(self, rows: Table, sums: bytes) -> Table:
+        """For each row of an object the number of its first sum."""
+        if not self.keeps_sums:
+            return np.zeros(0, dtype=np.int64)
+        return sums_before(rows) + self._sums.append(np.frombuffer(sums, dtype=SUMS))
+
+    def _append(self, extents: Table, first_sums: Table | None = None) -> int:
+        if self.keeps_sums:
+            self._first_sums.append(np.zeros(len(extents), "<i8") if first_sums is None else first_sums)
+        return self._spool.append(extents)
 
     def _add_run(self, space: bytes, place: Place, run: tuple[int, ...]) -> None:
         number = self._spaces.setdefault(space, len(self._spaces))
@@ -262,7 +285,8 @@ class Contents:
 
     def close(self) -> None:
         """Give the spool's disk space back."""
-        self._spool.close()
+        for spool in (self._spool, self._first_sums, self._sums):
+            spool.close()
 
 
 def _places(head: Head) -> list[Place]:

@@ -34,6 +34,7 @@ def gather(
     keys: ReaderKeys,
     scope: Mapping[int, int],
     ledger: Ledger = NO_LEDGER,
+    keeps_sums: bool = False,
 ) -> Contents:
     """Read what the segments of some epochs, and all packs in force, say.
 
@@ -43,10 +44,11 @@ def gather(
         keys: with an index key, or only preambles of a sealed container are read.
         scope: for each epoch the last seq that counts; later segments are ignored whatever they say.
         ledger: what was collected, and which packs are in force.
+        keeps_sums: see `Contents`.
 
     Errors of the store come through; objects that are not what they should be are in `Contents.broken`.
     """
-    contents = Contents(domain, ledger=ledger)
+    contents = Contents(domain, ledger=ledger, keeps_sums=keeps_sums)
     try:
         wanted = {found.key: found for found in _listed(store, scope, ledger)}
         for seen in _seen(store, domain, keys, wanted, contents):

@@ -11,7 +11,16 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp_container.format.layout import EXTENT_ROW, FRAME_ROW, NONE_U32, ORDER_ROW, ExtentKind, Layout
+from cdp_container.format.layout import (
+    EXTENT_ROW,
+    FRAME_ROW,
+    NONE_U32,
+    ORDER_ROW,
+    SUM_BYTES,
+    ExtentKind,
+    Layout,
+)
+from cdp_container.format.limits import SUM_BLOCK_BYTES
 
 Table: TypeAlias = NDArray[Any]
 """A structured array of one of the types below."""
@@ -50,6 +59,9 @@ PIECES: Final = np.dtype(
     ]
 )
 """What stands in a space: `length` bytes at `offset` come from `position` on in a frame, or are zeros."""
+
+SUMS: Final = np.dtype(f"V{SUM_BYTES}")
+"""A content checksum."""
 
 COVER: Final = -1
 """The `object` of a run that no object carries: the cover that a resize lays over older cuts."""
@@ -108,3 +120,12 @@ def run_of(extents: Table, object_number: int, first: int) -> tuple[int, int, in
     last = extents[-1]
     end = int(last["offset"]) + int(last["length"])
     return object_number, first, len(extents), int(extents[0]["offset"]), end
+
+
+def sums_before(rows: Table) -> NDArray[np.int64]:
+    """For each extent row of an object, how many sums those before it have."""
+    offsets = rows["offset"].astype(np.int64)
+    blocks = (offsets + rows["length"]) // SUM_BLOCK_BYTES + -offsets // SUM_BLOCK_BYTES
+    counts = np.where(rows["kind"] == ExtentKind.DATA, np.maximum(blocks, 0), 0)
+    before: NDArray[np.int64] = np.cumsum(counts) - counts
+    return before

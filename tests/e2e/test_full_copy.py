@@ -92,6 +92,30 @@ def test_a_disk_that_was_changed_while_no_agent_ran() -> None:
         assert b"an offline change" in (site.base / "b" / "again.raw").read_bytes()
 
 
+def test_of_a_disk_that_was_changed_only_the_change_is_sent() -> None:
+    with protected() as (site, agent):
+        assert agent.stop() == 0
+        with site.backing("db").open("r+b") as file:
+            for offset in (MIB, 7 * MIB):
+                file.seek(offset)
+                file.write(os.urandom(MIB))
+        moment_ns = site.backing("db").stat().st_mtime_ns + LONG_AFTER_NS
+        os.utime(site.backing("db"), ns=(moment_ns, moment_ns))
+        site.start("--keep-disk")
+        site.flush_when_ready()
+
+        def counted() -> dict[str, int]:
+            counters: dict[str, int] = site.facts().get("counters", {})
+            return counters if counters.get("copy_compared_bytes") == DB_BYTES else {}
+
+        counters = wait_until(counted, "the facts tell of the copy", NOTICE_SECONDS_MAX)
+        assert counters["copy_different_bytes"] == 2 * MIB
+        assert counters["stored_bytes"] <= 1.1 * 2 * MIB
+        target = site.base / "b" / "changed.raw"
+        site.restore("db", target)
+        assert target.read_bytes() == site.backing("db").read_bytes()
+
+
 def test_a_disk_that_was_reverted_while_no_agent_ran() -> None:
     with protected() as (site, agent):
         before = site.base / "before.raw"
