@@ -27,6 +27,7 @@ from cdp_container.errors import CdpError, DeviceError
 from cdp_container.journal.shared import SharedPages
 from nbd_export.backend import FixedExports
 from nbd_export.errors import SocketInUse
+from nbd_export.polling import polling_loop
 from nbd_export.server import NbdServer, serve
 
 FACTS: Final = "splitter.json"
@@ -86,7 +87,8 @@ class _Process:
         pages = SharedPages(self._settings.journal_dir / SHARED)
         try:
             self._show("opening", {})
-            return asyncio.run(self._serve(pages, boot))
+            with asyncio.Runner(loop_factory=polling_loop) as runner:
+                return runner.run(self._serve(pages, boot))
         finally:
             pages.close()
 
