@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from cdp_agent.identity import AgentIdentity
-from cdp_agent.streamer import build, engine
+from cdp_agent.streamer import build, compare, engine
 from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copy import Range, Round, plan_copy, read_round
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.payloads import Chunk
 from cdp_container.domain.notes import save_notes
-from cdp_container.errors import DeviceError
+from cdp_container.errors import DeviceError, StoreUnavailable
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
 from cdp_container.journal.record import Kind
@@ -109,6 +109,21 @@ def test_a_damaged_index_is_not_believed(site: AgentSite) -> None:
     facts = copy_again(site)
     assert counted(facts) == (SIZE_BYTES, SIZE_BYTES)
     assert "everything is sent again" in facts["last_error"]
+
+
+def test_while_the_store_is_away_nothing_is_sent(site: AgentSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*arguments: object, **options: object) -> NoReturn:
+        raise StoreUnavailable("read the index", "no answer")
+
+    save_notes(site.directory, replace(site.notes(), whole=frozenset()))
+    site.publish(exports_open=False)
+    with monkeypatch.context() as patched, site.streaming() as running:
+        running.may_fail = True
+        patched.setattr(compare, "gather", away)
+        wait_until(lambda: running.error, "the run ends", DEADLINE_SECONDS)
+    assert isinstance(running.error, StoreUnavailable)
+    assert site.notes().whole == frozenset()
+    assert counted(copy_again(site))[1] <= 2 * BLOCK
 
 
 def test_an_older_index_would_lose_data(site: AgentSite, monkeypatch: pytest.MonkeyPatch) -> None:
