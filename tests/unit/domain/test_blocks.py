@@ -11,6 +11,7 @@ from cdp_container.domain.blocks import SUM, UNKNOWN, ZEROS, blocks_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import read_history
 from cdp_container.domain.image import runs_of
+from cdp_container.domain.ledgers import read_ledger
 from cdp_container.format.limits import SUM_BLOCK_BYTES as BLOCK
 from cdp_container.format.sums import block_sums
 from cdp_container.store.memory import MemoryStore
@@ -18,14 +19,20 @@ from tests.containers import busy_container
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize("window_blocks", [1000, 7])
-def test_blocks_are_what_the_image_has(seed: int, window_blocks: int) -> None:
+def test_blocks_are_what_the_image_has(seed: int, window_blocks: int, collected: bool) -> None:
     store = MemoryStore(SystemClock())
     site = busy_container(store, seed)
+    if collected:
+        site.collect(1, 1, 2)
     history = read_history(store)
     keys = site.reader_keys()
+    ledger = read_ledger(store, site.owner, keys)
     found = {ZEROS: 0, SUM: 0, UNKNOWN: 0}
-    with closing(gather(store, history.domain, keys, history.everything(), keeps_sums=True)) as contents:
+    with closing(
+        gather(store, history.domain, keys, history.everything(), ledger, keeps_sums=True)
+    ) as contents:
         for place, images in site.images.items():
             branch = history.branch_of(place)
             for space, image in images.items():
