@@ -167,6 +167,9 @@ class Capture:
         self._unsynced_bytes += count
         if self._unsynced_bytes >= self._sync_bytes:
             self.sync_is_due.set()
+        make_ready = self._writer.begin_next()
+        if make_ready is not None:
+            self._io.submit(make_ready)
         self._publish()
 
     def _publish(self, durable: bool = False) -> None:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cdp_agent.splitter.files import Files
-from cdp_agent.splitter.settings import SPARE_FILES_MAX
+from cdp_agent.splitter.settings import NEXT_FILE_AT, SPARE_FILES_MAX
 from cdp_container.errors import JournalFull
 from cdp_container.journal.files import JournalFile, file_name
 from cdp_container.journal.position import Position
@@ -49,6 +50,17 @@ class _File:
     start: int
     end: int
     size_bytes: int
+
+
+@dataclass(slots=True)
+class _Next:
+    """The file that comes next, made ready in a thread. `fd` is -1 until it is, and if it cannot be."""
+
+    number: int
+    path: Path
+    oldest: Path | None
+    fd: int = -1
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class JournalWriter:
@@ -99,6 +111,8 @@ class JournalWriter:
         self._unsynced: list[int] = []  # descriptors of files before the current one
         self._names_unsynced = False
         self._dirty = False
+        self._next: _Next | None = None
+        self._header_is_durable = True  # that of the current file
 
     @property
     def tail(self) -> Position:
@@ -249,9 +263,14 @@ class JournalWriter:
         """A file with a durable name and a durable header, in that order.
 
         Were a rename lost and the header kept, or a header lost and that of the next file kept, a
-        power loss would leave a gap amid the files; so a gap is always damage. It costs two syncs
-        for every file, which no write can do without.
+        power loss would leave a gap amid the files; so a gap is always damage. It costs two syncs, which
+        `begin_next` has had done by a thread, if there was time.
         """
+        ready = self._take_next()
+        if ready is not None:
+            return self._begin_next(ready, generation, start)
+        if not self._header_is_durable:
+            self._sync_header(self._run[-1].path)
         self._number += 1  # never the same again: a reader may remember a file that was dropped
         number = self._number
         path = self._directory / file_name(number)
@@ -274,6 +293,81 @@ class JournalWriter:
         self._run.append(_File(number, path, generation, start, start, self._file_bytes))
         self._names_unsynced = False
         return fd
+
+    def _begin_next(self, ready: _Next, generation: int, start: int) -> int:
+        """The same with a file that was made ready: no sync. What follows its header is synced with it."""
+        header = FileHeader(
+            self._domain, ready.number, generation, start, self._previous, self._boot, self._wall_ns()
+        )
+        try:
+            self._files.pwritev(ready.fd, (encode_file_header(header),), 0)
+        except OSError:
+            self._discard(ready.path, ready.fd)
+            raise
+        self._run.append(_File(ready.number, ready.path, generation, start, start, self._file_bytes))
+        self._header_is_durable = False
+        return ready.fd
+
+    def begin_next(self) -> Callable[[], None] | None:
+        """What a thread must run so that going on in the next file takes no sync; None if there is no need.
+
+        That it failed is found out when the next file is needed, and made anew there.
+        """
+        file = self._run[-1]
+        if self._next is not None or self._offset - file.start < file.size_bytes // NEXT_FILE_AT:
+            return None
+        if not self._free and (len(self._run) + 1) * self._file_bytes > self._limit_bytes:
+            return None
+        self._number += 1
+        oldest = self._run.popleft().path if self._free else None
+        self._free -= oldest is not None
+        following = self._next = _Next(self._number, self._directory / file_name(self._number), oldest)
+
+        def make_ready() -> None:
+            try:
+                self._sync_header(file.path)
+                following.fd = self._have_name(following)
+            except OSError:
+                following.fd = -1
+            finally:
+                following.ended.set()
+
+        return make_ready
+
+    def _sync_header(self, path: Path) -> None:
+        """Make a file's header durable.
+
+        Through a descriptor of its own: the kernel tells each of an error once, and that of the
+        file's records must be told to the next sync of them.
+        """
+        fd = self._files.open(path)
+        try:
+            self._files.fdatasync(fd)
+        finally:
+            self._files.close(fd)
+        self._header_is_durable = True
+
+    def _have_name(self, following: _Next) -> int:
+        """The descriptor of an allocated file under its durable name."""
+        fd = self._files.open(following.oldest or following.path, create=following.oldest is None)
+        try:
+            if following.oldest is not None:
+                self._files.rename(following.oldest, following.path)
+            else:
+                self._files.allocate(fd, self._file_bytes)
+            self._files.sync_directory(self._directory)
+        except OSError:
+            self._discard(following.path, fd)
+            raise
+        return fd
+
+    def _take_next(self) -> _Next | None:
+        """The file that was made ready, if it could be; waits for the thread that is at it."""
+        ready, self._next = self._next, None
+        if ready is None:
+            return None
+        ready.ended.wait()
+        return ready if ready.fd >= 0 else None
 
     def _recycle(self, path: Path) -> int:
         """The oldest file under a new name. Its old content fits neither its new header nor its positions."""
@@ -371,6 +465,9 @@ class JournalWriter:
 
     def close(self) -> None:
         """Close the files; what is not synced stays so."""
+        ready = self._take_next()
+        if ready is not None:
+            self._discard(ready.path, ready.fd)
         for fd in (*self._unsynced, self._fd):
             if fd >= 0:
                 self._files.close(fd)

@@ -22,8 +22,12 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 INLINE_BYTES_MAX: Final = 64 << 10
 # Threads for large writes, cold reads, zeroes: enough to keep a disk's queue filled, few enough for the GIL.
 IO_THREADS: Final = 8
-# Recyclable journal files that are kept; more are deleted, so that a peak does not keep its space.
-SPARE_FILES_MAX: Final = 4
+# Recyclable journal files that are kept, a GiB: what is overwritten is in the page cache and has its blocks.
+# More are deleted, so that a peak does not keep its space.
+SPARE_FILES_MAX: Final = 16
+# The next journal file is made ready when the current one is filled to 1/4: its header is synced then, with
+# little data, and the rest of it is time enough for a slow disk.
+NEXT_FILE_AT: Final = 4
 # The backing file may be this much younger than the journal's last write: it is written right after it,
 # and file systems keep coarse times.
 MTIME_SLACK_SECONDS: Final = 10.0

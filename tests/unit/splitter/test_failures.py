@@ -241,7 +241,7 @@ def test_a_record_is_kept_until_it_is_both_synced_and_proven(machine: Machine) -
 
     async def scenario(splitter: Splitter) -> None:
         journal = machine.directory / "journal"
-        await fill(splitter, 100)
+        await fill(splitter, 400)
         count = len(list(journal.iterdir()))
         oldest = min(journal.iterdir())
         await splitter.volume.flush()
