@@ -101,7 +101,9 @@ class Capture:
         self._failures = Failures()
         self._syncs = SharedSync(self._sync_once)
         self._io = ThreadPoolExecutor(IO_THREADS, "io")
-        self._sync_thread = ThreadPoolExecutor(1, "sync")
+        # One thread each: what is handed to it runs in order. Two: a flush waits for both.
+        self._journal_thread = ThreadPoolExecutor(1, "sync-journal")
+        self._disk_thread = ThreadPoolExecutor(1, "sync-disks")
 
     @property
     def page(self) -> SplitterPage:
@@ -281,7 +283,7 @@ class Capture:
             self.last_error = f"overflow: {why}"
             for backing in self._backings:
                 backing.dirty = True
-            error = await self._run_sync(self._sync_of_backings())
+            error = await self._run_sync(self._sync_of_backings(), self._disk_thread)
             if error is not None:
                 self._backing_failed("syncing the backing store", error)
             if self._failures.backing is not None:  # maybe told to a sync that ran meanwhile
@@ -297,7 +299,8 @@ class Capture:
                 self._publish()
                 raise
             writer, self._writer = self._writer, None
-            await self._run_sync(writer.close)  # behind the syncs that still hold its descriptors
+            # Behind the syncs that still hold its descriptors.
+            await self._run_sync(writer.close, self._journal_thread)
             self._forget_journal_failure()
 
     def _forget_journal_failure(self) -> None:
@@ -349,8 +352,9 @@ class Capture:
         self.sync_is_due.clear()
         journal = writer.begin_sync() if writer is not None and writer.is_dirty else _nothing
         backings = self._sync_of_backings()
-        journal_error = await self._run_sync(journal)
-        backing_error = await self._run_sync(backings)
+        journal_error, backing_error = await asyncio.gather(
+            self._run_sync(journal, self._journal_thread), self._run_sync(backings, self._disk_thread)
+        )
         if journal_error is not None:  # first, and whatever comes of the overflow
             self._journal_failed("syncing the journal", journal_error)
         if backing_error is not None:
@@ -377,11 +381,11 @@ class Capture:
 
         return sync
 
-    async def _run_sync(self, sync: Callable[[], None]) -> OSError | None:
+    async def _run_sync(self, sync: Callable[[], None], thread: ThreadPoolExecutor) -> OSError | None:
         if sync is _nothing:
             return None
         try:
-            await asyncio.get_running_loop().run_in_executor(self._sync_thread, sync)
+            await asyncio.get_running_loop().run_in_executor(thread, sync)
         except OSError as error:
             return error
         return None
@@ -418,12 +422,12 @@ class Capture:
             if writer is None:
                 raise OSError(errno.EIO, "there is no journal to redo from")
             if self._failures.journal is None:
-                error = await self._run_sync(writer.begin_sync())
+                error = await self._run_sync(writer.begin_sync(), self._journal_thread)
                 if error is not None:
                     self._journal_failed("syncing the journal", error)
                     raise error
             await self.in_thread(lambda: self._redo_since_synced(tail))
-            error = await self._run_sync(self._sync_of_backings())
+            error = await self._run_sync(self._sync_of_backings(), self._disk_thread)
             if error is not None:
                 raise error
             if self._failures.count != count:
@@ -450,7 +454,8 @@ class Capture:
         finally:
             await self._syncs.wait_until_idle()
             self._io.shutdown()
-            self._sync_thread.shutdown()
+            self._journal_thread.shutdown()
+            self._disk_thread.shutdown()
         self._page = replace(self._page, running=False, exports_open=False)
         try:
             self._publish(durable=clean)
@@ -464,7 +469,7 @@ class Capture:
             if self._writer is not None:
                 self._writer.append_note(Note.CLEAN_STOP)
                 self._tail = self._writer.tail
-                error = await self._run_sync(self._writer.begin_sync())
+                error = await self._run_sync(self._writer.begin_sync(), self._journal_thread)
                 if error is not None:
                     raise error
                 self._advance(self._tail)
