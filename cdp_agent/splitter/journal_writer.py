@@ -292,6 +292,7 @@ class JournalWriter:
             raise
         self._run.append(_File(number, path, generation, start, start, self._file_bytes))
         self._names_unsynced = False
+        self._header_is_durable = True
         return fd
 
     def _begin_next(self, ready: _Next, generation: int, start: int) -> int:
