@@ -71,9 +71,15 @@ class Agent:
         wait_until(lambda: not group_members(self.process.pid), "the group is dead", END_SECONDS_MAX)
 
     def stop(self) -> int:
-        """SIGTERM to the supervisor; gives its exit code."""
+        """SIGTERM to the supervisor; gives its exit code. If it hangs, the log gets every thread's stack."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(END_SECONDS_MAX)
+        try:
+            return self.process.wait(END_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            for pid in group_members(self.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT)
+            raise
 
     def interrupt(self) -> int:
         """Ctrl-C, which reaches the whole process group; gives the supervisor's exit code."""
@@ -152,7 +158,8 @@ class Site:
     def environment(self, home: Path) -> dict[str, str]:
         """Nothing of whoever runs the tests, but PATH."""
         home.mkdir(parents=True, exist_ok=True)
-        return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **self.secrets}
+        here = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "PYTHONFAULTHANDLER": "1"}
+        return {**here, **self.secrets}
 
     # --- at the protected site ---------------------------------------------------------------
 
