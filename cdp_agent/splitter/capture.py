@@ -453,15 +453,18 @@ class Capture:
             clean = await self._end_cleanly()
         finally:
             await self._syncs.wait_until_idle()
-            self._io.shutdown()
-            self._journal_thread.shutdown()
-            self._disk_thread.shutdown()
+            self.end_threads()
         self._page = replace(self._page, running=False, exports_open=False)
         try:
             self._publish(durable=clean)
         except OSError as error:
             return self._stop_failed(error)
         return clean
+
+    def end_threads(self) -> None:
+        """Let the threads finish what they were handed, and end."""
+        for threads in (self._io, self._journal_thread, self._disk_thread):
+            threads.shutdown()
 
     async def _end_cleanly(self) -> bool:
         try:

@@ -220,7 +220,11 @@ class Splitter:
         return clean
 
     def release(self) -> None:
-        """Let go of the locks, as the kernel does for a process that was killed."""
+        """Let go of the locks, as the kernel does for a process that was killed.
+
+        Its threads end with it: none of them may touch a disk after `lose_power`, or in the next life.
+        """
+        self.capture.end_threads()
         for backing in self.backings:
             os.close(backing.fd)
 
