@@ -26,13 +26,16 @@ class Patience:
         attempts_max: requests in all, the first included.
         deadline_seconds: no pause ends later than this after the first attempt began.
         first_pause_seconds: before the second attempt.
-        pause_seconds_max: a store's Retry-After may be longer.
+        pause_seconds_max: the longest that we choose ourselves.
+        asked_seconds_max: the longest that a store's Retry-After makes us wait: one that names an hour
+            would otherwise end a restore at once, or keep it idle long after the store is back.
     """
 
     attempts_max: int = 10
     deadline_seconds: float = 60.0
     first_pause_seconds: float = 0.2
     pause_seconds_max: float = 10.0
+    asked_seconds_max: float = 30.0
 
 
 def is_temporary(error: Exception) -> bool:
@@ -71,7 +74,7 @@ class _Attempts:
         self._made += 1
         longest = self._patience.first_pause_seconds * 2.0 ** (self._made - 1)
         pause = min(longest, self._patience.pause_seconds_max) * (1.0 - self._jitter() / 2)
-        pause = max(pause, error.retry_after_seconds or 0.0)
+        pause = max(pause, min(error.retry_after_seconds or 0.0, self._patience.asked_seconds_max))
         ends_at_ns = self._clock.boottime_ns() + int(pause * 1e9)
         if self._made >= self._patience.attempts_max or ends_at_ns > self._ends_at_ns:
             raise error

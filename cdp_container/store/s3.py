@@ -7,15 +7,16 @@ belong here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from cdp_container.clock import Clock, SystemClock
-from cdp_container.errors import NoSuchBucket, NotFound, StoreRefused
+from cdp_container.errors import AccessDenied, NoSuchBucket, NotFound, StoreRefused, UsageError
 from cdp_container.store.api import Blob, Found
 from cdp_container.store.keys import check_beginning, check_key, is_key
 from cdp_container.store.s3_clients import Fetched, fetched, nanoseconds, open_clients
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 LIST_PAGE_KEYS = 1000
 
+RENEW_SECONDS = 10
+"""A store that denies us makes us look for other credentials, but no more often than this."""
+
 
 class S3Store:
     """See `cdp_container.store.api.Store`.
@@ -35,12 +39,15 @@ class S3Store:
 
     Args:
         settings: which place; `tag_spelling` changes when `spell_tags` is told what the probe found.
-        clock: only to tell obstore when to ask for credentials again.
+        clock: only to tell when to look for credentials again.
     """
 
     def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._control, self._data = open_clients(settings, clock if clock is not None else SystemClock())
+        self._clock = clock if clock is not None else SystemClock()
+        self._renewing = threading.Lock()
+        self._renew_at_ns = 0
+        self._control, self._data = open_clients(settings, self._clock)
         self._bucket_seen = False
 
     @property
@@ -194,4 +201,22 @@ class S3Store:
         try:
             yield
         except LIBRARY_ERRORS as error:
-            raise typed_error(error, f"{verb} {key or 'everything'} in {self.address}", verb) from error
+            typed = typed_error(error, f"{verb} {key or 'everything'} in {self.address}", verb)
+            if isinstance(typed, AccessDenied):
+                self._renew()
+            raise typed from error
+
+    def _renew(self) -> None:
+        """Open both clients again: the next request finds credentials that were put in place meanwhile.
+
+        boto3 reads a file with credentials once in a client's life, and obstore keeps them for minutes.
+        The old clients are left to the requests that they may still be making.
+        """
+        with self._renewing:
+            now_ns = self._clock.boottime_ns()
+            if now_ns < self._renew_at_ns:
+                return
+            self._renew_at_ns = now_ns + RENEW_SECONDS * 1_000_000_000
+            # A file that is just being written: the denial itself is reported, and this tried again.
+            with suppress(AccessDenied, UsageError):
+                self._control, self._data = open_clients(self._settings, self._clock)

@@ -154,12 +154,27 @@ def test_a_store_may_say_how_long_to_wait(patient: Store, failing: Failing, cloc
     failing.failures = [throttled]
     patient.get("a")
     assert clock.slept == [30.0]
-    longer = StoreThrottled("read a", "slow down")
-    longer.retry_after_seconds = 101.0
-    failing.failures = [longer]
+
+
+def test_a_store_that_asks_for_an_hour_gets_no_more_than_the_limit(
+    failing: Failing, clock: RecordingClock
+) -> None:
+    patience = Patience(attempts_max=5, deadline_seconds=100.0, asked_seconds_max=40.0)
+    patient = with_retries(failing, clock, lambda: 0.0, patience)
+    failing.put_new("a", b"x")
+    failing.failures = [_slow_down(3600.0)]
+    patient.get("a")
+    assert clock.slept == [40.0]
+    failing.failures = [_slow_down(3600.0) for _ in range(3)]
     with pytest.raises(StoreThrottled):
         patient.get("a")
-    assert clock.slept == [30.0]
+    assert sum(clock.slept[1:]) <= 100.0
+
+
+def _slow_down(seconds: float) -> StoreThrottled:
+    throttled = StoreThrottled("read a", "slow down")
+    throttled.retry_after_seconds = seconds
+    return throttled
 
 
 @pytest.mark.parametrize("error", [NotFound, AccessDenied, StoreFull, PreconditionFailed])
