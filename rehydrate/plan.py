@@ -23,6 +23,9 @@ from cdp_container.format.layout import ExtentKind
 GAP_BYTES_MAX: Final = 64 << 10
 """Unneeded bytes between two frames that are fetched along: cheaper than a request of their own."""
 
+GAP_SHARE: Final = 8
+"""Of what a window needs, at most one in so many bytes is fetched along in gaps: the narrowest ones first."""
+
 FETCH_BYTES_MAX: Final = 4 << 20
 """One request asks for little more: bounds the memory of what is in flight."""
 
@@ -237,13 +240,28 @@ def _changes(column: Table) -> Table:
 
 
 def _begins_fetch(needed: Table) -> Table:
-    """Where another request begins: another object, too wide a gap, or enough bytes."""
-    gap = np.zeros(len(needed), dtype=np.int64)
-    gap[1:] = needed["start"][1:] - needed["end"][:-1]
-    begins = _changes(needed["object"]) | (gap > GAP_BYTES_MAX)
+    """Where another request begins: another object, a gap that is not fetched along, or enough bytes."""
+    begins = _changes(needed["object"])
+    begins[1:] |= ~_joined(needed["start"][1:] - needed["end"][:-1], ~begins[1:], _bytes_of(needed))
     run_starts = needed["start"][begins][np.cumsum(begins) - 1]
     share = (needed["start"] - run_starts) // FETCH_BYTES_MAX
     return begins | _changes(share)
+
+
+def _joined(gaps_bytes: Table, within: Table, needed_bytes: int) -> Table:
+    """Which gaps are fetched along.
+
+    Each saves one request and costs its bytes, so the narrowest come first, until GAP_SHARE is spent.
+    """
+    costs = np.where(within & (gaps_bytes <= GAP_BYTES_MAX), gaps_bytes, needed_bytes)
+    order = np.argsort(costs, kind="stable")
+    joined = np.zeros(len(costs), dtype=np.bool_)
+    joined[order] = np.cumsum(costs[order]) * GAP_SHARE <= needed_bytes
+    return joined
+
+
+def _bytes_of(needed: Table) -> int:
+    return int((needed["end"] - needed["start"]).sum())
 
 
 def _locate(numbers: Table, frames: Table, objects: Sequence[Head]) -> Table:

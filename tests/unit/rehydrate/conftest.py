@@ -10,11 +10,25 @@ from typing import Any
 
 import pytest
 
+from cdp_container.clock import Clock
 from cdp_container.store.directory import DirectoryStore
+from cdp_container.store.memory import MemoryStore
 from rehydrate.cli import app
 from tests.containers import PASSPHRASE, Site
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+class CountingStore(MemoryStore):
+    """A store that notes which ranges were asked of it: key, start, length."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.asked: list[tuple[str, int, int]] = []
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        self.asked.append((key, start, length))
+        return super().get_range(key, start, length)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from cdp_container.format.segment import NewExtent, SegmentFacts, build_segment
 from rehydrate.plan import (
     FETCH_BYTES_MAX,
     GAP_BYTES_MAX,
+    GAP_SHARE,
     Choice,
     Totals,
     choose_cut,
@@ -138,6 +139,32 @@ def test_a_wide_gap_is_not_fetched(heads: list[Head]) -> None:
     window = plan_window(pieces_of([(0, 0), (0, 2)]), 0, 10_000, heads)
     assert window.totals.gets == 2
     assert window.totals.fetch_bytes == 2 * FRAME
+
+
+@pytest.fixture(scope="module")
+def small_frames() -> Head:
+    """An object of 24 frames that compress to some 8 KiB each: every gap is a narrow one."""
+    rng = np.random.default_rng(2)
+    extents = [
+        NewExtent(
+            SPACE, number * FRAME, FRAME, ExtentKind.DATA, rng.bytes(8 << 10) + bytes(FRAME - (8 << 10))
+        )
+        for number in range(24)
+    ]
+    built = build_segment(SegmentFacts(1, 1, 1, True), extents, (), WriterKeys(DOMAIN), bytes(16))
+    return open_head(built.head, built.key, DOMAIN, NO_KEYS)
+
+
+@given(wanted=st.sets(st.integers(0, 23), min_size=1))
+def test_narrow_gaps_are_fetched_along_while_they_cost_little(small_frames: Head, wanted: set[int]) -> None:
+    window = plan_window(pieces_of([(0, frame) for frame in sorted(wanted)]), 0, 100_000, [small_frames])
+    needed = sum(end - start for start, end in map(small_frames.frame_range, wanted))
+    assert needed <= window.totals.fetch_bytes <= needed * (1 + 1 / GAP_SHARE)
+
+
+def test_one_narrow_gap_of_many_frames_is_no_reason_for_another_request(small_frames: Head) -> None:
+    wanted = [(0, frame) for frame in range(24) if frame != 11]
+    assert plan_window(pieces_of(wanted), 0, 100_000, [small_frames]).totals.gets == 1
 
 
 def test_a_long_run_is_several_requests(heads: list[Head]) -> None:

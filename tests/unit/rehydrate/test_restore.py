@@ -23,6 +23,7 @@ from rehydrate.points import plan_restore, scope_of
 from rehydrate.restore import Source, restore_volume
 from rehydrate.target import open_target
 from tests.containers import PASSPHRASE, Image, Site, busy_container, write
+from tests.unit.rehydrate.conftest import CountingStore
 
 
 def restored(site: Site, place: Place, directory: Path) -> Image:
@@ -98,6 +99,28 @@ def test_a_frame_is_fetched_once_and_dead_data_never(tmp_path: Path) -> None:
     assert plan.totals.gets == 2
     assert plan.totals.fetch_bytes < stored - 700_000
     assert restored(site, last, tmp_path) == site.images[last]
+
+
+def test_a_volume_overwritten_twenty_times_costs_little_more_than_its_live_data(tmp_path: Path) -> None:
+    size, step = 2 << 20, 64 << 10
+    store = CountingStore(SystemClock())
+    site = Site(store)
+    disk = site.add_volume("disk", size)
+    site.begin_epoch()
+    for _ in range(20):
+        offsets = site.rng.sample(range(0, size, step), size // step)
+        site.cut([write(disk, offset, site.rng.randbytes(step)) for offset in offsets[:12]])
+        site.cut([write(disk, offset, site.rng.randbytes(step)) for offset in offsets[12:]])
+    last = site.cut([write(disk, 0, site.rng.randbytes(size // 2))])
+    container = open_container(site.store, Secret(PASSPHRASE))
+    with closing(container.gather(container.history.everything())) as contents:
+        for before in (0, 1):
+            (plan,) = plan_restore(container, contents, Choice(at=(1, last.cut - before)), []).volumes
+            store.asked.clear()
+            assert len(run(Source(store, container.keys, contents), plan, tmp_path)) == size
+            assert sum(length for _, _, length in store.asked) == plan.totals.fetch_bytes
+            assert plan.totals.fetch_bytes <= 1.2 * size, before  # it does not compress
+            assert len(store.asked) == plan.totals.gets <= 3
 
 
 def test_every_resize_covers_and_not_only_the_newest(tmp_path: Path) -> None:
