@@ -75,7 +75,7 @@ def volumes_of(settings: AgentSettings, identity: AgentIdentity) -> tuple[Volume
 
 
 def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
-    """Whether every source is in the container, so that exports may open without asking it."""
+    """Whether every source is in the container, or on its way there in the journal."""
     return all(source.space in notes.whole for source in identity.sources)
 
 
@@ -89,8 +89,8 @@ def splitter_settings(config: Path) -> SplitterSettings:
     settings, identity = load_agent(config)
     directory = Path(settings.journal.directory)
     volumes = volumes_of(settings, identity)
-    wish, whole = load_wish(directory), all_whole(identity, load_notes(directory))
-    if whole and not ever_ran(directory) and not holds_nothing(volumes):
+    wish = load_wish(directory)
+    if all_whole(identity, load_notes(directory)) and not ever_ran(directory) and not holds_nothing(volumes):
         raise BackingChanged(
             "opening the volumes",
             "they were empty when the agent was started, and are not now",
@@ -104,11 +104,8 @@ def splitter_settings(config: Path) -> SplitterSettings:
         socket=Path(settings.socket_path),
         on_journal_full=OnJournalFull(settings.journal.on_full),
         redo=wish.redo,
-        # What is not whole is copied anew, from disks that no guest wrote since: they are the truth, and
-        # nothing of the journal is needed.
-        full_copy=bool(wish) or not whole,
-        keep_disk=wish.keep_disk or not (wish or whole),
-        exports_allowed=whole and not wish,
+        full_copy=bool(wish),
+        keep_disk=wish.keep_disk,
     )
 
 

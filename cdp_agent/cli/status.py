@@ -32,7 +32,7 @@ ASK_SECONDS = 3.0
 NAME_COLUMNS = 17
 FACTS_BYTES_MAX = 1024 * 1024
 STEADY_STATES = frozenset({"streaming", ""})
-FULL_COPY = "stop the agent, then `cdp-agent run --full-copy` protects again"
+MENDS_ITSELF = "what guests write meanwhile is compared and sent later; nothing is to be done"
 NEVER_RAN = "the agent never ran: `cdp-agent run`"
 
 
@@ -201,9 +201,7 @@ def _problems(
     elif running and not splitter.exports_open:
         problems.append("the exports are not open yet")
     if splitter.overflowed:
-        problems.append(f"the journal was full and writes went past it: {FULL_COPY}")
-    if splitter.unclean_boot:
-        problems.append(f"the machine went down hard, the journal may lack writes: {FULL_COPY}")
+        problems.append(f"the journal is full and writes go past it: {MENDS_ITSELF}")
     if splitter.sync_failed:
         problems.append(f"the disk failed, flushes fail: {shown.get('last_error') or 'see the log'}")
     if running and not answering and not notes.fenced:

@@ -7,7 +7,8 @@ Everything here runs in the event loop, but for what is handed to a thread. The 
 - *failed*: a sync or a backing write failed. Sticky: every flush fails until all records since the
   synced point were applied and synced again, for Linux may have dropped the dirty pages, and a
   later sync that succeeds proves nothing.
-- *overflowed*: the journal no longer holds what guests write. Sticky until the volumes are copied anew.
+- *overflowed*: the journal no longer holds what guests write, until the streamer needs nothing more of it:
+  then it goes on in a new generation, and an episode says that what was written meanwhile must be compared.
 
 What does not belong here: ranges and requests (`volume`), files of the journal (`journal_writer`).
 """
@@ -17,17 +18,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cdp_agent.splitter.backing import Backing
-from cdp_agent.splitter.failures import Failure, Failures
+from cdp_agent.splitter.failures import Failure, Failures, JournalUnusable
 from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.gate import Gate
 from cdp_agent.splitter.journal_writer import JournalWriter
+from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.redo import redo
 from cdp_agent.splitter.settings import IO_THREADS, OnJournalFull
 from cdp_agent.splitter.shared_sync import SharedSync
@@ -36,19 +39,11 @@ from cdp_container.errors import CdpError, JournalFull
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind, Note
-from cdp_container.journal.shared import SharedPages, SplitterPage
+from cdp_container.journal.shared import SplitterPage
 
 T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
-
-
-class JournalUnusable(Exception):
-    """An append failed; `reason` is a JournalFull or an OSError. Never leaves the splitter."""
-
-    def __init__(self, reason: JournalFull | OSError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 class Capture:
@@ -58,9 +53,9 @@ class Capture:
         files: the edge to the kernel.
         backings: all of them.
         writer: the journal's tail, in its own generation; None if the journal has overflowed.
-        pages: where tail and synced point are published.
-        page: what is published already.
+        published: the splitter's page.
         journal: the directory of the journal files, and the domain's id.
+        begin_again: makes a writer that has begun a new generation behind a position; and its name.
         on_journal_full: what is given up then.
         sync_bytes: so much may be written before `sync_is_due` is set.
         clock: tells when an overflow was.
@@ -71,9 +66,9 @@ class Capture:
         files: Files,
         backings: Sequence[Backing],
         writer: JournalWriter | None,
-        pages: SharedPages,
-        page: SplitterPage,
+        published: Published,
         journal: tuple[Path, bytes],
+        begin_again: Callable[[Position], JournalWriter],
         on_journal_full: OnJournalFull,
         sync_bytes: int,
         clock: Clock,
@@ -83,20 +78,15 @@ class Capture:
         self.last_error = ""
         self._backings = backings
         self._writer = writer
-        self._pages = pages
-        self._page = page
+        self._published = published
         self._journal = journal
+        self._begin_again = begin_again
         self._on_journal_full = on_journal_full
         self._sync_bytes = sync_bytes
         self._clock = clock
-        self._tail = page.tail
+        self._tail = published.page.tail
         self._unsynced_bytes = 0
-        self._in_flight: dict[object, Position] = {}  # backing writes that have not returned
-        self._none_in_flight = asyncio.Event()
-        self._none_in_flight.set()
-        self._gate = asyncio.Event()
-        self._gate.set()
-        self._quiet_lock = asyncio.Lock()
+        self._gate = Gate()
         self._room = asyncio.Event()
         self._failures = Failures()
         self._syncs = SharedSync(self._sync_once)
@@ -108,7 +98,7 @@ class Capture:
     @property
     def page(self) -> SplitterPage:
         """What is published."""
-        return self._page
+        return self._published.page
 
     @property
     def failure(self) -> Failure | None:
@@ -118,7 +108,7 @@ class Capture:
     @property
     def is_open(self) -> bool:
         """Whether a write may be admitted right now."""
-        return self._gate.is_set()
+        return self._gate.is_open
 
     # --- the journal -------------------------------------------------------------------------
 
@@ -165,27 +155,25 @@ class Capture:
 
     def _appended(self, count: int) -> None:
         assert self._writer is not None, "appended"
-        self._tail = self._writer.tail
+        before, self._tail = self._tail, self._writer.tail
         self._unsynced_bytes += count
         if self._unsynced_bytes >= self._sync_bytes:
             self.sync_is_due.set()
         make_ready = self._writer.begin_next()
         if make_ready is not None:
             self._io.submit(make_ready)
-        self._publish()
+        self._publish(before)  # what was appended is not on the disk yet
 
-    def _publish(self, durable: bool = False) -> None:
-        page = self._page
-        self._page = SplitterPage(  # replace() is too slow for every write
-            page.generation, self._tail, page.synced, page.overflow_at, page.overflow_ns, page.unclean_boot,
-            page.exports_open, self._failures.first is not None, page.running, page.used_bytes,
-            page.limit_bytes, page.boot,
-        )  # fmt: skip
-        self._pages.splitter.publish(self._page, durable)
+    def _publish(self, applied: Position | None = None, durable: bool = False) -> None:
+        """`applied`: up to which all that is not in flight is on the disk; the tail if it is not given."""
+        applied = self._gate.first(self._tail if applied is None else applied)
+        if self._failures.backing is not None:
+            applied = self._published.page.applied  # the disk lacks what follows, or may
+        self._published.write(self._tail, applied, self._failures.first is not None, durable)
 
     def publish_exports_open(self, is_open: bool) -> None:
         """Say whether guests may be writing."""
-        self._page = replace(self._page, exports_open=is_open)
+        self._published.page = replace(self.page, exports_open=is_open)
         self._publish()
 
     # --- writes that take their time ---------------------------------------------------------
@@ -197,22 +185,15 @@ class Capture:
             OSError: it will not become possible.
         """
         while True:
-            while not self._gate.is_set():  # it may be shut again before this runs
-                await self._gate.wait()
-            ticket = object()
+            await self._gate.wait_until_open()
             try:
-                self._in_flight[ticket] = append()
+                return self._gate.enter(append())
             except JournalUnusable as error:
                 await self._find_room(error.reason)
-            else:
-                self._none_in_flight.clear()
-                return ticket
 
     def done(self, ticket: object) -> None:
         """The backing write of this ticket returned."""
-        del self._in_flight[ticket]
-        if not self._in_flight:
-            self._none_in_flight.set()
+        self._gate.leave(ticket)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run what may wait for a disk."""
@@ -246,17 +227,6 @@ class Capture:
         else:
             self._backing_failed(f"writing volume {volume}", error)
 
-    @asynccontextmanager
-    async def _quiet(self) -> AsyncIterator[None]:
-        """A time in which no write is under way."""
-        async with self._quiet_lock:
-            self._gate.clear()
-            try:
-                await self._none_in_flight.wait()
-                yield
-            finally:
-                self._gate.set()
-
     # --- a journal that is full or fails -----------------------------------------------------
 
     async def _find_room(self, reason: JournalFull | OSError) -> None:
@@ -273,7 +243,7 @@ class Capture:
 
     async def _overflow(self, why: str) -> None:
         """Go on without the journal: sync the backing stores, say so durably, and append no more."""
-        async with self._quiet():
+        async with self._gate.quiet():
             if self._writer is None:
                 self._forget_journal_failure()  # that of a sync which began before the journal was given up
                 return
@@ -288,14 +258,17 @@ class Capture:
                 self._backing_failed("syncing the backing store", error)
             if self._failures.backing is not None:  # maybe told to a sync that ran meanwhile
                 self._failures.refuse()
-            before = self._page
-            self._page = replace(
-                before, overflow_at=self._tail, overflow_ns=self._clock.wall_ns(), synced=self._tail
+            before = self._published.page
+            self._published.page = replace(
+                before,
+                overflow_at=self._tail,
+                overflow_ns=self._clock.wall_ns() if self._published.is_compared else before.overflow_ns,
+                synced=self._tail,
             )
             try:
                 self._publish(durable=True)  # or else a later start would redo old data over new
             except OSError:
-                self._page = before
+                self._published.page = before
                 self._publish()
                 raise
             writer, self._writer = self._writer, None
@@ -309,14 +282,41 @@ class Capture:
             self._failures.journal = None
             self._publish()
 
+    async def go_on(self) -> bool:
+        """Go on with a journal that was given up, once the streamer needs nothing of it; whether it does.
+
+        The guests' writes since then are on their disks alone: a new episode says that they must be compared.
+
+        Raises:
+            CdpError, OSError: not now.
+        """
+        if not self._published.journal_is_given_up:
+            return False
+        end = self.page.overflow_at
+        writer = await self.in_thread(lambda: self._begin_again(end))
+        async with self._gate.quiet():
+            before, tail = self._published.page, writer.tail
+            self._published.page = replace(
+                before, generation=tail.generation, synced=tail, overflow_at=NOWHERE,
+                used_bytes=writer.used_bytes, episode=tail.generation,
+                compare_all=True,
+            )  # fmt: skip
+            self._writer, self._tail = writer, tail
+            try:
+                self._publish(durable=True)  # first: no record is behind a tail that a power loss takes back
+            except OSError:
+                self._writer, self._tail, self._published.page = None, before.tail, before
+                writer.close()
+                raise
+        _log.warning("the journal goes on; what was written without it is compared with the container")
+        return True
+
     def trim(self) -> bool:
         """Let go of what is both synced and proven; returns whether there is room for more."""
         if self._writer is None:
             return False
-        streamer = self._pages.streamer.read()
-        proven = streamer.proven if streamer else NOWHERE
-        has_room = self._writer.trim((proven, self._page.synced))
-        self._page = replace(self._page, used_bytes=self._writer.used_bytes)
+        has_room = self._writer.trim((self._published.streamer().proven, self.page.synced))
+        self._published.page = replace(self.page, used_bytes=self._writer.used_bytes)
         self._publish()
         if has_room:
             self._room.set()
@@ -346,7 +346,7 @@ class Capture:
 
     async def _sync_once(self) -> None:
         self._failures.refuse()
-        synced = min(self._in_flight.values(), key=lambda at: at.offset, default=self._tail)
+        synced = self._gate.first(self._tail)
         writer = self._writer
         self._unsynced_bytes = 0
         self.sync_is_due.clear()
@@ -392,8 +392,8 @@ class Capture:
 
     def _advance(self, synced: Position) -> None:
         """Publish a later synced point."""
-        if synced.generation != self._page.synced.generation or synced.offset > self._page.synced.offset:
-            self._page = replace(self._page, synced=synced)
+        if synced.generation != self.page.synced.generation or synced.offset > self.page.synced.offset:
+            self._published.page = replace(self.page, synced=synced)
             self._publish()
 
     # --- mending, ending ---------------------------------------------------------------------
@@ -417,7 +417,7 @@ class Capture:
 
     async def _redo(self) -> None:
         """Apply everything since the synced point again and sync it."""
-        async with self._quiet():
+        async with self._gate.quiet():
             writer, tail, count = self._writer, self._tail, self._failures.count
             if writer is None:
                 raise OSError(errno.EIO, "there is no journal to redo from")
@@ -426,6 +426,8 @@ class Capture:
                 if error is not None:
                     self._journal_failed("syncing the journal", error)
                     raise error
+            self._published.page = replace(self.page, redos=self.page.redos + 1)
+            self._publish()  # first: whoever copies a disk meanwhile must know
             await self.in_thread(lambda: self._redo_since_synced(tail))
             error = await self._run_sync(self._sync_of_backings(), self._disk_thread)
             if error is not None:
@@ -443,7 +445,7 @@ class Capture:
         directory, domain = self._journal
         by_index = {backing.volume.index: backing for backing in self._backings}
         with JournalReader(directory, domain) as reader:
-            redo(self.files, reader, by_index, self._page.synced, tail, lambda: None)
+            redo(self.files, reader, by_index, self.page.synced, tail, lambda: None)
         for backing in self._backings:  # all: what failed may not have been written since
             backing.dirty = True
 
@@ -454,7 +456,7 @@ class Capture:
         finally:
             await self._syncs.wait_until_idle()
             self.end_threads()
-        self._page = replace(self._page, running=False, exports_open=False)
+        self._published.page = replace(self.page, running=False, exports_open=False)
         try:
             self._publish(durable=clean)
         except OSError as error:

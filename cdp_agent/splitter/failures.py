@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
+from cdp_container.errors import JournalFull
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -41,3 +43,11 @@ class Failures:
         failure = self.first
         if failure is not None:
             raise OSError(errno.EIO, f"{failure.what}: {failure.error}")
+
+
+class JournalUnusable(Exception):
+    """An append failed; `reason` is a JournalFull or an OSError. Never leaves the splitter."""
+
+    def __init__(self, reason: JournalFull | OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason

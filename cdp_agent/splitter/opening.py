@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from cdp_agent.splitter.backing import Backing, open_backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_writer import JournalWriter
+from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.redo import redo, refuse_changed_content, refuse_changed_times
 from cdp_agent.splitter.settings import REDO_NOTE_SECONDS, OnJournalFull, SplitterSettings
 from cdp_container.clock import Clock
@@ -124,6 +125,10 @@ class _Opening:
             assert found is not None
             self._refuse_doubts(by_index, found, published is not None)
         end = found.end if found else NOWHERE
+        redos = last.redos
+        if redoes and published:
+            redos += 1  # whoever copies a disk meanwhile must know, before anything old is put over new
+            self.pages.splitter.publish(replace(last, running=False, exports_open=False, redos=redos))
         self._drop_other_files(end)
         generation = int.from_bytes(self.entropy(8), "little") or 1
         keeps_overflow = last.overflowed and not settings.full_copy
@@ -131,8 +136,9 @@ class _Opening:
         if redoes:
             assert found is not None
             self._redo(by_index, found, writer)
-        unclean = last.unclean_boot or (found is not None and not found.is_clean)
         tail = writer.tail if writer else end
+        # What the journal may lack of the disks, none of it known by its place.
+        is_in_doubt = settings.full_copy or (found is not None and not found.is_clean)
         # No room for a generation: disks and journal are equal up to the end of the old one, if there is one.
         given_up_at = end if found else Position(generation, 0)
         page = SplitterPage(
@@ -140,20 +146,32 @@ class _Opening:
             tail=tail,
             synced=tail,
             overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else given_up_at),
-            overflow_ns=0 if writer else (last.overflow_ns if keeps_overflow else self.clock.wall_ns()),
-            unclean_boot=unclean and not settings.full_copy,
+            overflow_ns=self._in_doubt_since(last, found, writer is None or is_in_doubt),
+            compare_all=last.compare_all or is_in_doubt,
             running=True,
             used_bytes=writer.used_bytes if writer else last.used_bytes,
             limit_bytes=settings.limit_bytes,
             boot=self.boot,
+            applied=tail,
+            redos=redos,
+            episode=generation if is_in_doubt else last.episode,
         )
         self.pages.splitter.publish(page, durable=True)
         if writer is not None and settings.full_copy:
             writer.forget_older_generations()
         return Capture(
-            self.files, backings, writer, self.pages, page, (self.directory, settings.domain),
-            settings.on_journal_full, settings.sync_bytes, self.clock,
+            self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
+            self._begin_again, settings.on_journal_full, settings.sync_bytes, self.clock,
         )  # fmt: skip
+
+    def _in_doubt_since(self, last: SplitterPage, found: Found | None, is_in_doubt: bool) -> int:
+        """Since when the container may lack something that the journal does not hold; 0 if it cannot."""
+        if last.overflow_ns and not Published(self.pages, last).is_compared:
+            return last.overflow_ns
+        if last.overflowed:
+            return last.overflow_ns
+        since_ns = found.last_write_ns if found is not None else self.clock.wall_ns()
+        return since_ns if is_in_doubt else 0
 
     def _refuse_doubts(self, backings: Mapping[int, Backing], found: Found, has_page: bool) -> None:
         """Raise where a redo could put old data over new, unless the operator said so."""
@@ -264,21 +282,35 @@ class _Opening:
     def _new_writer(self, generation: int, end: Position) -> JournalWriter | None:
         """A writer in a generation of its own; None where there is no room and protection gives way."""
         self.reader.refresh()
+        last = self.pages.splitter.read()
+        synced = last.synced if last else NOWHERE
+        try:
+            return self._writer(self.reader, generation, end, synced)
+        except JournalFull:
+            if self.settings.on_journal_full is not OnJournalFull.DEGRADE:
+                raise
+            return None
+
+    def _writer(
+        self, reader: JournalReader, generation: int, end: Position, synced: Position
+    ) -> JournalWriter:
         settings = self.settings
         writer = JournalWriter(
             self.files, self.directory, settings.domain, self.boot, self.clock.wall_ns,
-            settings.file_bytes, settings.limit_bytes, self.reader.files, end,
+            settings.file_bytes, settings.limit_bytes, reader.files, end,
         )  # fmt: skip
-        last = self.pages.splitter.read()
-        if last:
-            writer.trim((self._proven(), last.synced))
-        try:
-            writer.begin_generation(generation, beyond_limit=settings.full_copy)
-        except JournalFull:
-            if settings.on_journal_full is not OnJournalFull.DEGRADE:
-                raise
-            return None
+        writer.trim((self._proven(), synced))
+        writer.begin_generation(generation, beyond_limit=settings.full_copy)
         return writer
+
+    def _begin_again(self, end: Position) -> JournalWriter:
+        """A new generation behind a journal that was given up at `end`; in a thread, while guests write."""
+        generation = int.from_bytes(self.entropy(8), "little") or 1
+        with JournalReader(self.directory, self.settings.domain) as reader:
+            if reader.runs:
+                reader.follow(reader.runs[-1])
+                end = reader.find_end(end).position  # an earlier attempt may have left its file
+            return self._writer(reader, generation, end, self._proven())
 
     def _redo(self, backings: Mapping[int, Backing], found: Found, writer: JournalWriter | None) -> None:
         """Apply what follows the synced point, and sync both sides of it."""

@@ -107,7 +107,7 @@ class _Process:
         server: NbdServer | None = None
         try:
             while not stop.is_set():
-                if server is None and self._exports_allowed(pages, capture):
+                if server is None:
                     server = await self._open_exports(volumes, capture)
                 self._keep_house(capture, volumes)
                 await _wait(stop, HOUSEKEEPING_SECONDS)
@@ -119,12 +119,6 @@ class _Process:
             for backing in backings:
                 self._files.close(backing.fd)
         return 0 if clean else 1
-
-    def _exports_allowed(self, pages: SharedPages, capture: Capture) -> bool:
-        if self._settings.exports_allowed:
-            return True
-        streamer = pages.streamer.read()
-        return streamer is not None and streamer.exports_allowed_for == capture.page.generation
 
     async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
         capture.publish_exports_open(True)  # first: whoever sees a write must have seen this
@@ -142,6 +136,10 @@ class _Process:
             if capture.failure is not None and not await capture.mend():
                 capture.sync_is_due.clear()
                 continue
+            try:
+                await capture.go_on()
+            except (CdpError, OSError) as error:
+                capture.last_error = f"going on with the journal: {error}"
             try:
                 await capture.sync()
             except OSError as error:
@@ -181,7 +179,8 @@ class _Process:
                 "tail": str(page.tail),
                 "synced": str(page.synced),
                 "overflowed": page.overflowed,
-                "unclean_boot": page.unclean_boot,
+                "episode": f"{page.episode:016x}",
+                "compare_all": page.compare_all,
                 "sync_failed": page.sync_failed,
                 "exports_open": page.exports_open,
                 "used_bytes": page.used_bytes,

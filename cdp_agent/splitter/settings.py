@@ -77,11 +77,9 @@ class SplitterSettings:
         socket: where the exports are served.
         on_journal_full: what is given up at the limit.
         redo: re-apply the journal even over a backing store that was changed behind our back.
-        full_copy: the volumes will be copied anew: forget an overflow, an unclean boot, the journal so far.
+        full_copy: the volumes will be compared whole: forget an overflow and the journal so far.
         keep_disk: the backing stores are right as they are: nothing is checked against the journal or
             redone. Only together with `full_copy`.
-        exports_allowed: every source is whole: exports open at once. Otherwise they wait until
-            the streamer allows it (`StreamerPage.exports_allowed_for`).
         file_bytes: size of a journal file.
         sync_seconds: see SYNC_SECONDS.
         sync_bytes: see SYNC_BYTES.
@@ -96,7 +94,6 @@ class SplitterSettings:
     redo: bool = False
     full_copy: bool = False
     keep_disk: bool = False
-    exports_allowed: bool = False
     file_bytes: int = JOURNAL_FILE_BYTES
     sync_seconds: float = SYNC_SECONDS
     sync_bytes: int = SYNC_BYTES

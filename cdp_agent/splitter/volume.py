@@ -15,7 +15,8 @@ import errno
 from collections.abc import Callable, Sequence
 
 from cdp_agent.splitter.backing import Backing
-from cdp_agent.splitter.capture import Capture, JournalUnusable
+from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.failures import JournalUnusable
 from cdp_agent.splitter.ranges import RangesInFlight
 from cdp_agent.splitter.settings import INLINE_BYTES_MAX
 from cdp_container.journal.position import Position

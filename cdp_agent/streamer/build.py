@@ -14,10 +14,11 @@ from typing import Final
 
 from cdp_agent.identity import SourceIdentity
 from cdp_agent.streamer.coalesce import coalesce, take_batch
-from cdp_agent.streamer.copy import Round, read_round
+from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
 from cdp_container.clock import Clock
+from cdp_container.errors import LimitExceeded
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor
@@ -71,10 +72,7 @@ class CutBuilder:
         keys: of the epoch.
         sources: as in agent.json; journal records and volumes name them by index.
         journal: read by this builder alone.
-        rounds: of copying.
-        cover: the container may hold older data of what is copied.
-        copied: spaces that are not whole before the last round.
-        different: takes what a copy has to send out of what a volume holds.
+        copying: what is copied.
         clock: for the time of a cut.
         entropy: for object ids.
         compressor: used by this builder alone.
@@ -86,25 +84,19 @@ class CutBuilder:
         keys: WriterKeys,
         sources: Sequence[SourceIdentity],
         journal: Journal,
-        rounds: Sequence[Round],
-        cover: bool,
-        copied: tuple[bytes, ...],
+        copying: Copying,
         clock: Clock,
         entropy: Entropy,
         compressor: Compressor,
-        different: Callable[[Iterator[Chunk]], Iterator[Chunk]] = iter,
     ) -> None:
         self._facts = facts
         self._keys = keys
         self._sources = sources
         self._journal = journal
-        self._rounds = rounds
-        self._cover = cover
-        self._copied = copied
+        self._copying = copying
         self._clock = clock
         self._entropy = entropy
         self._compressor = compressor
-        self._different = different
         self._cut = _Cut((), deque(), iter(()), 0)
         self._entries: deque[Entry] = deque()
         self._entries_bytes = 0
@@ -119,7 +111,7 @@ class CutBuilder:
             BackingUnreadable, DeviceError: a volume cannot be copied.
         """
         if effect.copy is not None:
-            chunks = self._different(read_round(self._rounds[effect.copy - 1].ranges, self._cover))
+            chunks = self._copying.round(effect.copy)
             position, reached, taken_ns = effect.to_position, True, effect.taken_ns
         else:
             position, reached, taken_ns, chunks = self._read_journal(effect)
@@ -129,7 +121,7 @@ class CutBuilder:
         first = next(chunks, None)
         chunks = chunks if first is None else itertools.chain((first,), chunks)
         self._cut = _Cut(asked, records, chunks, taken_ns)
-        return CutRead(position, empty=first is None and not records, reached=reached)
+        return CutRead(position, first is None and not records, reached, taken_ns)
 
     def _read_journal(self, effect: ReadCut) -> tuple[Position, bool, int, Iterator[Chunk]]:
         """Position, whether it is the one asked for, the time of the cut, and what is in it."""
@@ -203,7 +195,7 @@ class CutBuilder:
             complete=complete,
             base=self._facts.base,
             end=self._facts.end,
-            not_whole=self._copied if effect.not_whole else (),
+            not_whole=tuple(self._sources[source].space for source in effect.lacking),
             journal_generation=effect.position.generation,
             journal_offset=effect.position.offset,
             cut_time_ns=self._cut.taken_ns,
@@ -218,14 +210,17 @@ class CutBuilder:
     # --- catalogs ----------------------------------------------------------------------------
 
     def catalog(self, effect: WriteCatalog) -> SealedObject | None:
-        """Bundle the heads of these segments; None where they were forgotten. Raises LimitExceeded."""
+        """Bundle the heads of these segments; None where they were forgotten, or are too many."""
         entries = [entry for entry in self._entries if effect.first_seq <= entry.seq <= effect.last_seq]
         if len(entries) != effect.last_seq - effect.first_seq + 1:
             return None
         facts = CatalogFacts(
             self._facts.epoch, effect.level, effect.number, self._facts.site, self._facts.software
         )
-        return build_catalog(facts, entries, self._keys, self._entropy(16), self._compressor)
+        try:
+            return build_catalog(facts, entries, self._keys, self._entropy(16), self._compressor)
+        except LimitExceeded:
+            return None
 
     def _remember(self, kind: ObjectKind, seq: int, built: SealedObject) -> None:
         entry = Entry(kind, self._facts.epoch, seq, len(built.data), built.digest, built.head)

@@ -1,5 +1,9 @@
 """What of a copy the container does not have yet: volumes compared with the index of the newest cut.
 
+Later cuts of the epoch need not be looked at. A block that now reads as it did in the base cut, although they
+wrote into it, holds what they wrote: then what they put over it in the container is what it had. What was
+written since then, and is in no cut yet, comes with a later one.
+
 Only heads are read, for which an agent's index key is enough. An index that is damaged or incomplete compares
 as nothing: then everything is sent, and `why_everything` says so. How volumes are read does not belong here.
 """

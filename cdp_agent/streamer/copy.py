@@ -1,15 +1,15 @@
-"""Copying volumes that are not whole, before their exports open: what to read, and the reading.
+"""Copying what the container may lack of volumes, while guests write: rounds of reading, each becomes a cut.
 
-A copy is cut like everything else, in rounds of at most CUT_BYTES_MAX. Holes are not read. Zeros are left out
-where the container holds nothing of the volume yet; over an older copy they are sent, as zeros cover older
-data. Copying while guests write is not done here: a later release does.
+Which blocks are in doubt is given; what of them is data is seen when they are read. Zeros are left out where
+the container holds nothing of the volume yet; over an older copy they are sent, as zeros cover older data.
+When a round may be read, and when a volume is whole after it, does not belong here (`steps`, `engine`).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,17 +17,21 @@ from typing import Final
 from cdp_agent.streamer.payloads import Chunk
 from cdp_container.errors import BackingUnreadable, DeviceError
 from cdp_container.format.layout import ExtentKind
-from cdp_container.format.limits import CUT_BYTES_MAX, EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX
+from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX
 
 READ_BYTES: Final = 1 << 20
 """One read of a volume; a multiple of an extent."""
-RANGES_MAX: Final = 1 << 20
-"""Stretches of data in all volumes: a volume in more pieces is read whole."""
+ROUND_SENT_BYTES_MAX: Final = 32 << 20
+"""What a round sends at most, and a read more: guests' writes wait so long for their cut."""
+ROUND_READ_BYTES_MAX: Final = 128 << 20
+"""What it reads at most: the same, where little of it differs."""
+HOLE_BYTES_AS_ONE: Final = 1024
+"""So many bytes of a hole count as one that is read: they are compared, not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume that is to be copied: its source's index, its backing store and size in bytes."""
+    """A volume: its source's index, its backing store and size in bytes."""
 
     source: int
     backing: Path
@@ -45,40 +49,61 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """What becomes one cut."""
+class Doubt:
+    """What of a volume the container may lack.
 
-    ranges: tuple[Range, ...]
+    Attributes:
+        volume: the volume.
+        ranges: (offset, length) in order; None: all of it.
+        read_bytes_max: what a round reads at most, and a read more.
+        sent_bytes_max: what it sends at most, likewise.
+    """
+
+    volume: Volume
+    ranges: Iterable[tuple[int, int]] | None = None
+    read_bytes_max: int = ROUND_READ_BYTES_MAX
+    sent_bytes_max: int = ROUND_SENT_BYTES_MAX
 
 
-def plan_copy(volumes: Sequence[Volume], bytes_max: int = CUT_BYTES_MAX) -> list[Round]:
-    """The rounds, at least one; data ranges of one round have at most `bytes_max` bytes.
+def whole_of(volume: Volume) -> Iterator[Range]:
+    """Where a volume has data, in pieces of at most READ_BYTES, and where holes, without gaps between them.
 
     Raises:
-        BackingUnreadable: a volume cannot be opened.
+        BackingUnreadable: it cannot be opened.
         DeviceError: the kernel cannot say where its data lies.
     """
-    rounds: list[Round] = []
-    ranges: list[Range] = []
-    room = bytes_max
-    for volume in volumes:
-        for found in _stretches(volume):
-            start = found.start
-            while start < found.end:
-                end = found.end if found.hole else min(found.end, start + room)
-                ranges.append(Range(volume, start, end, found.hole))
-                room -= 0 if found.hole else end - start
-                start = end
-                if room == 0:
-                    rounds.append(Round(tuple(ranges)))
-                    ranges, room = [], bytes_max
-    if ranges or not rounds:
-        rounds.append(Round(tuple(ranges)))
-    return rounds
+    return ranges_of(Doubt(volume))
 
 
-def read_round(ranges: Iterable[Range], cover: bool) -> Iterator[Chunk]:
-    """The content of a round, sorted as its ranges are; with `cover` zeros and holes come as void chunks.
+def ranges_of(doubt: Doubt) -> Iterator[Range]:
+    """The same of what is in doubt. Where data lies is asked for piece by piece, right before it is read."""
+    volume = doubt.volume
+    fd = _open(volume)
+    try:
+        for offset, length in ((0, volume.size_bytes),) if doubt.ranges is None else doubt.ranges:
+            yield from _pieces(fd, volume, offset, min(offset + length, volume.size_bytes))
+    finally:
+        os.close(fd)
+
+
+def _pieces(fd: int, volume: Volume, start: int, end: int) -> Iterator[Range]:
+    at, data_to = start, start
+    while at < end:
+        if at >= data_to:
+            data = min(_seek(fd, volume, at, os.SEEK_DATA), end)
+            if data > at:
+                yield Range(volume, at, data, hole=True)
+                at = data
+                continue
+            data_to = min(_seek(fd, volume, at, os.SEEK_HOLE), end)
+        # Ends at a multiple of READ_BYTES, so that extents lie as those of a running volume do.
+        stop = min(data_to, at - at % READ_BYTES + READ_BYTES)
+        yield Range(volume, at, stop, hole=False)
+        at = stop
+
+
+def read_ranges(ranges: Iterable[Range], cover: bool) -> Iterator[Chunk]:
+    """The content of ranges, in their order; with `cover` zeros and holes come as void chunks.
 
     Raises:
         BackingUnreadable, DeviceError: a volume cannot be read.
@@ -93,29 +118,64 @@ def is_empty(volume: Volume) -> bool:
     Raises:
         BackingUnreadable, DeviceError: it cannot be read.
     """
-    return not any(True for one in plan_copy([volume]) for _ in read_round(one.ranges, cover=False))
+    return not any(True for _ in read_ranges(whole_of(volume), cover=False))
+
+
+class Reading:
+    """The rounds of one volume. A round is a lazy iterator, to be taken to its end before the next one."""
+
+    def __init__(self, doubt: Doubt, cover: bool) -> None:
+        self.source = doubt.volume.source
+        self.is_done = False
+        self.read_bytes = 0
+        self._doubt = doubt
+        self._cover = cover
+        self._ranges = ranges_of(doubt)
+        self._sent_bytes = 0
+
+    def round(self) -> Iterator[Chunk]:
+        """Read until there is enough for a cut, or all is read. `sent` says what of it was sent.
+
+        Raises:
+            BackingUnreadable, DeviceError: the volume cannot be read.
+        """
+        self._sent_bytes = 0
+        return read_ranges(self._until_enough(), self._cover)
+
+    def sent(self, count: int) -> None:
+        """So many bytes of the round go into the cut."""
+        self._sent_bytes += count
+
+    def _until_enough(self) -> Iterator[Range]:
+        counted = 0
+        doubt = self._doubt
+        while counted < doubt.read_bytes_max and self._sent_bytes < doubt.sent_bytes_max:
+            found = next(self._ranges, None)
+            if found is None:
+                self.is_done = True
+                return
+            length = found.end - found.start
+            counted += length // HOLE_BYTES_AS_ONE + 1 if found.hole else length
+            self.read_bytes += 0 if found.hole else length
+            yield found
 
 
 def _read(found: Range, cover: bool) -> Iterator[Chunk]:
     fd = _open(found.volume)
     try:
-        at = zeros_from = found.start
-        while at < found.end:
-            # Ends at a multiple of READ_BYTES, so that extents lie as those of a running volume do.
-            stop = min(found.end, at - at % READ_BYTES + READ_BYTES)
-            data = _pread(fd, found.volume, at, stop - at)
-            while at < stop:
-                end = min(stop, at - at % EXTENT_DATA_BYTES_MAX + EXTENT_DATA_BYTES_MAX)
-                part = data[: end - at]
-                data = data[end - at :]
-                if part.count(0) != len(part):
-                    yield from _void(found, zeros_from, at, cover)
-                    yield Chunk(found.volume.source, at, len(part), ExtentKind.DATA, part, 0, 0)
-                    zeros_from = end
-                at = end
-        yield from _void(found, zeros_from, at, cover)
+        data = _pread(fd, found.volume, found.start, found.end - found.start)
     finally:
         os.close(fd)
+    at = zeros_from = found.start
+    while at < found.end:
+        end = min(found.end, at - at % EXTENT_DATA_BYTES_MAX + EXTENT_DATA_BYTES_MAX)
+        part = data[at - found.start : end - found.start]
+        if part.count(0) != len(part):
+            yield from _void(found, zeros_from, at, cover)
+            yield Chunk(found.volume.source, at, len(part), ExtentKind.DATA, part, 0, 0)
+            zeros_from = end
+        at = end
+    yield from _void(found, zeros_from, found.end, cover)
 
 
 def _void(found: Range, start: int, end: int, cover: bool) -> Iterator[Chunk]:
@@ -124,28 +184,6 @@ def _void(found: Range, start: int, end: int, cover: bool) -> Iterator[Chunk]:
     for at in range(start, end, EXTENT_VOID_BYTES_MAX):
         length = min(EXTENT_VOID_BYTES_MAX, end - at)
         yield Chunk(found.volume.source, at, length, ExtentKind.ZERO, None, 0, 0)
-
-
-def _stretches(volume: Volume) -> Iterator[Range]:
-    """Where a volume has data and where holes, without gaps between them."""
-    fd = _open(volume)
-    try:
-        found: list[Range] = []
-        at = 0
-        while at < volume.size_bytes and len(found) < RANGES_MAX:
-            data = min(_seek(fd, volume, at, os.SEEK_DATA), volume.size_bytes)
-            if data > at:
-                found.append(Range(volume, at, data, hole=True))
-            if data < volume.size_bytes:
-                end = min(_seek(fd, volume, data, os.SEEK_HOLE), volume.size_bytes)
-                found.append(Range(volume, data, end, hole=False))
-                data = end
-            at = data
-        if at < volume.size_bytes:
-            found.append(Range(volume, at, volume.size_bytes, hole=False))
-    finally:
-        os.close(fd)
-    yield from found
 
 
 def _seek(fd: int, volume: Volume, at: int, whence: int) -> int:

@@ -16,16 +16,27 @@ from typing import Final
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer import steps
-from cdp_agent.streamer.build import CutBuilder, EpochFacts
-from cdp_agent.streamer.compare import Comparison
+from cdp_agent.streamer.begin import (
+    MENDS_ITSELF,
+    NOT_WHOLE,
+    begin_copying,
+    believed,
+    builder_of,
+    check_gap,
+    claimant_of,
+    may_copy,
+    not_whole,
+)
+from cdp_agent.streamer.build import CutBuilder
+from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.engine_types import Answered, Counters, Done, Epoch, Job, Lane, Outside, Shown, Wishes
 from cdp_agent.streamer.put import PutResult, put_object
-from cdp_agent.streamer.resume import epoch_keys, gap_in, resume_position
+from cdp_agent.streamer.resume import plan_epoch
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
-from cdp_container.errors import CdpError, Fenced, LimitExceeded, PositionUnknown
+from cdp_container.errors import CdpError, Fenced, PositionUnknown
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
@@ -34,7 +45,7 @@ from cdp_container.journal.shared import SplitterPage
 CLAIM_AFTER_NS: Final = 10_000_000_000
 """A run with nothing to send claims its epoch so long after its start: the lease is due."""
 SAVE_AGAIN_NS: Final = 1_000_000_000
-"""Between two attempts to note that a copy is done."""
+"""Between two attempts to note what is whole."""
 
 
 class Engine:
@@ -47,17 +58,11 @@ class Engine:
         self._notes = outside.local.load_notes()
         self._boot = outside.local.boot()
         self._started_ns = outside.clock.boottime_ns()
-        claimant = ot.Claimant(
-            domain=identity.domain,
-            site=identity.site,
-            instance=outside.entropy(16),
-            lease_seconds=wishes.lease_seconds,
-            operator=wishes.operator,
-            reason="run",
-            software=wishes.software,
-        )
         self.run = owner.begin(
-            claimant, self._notes.nonces, bool(self._notes.fenced), bool(self._notes.released_to)
+            claimant_of(identity, wishes, outside.entropy(16)),
+            self._notes.nonces,
+            bool(self._notes.fenced),
+            bool(self._notes.released_to),
         )
         self.stream = st.StreamState(st.Pace(wishes.cadence_ns))
         self.jobs: list[Job] = []
@@ -67,11 +72,10 @@ class Engine:
         self._handling = False
         self._epoch: Epoch | None = None
         self._builder: CutBuilder | None = None
-        self._comparison: Comparison | None = None
-        self._copying: tuple[bytes, ...] = ()
-        self._copied = False
+        self._copying: Copying | None = None
+        self._lacking: tuple[int, ...] = ()
         self._save_again_ns = 0
-        self._generation = 0
+        self._began = SplitterPage()  # as it was published when the epoch began
         self._segments: dict[int, SealedObject] = {}
         self._catalogs: dict[tuple[int, int], SealedObject] = {}
         self._waiting: dict[int, Callable[[Answered], None]] = {}
@@ -82,14 +86,9 @@ class Engine:
     # --- called from outside -------------------------------------------------------------------
 
     @property
-    def notes(self) -> Notes:
-        """The durable notes as they stand."""
-        return self._notes
-
-    @property
     def not_whole(self) -> tuple[bytes, ...]:
         """The spaces that are not whole, in the order of agent.json."""
-        return tuple(s.space for s in self._identity.sources if s.space not in self._notes.whole)
+        return not_whole(self._identity, self._notes, self._splitter_page())
 
     def poll(self) -> None:
         """Look at the clock and at what the splitter published. Raises Fenced, and errors of this machine."""
@@ -117,11 +116,12 @@ class Engine:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
         seen_ns = self._outside.clock.wall_ns()
         page = self._splitter_page()
-        gap = "" if page is None else gap_in(page)
         if page is None:
             reply(Answered(None, "the splitter is not running yet"))
-        elif gap:
-            reply(Answered(None, gap, PositionUnknown.default_hint))
+        elif page.overflowed:
+            reply(Answered(None, "the journal is full, and writes go past it", MENDS_ITSELF))
+        elif name is not None and self.not_whole:
+            reply(Answered(None, NOT_WHOLE, MENDS_ITSELF))
         elif len(self._waiting) >= steps.ASKED_MAX:
             reply(Answered(None, f"{steps.ASKED_MAX} others are waiting already"))
         else:
@@ -135,7 +135,7 @@ class Engine:
     def may_finish(self) -> bool:
         """Whether what is captured could be sent soon: not while copying, and not where nothing is sent."""
         sending = self.run.phase is ot.Phase.ACTIVE and not self.stream.paused
-        return sending and self._builder is not None and not self._copying
+        return sending and self._builder is not None and not self.stream.lacking
 
     def finish(self) -> None:
         """Protect what was captured until now, and record it; `is_finished` says when that is done."""
@@ -145,12 +145,16 @@ class Engine:
 
         self.ask(None, "", application=False, reply=reply)
 
+    def close(self) -> None:
+        """Give disk space back. Nothing may be called any more."""
+        if self._copying is not None:
+            self._copying.close()
+
     # --- what the splitter published -----------------------------------------------------------
 
     def _splitter_page(self) -> SplitterPage | None:
         """What the splitter published since the machine started: older pages may hide an unclean boot."""
-        page = self._outside.local.splitter()
-        return page if page is not None and page.generation and page.boot == self._boot else None
+        return believed(self._outside.local.splitter(), self._boot)
 
     def _look(self, page: SplitterPage, seen_ns: int) -> None:
         tail = page.tail
@@ -159,80 +163,66 @@ class Engine:
             tail, seen_ns = page.overflow_at, min(seen_ns, page.overflow_ns)
         if tail != self.stream.tail and self.stream.tail != NOWHERE:
             self._owner(ot.Activity())
-        self._stream(st.TailMoved(tail, seen_ns))
-        self._allow(page)
+        if self._builder is not None:
+            check_gap(page, self._began, self.stream.lacking)
+        self._stream(st.TailMoved(tail, seen_ns, page.applied if may_copy(page, self._began) else NOWHERE))
         if self.run.phase is ot.Phase.IDLE and self._wants_epoch(tail):
             self._owner(ot.Claim())
         if self._epoch is not None and self._builder is None:
-            self._begin(self._epoch, page)
+            self._begin(self._epoch, page, seen_ns)
 
     def _wants_epoch(self, tail: Position) -> bool:
         new = tail != self._outside.local.streamer().proven or self.not_whole or self._waiting
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
         return bool(new) or waited_ns >= CLAIM_AFTER_NS
 
-    def _allow(self, page: SplitterPage) -> None:
-        """Exports may open where every source is whole."""
-        allowed = 0 if self.not_whole else page.generation
-        ours = self._outside.local.streamer()
-        if ours.exports_allowed_for != allowed:
-            self._outside.local.publish(replace(ours, exports_allowed_for=allowed))
-
     # --- the epoch begins ----------------------------------------------------------------------
 
-    def _begin(self, epoch: Epoch, page: SplitterPage) -> None:
-        """Start sending, if what is here is what the container's newest cut was followed by."""
-        to_copy, outside = self.not_whole, self._outside
+    def _begin(self, epoch: Epoch, page: SplitterPage, seen_ns: int) -> None:
+        """Start sending, with copies of what the container may lack."""
+        spaces = [source.space for source in self._identity.sources]
+        proven = self._outside.local.streamer().proven
         try:
-            position = resume_position(
-                epoch.end,
-                page,
-                outside.journal,
-                outside.local.streamer().proven,
-                everything=len(to_copy) == len(self._identity.sources),
-            )
+            plan = plan_epoch(epoch.end, page, seen_ns, self._notes, spaces, self._outside.journal, proven)
         except PositionUnknown as error:
             self.shown.standing = f"refused: {error}"
             return
-        if to_copy and (page.exports_open or not page.running):
-            self.shown.standing = "waiting to copy: the exports must be closed and the splitter running"
+        if not self._note_lacking(frozenset(spaces[index] for index in plan.lacking)):
             return
-        indexes = [index for index, s in enumerate(self._identity.sources) if s.space in to_copy]
-        rounds = outside.local.plan_copy(indexes) if to_copy else []
-        self._generation = page.generation
-        self._copying = to_copy
-        base = epoch.record.base
-        if to_copy and base:
-            self._comparison = Comparison(outside.patient, self._identity, base)
-        self._builder = CutBuilder(
-            facts=EpochFacts(
-                epoch.record.epoch,
-                epoch.record.base,
-                epoch.record.end,
-                self._identity.site,
-                self._wishes.software,
-            ),
-            keys=epoch_keys(self._identity, outside.entropy),
-            sources=self._identity.sources,
-            journal=outside.build_journal,
-            rounds=rounds,
-            cover=bool(epoch.record.base),
-            copied=to_copy,
-            clock=outside.clock,
-            entropy=outside.entropy,
-            compressor=outside.compressor,
-            different=iter if self._comparison is None else self._comparison.different,
-        )
-        self.shown.standing = "copying" if to_copy else "streaming"
+        if plan.lacking and page.overflowed:
+            self.shown.standing = "waiting for the journal to go on: all that it lacks is compared then"
+            self._publish_proven(page.overflow_at)
+            return
+        self._began = page
+        if plan.why:
+            self.trouble("comparison", f"everything is compared with the newest cut: {plan.why}")
+        self._copying = begin_copying(self._outside, self._identity, epoch, plan)
+        self._builder = builder_of(self._outside, self._identity, self._wishes, epoch, self._copying)
+        self.shown.standing = "copying" if plan.lacking else "streaming"
+        if not plan.lacking:
+            self._note_compared()
+            self._publish_proven(plan.position if epoch.end.place else proven)
         self._stream(
             st.EpochBegan(
                 epoch=epoch.record.epoch,
                 base_digest=epoch.end.digest,
-                position=position,
-                copies=len(rounds),
+                position=plan.position,
+                taken_ns=plan.taken_ns,
+                lacking=plan.lacking,
                 announce=not epoch.record.base,
             )
         )
+
+    def _publish_proven(self, position: Position) -> None:
+        """What lies below is in the container, or will be compared with it."""
+        streamer = self._outside.local.streamer()
+        if streamer.proven != position:
+            self._outside.local.publish(replace(streamer, proven=position))
+
+    def _note_lacking(self, lacking: frozenset[bytes]) -> bool:
+        """Durable before any cut: a later run must not take for whole what this one did not finish."""
+        whole = self._notes.whole - lacking
+        return whole == self._notes.whole or self._save(replace(self._notes, whole=whole))
 
     # --- the two machines ----------------------------------------------------------------------
 
@@ -366,33 +356,48 @@ class Engine:
                     sealed, built = builder.seal(effect)
                     return lambda: self._sealed(sealed, built)
                 case st.WriteCatalog(level, number):
-                    made = self._catalogs.get((level, number)) or _catalog_of(builder, effect)
+                    made = self._catalogs.get((level, number)) or builder.catalog(effect)
                     return lambda: self._put_catalog(effect, made)
 
         self.jobs.append(Job(Lane.BUILD, work))
 
     def _cut_read(self, effect: st.ReadCut, read: st.CutRead) -> None:
-        if effect.copy is not None:
-            page = self._outside.local.splitter()
-            if page is None or page.generation != self._generation or page.exports_open:
-                # The next run copies anew: this one may have read while a redo was writing.
-                raise PositionUnknown("the copy was given up", "the splitter started again meanwhile")
+        tail = self._tail_after_copy()
         self._stream(read)
+        if read.empty:
+            self._copy_ended(tail)
 
     def _sealed(self, sealed: st.SegmentSealed, built: SealedObject) -> None:
-        self._show_comparison()
+        tail = self._tail_after_copy()
         self._segments[sealed.seq] = built
         self.counters.cuts += sealed.complete
         self._stream(sealed)
+        if sealed.complete:
+            self._copy_ended(tail)
 
-    def _show_comparison(self) -> None:
-        comparison = self._comparison
-        if comparison is not None:
-            self.counters.copy_compared_bytes = comparison.compared_bytes
-            self.counters.copy_different_bytes = comparison.different_bytes
-            if comparison.why_everything and "comparison" not in self.shown.troubles:
-                why = f"everything is sent again, as the index cannot be used: {comparison.why_everything}"
-                self.trouble("comparison", why)
+    def _tail_after_copy(self) -> Position | None:
+        """What was just read of a volume may hold writes up to this tail; None if nothing was read of one.
+
+        Nothing of it is kept if old records were put over the volume meanwhile: the next run compares anew.
+        """
+        if not self.stream.copying:
+            return None
+        page = self._splitter_page()
+        if page is None or not may_copy(page, self._began):
+            raise PositionUnknown("the copy was given up", "the splitter started again, or mended a disk")
+        return page.tail
+
+    def _copy_ended(self, tail: Position | None) -> None:
+        """A round was read to its end."""
+        copying = self._copying
+        if tail is None or copying is None:
+            return
+        self.counters.copy_compared_bytes = copying.compared_bytes
+        self.counters.copy_different_bytes = copying.different_bytes
+        if copying.why_everything and "index" not in self.shown.troubles:
+            why = f"everything is sent again, as the index cannot be used: {copying.why_everything}"
+            self.trouble("index", why)
+        self._stream(st.CopyEnded(copying.ended, tail, self._outside.clock.boottime_ns()))
 
     def _put(self, built: SealedObject, ended: Callable[[PutResult], None]) -> None:
         store, clock = self._outside.store, self._outside.clock
@@ -436,32 +441,33 @@ class Engine:
     # --- what is protected ---------------------------------------------------------------------
 
     def _protected(self, effect: st.Protected) -> None:
-        local = self._outside.local
-        self._copied = self._copied or effect.whole
+        self._lacking = effect.lacking
         self._note_whole()
-        local.publish(replace(local.streamer(), proven=effect.position))
+        self._publish_proven(effect.position)
 
     def _note_whole(self) -> None:
-        """Once all copies are protected: note it, again and again until that is durable."""
+        """Once all that lacked is protected: note it, again and again until that is durable."""
         now_ns = self._outside.clock.boottime_ns()
-        if not (self._copying and self._copied) or now_ns < self._save_again_ns:
+        if self._builder is None or not self.stream.protected or now_ns < self._save_again_ns:
             return
-        page = self._outside.local.splitter()
-        if page is None or page.generation != self._generation:
-            raise PositionUnknown("the copy was given up", "the splitter started again meanwhile")
-        # Durable before exports open: later runs may open them without asking the store.
-        whole = self._notes.whole | frozenset(self._copying)
+        lacking = {self._identity.sources[index].space for index in self._lacking}
+        whole = frozenset(source.space for source in self._identity.sources) - lacking
+        episode = self._notes.episode if lacking else self._began.episode
+        if (whole, episode) == (self._notes.whole, self._notes.episode):
+            return
         self._save_again_ns = now_ns + SAVE_AGAIN_NS
-        if self._save(replace(self._notes, whole=whole)):
-            self._copying = ()
-            self._end_comparison()
-            self.shown.standing = "streaming"
+        if self._save(replace(self._notes, whole=whole, episode=episode)) and not lacking:
+            self._note_compared()
 
-    def _end_comparison(self) -> None:
-        if self._comparison is not None:
-            self._comparison.close()
-            self._comparison = None
-            self.shown.troubles.pop("comparison", None)
+    def _note_compared(self) -> None:
+        """Nothing is in doubt any more; the splitter may forget what was."""
+        local = self._outside.local
+        if self._copying is not None:
+            self._copying.close()
+        self.shown.standing = "streaming"
+        self.shown.troubles.pop("comparison", None)
+        self.shown.troubles.pop("index", None)
+        local.publish(replace(local.streamer(), compared_episode=self._notes.episode))
 
     def _fence(self, why: str) -> None:
         """Never write again. The note outlasts this run; without it the next run would find the same."""
@@ -490,10 +496,3 @@ class Engine:
         self.shown.troubles[topic] = why
         self.shown.last_error = f"{topic}: {why}"
         self.shown.last_error_ns = self._outside.clock.wall_ns()
-
-
-def _catalog_of(builder: CutBuilder, effect: st.WriteCatalog) -> SealedObject | None:
-    try:
-        return builder.catalog(effect)
-    except LimitExceeded:
-        return None

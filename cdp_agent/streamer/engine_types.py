@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from cdp_agent.streamer.build import Entropy
-from cdp_agent.streamer.copy import Round
+from cdp_agent.streamer.copy import Doubt
 from cdp_agent.streamer.payloads import Journal
 from cdp_container.clock import Clock
 from cdp_container.domain.notes import Notes
@@ -66,8 +66,8 @@ class Local(Protocol):
         """Tell the splitter."""
         ...
 
-    def plan_copy(self, sources: Sequence[int]) -> list[Round]:
-        """The rounds of copying these sources; raises BackingUnreadable, DeviceError."""
+    def doubt(self, source: int) -> Doubt:
+        """What of a source the container may lack."""
         ...
 
 

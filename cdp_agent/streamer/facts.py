@@ -13,7 +13,6 @@ from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
-from cdp_agent.streamer.resume import first_position
 from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
@@ -37,17 +36,19 @@ class Lag:
         if splitter is None or not splitter.generation:
             return {"lag_seconds": None, "lag_bytes": None}
         end = splitter.overflow_at if splitter.overflowed else splitter.tail
+        in_doubt = splitter.overflowed or splitter.episode != ours.compared_episode
+        doubt_ns = splitter.overflow_ns if in_doubt and splitter.overflow_ns else wall_ns
         try:
-            start = ours.proven if ours.proven != NOWHERE else first_position(self._journal)
+            start = ours.proven if ours.proven != NOWHERE else self._journal.start
             oldest_ns = None if start == end else self._oldest_ns(start, end)
             lag_bytes = 0 if oldest_ns is None else self._journal.distance_bytes(start, end)
         except CdpError as error:
-            return {"lag_seconds": None, "lag_bytes": None, "lag_unknown": str(error)}
-        since_ns = wall_ns if oldest_ns is None else oldest_ns
-        if splitter.overflowed:
-            since_ns = min(since_ns, splitter.overflow_ns)
+            if doubt_ns == wall_ns:
+                return {"lag_seconds": None, "lag_bytes": None, "lag_unknown": str(error)}
+            oldest_ns, lag_bytes = None, 0
+        since_ns = min(wall_ns if oldest_ns is None else oldest_ns, doubt_ns)
         seconds = round(max(0.0, (wall_ns - since_ns) / 1e9), 3)
-        return {"lag_seconds": seconds, "lag_bytes": None if splitter.overflowed else lag_bytes}
+        return {"lag_seconds": seconds, "lag_bytes": lag_bytes if doubt_ns == wall_ns else None}
 
     def _oldest_ns(self, start: Position, tail: Position) -> int | None:
         """When the first write behind `start` was made; None while there is none."""
@@ -72,7 +73,6 @@ def describe(
         "state": waiting_for,
         **lag,
         "overflowed": splitter is not None and splitter.overflowed,
-        "unclean_boot": splitter is not None and splitter.unclean_boot,
     }
     if engine is None:
         return shown

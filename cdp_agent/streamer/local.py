@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.streamer.copy import Round, Volume, plan_copy
+from cdp_agent.streamer.copy import Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
@@ -51,6 +50,6 @@ class LocalDirectory:
         """See `Local.publish`. Not durable: after a power loss less is trimmed, never more."""
         self._pages.streamer.publish(page)
 
-    def plan_copy(self, sources: Sequence[int]) -> list[Round]:
-        """See `Local.plan_copy`."""
-        return plan_copy([self._volumes[index] for index in sources])
+    def doubt(self, source: int) -> Doubt:
+        """See `Local.doubt`."""
+        return Doubt(self._volumes[source])

@@ -1,13 +1,17 @@
-"""Where an epoch goes on, and under which keys. Nothing is read here but the journal's own index.
+"""Where an epoch goes on, what must be copied in it, and under which keys.
 
-What does not belong here: what to do where the journal has a gap (the engine refuses).
+What does not belong here: what is done about it (the engine).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.payloads import Journal
+from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown
 from cdp_container.format.seal import WriterKeys, writer_keys
@@ -15,54 +19,73 @@ from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage
 
 
-def gap_in(page: SplitterPage) -> str:
-    """Why the journal lacks something that guests wrote, "" if it holds everything."""
-    if page.overflowed:
-        return "the journal was full, and writes went past it"
-    if page.unclean_boot:
-        return "the machine went down hard, and the journal may lack writes"
-    return ""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an epoch begins.
+
+    Attributes:
+        position: where capture resumes.
+        taken_ns: what was acknowledged before this time of the wall clock lies below it.
+        lacking: indexes of sources of which the container may lack something.
+        why: why all of them may, "" unless that is a surprise.
+    """
+
+    position: Position
+    taken_ns: int
+    lacking: tuple[int, ...]
+    why: str = ""
 
 
-def resume_position(
-    end: End, page: SplitterPage, journal: Journal, proven: Position, everything: bool
-) -> Position:
-    """What the base cut's preamble says, never a local note; with `everything` to be copied, the tail.
+def plan_epoch(
+    end: End,
+    page: SplitterPage,
+    seen_ns: int,
+    notes: Notes,
+    spaces: Sequence[bytes],
+    journal: Journal,
+    proven: Position,
+) -> Plan:
+    """Go on at what the base cut's preamble says, never at a local note; copy what may be missing.
 
     Args:
         end: the base cut.
         page: what the splitter published.
-        journal: what it wrote.
+        seen_ns: the wall clock just before it was looked at.
+        notes: this agent's.
+        spaces: of all sources.
+        journal: what the splitter wrote.
         proven: what we published, in this run or an earlier one.
-        everything: every source is copied first.
 
     Raises:
-        PositionUnknown: the journal does not hold all that was written since the base cut.
+        PositionUnknown: the container lost what it once held; it may be the wrong one.
     """
-    what = "cannot go on from the newest cut"
-    gap = gap_in(page)
-    if gap:
-        raise PositionUnknown(what, gap)
-    if everything:
-        return page.tail
-    if end.place:
-        if end.preamble is None:
-            raise PositionUnknown(what, "it was collected, and its position in the journal with it")
-        position = Position(end.preamble.journal_generation, end.preamble.journal_offset)
-        if journal.contains(position, page.tail):
-            return position
-        raise PositionUnknown(what, f"its position {position} is not in this journal")
-    # The container holds no cut: the journal must hold everything since it was made.
-    if proven != NOWHERE:
+    if not end.place and proven != NOWHERE and notes.whole:
         raise PositionUnknown("cannot go on", "the container lost the cuts that it once held")
-    return first_position(journal)
+    in_doubt = page.episode != notes.episode
+    base_lacks = end.preamble.not_whole if end.preamble is not None else ()
+    lacking = tuple(
+        index
+        for index, space in enumerate(spaces)
+        if in_doubt or space not in notes.whole or space in base_lacks
+    )
+    if len(lacking) == len(spaces):
+        return Plan(page.tail, seen_ns, lacking)
+    position, why = _base_position(end, page.tail, journal)
+    if why:
+        return Plan(page.tail, seen_ns, tuple(range(len(spaces))), why)
+    return Plan(position, end.preamble.cut_time_ns if end.preamble is not None else 0, lacking)
 
 
-def first_position(journal: Journal) -> Position:
-    """Where the first write of all was captured. Raises PositionUnknown where the journal lost it."""
-    if not journal.is_from_the_beginning:
-        raise PositionUnknown("cannot begin", "the journal's oldest file is gone or cannot be read")
-    return journal.start
+def _base_position(end: End, tail: Position, journal: Journal) -> tuple[Position, str]:
+    """The base cut's position in the journal; or why there is none, and everything must be compared."""
+    if not end.place:  # the container holds no cut: the journal must hold everything since it was made
+        why = "" if journal.is_from_the_beginning else "the journal's oldest file is gone or cannot be read"
+        return journal.start, why
+    if end.preamble is None:
+        return NOWHERE, "the newest cut was collected, and its position in the journal with it"
+    position = Position(end.preamble.journal_generation, end.preamble.journal_offset)
+    known = journal.contains(position, tail)
+    return position, "" if known else f"the newest cut's position {position} is not in this journal"
 
 
 def epoch_keys(identity: AgentIdentity, entropy: Entropy) -> WriterKeys:

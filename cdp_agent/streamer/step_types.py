@@ -32,6 +32,19 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Lacking:
+    """A source of which the container may lack something.
+
+    Attributes:
+        source: its index.
+        whole_at: it is whole from the first cut at or beyond this position; None while copying goes on.
+    """
+
+    source: int
+    whole_at: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """Somebody waits until everything up to `target` is protected; a marker where `name` is not None.
 
@@ -56,15 +69,22 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class EpochBegan:
-    """The epoch is ours. `position`: where capture resumes. `copies`: rounds of copying that come first.
+    """The epoch is ours.
 
-    `announce` says that the container knows no space yet, so that a cut is worth taking without any write.
+    Attributes:
+        epoch: its number.
+        base_digest: of the base cut's last segment.
+        position: where capture resumes.
+        taken_ns: what was acknowledged before this time of the wall clock lies below it.
+        lacking: sources that are copied, in this order.
+        announce: the container knows no space yet, so that a cut is worth taking without any write.
     """
 
     epoch: int
     base_digest: bytes
     position: Position
-    copies: int
+    taken_ns: int
+    lacking: tuple[int, ...]
     announce: bool
 
 
@@ -73,11 +93,12 @@ class TailMoved:
     """The splitter published this tail, or it is still the newest one.
 
     `seen_ns`: the wall clock just before it was looked at. Whatever was acknowledged earlier is below the
-    tail.
+    tail. `applied`: below it everything is on the disks; NOWHERE while they must not be copied.
     """
 
     tail: Position
     seen_ns: int = 0
+    applied: Position = NO_POSITION
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +110,30 @@ class AskedFor:
 
 @dataclass(frozen=True, slots=True)
 class CutRead:
-    """What `ReadCut` asked for was read and coalesced up to `position`; it may hold nothing at all."""
+    """What `ReadCut` asked for was read and coalesced up to `position`; it may hold nothing at all.
+
+    `taken_ns`: what was acknowledged before this time of the wall clock lies below `position`.
+    """
 
     position: Position
     empty: bool
     reached: bool
+    taken_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyEnded:
+    """A round of copying was read to its end.
+
+    Attributes:
+        source: of which this was the last round; None if there is more of it.
+        tail: as published after the last read.
+        again_ns: the next round is not begun before this time of the boot-time clock.
+    """
+
+    source: int | None
+    tail: Position
+    again_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +187,7 @@ Event: TypeAlias = (
     | TailMoved
     | AskedFor
     | CutRead
+    | CopyEnded
     | SegmentSealed
     | PutEnded
     | CutProven
@@ -163,10 +204,10 @@ Event: TypeAlias = (
 class ReadCut:
     """Read the journal between two positions and coalesce it.
 
-    With `copy`, the number of a round of copying, read that instead. With `announce` record every space.
-    Limits may end it before `to_position`: `CutRead` says how far it came. `asked` names the cut only if it
-    came all the way. `taken_ns`: what was acknowledged before this time of the wall clock lies below
-    `to_position`.
+    With `copy`, the source to be copied, read the next round of that instead; CopyEnded follows when it was
+    read to its end. With `announce` record every space. Limits may end it before `to_position`: `CutRead`
+    tells how far it came. `asked` names the cut only if it came all the way. `taken_ns`: what was acknowledged
+    before this time of the wall clock lies below `to_position`.
     """
 
     cut: int
@@ -180,13 +221,16 @@ class ReadCut:
 
 @dataclass(frozen=True, slots=True)
 class SealSegment:
-    """Seal the next segment of the cut that was read last. Reply: SegmentSealed."""
+    """Seal the next segment of the cut that was read last. Reply: SegmentSealed.
+
+    `lacking`: sources that are not whole in this cut.
+    """
 
     seq: int
     cut: int
     previous_digest: bytes
     position: Position
-    not_whole: bool
+    lacking: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +256,11 @@ class AskProof:
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """The cut is protected: trim the journal below `position`. `whole`: every copy is in it or before it."""
+    """The cut is protected: trim the journal below `position`. In it `lacking` sources are not whole."""
 
     place: Place
     position: Position
-    whole: bool
+    lacking: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +317,7 @@ class CutFacts:
 
     place: Place
     position: Position
-    whole: bool
+    lacking: tuple[int, ...]
     tickets: tuple[int, ...]
 
 
@@ -286,7 +330,9 @@ class StreamState:
         epoch: 0 until it is ours.
         tail: the newest published tail.
         tail_seen_ns: the wall clock just before it was looked at.
+        applied: below it everything is on the disks; NOWHERE while they must not be copied.
         position: up to which cuts were taken.
+        taken_ns: what was acknowledged before this time of the wall clock lies below it.
         cut: number of the newest cut, or of the one that is being read.
         seq: number of the newest sealed segment.
         digest: of that segment, or of the base's last one.
@@ -297,8 +343,10 @@ class StreamState:
         cut_at_ns: the next cut by cadence is not taken before this.
         asked: markers and flushes without a cut.
         taking: those that the cut being read may answer.
-        copies: how many rounds of copying there are.
-        copied: how many were taken.
+        lacking: sources that are not whole yet; the first that is being copied has its turn.
+        copying: a round is being read.
+        copied_last: the newest cut was a round: the journal has its turn.
+        copy_at_ns: the next round is not begun before this.
         announce: the spaces are not in the container yet.
         flying: sealed segments that are not sent.
         cuts: cuts that are not protected, in order.
@@ -320,7 +368,9 @@ class StreamState:
     epoch: int = 0
     tail: Position = NO_POSITION
     tail_seen_ns: int = 0
+    applied: Position = NO_POSITION
     position: Position = NO_POSITION
+    taken_ns: int = 0
     cut: int = 0
     seq: int = 0
     digest: bytes = NO_DIGEST
@@ -331,8 +381,10 @@ class StreamState:
     cut_at_ns: int = 0
     asked: tuple[Asked, ...] = ()
     taking: tuple[Asked, ...] = ()
-    copies: int = 0
-    copied: int = 0
+    lacking: tuple[Lacking, ...] = ()
+    copying: bool = False
+    copied_last: bool = False
+    copy_at_ns: int = 0
     announce: bool = False
     flying: tuple[Flying, ...] = ()
     cuts: tuple[CutFacts, ...] = ()

@@ -22,6 +22,7 @@ from cdp_agent.streamer.step_types import (
     AskedFor,
     AskProof,
     CatalogEnded,
+    CopyEnded,
     CutFacts,
     CutProven,
     CutRead,
@@ -31,6 +32,7 @@ from cdp_agent.streamer.step_types import (
     Fence,
     Flying,
     ForgetSegment,
+    Lacking,
     LeaseBack,
     LeasePassed,
     Protected,
@@ -46,6 +48,8 @@ from cdp_agent.streamer.step_types import (
     WriteCatalog,
 )
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.journal.position import NOWHERE as NO_POSITION
+from cdp_container.journal.position import Position
 
 PUTS_MAX: Final = 8
 """Requests in flight: enough to fill a WAN with objects of 8 MiB, few enough for a small machine."""
@@ -85,6 +89,8 @@ def due_ns(state: StreamState) -> int | None:
     due = []
     if _may_cut(state) and (state.tail != state.position):
         due.append(state.cut_at_ns)
+    if _may_cut(state) and _to_copy(state) is not None:
+        due.append(state.copy_at_ns)
     if not state.paused and _putting(state) < PUTS_MAX:
         waiting = [flying.retry_at_ns for flying in state.flying if not (flying.putting or flying.stored)]
         due += [max(state.slow_until_ns, at_ns) for at_ns in waiting]
@@ -107,13 +113,15 @@ def _take(state: StreamState, event: Event, now_ns: int) -> Step:
             return state, ()
         case EpochBegan():
             return _began(state, event), ()
-        case TailMoved(tail, seen_ns):
-            return replace(state, tail=tail, tail_seen_ns=seen_ns), ()
+        case TailMoved(tail, seen_ns, applied):
+            return replace(state, tail=tail, tail_seen_ns=seen_ns, applied=applied), ()
         case AskedFor(asked):
             assert len(state.asked) < ASKED_MAX
             return replace(state, asked=(*state.asked, asked)), ()
         case CutRead():
             return _cut_read(state, event, now_ns)
+        case CopyEnded():
+            return _copy_ended(state, event), ()
         case SegmentSealed():
             return _sealed(state, event), ()
         case PutEnded():
@@ -135,8 +143,9 @@ def _began(state: StreamState, event: EpochBegan) -> StreamState:
         epoch=event.epoch,
         digest=event.base_digest,
         position=event.position,
+        taken_ns=event.taken_ns,
         proven_position=event.position,
-        copies=event.copies,
+        lacking=tuple(map(Lacking, event.lacking)),
         announce=event.announce,
     )
 
@@ -144,17 +153,18 @@ def _began(state: StreamState, event: EpochBegan) -> StreamState:
 def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
     """The cut was read: it is numbered now, or comes to nothing."""
     assert state.reading, event
-    copying = state.copied < state.copies
     taking = state.taking if event.reached else ()
     state = replace(
         state,
         reading=False,
         position=event.position,
-        copied=state.copied + copying,
+        taken_ns=event.taken_ns,
         more=not event.reached,
         asked=state.asked if event.reached else (*state.taking, *state.asked),
         taking=(),
-        cut_at_ns=now_ns + state.pace.cadence_ns,
+        cut_at_ns=state.cut_at_ns if state.copying else now_ns + state.pace.cadence_ns,
+        copied_last=state.copying,
+        announce=state.announce and state.copying,
     )
     tickets = tuple(asked.ticket for asked in taking)
     if event.empty:
@@ -162,11 +172,31 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
     facts = CutFacts(
         place=Place(state.epoch, state.cut + 1, 0),
         position=event.position,
-        whole=state.copied == state.copies,
+        lacking=tuple(one.source for one in state.lacking if not _is_whole(one, event.position)),
         tickets=tickets,
     )
-    cuts = (*state.cuts, facts)
-    return replace(state, cut=state.cut + 1, building=True, announce=False, cuts=cuts), ()
+    lacking = tuple(one for one in state.lacking if one.source in facts.lacking)
+    return replace(state, cut=state.cut + 1, building=True, lacking=lacking, cuts=(*state.cuts, facts)), ()
+
+
+def _is_whole(one: Lacking, position: Position) -> bool:
+    """Whether a cut at this position has all that the copies may have seen of later writes."""
+    mark = one.whole_at
+    return mark is not None and mark.generation == position.generation and mark.offset <= position.offset
+
+
+def _copy_ended(state: StreamState, event: CopyEnded) -> StreamState:
+    """What the round saw of writes that are in no cut yet lies below `tail`, as the journal comes first."""
+    assert state.copying, event
+    ended = event.source
+    lacking = tuple(Lacking(ended, event.tail) if one.source == ended else one for one in state.lacking)
+    return replace(
+        state,
+        copying=False,
+        copy_at_ns=event.again_ns,
+        lacking=lacking,
+        announce=state.announce or ended is not None,  # a cut without any write is worth it: it is whole
+    )
 
 
 def _answered_later(state: StreamState, tickets: tuple[int, ...]) -> Step:
@@ -237,7 +267,7 @@ def _proven(state: StreamState, place: Place) -> Step:
         proven_position=newest.position,
     )
     answers = [Answer(ticket, facts.place) for facts in proven for ticket in facts.tickets]
-    return state, (Protected(newest.place, newest.position, newest.whole), *answers)
+    return state, (Protected(newest.place, newest.position, newest.lacking), *answers)
 
 
 def _catalog_ended(state: StreamState, event: CatalogEnded, now_ns: int) -> Step:
@@ -262,23 +292,50 @@ def _cut(state: StreamState, now_ns: int) -> Step:
     """Take a cut, if one is due and nothing is being read or built."""
     if not _may_cut(state):
         return state, ()
-    copying = state.copied < state.copies
+    source = _to_copy(state)
+    may_copy = source is not None and now_ns >= state.copy_at_ns
     by_cadence = state.tail != state.position and (state.more or now_ns >= state.cut_at_ns)
-    if not (copying or state.announce or state.asked or by_cadence):
+    journal_due = state.announce or bool(state.asked and not state.lacking) or by_cadence
+    if may_copy and not (journal_due and state.copied_last):
+        return _copy(state, source)
+    if not journal_due:
         return state, ()
-    asked, rest = ((), state.asked) if copying else _answerable(state.asked)
+    asked, rest = ((), state.asked) if state.lacking else _answerable(state.asked)
     named = bool(asked) and asked[-1].name is not None
     effect = ReadCut(
         cut=state.cut + 1,
         from_position=state.position,
-        to_position=state.position if copying else asked[-1].target if named else state.tail,
+        to_position=asked[-1].target if named else state.tail,
         taken_ns=asked[-1].seen_ns if named else state.tail_seen_ns,
         asked=asked,
-        copy=state.copied + 1 if copying else None,
-        # A later reader of this epoch alone finds its spaces here; the last copy is worth a cut in any case.
-        announce=state.cut == 0 or (copying and state.copied + 1 == state.copies),
+        copy=None,
+        # A later reader of this epoch alone finds its spaces here.
+        announce=state.announce or state.cut == 0,
     )
     return replace(state, reading=True, asked=rest, taking=asked), (effect,)
+
+
+def _copy(state: StreamState, source: int | None) -> Step:
+    """A cut of its own before what follows its position: later writes that it saw are put over it again."""
+    effect = ReadCut(
+        cut=state.cut + 1,
+        from_position=state.position,
+        to_position=state.position,
+        taken_ns=state.taken_ns,
+        asked=(),
+        copy=source,
+        announce=state.cut == 0,
+    )
+    return replace(state, reading=True, copying=True), (effect,)
+
+
+def _to_copy(state: StreamState) -> int | None:
+    """The source of which a round may be read: all that cuts hold of it must be on its disk."""
+    applied, position = state.applied, state.position
+    is_applied = applied != NO_POSITION and (
+        applied.generation != position.generation or applied.offset >= position.offset
+    )
+    return next((one.source for one in state.lacking if one.whole_at is None), None) if is_applied else None
 
 
 def _answerable(asked: tuple[Asked, ...]) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
@@ -290,7 +347,7 @@ def _answerable(asked: tuple[Asked, ...]) -> tuple[tuple[Asked, ...], tuple[Aske
 
 
 def _may_cut(state: StreamState) -> bool:
-    busy = state.reading or state.building or state.sealing
+    busy = state.reading or state.building or state.sealing or state.copying
     return state.epoch > 0 and not busy and not state.paused and window_bytes(state) < WINDOW_BYTES_MAX
 
 
@@ -302,7 +359,7 @@ def _seal(state: StreamState, now_ns: int) -> Step:
         cut=state.cut,
         previous_digest=state.digest,
         position=state.cuts[-1].position,
-        not_whole=not state.cuts[-1].whole,
+        lacking=state.cuts[-1].lacking,
     )
     return replace(state, sealing=True), (effect,)
 

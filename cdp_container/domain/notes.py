@@ -30,13 +30,15 @@ class Notes:
     Attributes:
         nonces: of `domain/owner`, each recorded before it was sent: the confirmed one and those whose outcome
             is not known. What `domain/owner` shows one of them was written by this agent. 16 bytes each.
-        whole: ids of the spaces of which everything is in the container. Exports may open without the store.
+        whole: ids of the spaces of which everything is in the container, or in the journal on its way there.
+        episode: the newest one (`SplitterPage.episode`) after which everything in doubt was compared.
         fenced: why this site may not write any more, "" while it may.
         released_to: the site that this one gave the domain to, "" if none.
     """
 
     nonces: tuple[bytes, ...] = ()
     whole: frozenset[bytes] = frozenset()
+    episode: int = 0
     fenced: str = ""
     released_to: str = ""
 
@@ -48,6 +50,7 @@ def encode_notes(notes: Notes) -> bytes:
         "format": NOTES_FORMAT,
         "nonces": [nonce.hex() for nonce in notes.nonces],
         "whole": sorted(space.hex() for space in notes.whole),
+        "episode": f"{notes.episode:016x}",
         "fenced": notes.fenced,
         "released_to": notes.released_to,
     }
@@ -65,6 +68,7 @@ def decode_notes(data: bytes, name: str) -> Notes:
         return Notes(
             nonces=tuple(bytes.fromhex(nonce) for nonce in document["nonces"][:NONCES_MAX]),
             whole=frozenset(bytes.fromhex(space) for space in document["whole"]),
+            episode=int(document["episode"], 16),
             fenced=str(document["fenced"]),
             released_to=str(document["released_to"]),
         )

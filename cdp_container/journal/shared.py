@@ -44,23 +44,27 @@ SPLITTER_FIELDS: Final = (
     ("overflow_offset", "Q"),
     ("overflow_ns", "q"),
     ("flags", "I"),
-    ("reserved", "I"),
+    ("redos", "I"),
     ("used_bytes", "Q"),
     ("limit_bytes", "Q"),
     ("boot", "16s"),
+    ("applied_generation", "Q"),
+    ("applied_offset", "Q"),
+    ("episode", "Q"),
 )
 STREAMER_FIELDS: Final = (
     ("proven_generation", "Q"),
     ("proven_offset", "Q"),
-    ("exports_allowed_for", "Q"),
+    ("compared_episode", "Q"),
 )
 _SPLITTER: Final = struct.Struct("<" + "".join(code for _, code in SPLITTER_FIELDS))
 _STREAMER: Final = struct.Struct("<" + "".join(code for _, code in STREAMER_FIELDS))
 
-_FLAG_UNCLEAN_BOOT: Final = 1
+_FLAG_COMPARE_ALL: Final = 1
 _FLAG_EXPORTS_OPEN: Final = 2
 _FLAG_SYNC_FAILED: Final = 4
 _FLAG_RUNNING: Final = 8
+_REDOS_MASK: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +76,21 @@ class SplitterPage:
         tail: every record below it is complete; what the streamer may read.
         synced: journal and backing stores are on stable storage below it.
         overflow_at: where the journal stopped to hold what guests write, NOWHERE while it holds everything.
-            Durable; stays until the volumes are copied anew.
-        overflow_ns: wall clock of the overflow, 0 if there is none.
-        unclean_boot: the machine went down without a clean stop since the last full copy: records that
-            the backing store holds may be missing here. Durable, likewise.
+            Durable; stays until the journal goes on.
+        overflow_ns: wall clock since when the container may lack what the journal does not hold, until that was
+            compared; 0 if it lacks nothing.
+        compare_all: nobody knows which blocks the newest episode left in doubt: all of them are. Durable.
         exports_open: guests may be writing.
         sync_failed: a sync or a backing write failed and was not mended yet; flushes fail.
         running: the splitter has opened its journal and did not stop since (or was killed).
         used_bytes: bytes of records that may not be trimmed yet.
         limit_bytes: the journal's limit.
         boot: the boot id under which the splitter runs, 16 bytes.
+        applied: applied-up-to: below it every backing write has returned. Stands still while one has failed.
+        redos: how often old records were put over the backing stores, counted before each time: what was
+            read of them meanwhile may be older than what guests see.
+        episode: names the newest event since which the records up to the tail do not hold everything that
+            guests wrote; 0 if there was none. Durable.
     """
 
     generation: int = 0
@@ -89,13 +98,16 @@ class SplitterPage:
     synced: Position = NOWHERE
     overflow_at: Position = NOWHERE
     overflow_ns: int = 0
-    unclean_boot: bool = False
+    compare_all: bool = False
     exports_open: bool = False
     sync_failed: bool = False
     running: bool = False
     used_bytes: int = 0
     limit_bytes: int = 0
     boot: bytes = NO_BOOT
+    applied: Position = NOWHERE
+    redos: int = 0
+    episode: int = 0
 
     @property
     def overflowed(self) -> bool:
@@ -109,33 +121,35 @@ class StreamerPage:
 
     Attributes:
         proven: the journal position of the newest protected cut: what lies below may be trimmed.
-        exports_allowed_for: the splitter's generation that may open its exports because every source
-            is whole by now. A value of an earlier generation allows nothing.
+        compared_episode: the newest episode after which everything in doubt was compared, and what differed
+            is protected.
     """
 
     proven: Position = NOWHERE
-    exports_allowed_for: int = 0
+    compared_episode: int = 0
 
 
 def encode_splitter_page(page: SplitterPage) -> bytes:
     """The content of a slot of the splitter's page."""
     flags = (
-        _FLAG_UNCLEAN_BOOT * page.unclean_boot
+        _FLAG_COMPARE_ALL * page.compare_all
         | _FLAG_EXPORTS_OPEN * page.exports_open
         | _FLAG_SYNC_FAILED * page.sync_failed
         | _FLAG_RUNNING * page.running
     )
     return _SPLITTER.pack(
         page.generation, page.tail.generation, page.tail.offset, page.synced.generation, page.synced.offset,
-        page.overflow_at.generation, page.overflow_at.offset, page.overflow_ns, flags, 0,
-        page.used_bytes, page.limit_bytes, page.boot,
+        page.overflow_at.generation, page.overflow_at.offset, page.overflow_ns, flags,
+        page.redos & _REDOS_MASK, page.used_bytes, page.limit_bytes, page.boot,
+        page.applied.generation, page.applied.offset, page.episode,
     )  # fmt: skip
 
 
 def decode_splitter_page(data: bytes) -> SplitterPage:
     """The page of a slot's content."""
     (
-        generation, tail_g, tail, synced_g, synced, over_g, over, over_ns, flags, _, used, limit, boot,
+        generation, tail_g, tail, synced_g, synced, over_g, over, over_ns, flags, redos, used, limit,
+        boot, applied_g, applied, episode,
     ) = _SPLITTER.unpack(data)  # fmt: skip
     return SplitterPage(
         generation=generation,
@@ -143,25 +157,28 @@ def decode_splitter_page(data: bytes) -> SplitterPage:
         synced=Position(synced_g, synced),
         overflow_at=Position(over_g, over),
         overflow_ns=over_ns,
-        unclean_boot=bool(flags & _FLAG_UNCLEAN_BOOT),
+        compare_all=bool(flags & _FLAG_COMPARE_ALL),
         exports_open=bool(flags & _FLAG_EXPORTS_OPEN),
         sync_failed=bool(flags & _FLAG_SYNC_FAILED),
         running=bool(flags & _FLAG_RUNNING),
         used_bytes=used,
         limit_bytes=limit,
         boot=boot,
+        applied=Position(applied_g, applied),
+        redos=redos,
+        episode=episode,
     )
 
 
 def encode_streamer_page(page: StreamerPage) -> bytes:
     """The content of a slot of the streamer's page."""
-    return _STREAMER.pack(page.proven.generation, page.proven.offset, page.exports_allowed_for)
+    return _STREAMER.pack(page.proven.generation, page.proven.offset, page.compared_episode)
 
 
 def decode_streamer_page(data: bytes) -> StreamerPage:
     """The page of a slot's content."""
-    generation, offset, allowed = _STREAMER.unpack(data)
-    return StreamerPage(Position(generation, offset), allowed)
+    generation, offset, episode = _STREAMER.unpack(data)
+    return StreamerPage(Position(generation, offset), episode)
 
 
 PageT = TypeVar("PageT")

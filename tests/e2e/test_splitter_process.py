@@ -16,7 +16,6 @@ import pytest
 from cdp_container.errors import AlreadyRunning, BackingChanged
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind
-from cdp_container.journal.shared import SharedPages, StreamerPage
 from tests.nbd_client import NbdClient
 from tests.waiting import wait_until
 
@@ -39,7 +38,7 @@ home = Path(told["home"])
 volume = VolumeSettings("disk", home / "disk.raw", told["size"], 0, bytes(16))
 settings = SplitterSettings(
     home, bytes(range(16)), (volume,), 1 << 30, home / "nbd.sock",
-    redo=told["redo"], exports_allowed=told["allowed"], file_bytes=1 << 20, sync_seconds=0.2,
+    redo=told["redo"], file_bytes=1 << 20, sync_seconds=0.2,
 )
 try:
     sys.exit(run_splitter(settings, SystemClock()))
@@ -60,8 +59,8 @@ class Host:
             file.truncate(VOLUME_BYTES)
 
     @contextmanager
-    def splitter(self, allowed: bool = True, redo: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-        told = {"home": str(self.home), "size": VOLUME_BYTES, "redo": redo, "allowed": allowed}
+    def splitter(self, redo: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+        told = {"home": str(self.home), "size": VOLUME_BYTES, "redo": redo}
         with subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(told)], stderr=subprocess.PIPE
         ) as process:
@@ -155,27 +154,6 @@ def take(client: NbdClient, in_flight: dict[int, tuple[int, bytes]], acknowledge
     assert reply.error == 0
     offset, data = in_flight.pop(reply.handle)
     acknowledged[offset] = data
-
-
-def test_exports_wait_until_they_are_allowed_for_this_run(host: Host) -> None:
-    with host.splitter(allowed=False) as process:
-        pages = SharedPages(host.home / "shared")
-        page = wait_until(
-            lambda: (found := pages.splitter.read()) and found.running and found, "it runs", DEADLINE_SECONDS
-        )
-        assert page
-        pages.streamer.publish(StreamerPage(exports_allowed_for=page.generation ^ 1))
-        assert not host.socket.exists()
-        pages.streamer.publish(StreamerPage(exports_allowed_for=page.generation))
-        client = host.client(process)
-        client.write(0, b"x" * 512, fua=True)
-        client.close()
-        assert end(process) == 0
-        stopped = pages.splitter.read()
-        assert stopped is not None
-        assert not stopped.exports_open
-        assert not stopped.running
-        pages.close()
 
 
 def test_a_second_splitter_on_the_same_disk_is_refused(host: Host) -> None:

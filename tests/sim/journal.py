@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
@@ -17,12 +17,16 @@ VOLUME_BYTES = 48 << 10
 WRITE_SECTORS_MAX = 12
 
 
+WriteDisk = Callable[[int, int, bytes], None]
+
+
 @dataclass
 class Change:
-    """One record, with its payload."""
+    """One record, with its payload. What is not captured is known to the disks and to this model alone."""
 
     record: Record
     payload: bytes
+    captured: bool = True
 
 
 @dataclass
@@ -34,7 +38,9 @@ class SimJournal:
     changes: list[Change] = field(default_factory=list)
     tail: Position = NOWHERE
     trimmed: int = 0
+    applied_count: int = 0
     _number_of: dict[Position, int] = field(default_factory=dict)
+    _lost: set[Position] = field(default_factory=set)
 
     # --- the splitter's part -------------------------------------------------------------------
 
@@ -42,17 +48,21 @@ class SimJournal:
         self.tail = Position(generation, 0)
         self._number_of[self.tail] = len(self.changes)
 
-    def append(self, kind: Kind, source: int, offset: int, span: int, payload: bytes) -> None:
+    def append(
+        self, kind: Kind, source: int, offset: int, span: int, payload: bytes, captured: bool = True
+    ) -> None:
         at = self.tail
         length = RECORD_HEADER_BYTES + padded_bytes(len(payload))
-        self.tail = Position(at.generation, at.offset + length)
+        if captured:
+            self.tail = Position(at.generation, at.offset + length)
         record = Record(
             kind, source, offset, span, self.time.wall_ns(), at, self.tail, len(payload), crc32(payload), 0, 0
         )
-        self.changes.append(Change(record, payload))
-        self._number_of[self.tail] = len(self.changes)
+        self.changes.append(Change(record, payload, captured))
+        if captured:
+            self._number_of[self.tail] = len(self.changes)
 
-    def random_change(self, rng: Random) -> None:
+    def random_change(self, rng: Random, captured: bool = True) -> None:
         """What a guest does: mostly writes, often to the same places, sometimes zeros and discards."""
         source = rng.randrange(len(self.initial))
         sectors = rng.choice((1, 1, 2, 8, rng.randint(1, WRITE_SECTORS_MAX)))
@@ -60,7 +70,55 @@ class SimJournal:
         kind = rng.choices((Kind.WRITE, Kind.ZERO, Kind.DISCARD), (8, 1, 2))[0]
         span = sectors * SECTOR
         payload = (bytes([rng.randrange(1, 256)]) * SECTOR + rng.randbytes(SECTOR))[:SECTOR] * sectors
-        self.append(kind, source, first * SECTOR, span, payload if kind is Kind.WRITE else b"")
+        self.append(kind, source, first * SECTOR, span, payload if kind is Kind.WRITE else b"", captured)
+
+    @property
+    def applied(self) -> Position:
+        """Applied-up-to: where the first record is that the disks lack."""
+        if self.applied_count < len(self.changes):
+            return self.changes[self.applied_count].record.position
+        return self.tail
+
+    def apply(self, write: WriteDisk, count: int) -> None:
+        """Put the next records over the disks."""
+        for change in self.changes[self.applied_count : self.applied_count + count]:
+            record = change.record
+            write(record.source, record.offset, change.payload or bytes(record.span))
+            self.applied_count += 1
+
+    def apply_all(self, write: WriteDisk) -> None:
+        """Put all over the disks."""
+        self.apply(write, len(self.changes) - self.applied_count)
+
+    def redo(self, rng: Random, write: WriteDisk) -> None:
+        """What a start of the splitter does: some that were applied are applied again, and the rest."""
+        self.applied_count -= rng.randrange(min(self.applied_count, 10) + 1)
+        self.apply_all(write)
+
+    def lose_end(self, rng: Random, write: WriteDisk, records_max: int) -> None:
+        """Of the last records the journal loses the end, and the disks lose any of what they hold."""
+        count = rng.randrange(min(len(self.changes) - self.trimmed, records_max) + 1)
+        first = len(self.changes) - count
+        while count and not all(change.captured for change in self.changes[first:]):
+            first, count = first + 1, count - 1
+        if not count:
+            self.apply_all(write)
+            return
+        kept = rng.randrange(count + 1)
+        self.tail = self.changes[first + kept].record.position if kept < count else self.tail
+        lost = self.changes[first + kept :]
+        for change in lost:
+            self._lost.add(change.record.position)
+            self._lost.add(change.record.end)
+        self._lost.discard(self.tail)
+        self.apply_all(write)
+        before, now = self.images_at(first + kept), self.images_at(len(self.changes))
+        for change in lost:  # the disk has it, or not; the model calls that a change that nobody captured
+            record = change.record
+            place = slice(record.offset, record.offset + record.span)
+            content = bytes(rng.choice((before, now))[record.source][place])
+            self.append(Kind.WRITE, record.source, record.offset, record.span, content, captured=False)
+        self.apply_all(write)
 
     def trim(self, proven: Position) -> None:
         if proven != NOWHERE:
@@ -95,7 +153,8 @@ class SimJournal:
 
     def contains(self, position: Position, tail: Position) -> bool:
         number = self._number_of.get(position)
-        return number is not None and self.trimmed <= number <= self._number_of[tail]
+        known = number is not None and position not in self._lost
+        return known and self.trimmed <= (number or 0) <= self._number_of[tail]
 
     def distance_bytes(self, earlier: Position, later: Position) -> int:
         return sum(
@@ -104,15 +163,15 @@ class SimJournal:
 
     def records(self, from_position: Position, to_position: Position) -> Iterator[Record]:
         for change in self.changes[self._at(from_position) : self._at(to_position)]:
-            yield change.record
+            if change.captured and change.record.position not in self._lost:
+                yield change.record
 
     def read_payload(self, record: Record, start: int = 0, length: int | None = None) -> bytes:
-        number = self._at(record.position)
-        payload = self.changes[number].payload
+        payload = next(c.payload for c in self.changes[self._at(record.position) :] if c.record is record)
         return payload[start : len(payload) if length is None else start + length]
 
     def _at(self, position: Position) -> int:
         number = self._number_of.get(position)
-        if number is None or number < self.trimmed:
+        if number is None or number < self.trimmed or position in self._lost:
             raise PositionUnknown("read the journal", f"{position} was trimmed, or never there")
         return number

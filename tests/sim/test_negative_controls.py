@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from cdp_agent.streamer import build, coalesce, engine, resume
+from cdp_agent.streamer import build, coalesce, engine, resume, steps
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.engine import Engine
-from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
+from cdp_agent.streamer.payloads import Chunk, chunks_of
 from cdp_agent.streamer.put import PutResult
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
+from cdp_container.errors import DamagedObject
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.domain import Owner
 from cdp_container.format.layout import ExtentKind
@@ -27,6 +29,7 @@ from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.record import Record
 from cdp_container.journal.shared import SplitterPage
 from tests.reader import ReaderError
+from tests.sim.journal import SimJournal, WriteDisk
 from tests.sim.store import TwoContents
 from tests.sim.test_streamer import STORY_SECONDS
 from tests.sim.world import SimFailure, SimLocal, World, world_of
@@ -34,7 +37,7 @@ from tests.sim.world import SimFailure, SimLocal, World, world_of
 pytestmark = pytest.mark.sim
 
 SEEDS = 50
-CAUGHT = (SimFailure, TwoContents, ReaderError, AssertionError)
+CAUGHT = (SimFailure, TwoContents, ReaderError, DamagedObject, AssertionError)
 
 Break = Callable[[pytest.MonkeyPatch, World], None]
 
@@ -48,15 +51,15 @@ def resume_at_a_local_note(patch: pytest.MonkeyPatch, world: World) -> None:
         notes.append(read.position)
         taken(self, effect, read)
 
-    real = resume.resume_position
+    real = resume.plan_epoch
 
-    def resume_there(
-        end: End, page: SplitterPage, journal: Journal, proven: Position, everything: bool
-    ) -> Position:
-        return notes[-1] if notes else real(end, page, journal, proven, everything)
+    def resume_there(*arguments: object) -> resume.Plan:
+        plan = real(*arguments)  # type: ignore[arg-type]
+        known = notes and world.journal.contains(notes[-1], world.journal.tail)
+        return replace(plan, position=notes[-1]) if known else plan
 
     patch.setattr(Engine, "_cut_read", noting)
-    patch.setattr(engine, "resume_position", resume_there)
+    patch.setattr(engine, "plan_epoch", resume_there)
 
 
 def build_a_sealed_seq_again(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -169,7 +172,70 @@ def forget_pending_nonces(patch: pytest.MonkeyPatch, world: World) -> None:
     patch.setattr(SimLocal, "save_notes", save)
 
 
+def copy_while_applied_up_to_lags(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Reads a volume that lacks what cuts hold already, and puts the older content over it."""
+    real = SimLocal.splitter
+
+    def all_applied(self: SimLocal) -> SplitterPage | None:
+        page = real(self)
+        return replace(page, applied=page.tail) if page is not None else None
+
+    patch.setattr(SimLocal, "splitter", all_applied)
+
+
+def copy_during_a_redo(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Keeps what was read of a volume while old records were put over it, whatever the splitter says."""
+    patch.setattr(engine, "may_copy", lambda page, began: page.running and not page.overflowed)
+    patch.setattr(engine, "check_gap", lambda page, began, lacking: None)
+    begun = SimJournal.redo
+
+    def redo(self: SimJournal, rng: Random, write: WriteDisk) -> None:
+        begun(self, rng, write)
+        self.applied_count = 0 if world.polls % 2 else self.applied_count
+
+    patch.setattr(SimJournal, "redo", redo)
+
+
+def take_a_copy_for_whole_at_once(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Forgets that the last read saw writes that are in no cut yet."""
+    real = steps._copy_ended
+
+    def ended(state: st.StreamState, event: st.CopyEnded) -> st.StreamState:
+        return real(state, replace(event, tail=state.position))
+
+    patch.setattr(steps, "_copy_ended", ended)
+
+
+def forget_a_gap(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Goes on behind a gap in the journal as if there were none."""
+    patch.setattr(engine, "check_gap", lambda page, began, lacking: None)
+    real = resume.plan_epoch
+
+    def without(end: End, page: SplitterPage, seen: int, notes: Notes, *others: object) -> resume.Plan:
+        return real(end, replace(page, episode=notes.episode), seen, notes, *others)  # type: ignore[arg-type]
+
+    patch.setattr(engine, "plan_epoch", without)
+
+
+def take_for_whole_what_was_not_finished(patch: pytest.MonkeyPatch, world: World) -> None:
+    """A run that ends within a copy leaves nothing that says so."""
+    patch.setattr(Engine, "_note_lacking", lambda self, lacking: True)
+    real = resume.plan_epoch
+
+    def without(end: End, page: SplitterPage, seen_ns: int, notes: Notes, *others: object) -> resume.Plan:
+        plan = real(end, page, seen_ns, notes, *others)  # type: ignore[arg-type]
+        again = end.preamble is not None and end.preamble.not_whole and not plan.why
+        return replace(plan, lacking=()) if again else plan
+
+    patch.setattr(engine, "plan_epoch", without)
+
+
 BROKEN: tuple[Break, ...] = (
+    copy_while_applied_up_to_lags,
+    copy_during_a_redo,
+    take_a_copy_for_whole_at_once,
+    forget_a_gap,
+    take_for_whole_what_was_not_finished,
     resume_at_a_local_note,
     build_a_sealed_seq_again,
     coalesce_across_a_cut,

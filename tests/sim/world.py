@@ -7,14 +7,15 @@ stand on is simulated: time, the store, the journal's file, threads. A seed repl
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from cdp_agent.identity import AgentIdentity, SourceIdentity
-from cdp_agent.streamer.copy import Round, Volume, plan_copy
+from cdp_agent.streamer.copy import Doubt, Volume
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Job, Lane, Outside, Wishes
 from cdp_container.domain.notes import Notes
@@ -29,7 +30,7 @@ from cdp_container.format.place import NOWHERE as NO_PLACE
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.seal import derive_index_key, public_of
-from cdp_container.journal.position import Position
+from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage, StreamerPage
 from tests.recovery import Recovery
 from tests.sim.clock import SECOND, VirtualTime
@@ -40,6 +41,8 @@ from tests.sim.store import CALM, STORMY, SimStore
 
 PASSPHRASE = "simulated"
 CHEAP = ScryptCost(n=2, r=1, p=1)
+PIECE_BYTES = 6 << 10
+"""Copies are read in rounds of a few such pieces, so that much happens between them."""
 SETTLE_SECONDS = 400.0
 """After the storm everything must be protected within so long: all back-offs and late requests."""
 
@@ -72,8 +75,8 @@ class SimLocal:
         self.notes = notes
 
     def splitter(self) -> SplitterPage | None:
-        page = self.splitter_page
-        return replace(page, tail=self._world.journal.tail) if page.generation else None
+        page, journal = self.splitter_page, self._world.journal
+        return replace(page, tail=journal.tail, applied=journal.applied) if page.generation else None
 
     def boot(self) -> bytes:
         return self.splitter_page.boot
@@ -85,8 +88,9 @@ class SimLocal:
         self.page = page
         self._world.journal.trim(page.proven)
 
-    def plan_copy(self, sources: Sequence[int]) -> list[Round]:
-        return plan_copy([self._world.volumes[index] for index in sources], bytes_max=20_000)
+    def doubt(self, source: int) -> Doubt:
+        ranges = [(at, PIECE_BYTES) for at in range(0, VOLUME_BYTES, PIECE_BYTES)]
+        return Doubt(self._world.volumes[source], ranges, read_bytes_max=3 * PIECE_BYTES)
 
 
 @dataclass
@@ -120,6 +124,7 @@ class World:
         self.fds: list[int] = []
         encrypted = self.rng.random() < 0.3
         holding = self.rng.random() < 0.3
+        self.has_gaps = self.rng.random() < 0.5
         count = self.rng.choice((1, 2))
         initial = [self._initial(holding) for _ in range(count)]
         self.journal = SimJournal(self.time, initial)
@@ -172,17 +177,54 @@ class World:
     # --- the agent's life ----------------------------------------------------------------------
 
     def start_splitter(self) -> None:
-        """Every start is a new generation; exports are closed until they may open."""
+        """Every start is a new generation, after a redo of what the disks may lack."""
         generation = self.rng.getrandbits(63) + 1
-        self.journal.begin_generation(generation)
-        self.local.splitter_page = SplitterPage(generation=generation, running=True)
-        self.open_exports()
+        before = self.local.splitter_page
+        self.journal.redo(self.rng, self.write_disk)
+        if not before.overflowed:
+            self.journal.begin_generation(generation)
+        self.local.splitter_page = replace(
+            before, generation=generation, running=True, exports_open=True, redos=before.redos + 1
+        )
 
-    def open_exports(self) -> None:
-        page, notes = self.local.splitter_page, self.local.notes
-        whole = all(source.space in notes.whole for source in self.identity.sources)
-        if whole or self.local.page.exports_allowed_for == page.generation:
-            self.local.splitter_page = replace(page, exports_open=True)
+    def overflow(self) -> None:
+        """The journal is full: what guests write from here on is on their disks alone."""
+        page = self.local.splitter_page
+        if not page.overflowed and self.journal.changes:
+            self.journal.apply_all(self.write_disk)
+            self.local.splitter_page = replace(
+                page, overflow_at=self.journal.tail, overflow_ns=self.time.wall_ns()
+            )
+
+    def go_on(self) -> None:
+        """The journal goes on once the streamer needs nothing of it; see `Capture.go_on`."""
+        page = self.local.splitter_page
+        if page.overflowed and self.local.page.proven == page.overflow_at:
+            generation = self.rng.getrandbits(63) + 1
+            self.journal.begin_generation(generation)
+            self.local.splitter_page = replace(
+                page, generation=generation, overflow_at=NOWHERE, episode=generation, compare_all=True
+            )
+
+    def lose_power(self) -> None:
+        """Records and disk writes that were not synced are lost, each for itself; another boot."""
+        self.end_engine()
+        self.run_number += 1
+        self.journal.lose_end(self.rng, self.write_disk, 0 if self.local.splitter_page.overflowed else 9)
+        self.local.splitter_page = replace(self.local.splitter_page, episode=self.rng.getrandbits(63) + 1)
+        self.start_splitter()
+        self.time.after(self.rng.uniform(0.1, 5.0), self.start_streamer)
+
+    def write_disk(self, source: int, offset: int, data: bytes) -> None:
+        os.pwrite(self.fds[source], data, offset)
+
+    def apply(self) -> None:
+        """The splitter's disk writes come after their records, sometimes much later."""
+        if self.rng.random() < 0.8:
+            self.journal.apply(self.write_disk, self.rng.choice((1, 2, 5, 50)))
+        self.go_on()
+        if not self.quiet or self.journal.applied != self.journal.tail or self.local.splitter_page.overflowed:
+            self.time.after(self.rng.expovariate(1 / 0.3), self.apply)
 
     def start_streamer(self) -> None:
         if self.engine is not None or self.ended:
@@ -203,9 +245,14 @@ class World:
         self.engine = Engine(self.identity, wishes, outside)
         self.poll(self.run_number)
 
+    def end_engine(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+        self.engine = None
+
     def crash_streamer(self) -> None:
         """Kill -9. What was sent may land yet, what was not may not."""
-        self.engine = None
+        self.end_engine()
         self.time.after(self.rng.uniform(0.1, 5.0), self.start_streamer)
 
     def poll(self, run_number: int) -> None:
@@ -214,7 +261,6 @@ class World:
             return
         self.polls += 1
         self.drive(self.engine.poll)
-        self.open_exports()
         if self.engine is not None:
             self.time.after(self.rng.uniform(0.05, 0.4), lambda: self.poll(run_number))
 
@@ -226,7 +272,7 @@ class World:
             call()
         except Fenced as error:
             self.ended = str(error)
-            self.engine = None
+            self.end_engine()
             return
         except CdpError:
             self.crash_streamer()
@@ -250,6 +296,8 @@ class World:
         if job.lane is Lane.BUILD:
             begins_ns = max(begins_ns, self.build_free_ns)
             self.build_free_ns = begins_ns + 1
+        if job.lane is Lane.BUILD and self.rng.random() < 0.1:
+            begins_ns += int(self.rng.uniform(0, 1) * SECOND)
         if self.rng.random() < 0.02:
             begins_ns += int(self.rng.uniform(1, 60) * SECOND) * (job.lane is not Lane.BUILD)
 
@@ -279,7 +327,9 @@ class World:
             return
         if self.local.splitter_page.exports_open:
             for _ in range(self.rng.choice((1, 1, 2, 5, 30))):
-                self.journal.random_change(self.rng)
+                self.journal.random_change(self.rng, captured=not self.local.splitter_page.overflowed)
+            if self.local.splitter_page.overflowed:
+                self.journal.apply_all(self.write_disk)
         self.time.after(self.rng.expovariate(1 / 0.7), self.guest)
 
     def ask(self) -> None:
@@ -305,9 +355,8 @@ class World:
         """Something goes wrong, for a while."""
         if self.quiet:
             return
-        kind = self.rng.choice(
-            ("crash", "crash", "crash", "away", "suspend", "splitter", "full", "wall", "calm")
-        )
+        kinds = ("crash", "crash", "crash", "away", "suspend", "splitter", "full", "wall", "calm")
+        kind = self.rng.choice((*kinds, "overflow", "power") if self.has_gaps else kinds)
         if kind == "crash" and self.engine is not None:
             self.crash_streamer()
         elif kind == "away":
@@ -317,6 +366,10 @@ class World:
             self.time.now_ns += int(self.rng.uniform(1, 120) * SECOND)
         elif kind == "splitter":
             self.start_splitter()
+        elif kind == "overflow":
+            self.overflow()
+        elif kind == "power":
+            self.lose_power()
         elif kind == "full":
             self.local.disk_full = True
             self.time.after(self.rng.uniform(1, 30), self._room)
@@ -343,6 +396,7 @@ class World:
         self.start_splitter()
         self.start_streamer()
         self.time.after(0.5, self.guest)
+        self.time.after(0.5, self.apply)
         self.time.after(5.0, self.ask)
         self.time.after(self.rng.uniform(2, 20), self.trouble)
         if self.rng.random() < self.take_over_odds:
@@ -383,7 +437,13 @@ class World:
                 must(label in markers, f"{label} was answered, and is not in the container")
                 shown = self.journal.number_of(self._position_of(markers[label]))
                 must(shown == target, f"{label} does not name its instant")
-        for place in self.rng.sample(cuts, min(len(cuts), 4)) + cuts[-1:]:
+        first_whole = [
+            later
+            for earlier, later in itertools.pairwise(cuts)
+            for source in self.identity.sources
+            if recovery.is_whole(source.space, later) and not recovery.is_whole(source.space, earlier)
+        ]
+        for place in {*self.rng.sample(cuts, min(len(cuts), 4)), *cuts[-1:], *first_whole[:4]}:
             self._check_image(recovery, place)
 
     def _check_all_protected(self) -> None:
@@ -393,12 +453,20 @@ class World:
         # Of a run that found nothing new, where it began.
         last, count = self.journal.number_of(engine.stream.proven_position), len(self.journal.changes)
         must(last == count, f"{last} of {count} changes are protected after the storm: {engine.shown}")
+        must(not engine.not_whole, f"not everything is whole after the storm: {engine.shown}")
+        recovery = Recovery(self.store.inner, PASSPHRASE if self.identity.key_block else None)
+        for source in self.identity.sources:
+            whole = recovery.is_whole(source.space, recovery.cuts[-1]) if recovery.cuts else True
+            must(whole, f"{source.name} is not whole in the newest cut")
 
     def _check_kept(self) -> None:
-        """What lies beyond the end must still be in the journal of the site that was overtaken."""
+        """What lies beyond the end must still be in the journal of the site that was overtaken.
+
+        After a gap the journal is given up for a comparison: what it held is on the disks alone.
+        """
         assert self.intruder is not None
         base = self.intruder.base
-        if base != NO_PLACE:
+        if not self.local.splitter_page.episode and base != NO_PLACE:
             ends_at = self.journal.number_of(self._position_of(base))
             must(self.journal.trimmed <= ends_at, "what lies beyond the end was trimmed")
 
@@ -416,6 +484,7 @@ class World:
                 )
 
     def close(self) -> None:
+        self.end_engine()
         while self.fds:
             os.close(self.fds.pop())
 

@@ -89,31 +89,24 @@ def test_a_volume_that_was_filled_before_the_first_splitter_came_up_is_not_whole
 
 def test_filled_between_two_starts_of_the_splitter_is_refused(config: Path) -> None:
     mark_whole(config)
-    assert splitter_settings(config).exports_allowed
+    splitter_settings(config)
     (config.parent / "db01.raw").write_bytes(b"x" * (1 << 20))
     with pytest.raises(BackingChanged, match="not now"):
         splitter_settings(config)
     mark_ran(config)  # from then on the splitter's own checks tell
-    assert splitter_settings(config).exports_allowed
-
-
-def test_what_is_not_whole_is_copied_from_the_disk_as_it_is(config: Path) -> None:
-    """Otherwise a power loss during the first copy would keep the exports closed for ever."""
-    settings = splitter_settings(config)
-    asked = (settings.full_copy, settings.keep_disk, settings.redo, settings.exports_allowed)
-    assert asked == (True, True, False, False)
+    splitter_settings(config)
 
 
 @pytest.mark.parametrize(
     ("wish", "asked"),
     [
-        (Wish(redo=True), (True, False, True, False)),
-        (Wish(full_copy=True), (True, False, False, False)),
-        (Wish(keep_disk=True), (True, True, False, False)),
+        (Wish(redo=True), (True, False, True)),
+        (Wish(full_copy=True), (True, False, False)),
+        (Wish(keep_disk=True), (True, True, False)),
     ],
 )
 def test_a_wish_stands_until_the_splitter_did_it(
-    config: Path, wish: Wish, asked: tuple[bool, bool, bool, bool]
+    config: Path, wish: Wish, asked: tuple[bool, bool, bool]
 ) -> None:
     """Every wish has everything copied: a disk that was redone differs from the container, too."""
     mark_whole(config)
@@ -122,11 +115,12 @@ def test_a_wish_stands_until_the_splitter_did_it(
     assert load_notes(journal(config)).whole == frozenset()
     for _ in range(2):
         settings = splitter_settings(config)
-        found = (settings.full_copy, settings.keep_disk, settings.redo, settings.exports_allowed)
+        found = (settings.full_copy, settings.keep_disk, settings.redo)
         assert found == asked
     forget_wish(journal(config))
     assert not load_wish(journal(config))
-    assert not splitter_settings(config).exports_allowed
+    settings = splitter_settings(config)
+    assert (settings.full_copy, settings.keep_disk, settings.redo) == (False, False, False)
 
 
 def test_a_wish_of_an_earlier_start_is_taken_up_again(config: Path) -> None:

@@ -81,8 +81,7 @@ def test_a_streamer_that_does_not_answer(config: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (SplitterPage(generation=7, running=True, overflow_at=Position(7, 9)), "--full-copy"),
-        (SplitterPage(generation=7, running=True, unclean_boot=True), "went down hard"),
+        (SplitterPage(generation=7, running=True, overflow_at=Position(7, 9)), "the journal is full"),
         (SplitterPage(generation=7, running=True, sync_failed=True), "the disk failed"),
         (SplitterPage(generation=7, running=True), "exports are not open"),
     ],

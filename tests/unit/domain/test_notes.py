@@ -10,7 +10,7 @@ import pytest
 from cdp_container.domain.notes import NOTES_NAME, Notes, load_notes, save_notes
 from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
 
-NOTES = Notes((b"n" * 16, b"m" * 16), frozenset({b"s" * 16}), "overtaken", "site-b")
+NOTES = Notes((b"n" * 16, b"m" * 16), frozenset({b"s" * 16}), 7, "overtaken", "site-b")
 
 
 def test_notes_come_back(tmp_path: Path) -> None:

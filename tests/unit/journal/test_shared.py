@@ -19,13 +19,16 @@ PAGE = SplitterPage(
     synced=Position(7, 8),
     overflow_at=Position(9, 10),
     overflow_ns=13,
-    unclean_boot=True,
+    compare_all=True,
     exports_open=True,
     sync_failed=True,
     running=True,
     used_bytes=11,
     limit_bytes=12,
     boot=b"0123456789abcdef",
+    applied=Position(14, 15),
+    redos=16,
+    episode=17,
 )
 
 
@@ -59,7 +62,7 @@ def test_both_pages_come_back_in_another_process(pages: SharedPages, path: Path)
 @pytest.mark.parametrize(
     "page",
     [
-        SplitterPage(unclean_boot=True),
+        SplitterPage(compare_all=True),
         SplitterPage(exports_open=True),
         SplitterPage(sync_failed=True),
         SplitterPage(running=True),

@@ -245,7 +245,7 @@ def test_a_published_record_that_is_gone_without_a_power_loss_is_damage(machine:
             machine.start()
         machine.reboot()  # whereas a power loss explains it
         again = machine.start()
-        assert again.capture.page.unclean_boot
+        assert again.capture.page.episode
         await again.stop()
 
     asyncio.run(lives())

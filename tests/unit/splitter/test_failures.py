@@ -173,7 +173,7 @@ def test_a_full_copy_forgets_the_overflow_and_the_journal_so_far(machine: Machin
         again = machine.start()
         page = again.capture.page
         assert not page.overflowed
-        assert page.overflow_ns == 0
+        assert page.episode
         assert page.tail == page.synced == Position(page.generation, 0)
         assert len(list((machine.directory / "journal").iterdir())) == 1
         await again.volume.write(0, b"x", True)

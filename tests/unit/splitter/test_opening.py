@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cdp_agent.splitter import opening
+from cdp_agent.splitter.redo import redo
 from cdp_agent.splitter.settings import OnJournalFull
 from cdp_container.errors import AlreadyRunning, BackingChanged, BackingUnreadable, ConfigInvalid, JournalFull
 from cdp_container.journal.reader import JournalReader
@@ -62,7 +64,7 @@ def test_a_disk_that_is_kept_is_not_redone_and_waits_for_its_copy(machine: Machi
         splitter = machine.start()
         assert backing.read_bytes()[:5] == b"FSCK!"
         page = splitter.capture.page
-        assert (page.exports_open, page.overflowed, page.unclean_boot) == (False, False, False)
+        assert (page.exports_open, page.overflowed, page.compare_all) == (False, False, True)
         assert page.synced == page.tail
         await splitter.stop()
         machine.settings = replace(machine.settings, keep_disk=False, full_copy=False)
@@ -111,7 +113,7 @@ def test_after_a_power_loss_the_disk_may_be_newer_than_the_journal(machine: Mach
         machine.reboot()
         machine.overwrite(0, b"a write of which the record was lost")
         again = machine.start()
-        assert again.capture.page.unclean_boot
+        assert again.capture.page.episode
         await again.stop()
 
     asyncio.run(lives())
@@ -164,33 +166,56 @@ def test_a_limit_below_one_file_is_refused(machine: Machine) -> None:
         asyncio.run(life(machine, clean=True))
 
 
-async def boot_state(machine: Machine) -> bool:
+async def episode_of_a_start(machine: Machine) -> int:
     splitter = machine.start()
-    unclean = splitter.capture.page.unclean_boot
+    page = splitter.capture.page
     splitter.release()
-    return unclean
+    assert page.compare_all == (page.episode != 0)
+    return page.episode
 
 
 def test_a_kill_is_no_unclean_boot(machine: Machine) -> None:
     asyncio.run(life(machine, clean=False))
-    assert not asyncio.run(boot_state(machine))
+    assert not asyncio.run(episode_of_a_start(machine))
 
 
 def test_a_reboot_after_a_clean_stop_is_clean(machine: Machine) -> None:
     asyncio.run(life(machine, clean=True))
     machine.reboot()
-    assert not asyncio.run(boot_state(machine))
+    assert not asyncio.run(episode_of_a_start(machine))
 
 
-def test_an_unclean_boot_stays_noted_until_a_full_copy(machine: Machine) -> None:
+def test_an_unclean_boot_is_an_episode_that_stays(machine: Machine) -> None:
     asyncio.run(life(machine, clean=False))
     machine.reboot()
-    assert asyncio.run(boot_state(machine))
+    episode = asyncio.run(episode_of_a_start(machine))
+    assert episode
     asyncio.run(life(machine, clean=True))
     machine.reboot()
-    assert asyncio.run(boot_state(machine)), "a later clean stop does not bring back what was lost"
+    assert asyncio.run(episode_of_a_start(machine)) == episode, (
+        "a clean stop does not bring back what was lost"
+    )
     machine.settings = replace(machine.settings, full_copy=True)
-    assert not asyncio.run(boot_state(machine))
+    assert asyncio.run(episode_of_a_start(machine)) not in (0, episode)
+
+
+def test_whoever_copies_is_told_before_a_redo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(life(machine, clean=False))
+    before = machine.pages.splitter.read()
+    assert before is not None
+    seen = []
+    real = redo
+
+    def look(*arguments: object) -> None:
+        seen.append(machine.pages.splitter.read())
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opening, "redo", look)
+    asyncio.run(episode_of_a_start(machine))
+    assert [(page.running, page.redos) for page in seen if page] == [(False, before.redos + 1)]
+    after = machine.pages.splitter.read()
+    assert after is not None
+    assert (after.running, after.redos) == (True, before.redos + 1)
 
 
 def test_redo_says_in_the_journal_that_it_is_under_way(machine: Machine) -> None:

@@ -20,6 +20,6 @@ def test_a_bug_in_the_sync_ends_it_loudly(tmp_path: Path, monkeypatch: pytest.Mo
 
     machine = Machine(tmp_path)
     monkeypatch.setattr(Capture, "sync", bug)
-    settings = replace(machine.settings, sync_seconds=0.01, exports_allowed=True)
+    settings = replace(machine.settings, sync_seconds=0.01)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run_splitter(settings, machine.clock, machine.files)

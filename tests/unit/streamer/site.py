@@ -147,7 +147,7 @@ class AgentSite:
         generation = int.from_bytes(os.urandom(8), "little") or 1
         self.writer.begin_generation(generation)
         boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
-        self.publish(generation=generation, running=True, exports_open=self.whole, boot=boot)
+        self.publish(generation=generation, running=True, exports_open=True, boot=boot)
 
     def lose_journal(self) -> None:
         """Another disk under the agent, or an old one."""
@@ -157,20 +157,20 @@ class AgentSite:
 
     def publish(self, **changes: object) -> None:
         assert self.writer is not None
-        reached = {"tail": self.writer.tail, "synced": self.writer.tail}
+        reached = {"tail": self.writer.tail, "synced": self.writer.tail, "applied": self.writer.tail}
         self.page = replace(self.page, **{**reached, **changes})  # type: ignore[arg-type]  # tests name them
         self.pages.splitter.publish(self.page)
 
     def write(self, source: int, offset: int, data: bytes) -> None:
         assert self.writer is not None
         self.writer.append_write(source, offset, data)
-        self.images[source][offset : offset + len(data)] = data
+        self.fill(source, offset, data)
         self.publish()
 
     def void(self, kind: Kind, source: int, offset: int, length: int) -> None:
         assert self.writer is not None
         self.writer.append_range(kind, source, offset, length)
-        self.images[source][offset : offset + length] = bytes(length)
+        self.fill(source, offset, bytes(length))
         self.publish()
 
     def fill(self, source: int, offset: int, data: bytes) -> None:

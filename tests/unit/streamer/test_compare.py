@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import pytest
 
 from cdp_agent.identity import AgentIdentity
-from cdp_agent.streamer import build, compare, engine
+from cdp_agent.streamer import begin, compare, copy
 from cdp_agent.streamer.compare import Comparison
-from cdp_agent.streamer.copy import Range, Round, plan_copy, read_round
+from cdp_agent.streamer.copy import Doubt, Range, read_ranges
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.payloads import Chunk
 from cdp_container.domain.notes import save_notes
@@ -128,7 +128,7 @@ def test_while_the_store_is_away_nothing_is_sent(site: AgentSite, monkeypatch: p
 
 def test_an_older_index_would_lose_data(site: AgentSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: compared with the first cut, a block that went back to its content is left out."""
-    first = bytes(site.images[0][:BLOCK])
+    first, cut = bytes(site.images[0][:BLOCK]), site.recovery().cuts[-1]
     site.fill(0, 0, os.urandom(BLOCK))
     copy_again(site)
     site.fill(0, 0, first)
@@ -136,10 +136,10 @@ def test_an_older_index_would_lose_data(site: AgentSite, monkeypatch: pytest.Mon
     assert stale != site.images[0]
 
     def compare_with_the_first_cut(store: Store, identity: AgentIdentity, base: Place) -> Comparison:
-        return Comparison(store, identity, Place(1, 1, 1))
+        return Comparison(store, identity, cut)
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "Comparison", compare_with_the_first_cut)
+        patched.setattr(begin, "Comparison", compare_with_the_first_cut)
         copy_again(site)
     assert site.restored("disk")[:BLOCK] == stale[:BLOCK] != first
     site.fill(0, BLOCK, b"a true comparison follows the newest cut")
@@ -154,21 +154,22 @@ def test_a_copy_that_ended_early_goes_on_where_it_was(
     site.fill(0, 0, os.urandom(SIZE_BYTES))
     round_bytes, sent_rounds = 64 << 10, 3
 
-    def in_small_rounds(local: LocalDirectory, sources: Sequence[int]) -> list[Round]:
-        return plan_copy([local._volumes[index] for index in sources], round_bytes)
+    def in_small_rounds(self: LocalDirectory, source: int) -> Doubt:
+        return Doubt(self._volumes[source], None, round_bytes)
 
     def ends_early(ranges: Iterable[Range], cover: bool) -> Iterator[Chunk]:
-        found = list(ranges)
-        if found[0].start >= sent_rounds * round_bytes:
-            last = site.root / "container" / segment_key(1, sent_rounds)
-            wait_until(last.exists, "the rounds before are sent", DEADLINE_SECONDS)
-            raise DeviceError("copy", "the streamer dies here")
-        return read_round(found, cover)
+        for found in ranges:
+            if found.start >= sent_rounds * round_bytes:
+                last = site.root / "container" / segment_key(1, sent_rounds)
+                wait_until(last.exists, "the rounds before are sent", DEADLINE_SECONDS)
+                raise DeviceError("copy", "the streamer dies here")
+            yield from read_ranges((found,), cover)
 
-    monkeypatch.setattr(LocalDirectory, "plan_copy", in_small_rounds)
+    monkeypatch.setattr(copy, "READ_BYTES", round_bytes)
+    monkeypatch.setattr(LocalDirectory, "doubt", in_small_rounds)
     with monkeypatch.context() as patched, site.streaming() as running:
         running.may_fail = True
-        patched.setattr(build, "read_round", ends_early)
+        patched.setattr(copy, "read_ranges", ends_early)
         wait_until(lambda: running.error, "the copy ends early", DEADLINE_SECONDS)
     assert counted(copy_again(site)) == (SIZE_BYTES, SIZE_BYTES - sent_rounds * round_bytes)
     assert site.restored("disk") == site.images[0]

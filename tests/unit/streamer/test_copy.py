@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from cdp_agent.streamer.copy import Volume, plan_copy, read_round
+from cdp_agent.streamer.copy import Doubt, Reading, Volume, is_empty
 from cdp_agent.streamer.payloads import Chunk
 from cdp_container.errors import BackingUnreadable, DeviceError
 from cdp_container.format.layout import ExtentKind
@@ -26,8 +26,15 @@ def volume_of(path: Path, parts: dict[int, bytes], size: int = SIZE) -> Volume:
 
 
 def copied(volume: Volume, cover: bool, bytes_max: int = 1 << 30) -> list[Chunk]:
-    rounds = plan_copy([volume], bytes_max)
-    return [chunk for one in rounds for chunk in read_round(one.ranges, cover)]
+    return [chunk for one in rounds_of(Doubt(volume, None, bytes_max), cover) for chunk in one]
+
+
+def rounds_of(doubt: Doubt, cover: bool) -> list[list[Chunk]]:
+    reading = Reading(doubt, cover)
+    rounds = []
+    while not reading.is_done:
+        rounds.append(list(reading.round()))
+    return rounds
 
 
 def image_of(chunks: list[Chunk], size: int, before: int) -> bytes:
@@ -70,29 +77,60 @@ def test_a_random_volume_comes_back(tmp_path: Path, seed: int) -> None:
     assert image_of(chunks, SIZE, 255 * (seed % 2)) == volume.backing.read_bytes()
 
 
-def test_rounds_hold_no_more_than_they_may(tmp_path: Path) -> None:
+def test_rounds_read_no_more_than_they_may(tmp_path: Path) -> None:
     volume = volume_of(tmp_path / "disk", {0: b"x" * SIZE})
-    rounds = plan_copy([volume, volume], bytes_max=1_000_000)
-    sizes = [sum(part.end - part.start for part in one.ranges if not part.hole) for one in rounds]
-    assert max(sizes) == 1_000_000
-    assert sum(sizes) == 2 * SIZE
+    sizes = [
+        sum(chunk.length for chunk in one) for one in rounds_of(Doubt(volume, None, 1 << 20), cover=False)
+    ]
+    assert max(sizes) == 1 << 20
+    assert sum(sizes) == SIZE
 
 
-def test_an_empty_volume_is_still_one_round(tmp_path: Path) -> None:
+def test_rounds_send_no_more_than_they_may(tmp_path: Path) -> None:
+    volume = volume_of(tmp_path / "disk", {0: b"x" * SIZE})
+    reading = Reading(Doubt(volume, sent_bytes_max=100_000), cover=False)
+    for chunk in reading.round():
+        reading.sent(chunk.length)
+    assert reading.read_bytes == 1 << 20, "what was begun to be read is taken"
+    assert not reading.is_done
+
+
+def test_only_what_is_in_doubt_is_read(tmp_path: Path) -> None:
+    volume = volume_of(tmp_path / "disk", {0: b"x" * SIZE})
+    ranges = [(4096, 8192), (SIZE - 4096, 8192)]
+    (chunks,) = rounds_of(Doubt(volume, ranges), cover=True)
+    assert [(chunk.offset, chunk.length) for chunk in chunks] == [(4096, 8192), (SIZE - 4096, 4096)]
+
+
+def test_where_data_lies_is_seen_when_its_round_is_read(tmp_path: Path) -> None:
+    """A hole that was filled meanwhile is in no cut but this one."""
+    volume = volume_of(tmp_path / "disk", {0: b"x" * (2 << 20)})
+    reading = Reading(Doubt(volume, read_bytes_max=1 << 20), cover=True)
+    chunks = list(reading.round())
+    with volume.backing.open("r+b") as file:
+        file.seek(3 << 20)
+        file.write(b"filled")
+    while not reading.is_done:
+        chunks += reading.round()
+    assert image_of(chunks, SIZE, 255) == volume.backing.read_bytes()
+
+
+def test_an_empty_volume_is_one_round(tmp_path: Path) -> None:
     volume = volume_of(tmp_path / "disk", {})
-    assert len(plan_copy([volume])) == 1
+    assert is_empty(volume)
     assert copied(volume, cover=False) == []
     assert [chunk.kind for chunk in copied(volume, cover=True)] == [ExtentKind.ZERO]
 
 
 def test_a_volume_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BackingUnreadable, match="disk"):
-        plan_copy([Volume(0, tmp_path / "disk", SIZE)])
+        copied(Volume(0, tmp_path / "disk", SIZE), cover=False)
 
 
 def test_a_volume_that_shrank_is_refused(tmp_path: Path) -> None:
     volume = volume_of(tmp_path / "disk", {0: b"x" * SIZE})
-    (one,) = plan_copy([volume])
+    reading = Reading(Doubt(volume, read_bytes_max=1 << 20), cover=False)
+    list(reading.round())
     os.truncate(volume.backing, 1000)
     with pytest.raises(DeviceError, match="ends at"):
-        list(read_round(one.ranges, cover=False))
+        list(reading.round())

@@ -9,6 +9,7 @@ import pytest
 from cdp_agent.identity import SourceIdentity
 from cdp_agent.streamer import build, coalesce, steps
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
+from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.step_types import (
     Asked,
     AskedFor,
@@ -31,7 +32,7 @@ from cdp_container.journal.record import Kind, Record
 
 DOMAIN, SPACE = bytes(range(16)), bytes(range(16, 32))
 START, MIDDLE, TAIL = Position(7, 0), Position(7, 4096), Position(7, 8192)
-BEGAN = EpochBegan(1, NO_DIGEST, START, copies=0, announce=False)
+BEGAN = EpochBegan(1, NO_DIGEST, START, 0, lacking=(), announce=False)
 
 
 def cut_of(*events: Event) -> ReadCut:
@@ -79,15 +80,13 @@ def time_of_cut(limit: int, monkeypatch: pytest.MonkeyPatch) -> int:
         WriterKeys(DOMAIN),
         [SourceIdentity("db", "/db", SPACE, 1 << 20)],
         ThreeZeroes(),  # type: ignore[arg-type]
-        (),
-        False,
-        (),
+        Copying({}, None),
         SystemClock(),
         bytes,
         Compressor(level=1),
     )
     builder.read(ReadCut(1, START, Position(7, 192), 900, (), None, announce=False))
-    _, built = builder.seal(SealSegment(1, 1, NO_DIGEST, Position(7, 192), not_whole=False))
+    _, built = builder.seal(SealSegment(1, 1, NO_DIGEST, Position(7, 192), lacking=()))
     return parse_preamble(built.data, built.key).cut_time_ns
 
 

@@ -8,18 +8,21 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.streamer.facts import Lag
-from cdp_agent.streamer.resume import resume_position
+from cdp_agent.streamer.resume import plan_epoch
 from cdp_container.clock import SystemClock
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY, segment_key
+from cdp_container.format.layout import ObjectKind
+from cdp_container.format.place import NOWHERE as NO_PLACE
 from cdp_container.format.place import Place
-from cdp_container.format.preamble import parse_preamble
+from cdp_container.format.preamble import Preamble, parse_preamble
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.shared import StreamerPage
 from tests.unit.streamer.site import DEADLINE_SECONDS, AgentSite
+from tests.waiting import wait_until
 
 SECOND_NS = 1_000_000_000
 
@@ -40,19 +43,53 @@ def test_nothing_is_promised_past_an_overflow(tmp_path: Path, command: str, memb
         overflow(site)
         answer = site.ask(command, DEADLINE_SECONDS, **members)
     assert not answer["ok"]
-    assert "the journal was full" in answer["error"]
-    assert "--full-copy" in answer["hint"]
+    assert "the journal is full" in answer["error"]
+    assert "wait until" in answer["hint"]
     assert site.recovery().markers() == {}
 
 
-def test_a_journal_that_may_lack_writes_promises_nothing(tmp_path: Path) -> None:
+def test_a_marker_is_refused_while_not_everything_is_whole(tmp_path: Path) -> None:
+    """It would name a point to which nothing can be recovered."""
     site = AgentSite(tmp_path)
-    site.publish(unclean_boot=True)
+    site.publish(episode=5, compare_all=True, sync_failed=True)  # so that copying waits
     with site.streaming():
-        site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-        answer = site.ask("flush")
+        site.facts_once(lambda facts: facts.get("not_whole") == ["disk"], "it is in doubt")
+        answer = site.ask("marker", name="now")
     assert not answer["ok"]
-    assert "went down hard" in answer["error"]
+    assert "not every volume is wholly in the container" in answer["error"]
+
+
+def test_a_gap_ends_the_run_and_the_next_one_compares(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    with site.streaming() as running:
+        running.may_fail = True
+        site.write(0, 0, b"captured")
+        site.flush()
+        site.fill(0, 8192, b"past the journal")
+        site.publish(episode=5, compare_all=True)
+        wait_until(lambda: running.error, "the run ends", DEADLINE_SECONDS)
+    assert isinstance(running.error, PositionUnknown)
+    with site.streaming():
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+    assert (site.notes().episode, site.pages.streamer.read()) == (5, StreamerPage(site.page.tail, 5))
+
+
+def test_a_journal_that_overflowed_amid_a_copy_is_given_up(tmp_path: Path) -> None:
+    """What it lacks is compared once it goes on; nothing of it is needed for that."""
+    site = AgentSite(tmp_path, whole=False)
+    site.fill(0, 0, b"content")
+    overflow(site)
+    with site.streaming():
+        site.facts_once(lambda facts: facts["state"].startswith("waiting for the journal"), "it waits")
+        streamer = site.pages.streamer.read()
+        assert streamer is not None
+        assert streamer.proven == site.page.overflow_at
+        site.begin_generation()
+        site.publish(overflow_at=NOWHERE, episode=site.page.generation)
+        site.write(0, 4096, b"captured again")
+        site.flush()
+    assert site.restored("disk") == site.images[0]
 
 
 def test_no_cut_is_newer_than_the_overflow(tmp_path: Path) -> None:
@@ -92,6 +129,20 @@ def test_the_lag_counts_from_the_overflow(tmp_path: Path) -> None:
     assert behind["lag_bytes"] is None
 
 
+def preamble_at(position: Position, not_whole: tuple[bytes, ...] = ()) -> Preamble:
+    return Preamble(
+        ObjectKind.SEGMENT,
+        bytes(16),
+        bytes(16),
+        epoch=1,
+        seq=5,
+        not_whole=not_whole,
+        journal_generation=position.generation,
+        journal_offset=position.offset,
+        cut_time_ns=44,
+    )
+
+
 # --- where the first cut begins ------------------------------------------------------------------
 
 
@@ -103,26 +154,23 @@ def lose_the_oldest_file(site: AgentSite) -> None:
         file.write(bytes(64))
 
 
-def test_a_first_cut_needs_the_journal_from_its_beginning(tmp_path: Path) -> None:
+def test_without_the_journals_beginning_a_first_cut_is_a_copy(tmp_path: Path) -> None:
     site = AgentSite(tmp_path)
     lose_the_oldest_file(site)
     with site.streaming():
-        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-    assert "oldest file" in facts["state"]
-    assert facts["lag_seconds"] is None
-    assert site.recovery().cuts == []
+        site.flush()
+    assert site.restored("disk") == site.images[0]
 
 
-def test_a_first_cut_needs_the_generations_before(tmp_path: Path) -> None:
+def test_without_the_generations_before_a_first_cut_is_a_copy(tmp_path: Path) -> None:
     site = AgentSite(tmp_path)
     site.write(0, 0, b"of the first generation")
     site.begin_generation()
-    site.write(0, 0, b"of the second")
+    site.write(0, 4096, b"of the second")
     min((site.directory / "journal").iterdir()).unlink()
     with site.streaming():
-        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-    assert "oldest file" in facts["state"]
-    assert site.recovery().cuts == []
+        site.flush()
+    assert site.restored("disk") == site.images[0]
 
 
 def test_a_first_cut_of_several_generations_holds_them_all(tmp_path: Path) -> None:
@@ -135,25 +183,40 @@ def test_a_first_cut_of_several_generations_holds_them_all(tmp_path: Path) -> No
     assert site.restored("disk") == site.images[0]
 
 
-def test_a_first_cut_needs_a_journal_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (End(Place(1, 3, 5), bytes(32)), "collected"),
+        (End(Place(1, 3, 5), bytes(32), preamble_at(Position(99, 5))), "not in this journal"),
+    ],
+)
+def test_where_the_newest_cuts_position_is_not_known_everything_is_compared(
+    tmp_path: Path, end: End, why: str
+) -> None:
     site = AgentSite(tmp_path)
-    site.write(0, 0, b"gone")
-    for path in (site.directory / "journal").iterdir():
-        path.unlink()
-    with site.streaming():
-        site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-    assert site.recovery().cuts == []
+    spaces = [source.space for source in site.identity.sources]
+    with JournalReader(site.directory / "journal", site.identity.domain) as journal:
+        plan = plan_epoch(end, site.page, 5, site.notes(), spaces, journal, NOWHERE)
+    assert (plan.position, plan.taken_ns, plan.lacking) == (site.page.tail, 5, (0,))
+    assert why in plan.why
 
 
-def test_a_base_that_was_collected_is_refused(tmp_path: Path) -> None:
-    """It is no container without cuts, though nobody knows its position any more."""
+def test_a_container_that_lost_its_cuts_is_refused(tmp_path: Path) -> None:
     site = AgentSite(tmp_path)
-    collected = End(Place(1, 3, 5), bytes(32))
     with (
         JournalReader(site.directory / "journal", site.identity.domain) as journal,
-        pytest.raises(PositionUnknown, match="collected"),
+        pytest.raises(PositionUnknown, match="lost the cuts"),
     ):
-        resume_position(collected, site.page, journal, NOWHERE, everything=False)
+        plan_epoch(End(NO_PLACE, bytes(32)), site.page, 5, site.notes(), [b"s"], journal, site.page.tail)
+
+
+def test_what_the_newest_cut_calls_not_whole_is_copied_whatever_the_notes_say(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path, volumes=("disk", "other"))
+    spaces = [source.space for source in site.identity.sources]
+    end = End(Place(1, 3, 5), bytes(32), preamble_at(site.page.tail, (spaces[1],)))
+    with JournalReader(site.directory / "journal", site.identity.domain) as journal:
+        plan = plan_epoch(end, site.page, 5, site.notes(), spaces, journal, NOWHERE)
+    assert (plan.position, plan.taken_ns, plan.lacking) == (site.page.tail, 44, (1,))
 
 
 @pytest.mark.parametrize("name", [None, "before-upgrade"])

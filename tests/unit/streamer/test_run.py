@@ -78,20 +78,15 @@ def test_a_marker_without_a_name_is_refused(tmp_path: Path, name: object) -> Non
         assert "printable name" in site.ask("marker", name=name)["error"]
 
 
-def test_a_volume_with_content_is_copied_before_exports_may_open(tmp_path: Path) -> None:
+def test_a_volume_with_content_is_copied_while_guests_write(tmp_path: Path) -> None:
     site = AgentSite(tmp_path, volumes=("disk", "empty"), whole=False)
     site.fill(0, 10_000, os.urandom(200_000))
     site.fill(0, 900_000, b"end")
     with site.streaming():
-        wait_until(
-            lambda: (page := site.pages.streamer.read()) and page.exports_allowed_for == site.page.generation,
-            "the exports may open",
-            DEADLINE_SECONDS,
-        )
-        assert site.notes().whole == {source.space for source in site.identity.sources}
-        site.publish(exports_open=True)
         site.write(0, 10_500, b"a guest")
         site.flush()
+        whole = {source.space for source in site.identity.sources}
+        wait_until(lambda: site.notes().whole == whole, "both are noted", DEADLINE_SECONDS)
     assert site.restored("disk") == site.images[0]
     assert site.restored("empty") == site.images[1]
 
@@ -99,7 +94,7 @@ def test_a_volume_with_content_is_copied_before_exports_may_open(tmp_path: Path)
 def test_a_copy_is_noted_as_soon_as_there_is_room_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No cut comes after the last copy while the exports are closed: nothing else would note it."""
+    """No cut comes after the last copy while guests do not write: nothing else would note it."""
     full = threading.Event()
     full.set()
 
@@ -161,8 +156,8 @@ def test_a_stop_does_not_wait_for_what_cannot_be_sent(
             site.flush()
             site.publish(overflow_at=site.page.tail, overflow_ns=1)
         else:
-            site.publish(exports_open=True)  # so that copying waits
-            site.facts_once(lambda facts: facts["state"].startswith("waiting to copy"), "it waits")
+            site.publish(sync_failed=True)  # so that copying waits
+            site.facts_once(lambda facts: facts["state"] == "copying", "it waits")
 
 
 def test_two_streamers_never_share_a_directory(tmp_path: Path) -> None:
@@ -184,29 +179,39 @@ def patient_for_nobody() -> Iterator[None]:
         yield
 
 
-def test_an_overflow_is_refused_and_shown(tmp_path: Path) -> None:
+def test_what_the_journal_held_before_it_was_full_is_sent(tmp_path: Path) -> None:
+    """The newest whole cut is as new as it can be, and the splitter learns that it may go on."""
     site = AgentSite(tmp_path)
     site.write(0, 0, b"before")
     with site.streaming():
         site.flush()
     site.write(0, 0, b"behind")
-    site.publish(overflow_at=site.page.tail)
+    site.publish(overflow_at=site.page.tail, overflow_ns=1)
+    held = bytes(site.images[0])
+    site.fill(0, 4096, b"past the journal")
     with site.streaming():
-        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-    assert "journal was full" in facts["state"]
-    assert {place.epoch for place in site.recovery().cuts} == {1}
+        wait_until(
+            lambda: (page := site.pages.streamer.read()) and page.proven == site.page.overflow_at,
+            "it is drained",
+            DEADLINE_SECONDS,
+        )
+        assert site.facts()["not_whole"] == []
+    assert site.restored("disk") == held
 
 
-def test_a_reverted_journal_is_refused(tmp_path: Path) -> None:
+def test_a_reverted_journal_is_compared_and_said(tmp_path: Path) -> None:
     site = AgentSite(tmp_path)
     with site.streaming():
         site.write(0, 0, b"before")
         site.flush()
     site.lose_journal()
+    site.fill(0, 8192, b"nobody captured this")
     site.write(0, 0, b"behind")
     with site.streaming():
-        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-    assert "is not in this journal" in facts["state"]
+        site.flush()
+        facts = site.facts()
+    assert "is not in this journal" in facts["last_error"]
+    assert site.restored("disk") == site.images[0]
 
 
 def test_an_overtaken_run_is_fenced_for_good(tmp_path: Path) -> None:
@@ -257,7 +262,7 @@ def test_what_was_published_before_the_machine_started_is_not_believed(tmp_path:
     with site.streaming():
         facts = site.facts_once(lambda facts: facts["state"].startswith("waiting"), "the streamer waits")
         assert facts["epoch"] == 0
-        site.publish(boot=boot, unclean_boot=True)
-        facts = site.facts_once(lambda facts: facts["state"].startswith("refused"), "the streamer refuses")
-    assert "went down hard" in facts["state"]
-    assert site.recovery().cuts == []
+        assert site.recovery().cuts == []
+        site.publish(boot=boot, episode=77, compare_all=True)
+        site.flush()
+    assert site.notes().episode == 77

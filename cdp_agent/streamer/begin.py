@@ -1,0 +1,91 @@
+"""How an epoch's sending begins, and when it cannot go on. What is decided here is done by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cdp_agent.identity import AgentIdentity
+from cdp_agent.streamer.build import CutBuilder, EpochFacts
+from cdp_agent.streamer.compare import Comparison
+from cdp_agent.streamer.copying import Copying
+from cdp_agent.streamer.engine_types import Epoch, Outside, Wishes
+from cdp_agent.streamer.resume import Plan, epoch_keys
+from cdp_agent.streamer.step_types import Lacking
+from cdp_container.domain.notes import Notes
+from cdp_container.domain.owner_types import Claimant
+from cdp_container.errors import PositionUnknown
+from cdp_container.journal.shared import SplitterPage
+
+MENDS_ITSELF: Final = (
+    "wait until `cdp-agent status` names no volume any more that is not wholly in the container"
+)
+NOT_WHOLE: Final = "not every volume is wholly in the container yet"
+
+
+def claimant_of(identity: AgentIdentity, wishes: Wishes, instance: bytes) -> Claimant:
+    """Who claims the domain; `instance`: 16 random bytes, of this run."""
+    return Claimant(
+        domain=identity.domain,
+        site=identity.site,
+        instance=instance,
+        lease_seconds=wishes.lease_seconds,
+        operator=wishes.operator,
+        reason="run",
+        software=wishes.software,
+    )
+
+
+def begin_copying(outside: Outside, identity: AgentIdentity, epoch: Epoch, plan: Plan) -> Copying:
+    """What is copied in this epoch."""
+    base = epoch.record.base
+    comparison = Comparison(outside.patient, identity, base) if plan.lacking and base else None
+    return Copying({index: outside.local.doubt(index) for index in plan.lacking}, comparison)
+
+
+def builder_of(
+    outside: Outside, identity: AgentIdentity, wishes: Wishes, epoch: Epoch, copying: Copying
+) -> CutBuilder:
+    """The builder of this epoch's objects."""
+    record = epoch.record
+    return CutBuilder(
+        facts=EpochFacts(record.epoch, record.base, record.end, identity.site, wishes.software),
+        keys=epoch_keys(identity, outside.entropy),
+        sources=identity.sources,
+        journal=outside.build_journal,
+        copying=copying,
+        clock=outside.clock,
+        entropy=outside.entropy,
+        compressor=outside.compressor,
+    )
+
+
+def not_whole(identity: AgentIdentity, notes: Notes, page: SplitterPage | None) -> tuple[bytes, ...]:
+    """The spaces of which the container may lack something, in the order of agent.json."""
+    in_doubt = page is not None and page.episode != notes.episode
+    return tuple(s.space for s in identity.sources if in_doubt or s.space not in notes.whole)
+
+
+def check_gap(page: SplitterPage, began: SplitterPage, lacking: Sequence[Lacking]) -> None:
+    """Raises PositionUnknown where the epoch cannot go on: the next run compares anew.
+
+    Args:
+        page: what the splitter publishes.
+        began: what it published when the epoch began.
+        lacking: sources whose copies are not in a cut that is whole.
+    """
+    if not page.overflowed and page.episode != began.episode:
+        raise PositionUnknown("beginning anew", "writes went past the journal, and are compared now")
+    if lacking and (page.overflowed or page.generation != began.generation):
+        raise PositionUnknown("the copy was given up", "the splitter started again, or its journal is full")
+
+
+def believed(page: SplitterPage | None, boot: bytes) -> SplitterPage | None:
+    """What the splitter published under this boot id: an older page may hide a power loss."""
+    return page if page is not None and page.generation and page.boot == boot else None
+
+
+def may_copy(page: SplitterPage, began: SplitterPage) -> bool:
+    """Whether what is read of the volumes is what the guests see, or older than what the journal holds."""
+    same = page.generation == began.generation and page.redos == began.redos
+    return same and page.running and not page.sync_failed and not page.overflowed
