@@ -16,9 +16,17 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from cdp_container.clock import Clock, SystemClock
-from cdp_container.errors import AccessDenied, NoSuchBucket, NotFound, StoreRefused, UsageError
+from cdp_container.errors import (
+    AccessDenied,
+    NoSuchBucket,
+    NotFound,
+    StoreRefused,
+    StoreUnavailable,
+    UsageError,
+)
 from cdp_container.store.api import Blob, Found
 from cdp_container.store.keys import check_beginning, check_key, is_key
+from cdp_container.store.put_pace import PutPace
 from cdp_container.store.s3_clients import Fetched, fetched, nanoseconds, open_clients
 from cdp_container.store.s3_errors import LIBRARY_ERRORS, Verb, is_past_the_end, typed_error
 from cdp_container.store.s3_settings import S3Settings, TagSpelling
@@ -39,12 +47,13 @@ class S3Store:
 
     Args:
         settings: which place; `tag_spelling` changes when `spell_tags` is told what the probe found.
-        clock: only to tell when to look for credentials again.
+        clock: tells when to look for credentials again, and how long puts take.
     """
 
     def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock if clock is not None else SystemClock()
+        self._pace = PutPace()
         self._renewing = threading.Lock()
         self._renew_at_ns = 0
         self._control, self._data = open_clients(settings, self._clock)
@@ -115,8 +124,15 @@ class S3Store:
 
     def put_new(self, key: str, data: bytes) -> str:
         """See `Store.put_new`."""
-        with self._errors("create", key):
-            return self._checked_tag(key, self._data.put_new(self._full(key), data))
+        limit_seconds, began_ns = self._pace.limit_seconds, self._clock.boottime_ns()
+        try:
+            with self._errors("create", key):
+                tag = self._checked_tag(key, self._data.put_new(self._full(key), data, limit_seconds))
+        except StoreUnavailable:
+            self._pace.failed(limit_seconds, self._seconds_since(began_ns))
+            raise
+        self._pace.succeeded(self._seconds_since(began_ns))
+        return tag
 
     def put_if(self, key: str, data: bytes, tag: str) -> str:
         """See `Store.put_if`."""
@@ -183,6 +199,9 @@ class S3Store:
         if not tag:
             raise StoreRefused(f"use {key} in {self.address}", "the store gives no ETag")
         return tag
+
+    def _seconds_since(self, began_ns: int) -> float:
+        return (self._clock.boottime_ns() - began_ns) / 1e9
 
     def _check_bucket(self, absent: NotFound) -> None:
         """Raise NoSuchBucket where the bucket is what is absent: the answer to a HEAD cannot say so."""

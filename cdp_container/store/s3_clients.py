@@ -21,6 +21,7 @@ from obstore.store import S3Store as ObstoreS3
 from cdp_container.clock import Clock
 from cdp_container.errors import LimitExceeded, StoreRefused, UsageError
 from cdp_container.store.api import OBJECT_BYTES_MAX
+from cdp_container.store.put_pace import PUT_SECONDS
 from cdp_container.store.s3_errors import typed_error
 from cdp_container.store.s3_settings import S3Settings
 
@@ -35,7 +36,7 @@ READ_SECONDS = 30
 """How long an answer may pause. A renewal that waits longer has lost its lease anyway."""
 
 TRANSFER_SECONDS = 600
-"""The longest single PUT or GET: 16 MiB at 0.25 Mbit/s."""
+"""The longest single GET: 16 MiB at 0.25 Mbit/s."""
 
 CONNECTIONS_MAX = 64
 """boto3's pool; with more threads than this it only gets slower."""
@@ -59,8 +60,8 @@ class Fetched:
 class DataClient(Protocol):
     """What moves bytes. Keys are the bucket's; errors are the library's own (s3_errors.LIBRARY_ERRORS)."""
 
-    def put_new(self, key: str, data: bytes) -> str:
-        """One create-only PUT; gives the ETag."""
+    def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
+        """One create-only PUT within one of PUT_SECONDS; gives the ETag."""
         ...
 
     def get(self, key: str) -> Fetched:
@@ -78,18 +79,26 @@ def open_clients(settings: S3Settings, clock: Clock) -> tuple[S3Client, DataClie
     try:
         ca_file: str | None = settings.ca_file or session.get_config_variable("ca_bundle")
         ca = None if ca_file is None else _read_ca(ca_file)
-        control = _open_control(settings, boto3.Session(botocore_session=session), ca_file)
+        of_session = boto3.Session(botocore_session=session)
+        control = _open_control(settings, of_session, ca_file)
         if settings.data_client == "boto3":
-            return control, BotoData(control, settings.bucket)
+            putting = {limit: _open_control(settings, of_session, ca_file, limit) for limit in PUT_SECONDS}
+            return control, BotoData(control, putting, settings.bucket)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
     except BotoCoreError as error:
         raise typed_error(error, f"open the store {settings.address()}", "read") from error
-    return control, ObstoreData(_open_obstore(settings, control, _Renewing(credentials, clock), ca))
+    renewing = _Renewing(credentials, clock)
+    return control, ObstoreData(
+        _open_obstore(settings, control, renewing, ca),
+        {limit: _open_obstore(settings, control, renewing, ca, limit) for limit in PUT_SECONDS},
+    )
 
 
-def _open_control(settings: S3Settings, session: boto3.Session, ca_file: str | None) -> S3Client:
+def _open_control(
+    settings: S3Settings, session: boto3.Session, ca_file: str | None, read_seconds: int = READ_SECONDS
+) -> S3Client:
     """boto3's client: no retries, no cached answers, no checksums that a server might not know."""
     client: S3Client = session.client(
         "s3",
@@ -100,7 +109,7 @@ def _open_control(settings: S3Settings, session: boto3.Session, ca_file: str | N
             # total_max_attempts counts the first attempt too; max_attempts would count only repetitions.
             retries={"total_max_attempts": 1, "mode": "standard"},
             connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
+            read_timeout=read_seconds,
             max_pool_connections=CONNECTIONS_MAX,
             signature_version="s3v4",
             s3={"addressing_style": "path" if settings.in_path else "virtual"},
@@ -117,13 +126,15 @@ def _open_control(settings: S3Settings, session: boto3.Session, ca_file: str | N
 class BotoData:
     """See `DataClient`; by boto3."""
 
-    def __init__(self, client: S3Client, bucket: str) -> None:
+    def __init__(self, client: S3Client, putting: dict[int, S3Client], bucket: str) -> None:
         self._client = client
+        self._putting = putting
         self._bucket = bucket
 
-    def put_new(self, key: str, data: bytes) -> str:
+    def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
         """See `DataClient.put_new`."""
-        answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
+        client = self._putting[limit_seconds]
+        answer = client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
         return answer.get("ETag", "")
 
     def get(self, key: str) -> Fetched:
@@ -146,13 +157,14 @@ class BotoData:
 class ObstoreData:
     """See `DataClient`; by obstore, which releases the interpreter's lock and takes a fraction of the CPU."""
 
-    def __init__(self, store: ObstoreS3) -> None:
+    def __init__(self, store: ObstoreS3, putting: dict[int, ObstoreS3]) -> None:
         self._store = store
+        self._putting = putting
 
-    def put_new(self, key: str, data: bytes) -> str:
+    def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
         """See `DataClient.put_new`."""
         # Left alone, obstore makes all over 5 MiB multipart uploads, which cannot be create-only.
-        answer = obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        answer = obstore.put(self._putting[limit_seconds], key, data, mode="create", use_multipart=False)
         return answer["e_tag"] or ""
 
     def get(self, key: str) -> Fetched:
@@ -206,9 +218,17 @@ class _Renewing:
 
 
 def _open_obstore(
-    settings: S3Settings, control: S3Client, credentials: _Renewing, ca: bytes | None
+    settings: S3Settings,
+    control: S3Client,
+    credentials: _Renewing,
+    ca: bytes | None,
+    put_seconds: int | None = None,
 ) -> ObstoreS3:
-    """The same place again: what boto3 resolved is pinned, so that both clients meet one server."""
+    """The same place again: what boto3 resolved is pinned, so that both clients meet one server.
+
+    One that puts has its limit: obstore's read timeout begins with the request and not with the answer, and
+    so counts the upload too.
+    """
     endpoint = control.meta.endpoint_url
     if not settings.in_path:
         scheme, _, host = endpoint.partition("://")
@@ -216,8 +236,8 @@ def _open_obstore(
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-        "read_timeout": timedelta(seconds=READ_SECONDS),
-        "timeout": timedelta(seconds=TRANSFER_SECONDS),
+        "read_timeout": timedelta(seconds=put_seconds or READ_SECONDS),
+        "timeout": timedelta(seconds=TRANSFER_SECONDS + CONNECT_SECONDS),
         "default_headers": {"cache-control": "no-cache"},
     }
     if ca is not None:

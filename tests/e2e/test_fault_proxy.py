@@ -167,3 +167,18 @@ def _ask_once(proxy: FaultProxy) -> None:
         client.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
         while client.recv(4096):
             pass
+
+
+def test_a_line_on_which_a_put_takes_longer_than_the_limit(
+    store: S3Store, direct: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first put times out; the second has more time, and is done."""
+    monkeypatch.setattr("cdp_container.store.put_pace.PUT_SECONDS", (1, 30))
+    monkeypatch.setattr("cdp_container.store.s3_clients.PUT_SECONDS", (1, 30))
+    data = os.urandom(400_000)
+    with opened(store.settings) as slow:
+        proxy.set(Faults(bytes_per_second=200_000))
+        with pytest.raises(StoreUnavailable, match="in time"):
+            slow.put_new("a", data)
+        slow.put_new("b", data)
+    assert direct.get("b").data == data
