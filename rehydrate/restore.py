@@ -1,28 +1,24 @@
 """Carrying out a plan: fetch runs of frames, verify each, write, make it durable.
 
-Many requests are in flight; memory is bounded by them, not by the volume. What to fetch is decided in
-plan.py, and what a target is in target.py.
+Many requests are in flight (flow); memory is bounded by them, not by the volume. What to fetch is decided
+in plan.py, and what a target is in target.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import DamagedObject, MissingObject, NotFound
 from cdp_container.extents.tables import Table
 from cdp_container.format.frames import FrameReader
 from cdp_container.format.head import Head
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
+from rehydrate.flow import Flow
 from rehydrate.plan import Totals, VolumePlan, Window, volume_windows
 from rehydrate.target import Target
-
-FETCHES_AT_ONCE: Final = 16
-"""Requests in flight; each may hold FETCH_BYTES_MAX, and as many results again may wait."""
 
 Report = Callable[[Totals], None]
 """Told what was done since it was told before."""
@@ -30,11 +26,12 @@ Report = Callable[[Totals], None]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the bytes come from: the container, its keys, and what is known of it."""
+    """Where the bytes come from: the container, its keys, what is known of it, and how to ask it."""
 
     store: Store
     keys: ReaderKeys
     contents: Contents
+    flow: Flow = field(default_factory=Flow)
 
 
 def restore_volume(source: Source, plan: VolumePlan, target: Target, report: Report) -> Totals:
@@ -61,8 +58,10 @@ def _restore_window(source: Source, window: Window, target: Target, report: Repo
         for start, end in zip(window.zeros.starts.tolist(), window.zeros.ends.tolist(), strict=True):
             target.zero(start, end - start)
     report(done)
-    for fetched in in_parallel(
-        lambda fetch: _restore_fetch(source, window.pieces, fetch, target), window.fetches, FETCHES_AT_ONCE
+    for fetched in source.flow.run(
+        lambda fetch: _restore_fetch(source, window.pieces, fetch, target),
+        window.fetches,
+        lambda fetch: int(fetch["length"]),
     ):
         report(fetched)
         done += fetched

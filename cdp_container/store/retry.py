@@ -44,7 +44,11 @@ def is_temporary(error: Exception) -> bool:
 
 
 def with_retries(
-    store: Store, clock: Clock, jitter: Callable[[], float], patience: Patience | None = None
+    store: Store,
+    clock: Clock,
+    jitter: Callable[[], float],
+    patience: Patience | None = None,
+    noticed: Callable[[], None] = lambda: None,
 ) -> Store:
     """The same store, with patience.
 
@@ -53,24 +57,29 @@ def with_retries(
         clock: measures the deadline and pauses.
         jitter: gives a fresh number from 0 up to 1, like `random.Random.random`.
         patience: the limits.
+        noticed: called at every failed attempt, for who wants to ask less of the store.
     """
-    return _Patient(store, clock, jitter, patience if patience is not None else Patience())
+    return _Patient(store, clock, jitter, patience if patience is not None else Patience(), noticed)
 
 
 class _Attempts:
     """Counts the attempts of one operation and pauses between them."""
 
-    __slots__ = ("_clock", "_ends_at_ns", "_jitter", "_made", "_patience")
+    __slots__ = ("_clock", "_ends_at_ns", "_jitter", "_made", "_noticed", "_patience")
 
-    def __init__(self, clock: Clock, jitter: Callable[[], float], patience: Patience) -> None:
+    def __init__(
+        self, clock: Clock, jitter: Callable[[], float], patience: Patience, noticed: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._jitter = jitter
         self._patience = patience
+        self._noticed = noticed
         self._made = 0
         self._ends_at_ns = clock.boottime_ns() + int(patience.deadline_seconds * 1e9)
 
     def pause_after(self, error: StoreUnavailable) -> None:
         """Wait before the next attempt; raises `error` where patience is at its end."""
+        self._noticed()
         self._made += 1
         longest = self._patience.first_pause_seconds * 2.0 ** (self._made - 1)
         pause = min(longest, self._patience.pause_seconds_max) * (1.0 - self._jitter() / 2)
@@ -84,11 +93,19 @@ class _Attempts:
 class _Patient:
     """See `Store`, and `with_retries` for which of its methods are repeated."""
 
-    def __init__(self, store: Store, clock: Clock, jitter: Callable[[], float], patience: Patience) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        jitter: Callable[[], float],
+        patience: Patience,
+        noticed: Callable[[], None],
+    ) -> None:
         self._store = store
         self._clock = clock
         self._jitter = jitter
         self._patience = patience
+        self._noticed = noticed
 
     @property
     def address(self) -> str:
@@ -147,7 +164,7 @@ class _Patient:
             self._store.spell_tags(spelling)
 
     def _attempts(self) -> _Attempts:
-        return _Attempts(self._clock, self._jitter, self._patience)
+        return _Attempts(self._clock, self._jitter, self._patience, self._noticed)
 
     def _patiently(self, request: Callable[[], T]) -> T:
         attempts = self._attempts()

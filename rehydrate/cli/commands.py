@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from rehydrate.cli.progress import meter
 from rehydrate.cli.targets import Targets, check_targets, paths_of, restore_all
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, find_domains, open_container
+from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
 from rehydrate.restore import Source, sum_of
@@ -165,9 +166,11 @@ def show(access: Access, what: str, as_json: bool) -> int:
 
 
 @contextmanager
-def _store(address: str) -> Iterator[Store]:
+def _store(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator[Store]:
+    """The store, with patience; `noticed` is called whenever that is needed."""
     clock = SystemClock()
-    store = with_retries(open_store(address, clock), clock, lambda: int.from_bytes(os.urandom(6)) / 2**48)
+    opened = open_store(address, clock)
+    store = with_retries(opened, clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, noticed=noticed)
     try:
         yield store
     finally:
@@ -175,9 +178,9 @@ def _store(address: str) -> Iterator[Store]:
 
 
 @contextmanager
-def _container(access: Access) -> Iterator[Container]:
+def _container(access: Access, noticed: Callable[[], None] = lambda: None) -> Iterator[Container]:
     secret = read_secret(access.passphrase_file, access.key_file)
-    with _store(access.address) as store:
+    with _store(access.address, noticed) as store:
         container = open_container(store, secret)
         if container.sealed and not secret:
             asked = ask_passphrase()
@@ -197,13 +200,14 @@ def _all_contents(container: Container) -> Contents:
 
 @contextmanager
 def _planned(access: Access, choice: Choice, names: list[str]) -> Iterator[tuple[Source, RestorePlan]]:
-    with _container(access) as container:
+    flow = Flow()
+    with _container(access, flow.refused) as container:
         container.require_key()
         with closing(container.gather(scope_of(container.history, choice))) as contents:
             _tell(_notes(container, contents))
             made = plan_restore(container, contents, choice, names)
             _tell(made.notes)
-            yield Source(container.store, container.keys, contents), made
+            yield Source(container.store, container.keys, contents, flow), made
 
 
 def _notes(container: Container, contents: Contents) -> list[str]:

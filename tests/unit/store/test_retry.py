@@ -119,6 +119,15 @@ def test_reads_and_deletes_are_repeated_with_growing_pauses(
     assert clock.slept == [0.2, 0.4, 0.8, 1.6]
 
 
+def test_whoever_wants_to_ask_less_is_told_of_each_failure(failing: Failing, clock: RecordingClock) -> None:
+    told: list[int] = []
+    failing.put_new("a", b"1")
+    patient = with_retries(failing, clock, lambda: 0.0, noticed=lambda: told.append(1))
+    failing.failures = away(3)
+    patient.get("a")
+    assert len(told) == 3
+
+
 def test_patience_ends_with_the_attempts(patient: Store, failing: Failing, clock: RecordingClock) -> None:
     failing.failures = away(10)
     with pytest.raises(StoreUnavailable):

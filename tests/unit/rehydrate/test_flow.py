@@ -1,0 +1,120 @@
+"""Many requests at once: in order, bounded, and ended by the first error."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from rehydrate import flow as flowing
+from rehydrate.flow import Flow
+from rehydrate.pace import IN_FLIGHT_MIN, STEP, Pace
+
+
+class JumpingClock:
+    """A clock that goes on by a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def wall_ns(self) -> int:
+        return self._now_ns
+
+    def boottime_ns(self) -> int:
+        self._now_ns += 10**9
+        return self._now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self._now_ns += int(seconds * 1e9)
+
+
+class Watched:
+    """Work that notes how much of it goes on at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = self._bytes = 0
+        self.most = self.most_bytes = 0
+
+    def __call__(self, item: int) -> int:
+        with self._lock:
+            self._now += 1
+            self._bytes += item
+            self.most, self.most_bytes = max(self.most, self._now), max(self.most_bytes, self._bytes)
+        with self._lock:
+            self._now -= 1
+            self._bytes -= item
+        return item
+
+
+def identity(item: int) -> int:
+    return item
+
+
+def test_results_come_in_order_and_no_more_than_the_pace_are_in_flight() -> None:
+    work = Watched()
+    assert list(Flow().run(work, range(500), identity)) == list(range(500))
+    assert 1 <= work.most <= IN_FLIGHT_MIN
+
+
+def test_bytes_in_flight_are_bounded_and_a_larger_request_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowing, "BYTES_IN_FLIGHT_MAX", 100)
+    work = Watched()
+    items = [60, 30, 250, 60, 60, 10] * 20
+    assert list(Flow().run(work, items, identity)) == items
+    assert work.most_bytes <= 250
+    small = Watched()
+    list(Flow().run(small, [60, 30, 90] * 50, identity))
+    assert small.most_bytes <= 100
+
+
+def test_a_slow_request_lets_others_go_on_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowing, "WAITING_MAX", 50)
+    others = threading.Semaphore(0)
+
+    def work(item: int) -> int:
+        if item == 0:
+            for _ in range(49):
+                assert others.acquire(timeout=30)
+        else:
+            others.release()
+        return item
+
+    assert list(Flow().run(work, range(200), identity)) == list(range(200))
+
+
+def test_the_first_error_ends_it_and_what_was_in_flight_has_ended() -> None:
+    begun, ended = [], []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        try:
+            if item == 20:
+                raise ValueError("the twentieth")
+            return item
+        finally:
+            ended.append(item)
+
+    got: list[int] = []
+    with pytest.raises(ValueError, match="twentieth"):
+        got.extend(Flow().run(work, range(10_000), identity))
+    assert got == list(range(20))
+    assert sorted(begun) == sorted(ended)
+    assert len(begun) < 10_000
+
+
+def test_a_flow_can_be_used_again_after_an_error() -> None:
+    flow = Flow()
+    with pytest.raises(ZeroDivisionError):
+        list(flow.run(lambda item: 1 // item, [0], identity))
+    assert list(flow.run(identity, [1, 2], identity)) == [1, 2]
+
+
+def test_the_pace_follows_what_is_measured_and_backs_off_when_refused() -> None:
+    flow = Flow(JumpingClock())
+    list(flow.run(identity, range(3 * IN_FLIGHT_MIN), identity))
+    assert flow.pace.in_flight == IN_FLIGHT_MIN + STEP
+    flow.pace = Pace(200)
+    flow.refused()
+    list(flow.run(identity, range(1_000), identity))
+    assert flow.pace.in_flight < 200

@@ -1,0 +1,75 @@
+"""How many requests are in flight: what the measurements make of it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rehydrate.pace import IN_FLIGHT_MAX, IN_FLIGHT_MIN, PROBE_AFTER, STEP, Pace, Sample, next_pace
+
+SAMPLES = st.builds(
+    Sample,
+    st.floats(0.01, 100.0),
+    st.integers(0, 10**6),
+    st.integers(0, 10**12),
+    st.sampled_from([0, 0, 0, 1, 100]),
+)
+
+
+@given(st.lists(SAMPLES, max_size=60))
+def test_the_pace_stays_within_its_limits_and_changes_by_steps(samples: list[Sample]) -> None:
+    pace = Pace()
+    for sample in samples:
+        after = next_pace(pace, sample)
+        assert IN_FLIGHT_MIN <= after.in_flight <= IN_FLIGHT_MAX
+        assert after.in_flight - pace.in_flight <= STEP
+        if sample.refusals:
+            assert after.in_flight == max(pace.in_flight // 2, IN_FLIGHT_MIN)
+        assert 0 <= after.held < PROBE_AFTER
+        pace = after
+
+
+def settled(rate_at: dict[str, float], samples: int = 200) -> list[int]:
+    """In flight after each sample, on a store that serves so many operations and bytes a second at most.
+
+    Each request takes 50 ms and fetches `request_bytes`.
+    """
+    pace, seen = Pace(), []
+    for _ in range(samples):
+        bound = min(pace.in_flight / 0.05, rate_at["operations"], rate_at["bytes"] / rate_at["request_bytes"])
+        pace = next_pace(pace, Sample(1.0, int(bound), int(bound * rate_at["request_bytes"])))
+        seen.append(pace.in_flight)
+    return seen
+
+
+def test_latency_is_met_by_more_in_flight() -> None:
+    assert settled({"operations": 1e9, "bytes": 1e12, "request_bytes": 4096})[-1] == IN_FLIGHT_MAX
+
+
+@given(knee=st.integers(400, 5_000))
+def test_it_settles_where_more_does_not_help(knee: int) -> None:
+    for limits in (
+        {"operations": knee, "bytes": 1e12, "request_bytes": 4096},
+        {"operations": 1e9, "bytes": knee * 1e6, "request_bytes": 1e6},
+    ):
+        seen = settled(limits)
+        best = max(IN_FLIGHT_MIN, knee * 0.05)
+        assert all(best / 1.1 - STEP <= number <= best + 2 * STEP for number in seen[40:])
+
+
+def test_a_throttling_store_is_asked_less_and_then_tried_again() -> None:
+    pace = Pace(200, 4_000.0, 4e6)
+    pace = next_pace(pace, Sample(1.0, 4_000, 4_000_000, refusals=1))
+    assert pace.in_flight == 100
+    pace = next_pace(pace, Sample(1.0, 2_000, 2_000_000))
+    assert pace.in_flight == 100 + STEP
+
+
+def test_a_store_that_becomes_slower_for_good_is_no_reason_to_give_up_probing() -> None:
+    pace = Pace(64, 10_000.0, 1e9)
+    probed = False
+    for _ in range(2 * PROBE_AFTER):
+        after = next_pace(pace, Sample(1.0, 100, 10**6))
+        probed = probed or after.in_flight > pace.in_flight
+        pace = after
+    assert probed
