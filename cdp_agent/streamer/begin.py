@@ -57,6 +57,7 @@ def builder_of(
         clock=outside.clock,
         entropy=outside.entropy,
         compressor=outside.compressor,
+        start_packing=outside.start_packing,
     )
 
 

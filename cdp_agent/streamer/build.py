@@ -27,7 +27,7 @@ from cdp_container.format.layout import ExtentKind, ObjectKind
 from cdp_container.format.place import Place
 from cdp_container.format.records import make_record
 from cdp_container.format.seal import WriterKeys
-from cdp_container.format.segment import SegmentBuilder, SegmentFacts
+from cdp_container.format.segment import SegmentBuilder, SegmentFacts, StartPacking
 from cdp_container.journal.position import Position
 
 Entropy = Callable[[int], bytes]
@@ -76,6 +76,7 @@ class CutBuilder:
         clock: for the time of a cut.
         entropy: for object ids.
         compressor: used by this builder alone.
+        start_packing: packs frames side by side; None packs them in the caller's thread.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class CutBuilder:
         clock: Clock,
         entropy: Entropy,
         compressor: Compressor,
+        start_packing: StartPacking | None = None,
     ) -> None:
         self._facts = facts
         self._keys = keys
@@ -97,6 +99,7 @@ class CutBuilder:
         self._clock = clock
         self._entropy = entropy
         self._compressor = compressor
+        self._start_packing = start_packing
         self._cut = _Cut((), deque(), iter(()), 0)
         self._entries: deque[Entry] = deque()
         self._entries_bytes = 0
@@ -154,7 +157,7 @@ class CutBuilder:
     def seal(self, effect: SealSegment) -> tuple[SegmentSealed, SealedObject]:
         """Seal as much of the cut as one segment holds. Errors as in `read`."""
         cut = self._cut
-        builder = SegmentBuilder(self._keys, self._entropy(16), self._compressor)
+        builder = SegmentBuilder(self._keys, self._entropy(16), self._compressor, self._start_packing)
         times: list[int] = []
         while cut.records and builder.add_record(cut.records[0]):
             cut.records.popleft()

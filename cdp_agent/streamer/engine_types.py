@@ -16,6 +16,7 @@ from cdp_container.domain.owner_types import End
 from cdp_container.format.codec import Compressor
 from cdp_container.format.domain import EpochRecord
 from cdp_container.format.place import Place
+from cdp_container.format.segment import StartPacking
 from cdp_container.journal.shared import SplitterPage, StreamerPage
 from cdp_container.store.api import Store
 
@@ -84,6 +85,7 @@ class Outside:
         clock: of this machine.
         entropy: fresh random bytes.
         compressor: for the builder alone.
+        start_packing: how the builder packs frames; None packs them in its own thread.
     """
 
     store: Store
@@ -94,6 +96,7 @@ class Outside:
     clock: Clock
     entropy: Entropy
     compressor: Compressor
+    start_packing: StartPacking | None = None
 
 
 @dataclass(frozen=True, slots=True)

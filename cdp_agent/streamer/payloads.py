@@ -65,11 +65,11 @@ class Journal(Protocol):
 
 def chunks_of(extents: Iterable[CutExtent], journal: Journal) -> Iterator[Chunk]:
     """The extents of a cut with their bytes, read when they are asked for."""
-    kept: OrderedDict[Position, bytes] = OrderedDict()
+    kept = _Kept(journal)
     for extent in extents:
         data = None
         if extent.kind is ExtentKind.DATA:
-            parts = [_part(kept, journal, *piece) for piece in extent.pieces]
+            parts = [kept.part(*piece) for piece in extent.pieces]
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             assert len(data) == extent.length, "pieces must join to their extent"
         yield Chunk(
@@ -77,16 +77,27 @@ def chunks_of(extents: Iterable[CutExtent], journal: Journal) -> Iterator[Chunk]
         )
 
 
-def _part(
-    kept: OrderedDict[Position, bytes], journal: Journal, record: Record, skip: int, length: int
-) -> bytes:
-    if length == record.payload_length or record.payload_length < KEPT_PAYLOAD_BYTES_MIN:
-        return journal.read_payload(record, skip, length)
-    payload = kept.get(record.position)
-    if payload is None:
-        payload = kept[record.position] = journal.read_payload(record)
-        while sum(map(len, kept.values())) > KEPT_BYTES_MAX:
-            kept.popitem(last=False)
-    else:
-        kept.move_to_end(record.position)
-    return payload[skip : skip + length]
+class _Kept:
+    """Payloads that may be wanted again; of those the longest unused go first."""
+
+    __slots__ = ("_bytes", "_journal", "_payloads")
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._payloads: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def part(self, record: Record, skip: int, length: int) -> bytes:
+        """Bytes of a payload."""
+        if length == record.payload_length or record.payload_length < KEPT_PAYLOAD_BYTES_MIN:
+            return self._journal.read_payload(record, skip, length)
+        key = (record.position.generation, record.position.offset)
+        payload = self._payloads.get(key)
+        if payload is None:
+            payload = self._payloads[key] = self._journal.read_payload(record)
+            self._bytes += len(payload)
+            while self._bytes > KEPT_BYTES_MAX:
+                self._bytes -= len(self._payloads.popitem(last=False)[1])
+        else:
+            self._payloads.move_to_end(key)
+        return payload[skip : skip + length]

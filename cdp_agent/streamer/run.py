@@ -27,6 +27,7 @@ from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, 
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.local import LocalDirectory
+from cdp_agent.streamer.packing import PackingThreads
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.steps import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
@@ -232,6 +233,7 @@ class _Runner:
             clock=self.clock,
             entropy=self.entropy,
             compressor=Compressor(level=settings.compression_level),
+            start_packing=PackingThreads(settings.compression_level),
         )
         wishes = Wishes(
             cadence_ns=int(settings.cut_every_seconds * 1e9),

@@ -6,26 +6,36 @@ What a cut holds, which writes survive it and which numbers it has is decided by
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from cdp_container.errors import LimitExceeded
 from cdp_container.format import layout, limits
 from cdp_container.format.assemble import SealedObject, assemble
 from cdp_container.format.codec import Compressor
-from cdp_container.format.frames import store_frame
+from cdp_container.format.frames import StoredFrame, store_frame
 from cdp_container.format.index import Record, build_index
 from cdp_container.format.keys import segment_key
 from cdp_container.format.layout import NONE_U32, Codec, ExtentKind, ObjectKind
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import NO_DIGEST, Preamble
 from cdp_container.format.records import RecordTable, record_bytes
-from cdp_container.format.seal import FrameCipher, WriterKeys
-from cdp_container.format.sums import block_sums
+from cdp_container.format.seal import TAG_BYTES, FrameCipher, WriterKeys
+from cdp_container.format.sums import block_sums, sum_count
 
 HEADER_SPACES_MAX: Final = 1_000
 """Spaces of which the header tells statistics; those with most data first."""
+PENDING_FRAMES_MAX: Final = 16
+"""Frames of one segment that are being compressed and sealed: 4 MiB of raw bytes."""
+
+Packed: TypeAlias = tuple[StoredFrame, bytes]
+"""A frame as it is stored, and the sums of its blocks."""
+Pack: TypeAlias = Callable[[Compressor], Packed]
+StartPacking: TypeAlias = Callable[[Pack], Callable[[], Packed]]
+"""Begins the work, with a compressor that nobody else uses meanwhile; what it gives waits for the outcome."""
 
 _BLOCK: Final = limits.SUM_BLOCK_BYTES
 _DIRECTORY_BYTES: Final = layout.INDEX_HEADER.size_bytes + len(layout.PARTS) * layout.PART_ROW.size_bytes
@@ -77,9 +87,19 @@ class _SpaceCount:
 class _OpenFrame:
     """The frame that is being filled, and how many bytes of it each space row gave."""
 
-    chunks: list[bytes | memoryview] = field(default_factory=list)
+    chunks: list[tuple[int, memoryview]] = field(default_factory=list)  # offset in the space, bytes
     length: int = 0
     by_space: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingFrame:
+    """A frame that is being packed; it may become `stored_bytes_max` long."""
+
+    length: int
+    by_space: dict[int, int]
+    stored_bytes_max: int
+    packed: Callable[[], Packed]
 
 
 class SegmentBuilder:
@@ -87,35 +107,44 @@ class SegmentBuilder:
 
     `object_id` is 16 random bytes, never used for another object. A memoryview given as data must not
     change before `finish`.
+
+    Frames are packed by `start`, which may do so side by side; without it, here and at once. The segment is
+    the same, byte for byte: frames are taken in their order, and where it ends depends on their stored bytes.
     """
 
-    def __init__(self, keys: WriterKeys, object_id: bytes, compressor: Compressor) -> None:
+    def __init__(
+        self, keys: WriterKeys, object_id: bytes, compressor: Compressor, start: StartPacking | None = None
+    ) -> None:
         assert len(object_id) == layout.ID_BYTES, len(object_id)
         self._keys = keys
         self._object_id = object_id
         self._compressor = compressor
+        self._start = self._pack_now if start is None else start
         self._cipher = None if keys.content_key is None else FrameCipher(keys.content_key, object_id)
         self._spaces: dict[bytes, int] = {}
         self._counts: list[_SpaceCount] = []
         self._last = (0, 0)
         self._extents = bytearray()
         self._sums = bytearray()
+        self._sums_bytes = 0  # with those of frames that are not packed yet
         self._frame_rows = bytearray()
         self._frames: list[bytes] = []
         self._frames_stored = 0
+        self._pending: deque[_PendingFrame] = deque()
+        self._pending_bytes_max = 0
         self._open = _OpenFrame()
         self._records = RecordTable()
 
     @property
     def stored_bytes(self) -> int:
         """An upper estimate of the frames' stored bytes so far."""
-        return self._frames_stored + self._open.length
+        return self._frames_stored + self._pending_bytes_max + self._open.length
 
     @property
     def index_bytes(self) -> int:
         """The raw index so far, and what closing the open frame will add."""
-        tables = (self._extents, self._sums, self._frame_rows)
-        rows = sum(map(len, tables)) + len(self._spaces) * layout.ID_BYTES + layout.FRAME_ROW.size_bytes
+        frame_rows = (self._frame_count + 1) * layout.FRAME_ROW.size_bytes
+        rows = len(self._extents) + self._sums_bytes + frame_rows + len(self._spaces) * layout.ID_BYTES
         return _DIRECTORY_BYTES + rows + self._records.index_bytes
 
     @property
@@ -183,6 +212,8 @@ class SegmentBuilder:
         if len(facts.not_whole) > limits.NOT_WHOLE_MAX:
             raise LimitExceeded("a cut", f"{len(facts.not_whole)} sources are not whole (NOT_WHOLE_MAX)")
         self._close_frame()
+        while self._pending:
+            self._take_packed()
         index_raw = build_index(
             {
                 "spaces": b"".join(self._spaces),
@@ -215,7 +246,11 @@ class SegmentBuilder:
         if not self._extents:
             return self.index_bytes + _NEW_ROWS_BYTES + sums * layout.SUM_BYTES <= limits.INDEX_BYTES_MAX
         index_bytes = self.index_bytes + _NEW_ROWS_BYTES + sums * layout.SUM_BYTES
-        return index_bytes <= limits.INDEX_BYTES_MAX and self.stored_bytes < limits.OBJECT_BYTES_TARGET
+        if index_bytes > limits.INDEX_BYTES_MAX:
+            return False
+        while self.stored_bytes >= limits.OBJECT_BYTES_TARGET and self._pending:
+            self._take_packed()  # it is an estimate: where the segment ends must not depend on who was quick
+        return self.stored_bytes < limits.OBJECT_BYTES_TARGET
 
     def _piece(self, offset: int, length: int) -> int:
         """How long the next data extent is, that begins at `offset` with at most `length` bytes.
@@ -235,20 +270,44 @@ class SegmentBuilder:
         frame = self._open
         length = len(data)
         self._extents += layout.EXTENT_ROW.struct.pack(
-            offset, length, row, len(self._frames), frame.length, NONE_U32, ExtentKind.DATA, _RESERVED
+            offset, length, row, self._frame_count, frame.length, NONE_U32, ExtentKind.DATA, _RESERVED
         )
-        self._sums += block_sums(offset, data)
-        frame.chunks.append(data)
+        self._sums_bytes += sum_count(offset, length) * layout.SUM_BYTES
+        frame.chunks.append((offset, data))
         frame.length += length
         frame.by_space[row] = frame.by_space.get(row, 0) + length
         if frame.length == limits.FRAME_RAW_BYTES_MAX:
             self._close_frame()
 
+    @property
+    def _frame_count(self) -> int:
+        """Frames that are closed."""
+        return len(self._frames) + len(self._pending)
+
     def _close_frame(self) -> None:
         frame = self._open
         if not frame.length:
             return
-        stored = store_frame(len(self._frames), b"".join(frame.chunks), self._compressor, self._cipher)
+        if len(self._pending) == PENDING_FRAMES_MAX:
+            self._take_packed()
+        sealed_more = 0 if self._cipher is None else TAG_BYTES
+        work = partial(_pack, self._frame_count, frame.chunks, self._cipher)
+        pending = _PendingFrame(frame.length, frame.by_space, frame.length + sealed_more, self._start(work))
+        self._pending.append(pending)
+        self._pending_bytes_max += pending.stored_bytes_max
+        self._open = _OpenFrame()
+
+    def _pack_now(self, work: Pack) -> Callable[[], Packed]:
+        packed = work(self._compressor)
+        return lambda: packed
+
+    def _take_packed(self) -> None:
+        """Wait for the oldest frame that is being packed."""
+        frame = self._pending.popleft()
+        self._pending_bytes_max -= frame.stored_bytes_max
+        stored, sums = frame.packed()
+        assert len(stored.stored) <= frame.stored_bytes_max, "what is estimated must not be too little"
+        self._sums += sums
         self._frame_rows += stored.row(self._frames_stored)
         self._frames.append(stored.stored)
         self._frames_stored += len(stored.stored)
@@ -257,7 +316,6 @@ class SegmentBuilder:
             count.raw += raw_bytes
             count.stored += len(stored.stored) * raw_bytes // frame.length
             count.incompressible += raw_bytes if stored.codec is Codec.NONE else 0
-        self._open = _OpenFrame()
 
     def _preamble(self, facts: SegmentFacts) -> Preamble:
         return Preamble(
@@ -298,6 +356,13 @@ class SegmentBuilder:
         if facts.marker is not None:
             header["marker"] = facts.marker
         return header
+
+
+def _pack(
+    number: int, chunks: list[tuple[int, memoryview]], cipher: FrameCipher | None, compressor: Compressor
+) -> Packed:
+    sums = b"".join([block_sums(offset, data) for offset, data in chunks])
+    return store_frame(number, b"".join([data for _, data in chunks]), compressor, cipher), sums
 
 
 def build_segment(

@@ -22,3 +22,8 @@ def block_sums(offset: int, data: bytes | memoryview) -> bytes:
             for at in range(first, len(view) - SUM_BLOCK_BYTES + 1, SUM_BLOCK_BYTES)
         ]
     )
+
+
+def sum_count(offset: int, length: int) -> int:
+    """How many sums `block_sums` gives for `length` bytes that begin at `offset`."""
+    return max(0, (length - -offset % SUM_BLOCK_BYTES) // SUM_BLOCK_BYTES)
