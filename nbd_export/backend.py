@@ -21,7 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+
+class State(IntEnum):
+    """What is behind a part of an export; the numbers are those of NBD's base:allocation."""
+
+    DATA = 0
+    HOLE = 3
+    """No storage is behind it, and it reads as zeros."""
+
+
+class Extent(NamedTuple):
+    """A part of an export: its length in bytes, and its state."""
+
+    length: int
+    state: State
 
 
 class Export(Protocol):
@@ -39,7 +55,7 @@ class Export(Protocol):
 
     @property
     def read_only(self) -> bool:
-        """If true, only `read` and `flush` are ever called."""
+        """If true, nothing that changes it is ever called."""
         ...
 
     @property
@@ -69,6 +85,18 @@ class Export(Protocol):
 
     async def trim(self, offset: int, length: int, fua: bool) -> None:
         """The client does not need this range, up to 4 GiB, any more."""
+        ...
+
+    async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
+        """The first parts of a range of up to 4 GiB, at least one and at most `count_max`, from `offset` on.
+
+        All of it may be called DATA. HOLE must have been true at some instant between call and return: it
+        is wrong where a write was answered before the call.
+        """
+        ...
+
+    async def cache(self, offset: int, length: int) -> None:
+        """The client will read this range, up to 4 GiB, soon. To do nothing is right."""
         ...
 
     async def flush(self) -> None:

@@ -30,6 +30,12 @@ BUFFER_BYTES: Final = 256 << 10
 # Writes handed to an export at once: a system call takes at most 1024 buffers, and a write may need three.
 WRITES_AT_ONCE_MAX: Final = 256
 
+# Parts told in one reply to BLOCK_STATUS, 8 KiB of them; a client asks again for the rest.
+EXTENTS_MAX: Final = 1024
+
+# Queries in one option about metadata contexts: there is one context.
+CONTEXT_QUERIES_MAX: Final = 64
+
 # A payload that is not whole in the buffer and larger than this is received right into its own memory.
 DIRECT_PAYLOAD_BYTES_MIN: Final = 32 << 10
 

@@ -5,21 +5,22 @@
     while (event := connection.next_event()) is not NEED_DATA: ...
     sock.sendall(connection.data_to_send())      # the greeting, answers to options, refusals
 
-Replies to requests are the caller's to make, with `transmission.simple_reply`, when it likes and
-in any order. Fixed newstyle handshake, simple replies; no TLS, no structured replies.
+Replies to requests are the caller's to make, with the functions of `transmission`, when it likes
+and in any order. Fixed newstyle handshake. With TLS, `next_event` says `TlsWanted` once: the caller
+sends what there is to send, and everything that follows goes through TLS.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from nbd_export import wire
 from nbd_export.backend import Export, Exports
 from nbd_export.errors import ClientProtocolError, NbdErrno
-from nbd_export.handshake import GREETING, answer_option, option_reply
+from nbd_export.handshake import GREETING, Terms, answer_option, option_reply
 from nbd_export.limits import (
     BUFFER_BYTES,
     DIRECT_PAYLOAD_BYTES_MIN,
@@ -27,8 +28,8 @@ from nbd_export.limits import (
     OPTIONS_PER_HANDSHAKE_MAX,
     SKIPPED_PAYLOAD_BYTES_MAX,
 )
-from nbd_export.transmission import Request, fault_of, simple_reply
-from nbd_export.wire import Command, CommandFlag, HandshakeFlag, Option, ReplyType
+from nbd_export.transmission import Request, error_reply, fault_of, flags_allowed
+from nbd_export.wire import Command, HandshakeFlag, Option, ReplyType
 
 
 class Progress(enum.Enum):
@@ -39,16 +40,18 @@ class Progress(enum.Enum):
 
 NEED_DATA: Final = Progress.NEED_DATA
 
-# Plain integers: an IntFlag makes an object of every result, which a request would pay for.
-_FUA: Final = int(CommandFlag.FUA)
-_NO_HOLE: Final = int(CommandFlag.NO_HOLE)
-
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The client chose an export; requests follow."""
+    """The client chose an export; requests follow. READs are answered as `structured` says."""
 
     export: Export
+    structured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TlsWanted:
+    """TLS begins behind what is to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Disconnected:
     """The client took its leave; no event follows. Replies still owed may be sent."""
 
 
-Event = Opened | Request | Disconnected
+Event = Opened | Request | TlsWanted | Disconnected
 
 # A parsing step: an event, NEED_DATA, or None for "got on, step again".
 _Step = Callable[[], "Event | Progress | None"]
@@ -70,11 +73,12 @@ class ServerConnection:
     """
 
     __slots__ = (
-        "_buffer", "_direct", "_end", "_exports", "_no_zeroes", "_options_count", "_outgoing",
-        "_read_only", "_size_bytes", "_skip_bytes", "_start", "_step", "_view", "_write",
+        "_allowed", "_buffer", "_direct", "_end", "_exports", "_options_count", "_outgoing",
+        "_read_only", "_size_bytes", "_skip_bytes", "_start", "_step", "_structured", "_terms", "_view",
+        "_write",
     )  # fmt: skip
 
-    def __init__(self, exports: Exports) -> None:
+    def __init__(self, exports: Exports, tls: bool = False) -> None:
         self._exports = exports
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -82,7 +86,9 @@ class ServerConnection:
         self._end = 0
         self._outgoing = bytearray(GREETING)
         self._step: _Step = self._client_flags
-        self._no_zeroes = False
+        self._terms = Terms(no_zeroes=False, tls=tls)
+        self._allowed = flags_allowed(structured=False, with_status=False)
+        self._structured = False
         self._options_count = 0
         self._size_bytes = 0
         self._read_only = True
@@ -141,7 +147,7 @@ class ServerConnection:
             HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES,
         ):
             self._fail(f"the client's handshake flags are {flags:#x}, fixed newstyle is needed")
-        self._no_zeroes = bool(flags & HandshakeFlag.NO_ZEROES)
+        self._terms = replace(self._terms, no_zeroes=bool(flags & HandshakeFlag.NO_ZEROES))
         self._step = self._option
         return None
 
@@ -165,16 +171,23 @@ class ServerConnection:
         return self._answer(option, self._take(length))
 
     def _answer(self, option: int, data: bytes) -> Event | None:
-        answer = answer_option(option, data, self._exports, self._no_zeroes)
+        answer = answer_option(option, data, self._exports, self._terms)
         self._outgoing += answer.reply
+        self._terms = terms = answer.terms
         if answer.hang_up:
             self._step = self._over
             return Disconnected()
+        if answer.start_tls:
+            if self._start != self._end:  # it would pass for something that came through TLS
+                self._fail("the client did not wait for the answer to STARTTLS")
+            return TlsWanted()
         if answer.chosen is None:
             return None
         self._size_bytes, self._read_only = answer.chosen.size_bytes, answer.chosen.read_only
+        self._structured = terms.structured
+        self._allowed = flags_allowed(terms.structured, terms.status_of is answer.chosen)
         self._step = self._request
-        return Opened(answer.chosen)
+        return Opened(answer.chosen, terms.structured)
 
     # --- transmission ------------------------------------------------------------------------
 
@@ -188,12 +201,11 @@ class ServerConnection:
         if command == Command.DISC:
             self._step = self._over
             return Disconnected()
-        fault = fault_of(command, flags, offset, length, self._size_bytes, self._read_only)
+        fault = fault_of(command, flags, offset, length, self._size_bytes, self._read_only, self._allowed)
         if fault:
             self._start += wire.REQUEST.size
-            self._refuse(cookie, fault, length if command == Command.WRITE else 0)
+            self._refuse(command, cookie, fault, length if command == Command.WRITE else 0)
             return None
-        fua, no_hole = bool(flags & _FUA), bool(flags & _NO_HOLE)
         payload: bytes | memoryview = b""
         if command == Command.WRITE:
             if available < length <= DIRECT_PAYLOAD_BYTES_MIN:
@@ -201,12 +213,12 @@ class ServerConnection:
             self._start += wire.REQUEST.size
             if available < length:
                 payload = self._begin_direct_payload(length)
-                self._write = Request(command, cookie, offset, length, fua, no_hole, payload)
+                self._write = Request(command, cookie, offset, length, flags, payload)
                 return None
             payload = self._take(length)
         else:
             self._start += wire.REQUEST.size
-        return Request(command, cookie, offset, length, fua, no_hole, payload)
+        return Request(command, cookie, offset, length, flags, payload)
 
     def _begin_direct_payload(self, length: int) -> memoryview:
         """Memory for a payload, with its first part from the buffer; the rest is received into it."""
@@ -227,11 +239,11 @@ class ServerConnection:
         self._step = self._request
         return request
 
-    def _refuse(self, cookie: int, fault: NbdErrno, payload_bytes: int) -> None:
+    def _refuse(self, command: int, cookie: int, fault: NbdErrno, payload_bytes: int) -> None:
         """Answer with an error, and skip the payload that comes all the same."""
         if payload_bytes > SKIPPED_PAYLOAD_BYTES_MAX:
             self._fail(f"a write of {payload_bytes} bytes")
-        self._outgoing += simple_reply(cookie, fault)
+        self._outgoing += error_reply(command, cookie, fault, self._structured)
         self._skip_bytes = payload_bytes
         self._step = self._skip_payload
 

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any, Final
 
 from nbd_export.backend import Export, Exports
+from nbd_export.contexts import ALLOCATION_ID
 from nbd_export.eager import rest_of
 from nbd_export.errors import BackendError, ClientProtocolError, errno_of
 from nbd_export.limits import (
+    EXTENTS_MAX,
     IN_FLIGHT_BYTES_MAX,
     IN_FLIGHT_REQUESTS_MAX,
     JOINED_REPLY_BYTES_MAX,
@@ -22,11 +24,20 @@ from nbd_export.limits import (
     WRITES_AT_ONCE_MAX,
 )
 from nbd_export.protocol import NEED_DATA, Disconnected, Event, Opened, ServerConnection
-from nbd_export.transmission import Request, simple_reply
+from nbd_export.transmission import (
+    FUA,
+    NO_HOLE,
+    REQ_ONE,
+    Request,
+    error_reply,
+    read_header,
+    simple_reply,
+    status_reply,
+)
 from nbd_export.wire import Command
 
-# A method of an export answers with this: READ with data, all others with None.
-_Data = bytes | bytearray | memoryview | None
+# What a method of an export answers with: READ with data, BLOCK_STATUS with extents, all others with None.
+_Result = Any
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,6 +61,7 @@ class Session(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._export: Export | None = None
+        self._structured = False  # replies to READ
         self._writes: list[Request] = []  # small ones that came together and are not begun yet
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
@@ -155,7 +167,7 @@ class Session(asyncio.BufferedProtocol):
                     self._ending = self._eof
                     return
                 assert not isinstance(event, type(NEED_DATA)), "narrowed above"
-                if isinstance(event, Request) and event.command == Command.WRITE and not event.fua:
+                if isinstance(event, Request) and event.command == Command.WRITE and not event.flags:
                     self._writes.append(event)
                     if len(self._writes) == WRITES_AT_ONCE_MAX:
                         self._write_together()
@@ -183,7 +195,7 @@ class Session(asyncio.BufferedProtocol):
         if isinstance(event, Request):
             self._begin(event)
         elif isinstance(event, Opened):
-            self._export = event.export
+            self._export, self._structured = event.export, event.structured
             self._cancel_deadline()
         else:
             assert isinstance(event, Disconnected), "the last kind of event"
@@ -233,7 +245,7 @@ class Session(asyncio.BufferedProtocol):
             self._in_flight_bytes += request.length if _has_data(request) else 0
             task.add_done_callback(partial(self._finished, request))
 
-    async def _finish(self, request: Request, rest: Awaitable[_Data]) -> None:
+    async def _finish(self, request: Request, rest: Awaitable[_Result]) -> None:
         try:
             data = await rest
         except (BackendError, OSError) as error:
@@ -242,19 +254,24 @@ class Session(asyncio.BufferedProtocol):
             self._answer(request, data)
         self._schedule_turn()
 
-    def _call(self, request: Request) -> Coroutine[Any, Any, _Data]:
+    def _call(self, request: Request) -> Coroutine[Any, Any, _Result]:
         export = self._export
         assert export is not None, "requests come after Opened"
-        if request.command == Command.WRITE:
-            return export.write(request.offset, request.payload, request.fua)
-        if request.command == Command.READ:
-            return export.read(request.offset, request.length)
-        if request.command == Command.FLUSH:
+        command, _, offset, length, flags, payload = request
+        if command == Command.WRITE:
+            return export.write(offset, payload, bool(flags & FUA))
+        if command == Command.READ:
+            return export.read(offset, length)
+        if command == Command.FLUSH:
             return export.flush()
-        if request.command == Command.TRIM:
-            return export.trim(request.offset, request.length, request.fua)
-        assert request.command == Command.WRITE_ZEROES, "the last of the commands that ask for an answer"
-        return export.zero(request.offset, request.length, request.fua, not request.no_hole)
+        if command == Command.TRIM:
+            return export.trim(offset, length, bool(flags & FUA))
+        if command == Command.WRITE_ZEROES:
+            return export.zero(offset, length, bool(flags & FUA), not flags & NO_HOLE)
+        if command == Command.CACHE:
+            return export.cache(offset, length)
+        assert command == Command.BLOCK_STATUS, "the last of the commands that ask for an answer"
+        return export.extents(offset, length, 1 if flags & REQ_ONE else EXTENTS_MAX)
 
     def _finished(self, request: Request, task: asyncio.Task[None]) -> None:
         """Count the request out; a callback, because a task cancelled early never runs `_finish`."""
@@ -275,15 +292,21 @@ class Session(asyncio.BufferedProtocol):
 
     # --- replies -----------------------------------------------------------------------------
 
-    def _answer(self, request: Request, data: _Data) -> None:
-        self._push(simple_reply(request.cookie))
+    def _answer(self, request: Request, result: _Result) -> None:
         if request.command == Command.READ:
-            assert data is not None, "an export read nothing"
-            assert len(data) == request.length, "an export read less or more than asked"
-            self._push(data)
+            assert result is not None, "an export read nothing"
+            assert len(result) == request.length, "an export read less or more than asked"
+            self._push(read_header(request, self._structured))
+            self._push(result)
+        elif request.command == Command.BLOCK_STATUS:
+            assert 0 < len(result) <= EXTENTS_MAX, "an export has parts"
+            assert sum(extent.length for extent in result) <= request.length, "an export has more than asked"
+            self._push(status_reply(request.cookie, ALLOCATION_ID, result))
+        else:
+            self._push(simple_reply(request.cookie))
 
     def _refuse(self, request: Request, error: BackendError | OSError) -> None:
-        self._push(simple_reply(request.cookie, errno_of(error)))
+        self._push(error_reply(request.command, request.cookie, errno_of(error), self._structured))
 
     def _push(self, data: bytes | bytearray | memoryview) -> None:
         if self._transport is not None:

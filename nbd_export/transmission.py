@@ -5,19 +5,32 @@ The stream of bytes belongs to `protocol`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from nbd_export import wire
+from nbd_export.backend import Extent
 from nbd_export.errors import NbdErrno
 from nbd_export.limits import PAYLOAD_BYTES_MAX
-from nbd_export.wire import Command, CommandFlag
+from nbd_export.wire import ChunkFlag, ChunkType, Command, CommandFlag
 
 _WRITING: Final = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
-_KNOWN: Final = frozenset(Command)
 
-# Plain integers: the complement of an IntFlag knows only the flags that have names.
-_FLAGS_ALLOWED: Final = int(CommandFlag.FUA)
-_FLAGS_ALLOWED_ZEROES: Final = int(CommandFlag.FUA | CommandFlag.NO_HOLE)
+# Plain integers: an IntFlag makes an object of every result, which a request would pay for; and the
+# complement of an IntFlag knows only the flags that have names.
+FUA: Final = int(CommandFlag.FUA)
+NO_HOLE: Final = int(CommandFlag.NO_HOLE)
+REQ_ONE: Final = int(CommandFlag.REQ_ONE)
+_DONE: Final = int(ChunkFlag.DONE)
+_OFFSET_DATA: Final = int(ChunkType.OFFSET_DATA)
+_READ: Final = int(Command.READ)
+_BLOCK_STATUS: Final = int(Command.BLOCK_STATUS)
+
+# The commands that there are, and the flags of each. FUA is allowed everywhere, even where it means nothing.
+_PLAIN: Final[Mapping[int, int]] = {
+    Command.READ: FUA, Command.WRITE: FUA, Command.FLUSH: FUA, Command.TRIM: FUA, Command.CACHE: FUA,
+    Command.WRITE_ZEROES: FUA | NO_HOLE,
+}  # fmt: skip
 
 
 class Request(NamedTuple):
@@ -32,21 +45,36 @@ class Request(NamedTuple):
     cookie: int
     offset: int
     length: int
-    fua: bool
-    no_hole: bool
+    flags: int
     payload: bytes | memoryview
 
 
+def flags_allowed(structured: bool, with_status: bool) -> Mapping[int, int]:
+    """The commands that a client may send, each with its flags.
+
+    Args:
+        structured: structured replies were agreed on.
+        with_status: and the context base:allocation for this export.
+    """
+    allowed = dict(_PLAIN)
+    if structured:
+        allowed[Command.READ] |= CommandFlag.DF
+    if with_status:
+        allowed[Command.BLOCK_STATUS] = FUA | REQ_ONE
+    return allowed
+
+
 def fault_of(
-    command: int, flags: int, offset: int, length: int, size_bytes: int, read_only: bool
-) -> NbdErrno:
+    command: int, flags: int, offset: int, length: int, size_bytes: int, read_only: bool,
+    allowed: Mapping[int, int] = _PLAIN,
+) -> NbdErrno:  # fmt: skip
     """The error that a request deserves for its header alone, or `NbdErrno.OK`.
 
     Which error for which fault is the specification's choice: beyond the end ENOSPC for what
-    writes, EINVAL for reads and trims; a request that this server never offered is EINVAL.
+    writes, EINVAL for all others; a request that this server never offered is EINVAL.
     """
-    allowed = _FLAGS_ALLOWED_ZEROES if command == Command.WRITE_ZEROES else _FLAGS_ALLOWED
-    if command not in _KNOWN or flags & ~allowed:
+    known = allowed.get(command)
+    if known is None or flags & ~known:
         return NbdErrno.EINVAL
     if command == Command.FLUSH:
         return NbdErrno.EINVAL if offset or length else NbdErrno.OK
@@ -62,3 +90,32 @@ def fault_of(
 def simple_reply(cookie: int, error: NbdErrno = NbdErrno.OK) -> bytes:
     """The header of a reply; after that of a good READ its data follows."""
     return wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, error, cookie)
+
+
+def read_header(request: Request, structured: bool) -> bytes:
+    """What goes before the data of a good READ. It is one chunk, never in fragments, so DF is kept."""
+    if not structured:
+        return simple_reply(request.cookie)
+    return wire.CHUNK_DATA.pack(
+        wire.STRUCTURED_REPLY_MAGIC, _DONE, _OFFSET_DATA, request.cookie, 8 + request.length, request.offset
+    )
+
+
+def error_reply(command: int, cookie: int, error: NbdErrno, structured: bool) -> bytes:
+    """The reply that refuses a request.
+
+    Once structured replies are agreed on, what is answered with a payload must be refused with a
+    chunk; everything else may have the simple reply, which is shorter.
+    """
+    if not structured or command not in (_READ, _BLOCK_STATUS):
+        return simple_reply(cookie, error)
+    return wire.CHUNK_ERROR.pack(wire.STRUCTURED_REPLY_MAGIC, _DONE, ChunkType.ERROR, cookie, 4 + 2, error, 0)
+
+
+def status_reply(cookie: int, context: int, extents: Sequence[Extent]) -> bytes:
+    """The reply to a BLOCK_STATUS: the first parts of its range, in order, in one chunk."""
+    parts = b"".join([wire.EXTENT.pack(extent.length, extent.state) for extent in extents])
+    header = wire.CHUNK.pack(
+        wire.STRUCTURED_REPLY_MAGIC, _DONE, ChunkType.BLOCK_STATUS, cookie, wire.UINT32.size + len(parts)
+    )
+    return header + wire.UINT32.pack(context) + parts

@@ -39,8 +39,12 @@ class Option(enum.IntEnum):
     EXPORT_NAME = 1
     ABORT = 2
     LIST = 3
+    STARTTLS = 5
     INFO = 6
     GO = 7
+    STRUCTURED_REPLY = 8
+    LIST_META_CONTEXT = 9
+    SET_META_CONTEXT = 10
 
 
 class ReplyType(enum.IntEnum):
@@ -49,8 +53,11 @@ class ReplyType(enum.IntEnum):
     ACK = 1
     SERVER = 2
     INFO = 3
+    META_CONTEXT = 4
     ERR_UNSUP = 0x80000001
+    ERR_POLICY = 0x80000002
     ERR_INVALID = 0x80000003
+    ERR_TLS_REQD = 0x80000005
     ERR_UNKNOWN = 0x80000006
     ERR_TOO_BIG = 0x80000009
 
@@ -71,9 +78,28 @@ INFO_BLOCK_SIZE: Final = struct.Struct(">HIII")  # Info.BLOCK_SIZE, minimum, pre
 
 REQUEST_MAGIC: Final = 0x25609513
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
+STRUCTURED_REPLY_MAGIC: Final = 0x668E33EF
 
 REQUEST: Final = struct.Struct(">IHHQQI")  # magic, CommandFlag, Command, cookie, offset, length
 SIMPLE_REPLY: Final = struct.Struct(">IIQ")  # magic, NbdErrno, cookie
+CHUNK: Final = struct.Struct(">IHHQI")  # magic, ChunkFlag, ChunkType, cookie, length of what follows
+CHUNK_DATA: Final = struct.Struct(">IHHQIQ")  # the same, and an OFFSET_DATA's offset; then its data
+CHUNK_ERROR: Final = struct.Struct(">IHHQIIH")  # the same, and an ERROR's NbdErrno, length of its message
+EXTENT: Final = struct.Struct(">II")  # of a BLOCK_STATUS: length, flags of the context
+
+
+class ChunkFlag(enum.IntFlag):
+    """Flags of a structured reply's chunk."""
+
+    DONE = 1 << 0
+
+
+class ChunkType(enum.IntEnum):
+    """The kinds of chunks that this server sends."""
+
+    OFFSET_DATA = 1
+    BLOCK_STATUS = 5
+    ERROR = 0x8001
 
 
 class TransmissionFlag(enum.IntFlag):
@@ -85,7 +111,9 @@ class TransmissionFlag(enum.IntFlag):
     SEND_FUA = 1 << 3
     SEND_TRIM = 1 << 5
     SEND_WRITE_ZEROES = 1 << 6
+    SEND_DF = 1 << 7
     CAN_MULTI_CONN = 1 << 8
+    SEND_CACHE = 1 << 10
 
 
 class Command(enum.IntEnum):
@@ -96,7 +124,9 @@ class Command(enum.IntEnum):
     DISC = 2
     FLUSH = 3
     TRIM = 4
+    CACHE = 5
     WRITE_ZEROES = 6
+    BLOCK_STATUS = 7
 
 
 class CommandFlag(enum.IntFlag):
@@ -104,3 +134,5 @@ class CommandFlag(enum.IntFlag):
 
     FUA = 1 << 0
     NO_HOLE = 1 << 1
+    DF = 1 << 2
+    REQ_ONE = 1 << 3

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbd_export.backend import Exports, FixedExports
+from cdp_agent.splitter.backing import extents_of
+from cdp_agent.splitter.files import OsFiles
+from nbd_export.backend import Exports, Extent, FixedExports, State
 from nbd_export.server import NbdServer, serve
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ class MemoryExport:
         self.read_only = read_only
         self.description = f"{size_bytes} bytes of memory"
         self.content = bytearray(size_bytes)
+        self.cached: list[tuple[int, int]] = []
 
     async def read(self, offset: int, length: int) -> bytes:
         return bytes(self.content[offset : offset + length])
@@ -45,6 +48,19 @@ class MemoryExport:
 
     async def trim(self, offset: int, length: int, fua: bool) -> None:
         self.content[offset : offset + length] = bytes(length)
+
+    async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
+        """Alternating every 4096 bytes: where they are all zeros a hole."""
+        parts: list[Extent] = []
+        at, end = offset, offset + length
+        while at < end and len(parts) < count_max:
+            until = min(at // 4096 * 4096 + 4096, end)
+            parts.append(Extent(until - at, State.DATA if any(self.content[at:until]) else State.HOLE))
+            at = until
+        return parts
+
+    async def cache(self, offset: int, length: int) -> None:
+        self.cached.append((offset, length))
 
     async def flush(self) -> None:
         return
@@ -80,6 +96,12 @@ class FileExport:
 
     async def trim(self, offset: int, length: int, fua: bool) -> None:
         await self.zero(offset, length, fua, may_trim=True)
+
+    async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
+        return await asyncio.to_thread(extents_of, OsFiles(), self._fd, offset, length, count_max)
+
+    async def cache(self, offset: int, length: int) -> None:
+        return
 
     async def flush(self) -> None:
         await asyncio.to_thread(os.fdatasync, self._fd)

@@ -25,6 +25,9 @@ _FALLOC_ZERO_RANGE: Final = 16
 # What a file system or device answers that cannot punch or zero this range: then zeros are written.
 _CANNOT_ZERO: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 
+# And what one answers that does not know its holes.
+_CANNOT_TELL: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+
 
 class Files(Protocol):
     """What the splitter does with descriptors. Every method raises OSError as the kernel does."""
@@ -59,6 +62,18 @@ class Files(Protocol):
 
     def zero(self, fd: int, offset: int, length: int, may_trim: bool) -> None:
         """Make a range read as zeros; with `may_trim` its storage may be given up."""
+        ...
+
+    def next_data(self, fd: int, offset: int) -> int | None:
+        """Where, from `offset` on, a part begins that is no hole; None if none follows."""
+        ...
+
+    def next_hole(self, fd: int, offset: int) -> int:
+        """Where, from `offset` on, a hole begins, or the end of the file."""
+        ...
+
+    def will_need(self, fd: int, offset: int, length: int) -> None:
+        """Begin to bring a range into the page cache."""
         ...
 
     def allocate(self, fd: int, length: int) -> None:
@@ -153,6 +168,30 @@ class OsFiles:
         for at in range(0, length, len(zeros)):
             part = memoryview(zeros)[: min(len(zeros), length - at)]
             self.pwritev(fd, (part,), offset + at)
+
+    def next_data(self, fd: int, offset: int) -> int | None:
+        """See `Files.next_data`; where the file system or device cannot tell, all is data."""
+        try:
+            return os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            if error.errno in _CANNOT_TELL:
+                return offset
+            raise
+
+    def next_hole(self, fd: int, offset: int) -> int:
+        """See `Files.next_hole`."""
+        try:
+            return os.lseek(fd, offset, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno in _CANNOT_TELL:
+                return self.size_bytes(fd)
+            raise
+
+    def will_need(self, fd: int, offset: int, length: int) -> None:
+        """See `Files.will_need`."""
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def allocate(self, fd: int, length: int) -> None:
         """See `Files.allocate`."""

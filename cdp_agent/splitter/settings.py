@@ -22,6 +22,8 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 INLINE_BYTES_MAX: Final = 64 << 10
 # Threads for large writes, cold reads, zeroes: enough to keep a disk's queue filled, few enough for the GIL.
 IO_THREADS: Final = 8
+# A guest that asks to have more than this at hand gets the first part: it is not to empty the page cache.
+READ_AHEAD_BYTES_MAX: Final = 32 << 20
 # Recyclable journal files that are kept, a GiB: what is overwritten is in the page cache and has its blocks.
 # More are deleted, so that a peak does not keep its space.
 SPARE_FILES_MAX: Final = 16

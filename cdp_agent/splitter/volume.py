@@ -14,13 +14,14 @@ import asyncio
 import errno
 from collections.abc import Callable, Sequence
 
-from cdp_agent.splitter.backing import Backing
+from cdp_agent.splitter.backing import Backing, extents_of
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.failures import JournalUnusable
 from cdp_agent.splitter.ranges import RangesInFlight
-from cdp_agent.splitter.settings import INLINE_BYTES_MAX
+from cdp_agent.splitter.settings import INLINE_BYTES_MAX, READ_AHEAD_BYTES_MAX
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Kind
+from nbd_export.backend import Extent
 
 
 class Volume:
@@ -101,6 +102,17 @@ class Volume:
     async def flush(self) -> None:
         """See `Export.flush`."""
         await self._capture.sync()
+
+    async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
+        """See `Export.extents`; asked of the backing store, which has every write that was answered."""
+        return await self._capture.in_thread(
+            lambda: extents_of(self._files, self._fd, offset, length, count_max)
+        )
+
+    async def cache(self, offset: int, length: int) -> None:
+        """See `Export.cache`."""
+        count = min(length, READ_AHEAD_BYTES_MAX)
+        await self._capture.in_thread(lambda: self._files.will_need(self._fd, offset, count))
 
     async def _clear(self, kind: Kind, offset: int, length: int, may_trim: bool) -> None:
         self.write_count += 1

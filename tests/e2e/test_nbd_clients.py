@@ -132,7 +132,7 @@ def test_nbdinfo_tells_what_the_server_offers(uri: str) -> None:
     assert export["export-size"] == SIZE_BYTES + 512
     sizes = [export[f"block_size_{which}"] for which in ("minimum", "preferred", "maximum")]
     assert sizes == [1, 4096, 32 << 20]
-    for ability in ("can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn"):
+    for ability in ("can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn", "can_cache", "can_df"):
         assert export[ability] is True, ability
     assert export["is_read_only"] is False
 
@@ -143,6 +143,37 @@ def test_nbdinfo_lists_all_exports(uri: str) -> None:
         "disk": False,
         "frozen": True,
     }
+
+
+def test_maps_tell_where_the_holes_are(uri: str, disk: Path) -> None:
+    expected = [(0, 3 << 20, 3), (3 << 20, 5 << 20, 0), (8 << 20, SIZE_BYTES + 512 - (8 << 20), 3)]
+    told = json.loads(run("nbdinfo", "--map", "--json", uri))
+    assert [(part["offset"], part["length"], part["type"]) for part in told] == expected
+    told = json.loads(run("qemu-img", "map", "--output=json", "-f", "raw", uri))
+    # QEMU counts in sectors, and joins what is alike.
+    assert [(part["start"], part["length"], part["zero"]) for part in told] == [
+        (start, length, state == 3) for start, length, state in expected
+    ]
+
+
+def test_copies_of_a_sparse_disk_are_sparse(uri: str, disk: Path, tmp_path: Path) -> None:
+    for number, command in enumerate([
+        ("nbdcopy", uri), ("qemu-img", "convert", "-f", "raw", "-O", "raw", uri),
+    ]):  # fmt: skip
+        copy = tmp_path / f"copy-{number}"
+        run(*command, copy)
+        assert copy.read_bytes() == disk.read_bytes()
+        assert copy.stat().st_blocks * 512 < 6 << 20
+
+
+def test_what_was_just_written_is_never_told_to_be_a_hole(uri: str, disk: Path) -> None:
+    qemu_io(uri, "write -P 1 0 64k", "write -P 2 20M 4k", "write -z -u 4M 1M")
+    told = json.loads(run("nbdinfo", "--map", "--json", uri))
+    content = disk.read_bytes()
+    for part in told:
+        if part["type"] == 3:
+            assert not any(content[part["offset"] : part["offset"] + part["length"]])
+    assert sum(part["length"] for part in told) == len(content)
 
 
 @pytest.mark.parametrize(("block", "depth"), [("4k", 16), ("3333", 4), ("1m", 8)])

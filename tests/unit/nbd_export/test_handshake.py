@@ -30,8 +30,8 @@ from tests.unit.nbd_export.wire_client import (
 )
 
 ERR_UNSUP, ERR_INVALID, ERR_UNKNOWN, ERR_TOO_BIG = 0x80000001, 0x80000003, 0x80000006, 0x80000009
-WRITABLE_FLAGS, READ_ONLY_FLAGS = 0b1_0110_1101, 0b1_0000_1111
-STRUCTURED_REPLY, STARTTLS, LIST_META_CONTEXT = 8, 5, 9
+WRITABLE_FLAGS, READ_ONLY_FLAGS = 0b101_0110_1101, 0b101_0000_1111
+STARTTLS, EXTENDED_HEADERS = 5, 11
 
 DISK = MemoryExport(1 << 20, "disk")
 FROZEN = MemoryExport(777, "gefroren-ü", read_only=True)
@@ -63,7 +63,7 @@ def test_a_client_without_fixed_newstyle_or_with_unknown_flags_is_turned_away(fl
         feed(connection, [struct.pack(">I", flags)])
 
 
-@pytest.mark.parametrize("number", [STRUCTURED_REPLY, STARTTLS, LIST_META_CONTEXT, 0, 4, 10, 0xFFFFFFFF])
+@pytest.mark.parametrize("number", [STARTTLS, EXTENDED_HEADERS, 0, 4, 12, 0xFFFFFFFF])
 def test_an_unknown_option_is_unsupported_and_its_data_skipped(
     connection: ServerConnection, number: int
 ) -> None:

@@ -48,12 +48,12 @@ RECORDED = b"".join([
 ])  # fmt: skip
 
 EVENTS: list[Event] = [
-    Opened(DISK),
-    Request(WRITE, 0x1122334455667788, 4096, 700, True, False, bytes(range(7)) * 100),
-    Request(READ, 2, 4096, 700, False, False, b""),
-    Request(WRITE_ZEROES, 4, 0, 1 << 20, False, True, b""),
-    Request(TRIM, 5, 1, 2, False, False, b""),
-    Request(FLUSH, 6, 0, 0, False, False, b""),
+    Opened(DISK, structured=True),
+    Request(WRITE, 0x1122334455667788, 4096, 700, 1, bytes(range(7)) * 100),
+    Request(READ, 2, 4096, 700, 0, b""),
+    Request(WRITE_ZEROES, 4, 0, 1 << 20, 2, b""),
+    Request(TRIM, 5, 1, 2, 0, b""),
+    Request(FLUSH, 6, 0, 0, 0, b""),
     Disconnected(),
 ]
 
@@ -80,8 +80,8 @@ def test_payloads_of_all_sizes_arrive_whole(length: int, piece_bytes: int) -> No
     payload = bytes(at * 31 % 251 for at in range(length))
     stream = FLAGS + go("") + request(WRITE, 1, 9, length, payload=payload) * 2 + request(FLUSH, 2)
     events, _ = converse([stream[at : at + piece_bytes] for at in range(0, len(stream), piece_bytes)])
-    write = Request(WRITE, 1, 9, length, False, False, payload)
-    assert events == [Opened(DISK), write, write, Request(FLUSH, 2, 0, 0, False, False, b"")]
+    write = Request(WRITE, 1, 9, length, 0, payload)
+    assert events == [Opened(DISK), write, write, Request(FLUSH, 2, 0, 0, 0, b"")]
 
 
 def test_a_conversation_cut_off_at_any_byte_yields_only_a_beginning() -> None:

@@ -19,20 +19,17 @@ from nbd_export.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, PAYLO
 from nbd_export.server import open_listening_socket
 from tests.nbd_client import NbdClient, NbdError
 from tests.nbd_server import MemoryExport, ServerThread, serving
-from tests.unit.nbd_export.wire_client import (
-    DISC,
-    FLAGS,
-    FLUSH,
-    READ,
-    WRITE,
-    go,
-    request,
-    simple_replies,
+from tests.unit.nbd_export.raw_client import (
+    DEADLINE_SECONDS,
+    is_hung_up_on,
+    opened_client,
+    raw_client,
+    receive,
 )
+from tests.unit.nbd_export.wire_client import DISC, FLAGS, FLUSH, READ, WRITE, request, simple_replies
 from tests.waiting import wait_until
 
 SIZE = 1 << 20
-DEADLINE_SECONDS = 20.0
 
 
 class GatedExport(MemoryExport):
@@ -88,43 +85,6 @@ def gated(path: Path) -> Iterator[tuple[GatedExport, ServerThread]]:
 
 def eventually(condition: Callable[[], object], what: str) -> None:
     wait_until(condition, what, DEADLINE_SECONDS)
-
-
-def raw_client(path: Path, hello: bytes = b"") -> socket.socket:
-    """A connected socket whose greeting was read and that has said `hello`."""
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(DEADLINE_SECONDS)
-    client.connect(str(path))
-    if hello:
-        assert len(receive(client, 18)) == 18
-        client.sendall(hello)
-    return client
-
-
-def opened_client(path: Path) -> socket.socket:
-    client = raw_client(path, FLAGS + go(""))
-    assert len(receive(client, 20 + 12 + 20)) == 52
-    return client
-
-
-def receive(client: socket.socket, count: int) -> bytes:
-    """Exactly `count` bytes (MSG_WAITALL means little on a socket with a timeout)."""
-    data = bytearray()
-    while len(data) < count:
-        chunk = client.recv(count - len(data))
-        assert chunk, "the server hung up"
-        data += chunk
-    return bytes(data)
-
-
-def is_hung_up_on(client: socket.socket) -> bool:
-    """Whether the server closes this connection; what it still says is dropped."""
-    try:
-        while client.recv(1 << 16):
-            pass
-    except ConnectionResetError:
-        return True
-    return True
 
 
 # --- the socket ------------------------------------------------------------------------------

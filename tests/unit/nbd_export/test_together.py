@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.nbd_server import MemoryExport, serving
-from tests.unit.nbd_export.test_server import SIZE, eventually, opened_client, receive
+from tests.unit.nbd_export.raw_client import opened_client, receive
 from tests.unit.nbd_export.wire_client import READ, WRITE, request
 
 

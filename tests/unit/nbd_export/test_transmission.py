@@ -45,7 +45,8 @@ EPERM, EINVAL, ENOSPC, OK = NbdErrno.EPERM, NbdErrno.EINVAL, NbdErrno.ENOSPC, Nb
         (TRIM, NO_HOLE, 0, 1, EINVAL),
         (WRITE_ZEROES, 0, 0, SIZE, OK), (WRITE_ZEROES, FUA | NO_HOLE, 0, 1, OK),
         (WRITE_ZEROES, 0, 1, SIZE, ENOSPC), (WRITE_ZEROES, 16, 0, 1, EINVAL), (WRITE_ZEROES, 0, 0, 0, EINVAL),
-        (5, 0, 0, 1, EINVAL), (7, 0, 0, 1, EINVAL), (8, 0, 0, 1, EINVAL), (65535, 0, 0, 1, EINVAL),
+        (5, 0, 0, 1, OK), (5, 0, SIZE, 1, EINVAL), (5, 4, 0, 1, EINVAL),
+        (7, 0, 0, 1, EINVAL), (8, 0, 0, 1, EINVAL), (65535, 0, 0, 1, EINVAL),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_error(
@@ -72,7 +73,7 @@ def connection() -> ServerConnection:
 @pytest.mark.parametrize("length", [1, 4096, 300_000, PAYLOAD_BYTES_MAX + 1])
 def test_the_payload_of_a_refused_write_is_skipped(connection: ServerConnection, length: int) -> None:
     beyond = request(WRITE, 7, 1 << 20, length, payload=bytes(length))
-    assert feed(connection, [beyond, request(FLUSH, 8)]) == [Request(FLUSH, 8, 0, 0, False, False, b"")]
+    assert feed(connection, [beyond, request(FLUSH, 8)]) == [Request(FLUSH, 8, 0, 0, 0, b"")]
     error = EINVAL if length > PAYLOAD_BYTES_MAX else ENOSPC
     assert simple_replies(connection.data_to_send()) == [(7, error)]
 
@@ -85,7 +86,7 @@ def test_a_write_of_absurd_length_is_hung_up_on(connection: ServerConnection) ->
 def test_refused_requests_without_payload_do_not_derail_the_stream(connection: ServerConnection) -> None:
     bad = [request(READ, 1, 0, 2**32 - 1), request(99, 2, 3, 4), request(TRIM, 3, 1 << 20, 1)]
     (good,) = feed(connection, [b"".join(bad) + request(READ, 4, 0, 8)])
-    assert good == Request(READ, 4, 0, 8, False, False, b"")
+    assert good == Request(READ, 4, 0, 8, 0, b"")
     assert simple_replies(connection.data_to_send()) == [(1, EINVAL), (2, EINVAL), (3, EINVAL)]
 
 

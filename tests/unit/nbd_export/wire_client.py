@@ -9,9 +9,10 @@ from nbd_export.protocol import NEED_DATA, Event, Progress, ServerConnection
 
 FLAGS = struct.pack(">I", 3)
 GO, INFO, LIST, ABORT, EXPORT_NAME = 7, 6, 3, 2, 1
-READ, WRITE, DISC, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 2, 3, 4, 6
-FUA, NO_HOLE = 1, 2
-ACK, SERVER, INFO_REPLY = 1, 2, 3
+STARTTLS, STRUCTURED_REPLY, LIST_META_CONTEXT, SET_META_CONTEXT = 5, 8, 9, 10
+READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS = 0, 1, 2, 3, 4, 5, 6, 7
+FUA, NO_HOLE, DF, REQ_ONE = 1, 2, 4, 8
+ACK, SERVER, INFO_REPLY, META_CONTEXT = 1, 2, 3, 4
 
 
 def option(number: int, data: bytes = b"") -> bytes:
@@ -23,6 +24,14 @@ def go(name: str = "", *infos: int, number: int = GO) -> bytes:
     return option(
         number,
         struct.pack(f">I{len(encoded)}sH{len(infos)}H", len(encoded), encoded, len(infos), *infos),
+    )
+
+
+def meta_context(number: int, name: str, *queries: bytes) -> bytes:
+    encoded = name.encode()
+    parts = [struct.pack(">I", len(query)) + query for query in queries]
+    return option(
+        number, struct.pack(">I", len(encoded)) + encoded + struct.pack(">I", len(parts)) + b"".join(parts)
     )
 
 
@@ -51,6 +60,17 @@ def simple_replies(data: bytes) -> list[tuple[int, int]]:
         assert magic == 0x67446698
         replies.append((cookie, error))
     return replies
+
+
+def chunks(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    """All of `data` as chunks of structured replies: (cookie, flags, type, what follows)."""
+    found = []
+    while data:
+        magic, flags, kind, cookie, length = struct.unpack_from(">IHHQI", data)
+        assert magic == 0x668E33EF
+        found.append((cookie, flags, kind, data[20 : 20 + length]))
+        data = data[20 + length :]
+    return found
 
 
 def feed(connection: ServerConnection, pieces: Sequence[bytes]) -> list[Event]:
