@@ -9,6 +9,7 @@ import pytest
 
 from tests.nbd_server import MemoryExport, serving
 from tests.unit.nbd_export.raw_client import opened_client, receive
+from tests.unit.nbd_export.test_server import SIZE, eventually
 from tests.unit.nbd_export.wire_client import READ, WRITE, request
 
 
