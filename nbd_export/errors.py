@@ -62,6 +62,14 @@ class ClientProtocolError(NbdExportError):
     """A client broke the protocol so that the stream cannot be followed any more: hang up."""
 
 
+class PlainBeyondLoopback(NbdExportError):
+    """Exports would be open, without TLS, to whoever reaches this machine."""
+
+
+class TlsUnusable(NbdExportError):
+    """There are no certificates that could be used."""
+
+
 class SocketInUse(NbdExportError):
     """Somebody is listening at the path of the socket, or something that is no socket lies there."""
 

@@ -60,5 +60,15 @@ BACKLOG_CONNECTIONS: Final = 64
 # A client that has not chosen an export by then is gone, stuck or hostile.
 HANDSHAKE_SECONDS_MAX: Final = 10.0
 
+# A TLS client that does not answer our farewell, or does not take the last replies, is cut off.
+TLS_SHUTDOWN_SECONDS_MAX: Final = 10.0
+
+# TCP alone never notices that an idle peer's machine is gone: 60 + 6 * 10 s then. And what was sent
+# to a peer that is gone is given up after the same time.
+KEEPALIVE_IDLE_SECONDS: Final = 60
+KEEPALIVE_INTERVAL_SECONDS: Final = 10
+KEEPALIVE_PROBES_MAX: Final = 6
+UNACKNOWLEDGED_MILLISECONDS_MAX: Final = 120_000
+
 # How long a server that closes waits for requests that were begun before it gives up on them.
 DRAIN_SECONDS_MAX: Final = 30.0

@@ -1,4 +1,4 @@
-"""The NBD server on a unix socket: listens, counts its clients, closes in order.
+"""The NBD server on a unix socket, and on TCP: listens, counts its clients, closes in order.
 
 A client's connection is `session`'s matter. One server process per socket path is the rule of
 whoever starts it (the agent's lock); here a second one is noticed, not arbitrated.
@@ -7,17 +7,14 @@ whoever starts it (the agent's lock); here a second one is noticed, not arbitrat
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import stat
+from functools import partial
 from pathlib import Path
 
 from nbd_export.backend import Exports
-from nbd_export.errors import SocketInUse
 from nbd_export.limits import BACKLOG_CONNECTIONS, CONNECTIONS_MAX, DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX
+from nbd_export.listening import TcpEndpoint, open_tcp_socket, open_unix_socket
 from nbd_export.session import Session
-
-SOCKET_MODE = 0o600
+from nbd_export.tls import TlsContexts
 
 
 class NbdServer:
@@ -30,7 +27,7 @@ class NbdServer:
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._closing = False
         self._path = Path()
         self._inode = 0
@@ -42,12 +39,31 @@ class NbdServer:
 
     async def listen(self, path: Path) -> None:
         """Begin to accept clients; see `serve`."""
-        listening = open_listening_socket(path)
+        listening = open_unix_socket(path)
         self._path, self._inode = path, path.stat().st_ino
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_unix_server(
-            self._new_client, sock=listening, backlog=BACKLOG_CONNECTIONS
+        listener = await loop.create_unix_server(
+            partial(self._new_client, None), sock=listening, backlog=BACKLOG_CONNECTIONS
         )
+        self._listeners.append(listener)
+
+    async def listen_tcp(self, endpoint: TcpEndpoint) -> int:
+        """Accept clients there too; returns the port.
+
+        Raises:
+            PlainBeyondLoopback, OSError, ValueError: see `open_tcp_socket`.
+            TlsUnusable: the endpoint's certificates cannot be used.
+        """
+        if endpoint.tls is not None:
+            endpoint.tls.current()
+        listening = open_tcp_socket(endpoint)
+        port: int = listening.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(
+            partial(self._new_client, endpoint.tls), sock=listening, backlog=BACKLOG_CONNECTIONS
+        )
+        self._listeners.append(listener)
+        return port
 
     async def close(self, drain_seconds: float = DRAIN_SECONDS_MAX) -> bool:
         """Stop accepting, finish the requests that were begun, close every connection, remove the socket.
@@ -56,10 +72,10 @@ class NbdServer:
             Whether all requests finished in `drain_seconds`; those that did not were cancelled.
         """
         self._closing = True
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            self._unlink_own_socket()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._unlink_own_socket()
         for session in self._sessions:
             session.end()
         try:
@@ -71,11 +87,11 @@ class NbdServer:
             return False
         return True
 
-    def _new_client(self) -> asyncio.BaseProtocol:
+    def _new_client(self, tls: TlsContexts | None) -> asyncio.BaseProtocol:
         # asyncio may still bring a client that it accepted just before we closed.
         if self._closing or len(self._sessions) >= self._connections_max:
             return _TurnedAway()
-        session = Session(self._exports, self._handshake_seconds, self._gone)
+        session = Session(self._exports, self._handshake_seconds, self._gone, tls)
         self._sessions.add(session)
         self._empty.clear()
         return session
@@ -87,8 +103,9 @@ class NbdServer:
 
     def _unlink_own_socket(self) -> None:
         """Remove our socket file, unless another server has put its own there since."""
-        if self._path.exists() and self._path.stat().st_ino == self._inode:
+        if self._inode and self._path.exists() and self._path.stat().st_ino == self._inode:
             self._path.unlink()
+            self._inode = 0
 
 
 async def serve(
@@ -109,45 +126,6 @@ async def serve(
     server = NbdServer(exports, handshake_seconds, connections_max)
     await server.listen(socket_path)
     return server
-
-
-def open_listening_socket(path: Path) -> socket.socket:
-    """A bound socket, ready for listen(2). A dead server's file is removed, a living one's never.
-
-    Raises:
-        SocketInUse: see `serve`.
-        OSError: likewise.
-    """
-    _remove_dead_socket(path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.setblocking(False)
-        listening.bind(str(path))
-        # Before listen(2) nobody can connect, so there is no moment of a wider mode.
-        os.chmod(path, SOCKET_MODE)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _remove_dead_socket(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise SocketInUse(f"{path} exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog says EAGAIN: somebody lives there, if busy
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            raise SocketInUse(f"a server listens at {path}") from None
-    raise SocketInUse(f"a server listens at {path}")
 
 
 class _TurnedAway(asyncio.Protocol):

@@ -14,16 +14,18 @@ from typing import Any, Final
 from nbd_export.backend import Export, Exports
 from nbd_export.contexts import ALLOCATION_ID
 from nbd_export.eager import rest_of
-from nbd_export.errors import BackendError, ClientProtocolError, errno_of
+from nbd_export.errors import BackendError, ClientProtocolError, TlsUnusable, errno_of
 from nbd_export.limits import (
     EXTENTS_MAX,
     IN_FLIGHT_BYTES_MAX,
     IN_FLIGHT_REQUESTS_MAX,
     JOINED_REPLY_BYTES_MAX,
+    TLS_SHUTDOWN_SECONDS_MAX,
     UNSENT_REPLY_BYTES_MAX,
     WRITES_AT_ONCE_MAX,
 )
-from nbd_export.protocol import NEED_DATA, Disconnected, Event, Opened, ServerConnection
+from nbd_export.protocol import NEED_DATA, Disconnected, Event, Opened, ServerConnection, TlsWanted
+from nbd_export.tls import TlsContexts
 from nbd_export.transmission import (
     FUA,
     NO_HOLE,
@@ -52,10 +54,19 @@ class Session(asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self, exports: Exports, handshake_seconds: float, on_done: Callable[[Session], None]
+        self,
+        exports: Exports,
+        handshake_seconds: float,
+        on_done: Callable[[Session], None],
+        tls: TlsContexts | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._connection = ServerConnection(exports)
+        self._connection = ServerConnection(exports, tls=tls is not None)
+        self._tls = tls
+        self._tls_wanted = False  # it begins with the end of this turn
+        self._securing: asyncio.Task[None] | None = None  # while TLS shakes hands
+        self._is_secure = False
+        self._is_lost = False
         self._handshake_seconds = handshake_seconds
         self._on_done = on_done  # called once: connection lost, and nothing of it in flight
         self._transport: asyncio.Transport | None = None
@@ -96,7 +107,7 @@ class Session(asyncio.BufferedProtocol):
         """The client sends no more; what it has asked for is still done and answered."""
         self._eof = True
         self._turn()
-        return True
+        return not self._is_secure  # TLS has no half of a connection
 
     def pause_writing(self) -> None:
         """The client does not read its replies: begin nothing new until it does."""
@@ -109,6 +120,9 @@ class Session(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits for answers any more; requests in flight run on to their end."""
+        if self._is_lost:
+            return
+        self._is_lost = True
         self._transport = None
         self._ending = True
         self._cancel_deadline()
@@ -143,6 +157,10 @@ class Session(asyncio.BufferedProtocol):
     def _turn(self) -> None:
         if self._transport is None:
             return
+        if self._securing is not None:  # asyncio may bring what came through TLS before we know of it
+            if self._ending:
+                self._transport.abort()
+            return
         try:
             self._take_events()
         except ClientProtocolError as error:
@@ -156,6 +174,10 @@ class Session(asyncio.BufferedProtocol):
         self._send_replies()
         if self._ending and not self._in_flight:
             self._transport.close()
+        elif self._tls_wanted:
+            self._set_reading(False)
+            self._tls_wanted = False
+            self._securing = self._loop.create_task(self._secure(self._transport))
         else:
             self._set_reading(not self._is_full() and not self._ending)
 
@@ -197,6 +219,8 @@ class Session(asyncio.BufferedProtocol):
         elif isinstance(event, Opened):
             self._export, self._structured = event.export, event.structured
             self._cancel_deadline()
+        elif isinstance(event, TlsWanted):
+            self._tls_wanted = True
         else:
             assert isinstance(event, Disconnected), "the last kind of event"
             self._ending = True
@@ -227,6 +251,34 @@ class Session(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    # --- TLS ---------------------------------------------------------------------------------
+
+    async def _secure(self, plain: asyncio.Transport) -> None:
+        """Shake hands; go on with what comes through TLS, or hang up."""
+        secure: asyncio.Transport | None = None
+        try:
+            assert self._tls is not None, "only then the protocol asks for it"
+            secure = await self._loop.start_tls(
+                plain, self, self._tls.current(), server_side=True,
+                ssl_handshake_timeout=self._handshake_seconds,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS_MAX,
+            )  # fmt: skip
+        except (OSError, TlsUnusable) as error:  # ssl.SSLError is an OSError
+            _log.info("hanging up on a client: TLS: %s", error)
+        finally:
+            self._securing = None
+        if secure is None or self._is_lost:  # None: the connection was lost meanwhile
+            plain.abort()
+            if self._is_lost:
+                self._say_if_done()
+            else:  # asyncio says so only of a connection that was secured
+                self.connection_lost(None)
+            return
+        self._transport, self._is_secure = secure, True
+        self._reading_paused = False
+        secure.set_write_buffer_limits(high=UNSENT_REPLY_BYTES_MAX)
+        self._turn()
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -287,7 +339,7 @@ class Session(asyncio.BufferedProtocol):
             raise bug
 
     def _say_if_done(self) -> None:
-        if self._transport is None and not self._in_flight:
+        if self._transport is None and not self._in_flight and self._securing is None:
             self._on_done(self)
 
     # --- replies -----------------------------------------------------------------------------

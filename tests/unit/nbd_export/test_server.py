@@ -16,7 +16,7 @@ import pytest
 
 from nbd_export.errors import BackendError, NbdErrno, SocketInUse
 from nbd_export.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, PAYLOAD_BYTES_MAX
-from nbd_export.server import open_listening_socket
+from nbd_export.listening import open_unix_socket
 from tests.nbd_client import NbdClient, NbdError
 from tests.nbd_server import MemoryExport, ServerThread, serving
 from tests.unit.nbd_export.raw_client import (
@@ -93,7 +93,7 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 def test_a_living_servers_socket_is_refused_and_left_alone(path: Path) -> None:
     with serving(MemoryExport(SIZE), path):
         with pytest.raises(SocketInUse):
-            open_listening_socket(path)
+            open_unix_socket(path)
         with NbdClient(path) as client:
             assert client.size_bytes == SIZE
 
@@ -104,13 +104,13 @@ def test_a_socket_whose_backlog_is_full_is_refused(path: Path) -> None:
         busy.listen(0)
         waiting.connect(str(path))
         with pytest.raises(SocketInUse):
-            open_listening_socket(path)
+            open_unix_socket(path)
 
 
 def test_what_is_no_socket_is_refused_and_left_alone(path: Path) -> None:
     path.write_text("precious")
     with pytest.raises(SocketInUse):
-        open_listening_socket(path)
+        open_unix_socket(path)
     assert path.read_text() == "precious"
 
 
