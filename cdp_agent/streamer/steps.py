@@ -55,6 +55,9 @@ PUTS_MAX: Final = 8
 """Requests in flight: enough to fill a WAN with objects of 8 MiB, few enough for a small machine."""
 WINDOW_BYTES_MAX: Final = 96 << 20
 """Sealed bytes that are not acknowledged; they are kept in memory, as a sealed seq is never built again."""
+FLYING_MAX: Final = 64
+"""Sealed segments that are not acknowledged, however small: each is tried again by itself, and a store that
+takes none would meet more requests with every cut. Cuts wait meanwhile, and are the wider."""
 ASKED_MAX: Final = 1024
 """Markers and flushes that wait; whoever comes later is refused."""
 RETRY_FIRST_NS: Final = 500_000_000
@@ -348,11 +351,15 @@ def _answerable(asked: tuple[Asked, ...]) -> tuple[tuple[Asked, ...], tuple[Aske
 
 def _may_cut(state: StreamState) -> bool:
     busy = state.reading or state.building or state.sealing or state.copying
-    return state.epoch > 0 and not busy and not state.paused and window_bytes(state) < WINDOW_BYTES_MAX
+    return state.epoch > 0 and not busy and not state.paused and not _is_window_full(state)
+
+
+def _is_window_full(state: StreamState) -> bool:
+    return window_bytes(state) >= WINDOW_BYTES_MAX or len(state.flying) >= FLYING_MAX
 
 
 def _seal(state: StreamState, now_ns: int) -> Step:
-    if not state.building or state.sealing or window_bytes(state) >= WINDOW_BYTES_MAX:
+    if not state.building or state.sealing or _is_window_full(state):
         return state, ()
     effect = SealSegment(
         seq=state.seq + 1,

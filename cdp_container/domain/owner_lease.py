@@ -21,8 +21,8 @@ RETRY_FIRST_NS: Final = SECOND_NS // 4
 RETRY_MAX_NS: Final = 10 * SECOND_NS
 """A third of the default lease: an outage ends at most so long after the store is back."""
 THROTTLED_FIRST_NS: Final = SECOND_NS
-THROTTLED_MAX_NS: Final = 30 * SECOND_NS
-"""A store that asks for patience gets it."""
+THROTTLED_MAX_NS: Final = 10 * SECOND_NS
+"""A store that asks for patience gets it; but one that throttles half of all requests must not end it all."""
 DOUBLINGS_MAX: Final = 16
 """Of a back-off, before the cap is applied."""
 

@@ -440,6 +440,20 @@ def test_no_cut_is_read_while_the_window_is_full() -> None:
     assert play.one(ReadCut).to_position == at(900)
 
 
+def test_no_cut_is_read_while_too_many_segments_wait_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "FLYING_MAX", 3)
+    play = Play().began()
+    for number in range(1, 4):
+        play.on(TailMoved(at(100 * number)), after_seconds=10)
+        play.on(CutRead(at(100 * number), empty=False, reached=True))
+        play.on(SegmentSealed(number, bytes(32), 10, complete=True))
+    play.all(ReadCut)
+    play.on(TailMoved(at(900)), after_seconds=10)
+    assert not play.all(ReadCut)
+    play.on(PutEnded(1, STORED))
+    assert play.one(ReadCut).to_position == at(900), "what waited makes one wider cut"
+
+
 # --- catalogs ------------------------------------------------------------------------------------
 
 
