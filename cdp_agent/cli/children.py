@@ -132,6 +132,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,
         compression_level=settings.compression_level,
+        limits=settings.limits,
         operator=_operator(),
         software=software(),
     )

@@ -59,6 +59,7 @@ class Status:
     rpo_target_seconds: float
     problems: list[str]
     volumes: list[dict[str, Any]] = field(default_factory=list)
+    limits: dict[str, Any] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -115,6 +116,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         rpo_target_seconds=settings.rpo_target,
         problems=_problems(settings, facts, shown, splitter, load_notes(directory), running, answering),
         volumes=volumes,
+        limits=dict(facts.get("limits", {})) if answering else {},
         counters=dict(facts.get("counters", {})),
     )
 
@@ -200,6 +202,9 @@ def _problems(
         problems.append(f"hint: {fault.get('hint')}")
     elif running and not splitter.exports_open:
         problems.append("the exports are not open yet")
+    tcp = shown.get("tcp")
+    if running and isinstance(tcp, dict) and tcp.get("error"):
+        problems.append(f"NBD over TCP: {tcp['error']}")
     if splitter.overflowed:
         problems.append(f"the journal is full and writes go past it: {MENDS_ITSELF}")
     if splitter.sync_failed:
@@ -246,10 +251,20 @@ def _print(status: Status) -> None:
         ("sent up to", _point(status.sent)),
         ("protected up to", _point(status.protected)),
         ("journal", used),
+        ("limits", _limits(status.limits)),
         ("exports", "open" if status.exports_open else "closed"),
         ("last error", status.last_error or "-"),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")
+
+
+def _limits(limits: dict[str, Any]) -> str:
+    """The limit in force."""
+    rate, requests = limits.get("bytes_per_second"), limits.get("requests_per_second")
+    parts = [] if rate is None else [f"{rate / 1e6:g} MB/s"]
+    parts += [] if requests is None else [f"{requests:g} requests/s"]
+    since = f" (since {limits['since']})" if limits.get("since") else ""
+    return (", ".join(parts) or "none") + since
 
 
 def _point(place: dict[str, Any] | None) -> str:

@@ -403,6 +403,7 @@ class Engine:
         store, clock = self._outside.store, self._outside.clock
 
         def work() -> Done:
+            self._outside.before_put(len(built.data))
             # The machine may have slept since this was decided; the lease is looked at once more.
             if not owner.may_put(self.run, clock.boottime_ns()):
                 result = PutResult(st.PutOutcome.UNKNOWN, "the lease passed")

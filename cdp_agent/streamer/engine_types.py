@@ -85,6 +85,7 @@ class Outside:
         clock: of this machine.
         entropy: fresh random bytes.
         compressor: for the builder alone.
+        before_put: called with the bytes of an object before the lease is looked at and it is put; may wait.
         start_packing: how the builder packs frames; None packs them in its own thread.
     """
 
@@ -97,6 +98,7 @@ class Outside:
     entropy: Entropy
     compressor: Compressor
     start_packing: StartPacking | None = None
+    before_put: Callable[[int], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
 from cdp_agent.streamer.lanes import Lanes
+from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.packing import PackingThreads
 from cdp_agent.streamer.settings import StreamerSettings
@@ -74,7 +75,7 @@ def run_streamer(
     with streamer_lock(settings.directory, clock):
         pages = SharedPages(settings.directory / SHARED)
         stopping = threading.Event() if stop is None else stop
-        runner = _Runner(settings, clock, entropy, pages, stopping)
+        runner = _Runner(settings, clock, entropy, pages, stopping, Limiter(settings.limits, clock))
         handlers = _handle_signals(stopping) if stop is None else {}
         try:
             return runner.run()
@@ -108,6 +109,7 @@ class _Runner:
     entropy: Callable[[int], bytes]
     pages: SharedPages
     stop: threading.Event
+    limiter: Limiter
     lanes: Lanes = field(default_factory=Lanes)
     engine: Engine | None = None
     connecting: _Connecting = field(default_factory=_Connecting)
@@ -225,8 +227,8 @@ class _Runner:
     ) -> Engine:
         settings = self.settings
         outside = Outside(
-            store=store,
-            patient=with_retries(store, self.clock, self._jitter),
+            store=LimitedStore(store, self.limiter, patient=False),
+            patient=with_retries(LimitedStore(store, self.limiter, patient=True), self.clock, self._jitter),
             local=local,
             journal=journal,
             build_journal=build_journal,
@@ -234,6 +236,7 @@ class _Runner:
             entropy=self.entropy,
             compressor=Compressor(level=settings.compression_level),
             start_packing=PackingThreads(settings.compression_level),
+            before_put=self.limiter.wait,
         )
         wishes = Wishes(
             cadence_ns=int(settings.cut_every_seconds * 1e9),
@@ -291,6 +294,7 @@ class _Runner:
             self.engine, self.settings.identity, splitter, measured, wall_ns, self.connecting.why
         )
         self.facts["rpo_target_seconds"] = self.settings.rpo_target_seconds
+        self.facts["limits"] = self.limiter.facts()
         if state is not None:
             self.facts["state"] = state
         if state is not None or not fresh:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cdp_agent.identity import AgentIdentity
+from cdp_container.domain.settings import LimitsSettings
 from cdp_container.format.codec import ZSTD_LEVEL
 
 CADENCE_SECONDS: Final = 1.0
@@ -27,6 +28,7 @@ class StreamerSettings:
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
         compression_level: of zstd.
+        limits: of bytes and requests per second, with their schedule.
         operator: who started the run, for the epoch record.
         software: name and version, for the records.
     """
@@ -39,5 +41,6 @@ class StreamerSettings:
     lease_seconds: int = LEASE_SECONDS
     rpo_target_seconds: float = RPO_TARGET_SECONDS
     compression_level: int = ZSTD_LEVEL
+    limits: LimitsSettings = field(default_factory=LimitsSettings)
     operator: str = ""
     software: str = ""

@@ -8,6 +8,7 @@ belong here: anything that needs the store or the disk (whether a backing file e
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from cdp_container.domain.schedule import CalendarTimes, zone_of
 from cdp_container.errors import ConfigInvalid
 
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -28,6 +30,12 @@ FAULTS_SHOWN_MAX = 50
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit for the path of a unix socket (sun_path less its zero)."""
 
+BYTES_PER_SECOND_MIN = 100_000
+"""Below it one object of the largest size takes minutes of a limit, and recovery points hours."""
+REQUESTS_PER_SECOND_MIN = 2
+"""An object and the proof of it, once a second."""
+WINDOWS_MAX = 32
+"""Times of a week at which limits change."""
 NESTING_MAX = 16
 """No key of ours lies deeper than 4; the parser's time grows with the square of the depth."""
 
@@ -42,6 +50,9 @@ _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _SIZE_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
+_RATE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_UNLIMITED = "unlimited"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -59,6 +70,37 @@ def _duration_seconds(value: object) -> object:
     return float(match[1]) * _DURATION_UNITS[match[2]]
 
 
+def _bytes_per_second(value: object) -> object:
+    if value == _UNLIMITED:
+        return math.inf
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is not a rate (write a number and a unit, like 20MB or 5MiB, or unlimited)")
+    return float(match[1]) * _RATE_UNITS[match[2]]
+
+
+def _requests_per_second(value: object) -> object:
+    if value == _UNLIMITED:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("is not a rate (write a number, or unlimited)")
+    return float(value)
+
+
+def _cron(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("is no crontab line (like 0 8 * * mon-fri)")
+    CalendarTimes(value)
+    return value
+
+
+def _zone(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("is not a time zone (write one like Europe/Berlin)")
+    zone_of(value)
+    return value
+
+
 def _absolute(value: object) -> object:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
         raise ValueError("is not an absolute path")
@@ -67,6 +109,8 @@ def _absolute(value: object) -> object:
 
 SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
 Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
+ByteRate = Annotated[float, BeforeValidator(_bytes_per_second), Field(ge=BYTES_PER_SECOND_MIN)]
+RequestRate = Annotated[float, BeforeValidator(_requests_per_second), Field(ge=REQUESTS_PER_SECOND_MIN)]
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 Name = Annotated[str, Field(pattern=_NAME)]
 
@@ -93,6 +137,27 @@ class JournalSettings(_Strict):
     on_full: Literal["degrade", "stop-writes"] = "degrade"
 
 
+class WindowSettings(_Strict):
+    """Limits from the times that `cron` names until the next window begins; None is as outside of windows."""
+
+    cron: Annotated[str, BeforeValidator(_cron)]
+    bytes_per_second: ByteRate | None = None
+    requests_per_second: RequestRate | None = None
+
+
+class LimitsSettings(_Strict):
+    """What the streamer may use of the line to the store; math.inf is no limit."""
+
+    bytes_per_second: ByteRate = math.inf
+    requests_per_second: RequestRate = math.inf
+    timezone: Annotated[str, BeforeValidator(_zone)] | None = None
+    schedule: list[WindowSettings] = Field(default=[], max_length=WINDOWS_MAX)
+
+    def times(self) -> list[CalendarTimes]:
+        """When the windows of the schedule begin, in its order."""
+        return [CalendarTimes(window.cron, self.timezone or "") for window in self.schedule]
+
+
 class AgentSettings(_Strict):
     """The whole of an agent's configuration file.
 
@@ -112,6 +177,7 @@ class AgentSettings(_Strict):
     rpo_target: Seconds = Field(default=30.0, ge=1, le=30 * 86400)
     lease: Seconds = Field(default=30.0, ge=5, le=3600)
     compression_level: int = Field(default=1, ge=-7, le=19)
+    limits: LimitsSettings = LimitsSettings()
 
     @model_validator(mode="after")
     def _volumes_differ(self) -> AgentSettings:
@@ -251,6 +317,10 @@ def _sentence(message: str) -> str:
 
 
 def _known_keys(place: _Place) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"journal": JournalSettings, "volumes": VolumeSettings}
+    models: dict[str, type[BaseModel]] = {
+        "journal": JournalSettings,
+        "volumes": VolumeSettings,
+        "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
+    }
     model = models.get(str(place[0]), AgentSettings) if place else AgentSettings
     return sorted(model.model_fields)
