@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
-from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.children import load_agent, tls_files
 from cdp_agent.identity import IDENTITY_NAME
 from cdp_container.console import print_error
 from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
@@ -17,13 +17,15 @@ from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.store.address import open_store
 from cdp_container.store.attest import probe
+from nbd_export.errors import TlsUnusable
+from nbd_export.tls import TlsContexts
 
 
 def check(config: Path) -> int:
     """Print what is right to stdout and what is not to stderr; the exit code is that of the first fault."""
     settings = load_settings(config)
     print(f"{config}: domain {settings.domain} at site {settings.site}")
-    faults = _check_volumes(settings)
+    faults = _check_volumes(settings) + _attempt(partial(_show_nbd, settings))
     domain: bytes | None = None
     initialised = False
     try:
@@ -61,6 +63,20 @@ def _show_volume(volume: VolumeSettings) -> None:
     backing = inspect_backing(volume.path)
     kind = "device" if backing.is_device else "file"
     print(f"volume {volume.name}: {kind} {volume.path}, {backing.size_bytes} bytes")
+
+
+def _show_nbd(settings: AgentSettings) -> None:
+    print(f"exports: {settings.socket_path}")
+    if settings.nbd is None:
+        return
+    files = tls_files(settings.nbd.tls)
+    if files is not None:
+        try:
+            TlsContexts(files).current()
+        except TlsUnusable as error:
+            raise ConfigInvalid("the exports cannot be served by TCP", str(error), "see nbd.tls") from error
+    way = "plain" if files is None else "TLS, with client certificates"
+    print(f"exports: tcp {settings.nbd.listen}, {way}")
 
 
 def _check_store(settings: AgentSettings, initialised: bool, domain: bytes | None) -> list[CdpError]:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.identity import AgentIdentity, load_identity
-from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
+from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.wish import load_wish
 from cdp_container.domain.notes import Notes, load_notes
-from cdp_container.domain.settings import AgentSettings, load_settings
+from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
 from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid
 from cdp_container.journal.shared import SharedPages
+from nbd_export.tls import TlsFiles
 
 
 def software() -> str:
@@ -106,7 +107,17 @@ def splitter_settings(config: Path) -> SplitterSettings:
         redo=wish.redo,
         full_copy=bool(wish),
         keep_disk=wish.keep_disk,
+        tcp=_tcp_settings(settings.nbd),
     )
+
+
+def tls_files(tls: TlsSettings | None) -> TlsFiles | None:
+    """The files of the NBD server's certificates."""
+    return None if tls is None else TlsFiles(Path(tls.certificate), Path(tls.key), Path(tls.client_ca))
+
+
+def _tcp_settings(nbd: NbdSettings | None) -> TcpSettings | None:
+    return None if nbd is None else TcpSettings(*nbd.endpoint, tls_files(nbd.tls))
 
 
 def ever_ran(directory: Path) -> bool:

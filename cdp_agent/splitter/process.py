@@ -20,6 +20,7 @@ from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
+from cdp_agent.splitter.tcp import TcpExports
 from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock, SystemClock
@@ -81,6 +82,7 @@ class _Process:
         self._entropy = entropy
         self._on_opened = on_opened
         self._started_ns = clock.wall_ns()
+        self._tcp = None if settings.tcp is None else TcpExports(settings.tcp)
 
     def run(self) -> int:
         boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
@@ -109,6 +111,8 @@ class _Process:
             while not stop.is_set():
                 if server is None:
                     server = await self._open_exports(volumes, capture)
+                if self._tcp is not None:
+                    await self._tcp.keep(server)
                 self._keep_house(capture, volumes)
                 await _wait(stop, HOUSEKEEPING_SECONDS)
         finally:
@@ -186,6 +190,7 @@ class _Process:
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
                 "last_error": capture.last_error,
+                "tcp": None if self._tcp is None else self._tcp.facts(),
                 "volumes": [
                     {"name": volume.name, "writes": volume.write_count, "written_bytes": volume.written_bytes}
                     for volume in volumes

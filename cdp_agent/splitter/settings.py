@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.journal.record import JOURNAL_FILE_BYTES
+from nbd_export.tls import TlsFiles
 
 # Journal and backing store are synced so often without being asked, so that a redo stays short.
 SYNC_SECONDS: Final = 5.0
@@ -68,6 +69,15 @@ class VolumeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpSettings:
+    """Where the exports are served by TCP too: an address in digits; without certificates loopback only."""
+
+    host: str
+    port: int
+    tls: TlsFiles | None
+
+
+@dataclass(frozen=True, slots=True)
 class SplitterSettings:
     """All that `run_splitter` must know.
 
@@ -77,6 +87,7 @@ class SplitterSettings:
         volumes: all volumes of the domain.
         limit_bytes: the most that journal files may take.
         socket: where the exports are served.
+        tcp: and where by TCP.
         on_journal_full: what is given up at the limit.
         redo: re-apply the journal even over a backing store that was changed behind our back.
         full_copy: the volumes will be compared whole: forget an overflow and the journal so far.
@@ -99,3 +110,4 @@ class SplitterSettings:
     file_bytes: int = JOURNAL_FILE_BYTES
     sync_seconds: float = SYNC_SECONDS
     sync_bytes: int = SYNC_BYTES
+    tcp: TcpSettings | None = None

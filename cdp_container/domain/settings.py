@@ -8,6 +8,7 @@ belong here: anything that needs the store or the disk (whether a backing file e
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,7 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
 _RATE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _UNLIMITED = "unlimited"
+_ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+)):(\d{1,5})", re.ASCII)
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -98,6 +100,17 @@ def _zone(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError("is not a time zone (write one like Europe/Berlin)")
     zone_of(value)
+    return value
+
+
+def _endpoint(value: object) -> object:
+    match = _ENDPOINT.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not 0 < int(match[3]) < 1 << 16:
+        raise ValueError("is not an address and a port (like 127.0.0.1:10809 or [::1]:10809)")
+    try:
+        ipaddress.ip_address(match[1] or match[2])
+    except ValueError:
+        raise ValueError("is not an address in digits (like 127.0.0.1:10809 or [::1]:10809)") from None
     return value
 
 
@@ -158,6 +171,33 @@ class LimitsSettings(_Strict):
         return [CalendarTimes(window.cron, self.timezone or "") for window in self.schedule]
 
 
+class TlsSettings(_Strict):
+    """PEM files: the server's certificate with its chain, its key, and who signs clients' certificates."""
+
+    certificate: AbsolutePath
+    key: AbsolutePath
+    client_ca: AbsolutePath
+
+
+class NbdSettings(_Strict):
+    """The exports over TCP, besides the unix socket. What another machine can reach needs `tls`."""
+
+    listen: Annotated[str, BeforeValidator(_endpoint)]
+    tls: TlsSettings | None = None
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> NbdSettings:
+        if self.tls is None and not ipaddress.ip_address(self.endpoint[0]).is_loopback:
+            raise ValueError(f"listen: {self.listen} can be reached from other machines: tls is needed there")
+        return self
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Address and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 class AgentSettings(_Strict):
     """The whole of an agent's configuration file.
 
@@ -173,6 +213,7 @@ class AgentSettings(_Strict):
     encryption: Literal["aes-256-gcm", "none"] = "aes-256-gcm"
     recipients: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default=[], max_length=32)
     socket: AbsolutePath | None = None
+    nbd: NbdSettings | None = None
     cut_every: Seconds = Field(default=1.0, ge=0.1, le=3600)
     rpo_target: Seconds = Field(default=30.0, ge=1, le=30 * 86400)
     lease: Seconds = Field(default=30.0, ge=5, le=3600)
@@ -320,6 +361,7 @@ def _known_keys(place: _Place) -> list[str]:
     models: dict[str, type[BaseModel]] = {
         "journal": JournalSettings,
         "volumes": VolumeSettings,
+        "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
         "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
     }
     model = models.get(str(place[0]), AgentSettings) if place else AgentSettings

@@ -90,6 +90,12 @@ def test_what_the_splitter_says_is_shown(config: Path, change: SplitterPage, exp
     assert any(expected in line for line in problems(config, change))
 
 
+def test_what_is_wrong_with_the_exports_over_tcp_is_shown(config: Path) -> None:
+    shown = {"state": "serving", "tcp": {"listen": "0.0.0.0:1", "error": "the certificates cannot be used"}}
+    (config.parent / "journal" / "splitter.json").write_bytes(orjson.dumps(shown))
+    assert "NBD over TCP: the certificates cannot be used" in problems(config, HEALTHY)
+
+
 def test_fenced_is_shown_from_the_durable_note(config: Path) -> None:
     directory = config.parent / "journal"
     save_notes(directory, Notes(fenced="site 'bremen' took the domain"))

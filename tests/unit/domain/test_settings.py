@@ -49,6 +49,54 @@ def test_all_faults_at_once_with_line_and_nearest_key() -> None:
     assert "domain: is missing" in why
 
 
+TLS = b"  tls:\n    certificate: /c.pem\n    key: /k.pem\n    client_ca: /a.pem\n"
+
+
+@pytest.mark.parametrize(
+    ("listen", "endpoint"),
+    [
+        (b"127.0.0.1:10809", ("127.0.0.1", 10809)), (b"'[::1]:1'", ("::1", 1)),
+        (b"127.9.9.9:65535", ("127.9.9.9", 65535)),
+    ],
+)  # fmt: skip
+def test_loopback_may_be_served_without_tls(listen: bytes, endpoint: tuple[str, int]) -> None:
+    nbd = parse_settings(GOOD + b"nbd:\n  listen: " + listen + b"\n", "agent.yaml").nbd
+    assert nbd is not None
+    assert nbd.endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "listen", [b"0.0.0.0:10809", b"192.0.2.1:10809", b"'[::]:10809'", b"'[2001:db8::1]:1'"]
+)
+def test_beyond_loopback_tls_is_needed(listen: bytes) -> None:
+    text = GOOD + b"nbd:\n  listen: " + listen + b"\n"
+    assert "tls is needed there" in refusal(text)
+    assert "agent.yaml:13: nbd.tls.client_ca: is missing" in refusal(
+        text + TLS[: TLS.index(b"    client_ca")]
+    )
+    nbd = parse_settings(text + TLS, "agent.yaml").nbd
+    assert nbd is not None
+    assert nbd.tls is not None
+    assert nbd.tls.client_ca == "/a.pem"
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        b"localhost:1",
+        b"127.0.0.1",
+        b"127.0.0.1:0",
+        b"127.0.0.1:65536",
+        b":10809",
+        b"'::1:10809'",
+        b"10809",
+        b"''",
+    ],
+)
+def test_an_endpoint_is_an_address_in_digits_and_a_port(listen: bytes) -> None:
+    assert "is not an address" in refusal(GOOD + b"nbd:\n  listen: " + listen + b"\n")
+
+
 def test_key_given_twice_is_a_fault() -> None:
     assert "agent.yaml:11: site: stands there twice" in refusal(GOOD + b"site: bremen\n")
 
