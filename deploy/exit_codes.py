@@ -17,9 +17,9 @@ BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 # Codes that no class has: they are not errors of ours.
 RESERVED = {
     0: "Done.",
-    129: "`rehydrate`: ended by SIGHUP; nothing half-done was left.",
+    129: "`rehydrate`: ended by SIGHUP; nothing half-done was left that looks done.",
     130: "Interrupted by the user (Ctrl-C).",
-    143: "`rehydrate`: ended by SIGTERM; nothing half-done was left.",
+    143: "`rehydrate`: ended by SIGTERM; nothing half-done was left that looks done.",
 }
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from cdp_container.errors import TargetNotEmpty, TargetUnsuitable
 from rehydrate.localio import os_errors, write_all
+from rehydrate.resume import Done
 from rehydrate.users import users_of
 
 HELD_BACK_BYTES: Final = 1 << 20
@@ -35,6 +36,7 @@ class DeviceTarget:
         self.path = path
         self.known_empty = False
         self.note = ""
+        self.done = Done()
         self.overwrites = overwrites
         self._fd = fd
         self._head = bytearray(min(HELD_BACK_BYTES, size_bytes))
@@ -60,6 +62,12 @@ class DeviceTarget:
         ahead = max(0, min(length, len(self._head) - offset))  # the held back part was zeroed by `begin`
         with os_errors(f"write {self.path}"):
             _zero(self._fd, offset + ahead, length - ahead)
+
+    def keep(self, done: Done) -> None:
+        """See `Target.keep`: a device has no place beside it, so a restore into it starts anew."""
+
+    def forget(self) -> None:
+        """See `Target.forget`."""
 
     def finish(self) -> None:
         """See `Target.finish`."""

@@ -1,7 +1,7 @@
 """A new raw image file as a target: written as `<target>.partial`, named only after its fsync.
 
-So a half-done restore never looks done, and what stood there before stays until the end. Devices do not
-belong here.
+So a half-done restore never looks done, and what stood there before stays until the end. The progress file
+beside it (resume) lets the next restore of the same cut go on. Devices do not belong here.
 """
 
 from __future__ import annotations
@@ -10,28 +10,56 @@ import errno
 import fcntl
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cdp_container.errors import LocalDiskFull, TargetNotEmpty, TargetUnsuitable
 from rehydrate.localio import os_errors, sync_directory, write_all
+from rehydrate.resume import (
+    Done,
+    Image,
+    Progress,
+    holds_samples,
+    progress_path,
+    read_progress,
+    remove_progress,
+    write_progress,
+)
 from rehydrate.users import users_of
 
 PARTIAL_SUFFIX: Final = ".partial"
+BLOCK_BYTES: Final = 512
+"""What `st_blocks` counts in."""
 _FILE_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a target is opened for; see `target.open_target`."""
+
+    size_bytes: int
+    write_bytes: int
+    force: bool
+    image: Image | None = None
+    restart: bool = False
 
 
 class FileTarget:
     """See `Target`: a sparse file that has its name only when it is complete."""
 
-    def __init__(self, path: Path, partial: Path, fd: int, overwrites: str, replaces: bool) -> None:
+    def __init__(
+        self, path: Path, fd: int, overwrites: str, replaces: bool, image: Image | None, done: Done
+    ) -> None:
         self.path = path
         self.known_empty = True
         self.overwrites = overwrites
         self.note = ""
-        self._partial = partial
+        self.done = done
+        self._partial = partial_path(path)
         self._fd = fd
         self._replaces = replaces
+        self._image = image
 
     def begin(self) -> None:
         """See `Target.begin`: what stands there stays until `finish`."""
@@ -44,14 +72,33 @@ class FileTarget:
     def zero(self, offset: int, length: int) -> None:
         """See `Target.zero`; a hole reads as zeros."""
 
+    def keep(self, done: Done) -> None:
+        """See `Target.keep`: fsync of the data, then the progress file."""
+        if self._image is None or self._fd < 0:
+            return
+        with os_errors(f"write {self._partial}"):
+            os.fsync(self._fd)
+            status = os.fstat(self._fd)
+        write_progress(self.path, Progress(self._image, status.st_ino, status.st_mtime_ns, done))
+        self.done = done
+
     def finish(self) -> None:
         """See `Target.finish`: fsync, then the name, then the directory's fsync."""
+        if self._fd < 0:
+            return
         with os_errors(f"finish {self.path}"):
             os.fsync(self._fd)
             self._name()
             sync_directory(self.path.parent)
         os.close(self._fd)
         self._fd = -1
+
+    def forget(self) -> None:
+        """See `Target.forget`."""
+        with os_errors(f"remove {progress_path(self.path)}"):
+            if self._partial.exists() and self._partial.samefile(self.path):
+                self._partial.unlink()  # the second name, where a restore was killed between two calls
+            remove_progress(self.path)
 
     def _name(self) -> None:
         if not self._is_ours():
@@ -83,38 +130,98 @@ class FileTarget:
         """See `Target.abandon`."""
         if self._fd < 0:
             return
-        with os_errors(f"remove the half-done {self._partial}"):
-            if self._is_ours():
-                self._partial.unlink()
+        if self.done.nothing:
+            with os_errors(f"remove the half-done {self._partial}"):
+                if self._is_ours():
+                    self._partial.unlink()
+                    remove_progress(self.path)
         os.close(self._fd)
         self._fd = -1
 
 
-def open_file(
-    path: Path, status: os.stat_result | None, size_bytes: int, write_bytes: int, force: bool, what: str
-) -> FileTarget:
+def partial_path(path: Path) -> Path:
+    """Where a volume is written until it is whole."""
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def open_file(path: Path, status: os.stat_result | None, wanted: Wanted, what: str) -> FileTarget:
     """A file at a path that is there (`status`) or not; see `target.open_target`."""
     if not path.parent.is_dir():
         raise TargetUnsuitable(what, f"the directory {path.parent} does not exist", "create it first")
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    left = _left_over(partial_path(path), what)
+    begun = None if wanted.restart or wanted.image is None else read_progress(path)
+    if begun is not None and status is not None and _is_done(begun, status, wanted):
+        return FileTarget(path, -1, "", False, None, begun.done)
     held = _what_file_holds(path, status)
-    left = _left_over(partial, what)
+    resumed = begun if begun is not None and left is not None and _is_left_by(begun, left, wanted) else None
     if left is not None:
-        held.append(f"{partial}, left by a restore that was killed or is still running")
-        held.extend(users_of(partial, left))
-    if held and not force:
-        raise TargetNotEmpty(what, "; ".join(held))
-    check_room(path.parent, write_bytes, what)
-    fd = _take_partial(partial, left is not None, what)
-    target = FileTarget(path, partial, fd, "; ".join(held), replaces=status is not None)
+        if resumed is None and left.st_blocks and not wanted.restart:  # without blocks it holds nothing
+            held.append(f"{partial_path(path)}, {_whose(begun, wanted)}")
+        held.extend(users_of(partial_path(path), left))
+    if held and not wanted.force:
+        raise TargetNotEmpty(what, "; ".join(held), _way_out(begun, left, wanted))
+    check_room(path.parent, wanted.write_bytes - (left.st_blocks * BLOCK_BYTES if left else 0), what)
+    if resumed is not None:
+        fd, done = _reopen_partial(partial_path(path), resumed, what), resumed.done
+    else:
+        fd, done = _take_partial(partial_path(path), left is not None, what), Done()
+    target = FileTarget(path, fd, "; ".join(held), status is not None, wanted.image, done)
     try:
-        os.ftruncate(fd, size_bytes)
+        if resumed is None:
+            os.ftruncate(fd, wanted.size_bytes)
         if status is not None:
             target.note = _take_owner_and_mode(path, fd, status)
     except BaseException:
         target.abandon()
         raise
     return target
+
+
+def _is_done(begun: Progress, status: os.stat_result, wanted: Wanted) -> bool:
+    """Whether the file is what an earlier restore of the same has finished, untouched since."""
+    found = Progress(begun.image, status.st_ino, status.st_mtime_ns, begun.done)
+    return begun == found and begun.image == wanted.image and begun.done.upto == wanted.size_bytes
+
+
+def _is_left_by(begun: Progress, left: os.stat_result, wanted: Wanted) -> bool:
+    """Whether a partial file is what an interrupted restore of the same left, as far as can be seen."""
+    same_file = (left.st_ino, left.st_size) == (begun.inode, wanted.size_bytes)
+    return begun.image == wanted.image and same_file and left.st_mtime_ns >= begun.modified_ns
+
+
+def _whose(begun: Progress | None, wanted: Wanted) -> str:
+    """Who left a partial file that cannot be gone on with."""
+    if begun is None:
+        return "left by a restore that was killed or is still running"
+    if begun.image != wanted.image:
+        return f"left by an interrupted restore of point {begun.image.point}"
+    return "left by an interrupted restore and changed since"
+
+
+def _way_out(begun: Progress | None, left: os.stat_result | None, wanted: Wanted) -> str | None:
+    if left is None:
+        return None
+    restart = "--restart discards the half-done file and starts anew"
+    if begun is None or wanted.image is None or begun.image == wanted.image:
+        return restart
+    same = (begun.image.domain, begun.image.space) == (wanted.image.domain, wanted.image.space)
+    return f"--at {begun.image.point} goes on with it; {restart}" if same else restart
+
+
+def _reopen_partial(partial: Path, begun: Progress, what: str) -> int:
+    """The partial file of an interrupted restore, locked, if what it wrote still reads back."""
+    fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        _lock(fd, partial, what)
+        if os.fstat(fd).st_ino != begun.inode or not holds_samples(fd, begun.done.samples):
+            why = (
+                f"{partial}, left by an interrupted restore, does not hold any more what was written into it"
+            )
+            raise TargetNotEmpty(what, why, "--restart discards it and starts anew")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _left_over(partial: Path, what: str) -> os.stat_result | None:
@@ -146,11 +253,8 @@ def _take_partial(partial: Path, is_there: bool, what: str) -> int:
     if is_there:
         old = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(old, partial, what)
             partial.unlink(missing_ok=True)
-        except BlockingIOError:
-            why = f"another restore is writing {partial}"
-            raise TargetNotEmpty(what, why, "wait for it, or choose another target") from None
         finally:
             os.close(old)
     try:
@@ -159,6 +263,14 @@ def _take_partial(partial: Path, is_there: bool, what: str) -> int:
         raise TargetNotEmpty(what, f"another process has made {partial} at this moment") from None
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
+
+
+def _lock(fd: int, partial: Path, what: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        why = f"another restore is writing {partial}"
+        raise TargetNotEmpty(what, why, "wait for it, or choose another target") from None
 
 
 def _what_file_holds(path: Path, status: os.stat_result | None) -> list[str]:

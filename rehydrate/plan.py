@@ -6,6 +6,7 @@ Reading and writing do not belong here (restore, target).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -113,6 +114,22 @@ class Window:
             write_bytes=int(self.pieces["length"].sum()),
             zero_bytes=self.zeros.total_bytes,
         )
+
+    def totals_of(self, fetches: int) -> Totals:
+        """What its first so many fetches take."""
+        first = self.fetches[:fetches]
+        pieces = self.pieces[: int(first["beyond_piece"][-1]) if len(first) else 0]
+        return Totals(len(first), int(first["length"].sum()), int(pieces["length"].sum()))
+
+
+def digest_of(window: Window, objects: Sequence[Head]) -> str:
+    """What a window fetches and writes, in order, as hexadecimal SHA-256: the same only for the same plan."""
+    digest = hashlib.sha256(f"{window.start} {window.end}".encode())
+    for number in np.unique(window.fetches["object"]).tolist():
+        digest.update(f" {number} {objects[number].key}".encode())
+    digest.update(window.fetches.tobytes())
+    digest.update(window.pieces.tobytes())
+    return digest.hexdigest()
 
 
 def choose_cut(

@@ -17,7 +17,9 @@ from cdp_container.format.head import Head
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 from rehydrate.flow import Flow
-from rehydrate.plan import Totals, VolumePlan, Window, volume_windows
+from rehydrate.keeper import Keeper
+from rehydrate.plan import Totals, VolumePlan, Window, digest_of, volume_windows
+from rehydrate.resume import Sample, sample_of
 from rehydrate.target import Target
 
 Report = Callable[[Totals], None]
@@ -37,52 +39,76 @@ class Source:
 def restore_volume(source: Source, plan: VolumePlan, target: Target, report: Report) -> Totals:
     """Write a volume into a target and make it durable; `target.finish` is the last that is done.
 
+    Gives what was done; told of is also what an interrupted restore had done before.
+
     Raises:
         DamagedObject, MissingObject: a frame is not what was written, or gone. The target is not finished.
         LocalDiskFull, DeviceError, TargetUnsuitable: as the target says.
         KeyMissing: frames are sealed and we hold no private key.
     """
-    done = Totals()
+    done = before = Totals()
+    began = target.done
     target.begin()
     extents = source.contents.extents()
-    for window in volume_windows(plan.volume, extents, plan.runs, source.contents.objects):
-        done += _restore_window(source, window, target, report)
-    assert done == plan.totals, (done, plan.totals)
+    with Keeper(target) as keeper:
+        for window in volume_windows(plan.volume, extents, plan.runs, source.contents.objects):
+            if window.end <= began.upto:
+                skipped, fetched = window.totals, Totals()
+                report(skipped)
+            else:
+                skipped, fetched = _restore_window(source, window, target, keeper, report)
+            before, done = before + skipped, done + fetched
+        assert before + done == plan.totals, (before, done, plan.totals)
+        keeper.keep(plan.volume.size_bytes, "", 0)
     target.finish()
     return done
 
 
-def _restore_window(source: Source, window: Window, target: Target, report: Report) -> Totals:
+def _restore_window(
+    source: Source, window: Window, target: Target, keeper: Keeper, report: Report
+) -> tuple[Totals, Totals]:
+    """Gives what an interrupted restore had done of it, and what was done."""
+    digest = digest_of(window, source.contents.objects)
+    fetches_before = keeper.began.fetches if keeper.began.window == digest else 0
+    before = window.totals_of(fetches_before)
     done = Totals(zero_bytes=window.zeros.total_bytes)
     if not target.known_empty:
         for start, end in zip(window.zeros.starts.tolist(), window.zeros.ends.tolist(), strict=True):
             target.zero(start, end - start)
-    report(done)
-    for fetched in source.flow.run(
+    report(before + done)
+    results = source.flow.run(
         lambda fetch: _restore_fetch(source, window.pieces, fetch, target),
-        window.fetches,
+        window.fetches[fetches_before:],
         lambda fetch: int(fetch["length"]),
-    ):
+    )
+    for number, (fetched, sample) in enumerate(results, fetches_before + 1):
         report(fetched)
         done += fetched
-    return done
+        keeper.wrote(fetched.write_bytes, sample)
+        if keeper.is_due:
+            keeper.keep(window.start, digest, number)
+    return before, done
 
 
-def _restore_fetch(source: Source, pieces: Table, fetch: Table, target: Target) -> Totals:
-    """One request: its frames verified, its pieces written."""
+def _restore_fetch(source: Source, pieces: Table, fetch: Table, target: Target) -> tuple[Totals, Sample]:
+    """One request: its frames verified, its pieces written. Gives a sample of them too."""
     head = source.contents.objects[int(fetch["object"])]
     start, length = int(fetch["start"]), int(fetch["length"])
     data = memoryview(_get(source.store, head.key, start, length))
     reader = FrameReader(head, source.keys)
     mine = pieces[int(fetch["first_piece"]) : int(fetch["beyond_piece"])]
     frame_number, raw = -1, memoryview(b"")
+    sample: Sample | None = None
     for piece in mine.tolist():
         offset, piece_bytes, _, frame, position, _ = piece
         if frame != frame_number:
             frame_number = frame
             raw = _open(head, reader, frame, data, start)
-        target.write(offset, raw[position : position + piece_bytes])
-    return Totals(gets=1, fetch_bytes=length, write_bytes=int(mine["length"].sum()))
+        content = raw[position : position + piece_bytes]
+        target.write(offset, content)
+        sample = sample or sample_of(offset, content)
+    assert sample is not None, "a request without pieces"
+    return Totals(gets=1, fetch_bytes=length, write_bytes=int(mine["length"].sum())), sample
 
 
 def _open(head: Head, reader: FrameReader, frame: int, data: memoryview, data_start: int) -> memoryview:

@@ -15,8 +15,9 @@ from typing import Protocol
 
 from cdp_container.errors import TargetUnsuitable
 from rehydrate.device_target import open_device
-from rehydrate.file_target import check_room, open_file
+from rehydrate.file_target import BLOCK_BYTES, Wanted, check_room, open_file, partial_path
 from rehydrate.localio import os_errors
+from rehydrate.resume import Done, Image
 
 
 class Target(Protocol):
@@ -31,6 +32,9 @@ class Target(Protocol):
     note: str
     """What else whoever restores should be told; empty if nothing."""
 
+    done: Done
+    """How far an interrupted restore of the same cut came, which this one goes on with."""
+
     def begin(self) -> None:
         """Be ready to be written: the first that may change anything of what the target holds."""
         ...
@@ -43,12 +47,23 @@ class Target(Protocol):
         """Make bytes read as zeros."""
         ...
 
+    def keep(self, done: Done) -> None:
+        """Make what was written durable, and then the note of how far that is."""
+        ...
+
+    def forget(self) -> None:
+        """After `finish`: drop the note, which nobody needs any more."""
+        ...
+
     def finish(self) -> None:
         """Make everything durable, and only then visible as done."""
         ...
 
     def abandon(self) -> None:
-        """Leave nothing behind that could be taken for a restored volume. Nothing after `finish`."""
+        """Leave nothing behind that could be taken for a restored volume. Nothing after `finish`.
+
+        What was kept stays for the next restore of the same cut.
+        """
         ...
 
 
@@ -63,7 +78,16 @@ def check_room_for(wanted: Iterable[tuple[Path, int]]) -> None:
         what = f"restore into {', '.join(str(path) for path, _ in files)}"
         with os_errors(what):
             directory = Path(os.path.realpath(files[0][0])).parent
-            check_room(directory, sum(write_bytes for _, write_bytes in files), what)
+            taken = sum(_taken(partial_path(Path(os.path.realpath(path)))) for path, _ in files)
+            check_room(directory, sum(write_bytes for _, write_bytes in files) - taken, what)
+
+
+def _taken(partial: Path) -> int:
+    """What the partial file of an earlier restore takes already."""
+    try:
+        return os.lstat(partial).st_blocks * BLOCK_BYTES
+    except FileNotFoundError:
+        return 0
 
 
 def _is_device(path: Path) -> bool:
@@ -94,7 +118,14 @@ def _resolve(path: Path, force: bool, what: str) -> tuple[Path, os.stat_result |
 
 
 @contextmanager
-def open_target(path: Path, size_bytes: int, write_bytes: int, force: bool) -> Iterator[Target]:
+def open_target(
+    path: Path,
+    size_bytes: int,
+    write_bytes: int,
+    force: bool,
+    image: Image | None = None,
+    restart: bool = False,
+) -> Iterator[Target]:
     """A target that is fit for a volume; abandoned unless `finish` was called before the end of the block.
 
     Args:
@@ -103,6 +134,9 @@ def open_target(path: Path, size_bytes: int, write_bytes: int, force: bool) -> I
         size_bytes: of the volume.
         write_bytes: how many of them will be written, to see at once whether there is room.
         force: overwrite what is there (see `Target.overwrites`).
+        image: what will be restored; where an interrupted restore of the same was left, this one goes on with
+            it. None: no note is kept of how far it came.
+        restart: start anew even so.
 
     Raises:
         TargetNotEmpty: it holds something, or is in use, and there is no `force`.
@@ -117,7 +151,7 @@ def open_target(path: Path, size_bytes: int, write_bytes: int, force: bool) -> I
         if status is not None and stat.S_ISBLK(status.st_mode):
             target = open_device(real, size_bytes, force, what)
         elif status is None or stat.S_ISREG(status.st_mode):
-            target = open_file(real, status, size_bytes, write_bytes, force, what)
+            target = open_file(real, status, Wanted(size_bytes, write_bytes, force, image, restart), what)
         else:
             raise TargetUnsuitable(what, "it is neither a file nor a block device")
     try:

@@ -100,6 +100,7 @@ def restore(
     time: Time = None,
     marker: Marker = None,
     force: Annotated[bool, typer.Option(help="Overwrite what the target holds; it is named.")] = False,
+    restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
     assume_rate: Rate = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
@@ -112,7 +113,7 @@ def restore(
         lambda: commands.restore(
             commands.Access(address, passphrase_file, key_file),
             commands.choice_of(at, time, marker),
-            targets.Targets(volume or [], target, all_volumes, target_dir, force),
+            targets.Targets(volume or [], target, all_volumes, target_dir, force, restart),
             assume_rate,
             json,
         )

@@ -103,24 +103,25 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
         asked = paths_of(made, targets)
         members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
         _say_plan(members, as_json)
-        paths = restore_all(source, made, asked, targets.force, clock)
+        restored = restore_all(source, made, asked, targets, clock)
     elapsed_seconds = (clock.boottime_ns() - began_ns) / 1e9
-    totals = sum_of(made.volumes)
+    done, totals = restored.done, sum_of(made.volumes)
     report = {
         **{name: members[name] for name in views.POINT_MEMBERS},
         "objects": members["objects"],
-        "gets": totals.gets,
-        "fetched_bytes": totals.fetch_bytes,
-        "written_bytes": totals.write_bytes,
+        "gets": done.gets,
+        "fetched_bytes": done.fetch_bytes,
+        "written_bytes": done.write_bytes,
+        "resumed_bytes": totals.write_bytes - done.write_bytes,
         "elapsed_seconds": round(elapsed_seconds, 3),
         "volumes": [
             {"name": volume.volume.name, "size_bytes": volume.volume.size_bytes, "target": str(path)}
-            for volume, path in zip(made.volumes, paths, strict=True)
+            for volume, path in zip(made.volumes, restored.paths, strict=True)
         ],
     }
-    done = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
-    done.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
-    _answer(report, as_json, "\n".join(done))
+    lines = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
+    lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
+    _answer(report, as_json, "\n".join(lines))
     return 0
 
 

@@ -6,7 +6,7 @@ What a target is stands one package above (target); what is read for it in resto
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
 from cdp_container.errors import TargetUnsuitable, UsageError
 from rehydrate.cli.progress import Meter, meter
-from rehydrate.plan import VolumePlan
+from rehydrate.plan import Totals, VolumePlan
 from rehydrate.points import RestorePlan
 from rehydrate.restore import Source, restore_volume, sum_of
+from rehydrate.resume import Image
 from rehydrate.target import Target, check_room_for, open_target
 
 
@@ -30,6 +31,7 @@ class Targets:
     all_volumes: bool
     target_dir: Path | None
     force: bool
+    restart: bool = False
 
 
 def check_targets(targets: Targets) -> None:
@@ -70,17 +72,23 @@ def _file_name(plan: VolumePlan) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where each volume stands now, and what this restore fetched and wrote for all of them."""
+
+    paths: list[Path]
+    done: Totals
+
+
 def restore_all(
-    source: Source, made: RestorePlan, paths: list[Path], force: bool, clock: Clock
-) -> list[Path]:
-    """Restore every volume; gives where each stands now. All targets are opened before any is touched."""
+    source: Source, made: RestorePlan, paths: list[Path], targets: Targets, clock: Clock
+) -> Restored:
+    """Restore every volume. All targets are opened before any is touched."""
     check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
     opened: list[Target] = []
     with ExitStack() as stack:
         for plan, path in zip(made.volumes, paths, strict=True):
-            target = stack.enter_context(
-                open_target(path, plan.volume.size_bytes, plan.totals.write_bytes, force)
-            )
+            target = stack.enter_context(_open(source, made, plan, path, targets))
             if any(target.path == other.path for other in opened):
                 raise TargetUnsuitable(f"restore into {path}", f"another volume goes to {target.path} too")
             opened.append(target)
@@ -89,20 +97,42 @@ def restore_all(
                 say(printable(f"overwriting: {target.overwrites}"))
             if target.note:
                 say(printable(f"note: {target.note}"))
+            if not target.done.nothing:
+                say(printable(f"note: going on with the interrupted restore into {target.path}"))
         with meter(sum_of(made.volumes), "restore", clock) as report:
-            _restore_each(source, made, opened, report)
-    return [target.path for target in opened]
+            done = _restore_each(source, made, opened, report)
+        for target in opened:
+            target.forget()
+    return Restored([target.path for target in opened], done)
 
 
-def _restore_each(source: Source, made: RestorePlan, opened: list[Target], report: Meter) -> None:
+def _open(
+    source: Source, made: RestorePlan, plan: VolumePlan, path: Path, targets: Targets
+) -> AbstractContextManager[Target]:
+    volume, place = plan.volume, made.cut.place
+    image = Image(source.contents.domain.hex(), place.epoch, place.cut, volume.space.hex(), volume.size_bytes)
+    write_bytes = plan.totals.write_bytes
+    return open_target(path, volume.size_bytes, write_bytes, targets.force, image, targets.restart)
+
+
+def _restore_each(source: Source, made: RestorePlan, opened: list[Target], report: Meter) -> Totals:
     """One volume after another; whatever ends it early, the finished ones are named."""
     finished = 0
+    done = Totals()
     try:
         for plan, target in zip(made.volumes, opened, strict=True):
-            restore_volume(source, plan, target, report)
+            done += restore_volume(source, plan, target, report)
             finished += 1
     finally:
-        if finished < len(opened) and len(opened) > 1:
-            for number, (plan, target) in enumerate(zip(made.volumes, opened, strict=True)):
-                state = "finished" if number < finished else "not finished"
-                say(printable(f"{state}: {plan.volume.name} in {target.path}"))
+        if finished < len(opened):
+            _say_unfinished(made, opened, finished)
+    return done
+
+
+def _say_unfinished(made: RestorePlan, opened: list[Target], finished: int) -> None:
+    if len(opened) > 1:
+        for number, (plan, target) in enumerate(zip(made.volumes, opened, strict=True)):
+            state = "finished" if number < finished else "not finished"
+            say(printable(f"{state}: {plan.volume.name} in {target.path}"))
+    if any(not target.done.nothing for target in opened):
+        say("what is durable was kept: the same command goes on with it, --restart starts anew")

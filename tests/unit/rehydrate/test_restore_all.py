@@ -39,12 +39,17 @@ def test_there_is_room_for_each_but_not_for_all(
 
 def test_what_is_finished_and_what_is_not_is_told(run: Run, empty: Site, place: Path, out: Path) -> None:
     two_volumes(empty)
+    sound = (place / segment_key(1, 2)).read_bytes()
     damage(place, segment_key(1, 2), -5_000)
     code, stdout, stderr = run("restore", place, "--all", "--target-dir", out)
     assert (code, stdout) == (20, "")
     assert f"\nfinished: a in {out / 'a.raw'}\n" in stderr
     assert f"\nnot finished: b in {out / 'b.raw'}\n" in stderr
-    assert [path.name for path in out.iterdir()] == ["a.raw"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.raw", "a.raw.partial.progress"]
+    (place / segment_key(1, 2)).write_bytes(sound)
+    report = answer(run, "restore", place, "--all", "--target-dir", out)
+    assert (report["written_bytes"], report["resumed_bytes"]) == (100_000, 100_000)
+    assert sorted(path.name for path in out.iterdir()) == ["a.raw", "b.raw"]
 
 
 def test_two_volumes_of_one_name_are_told_by_their_ids(run: Run, empty: Site, place: Path, out: Path) -> None:

@@ -1,0 +1,61 @@
+"""Keeps a note of how far a restore is, beside the work: the fsync that each needs holds nothing up.
+
+What the note says and where it stands is known in resume and by the target.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Final
+
+from rehydrate.resume import Done, Sample, thinned
+from rehydrate.target import Target
+
+KEEP_BYTES: Final = 128 << 20
+"""Bytes written between two notes: what an interrupted restore has to fetch again, at most about twice."""
+
+
+class Keeper:
+    """Tells the target how far everything is that was written; to be used as a context.
+
+    At most one note is on its way; the next waits until it is durable.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.began = target.done
+        self._target = target
+        self._samples = target.done.samples
+        self._unkept_bytes = 0
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keep")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Keeper:
+        if self.began.nothing:
+            self._target.keep(self.began)  # so that a restore that is killed at once can go on, too
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)
+        if error is None and self._last is not None:
+            self._last.result()
+
+    def wrote(self, write_bytes: int, sample: Sample) -> None:
+        """Count what was written; everything planned before it was written, too."""
+        self._unkept_bytes += write_bytes
+        self._samples = thinned((*self._samples, sample))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a note, and the last one is durable."""
+        return self._unkept_bytes >= KEEP_BYTES and (self._last is None or self._last.done())
+
+    def keep(self, upto: int, window: str, fetches: int) -> None:
+        """See `Done`. Raises what the note before this one met."""
+        if self._last is not None:
+            self._last.result()
+        self._unkept_bytes = 0
+        done = Done(upto, window, fetches, self._samples)
+        self._last = self._pool.submit(self._target.keep, done)
