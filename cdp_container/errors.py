@@ -197,7 +197,7 @@ class StoreRefused(CdpError):
     """The store does not keep its word (conditional writes, read-after-write), so it cannot be trusted."""
 
     exit_code = 42
-    default_hint = "use a store with atomic conditional writes; `cdp-agent check-config` says what failed"
+    default_hint = "use a store with atomic conditional writes; `cdp-agent attest` says what failed"
 
 
 class StoreFull(CdpError):

@@ -108,6 +108,28 @@ def check_config(config: Config = DEFAULT_CONFIG) -> int:
 
 
 @app.command()
+def attest(
+    address: Annotated[
+        str | None, typer.Argument(help="The store's address; else the configuration's.")
+    ] = None,
+    config: Config = DEFAULT_CONFIG,
+    connections: Annotated[
+        int, typer.Option(min=2, max=256, help="How many race for one object at once.")
+    ] = 32,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often they race.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Does this store keep its word? A table of every promise; exit code 42 if one that must hold does not."""
+
+    def work() -> int:
+        from cdp_agent.cli.attest import attest_store
+
+        return attest_store(address, config, connections, rounds, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
 def run(
     config: Config = DEFAULT_CONFIG,
     redo: Annotated[
