@@ -24,7 +24,7 @@ _left_out_key = pytest.StashKey[dict[str, int]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cdp")
-    group.addoption("--seeds", type=int, default=50, help="how many seeds the simulator runs (50)")
+    group.addoption("--seeds", type=int, default=200, help="how many seeds the simulator runs (200)")
     group.addoption("--first-seed", type=int, default=0, help="the simulator's first seed (0)")
     group.addoption("--rounds", type=int, default=20, help="how many rounds a kill test runs (20)")
 

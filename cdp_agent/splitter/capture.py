@@ -19,21 +19,22 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cdp_agent.splitter.backing import Backing
+from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.failures import Failure, Failures, JournalUnusable
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.gate import Gate
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.redo import redo
-from cdp_agent.splitter.settings import IO_THREADS, OnJournalFull
+from cdp_agent.splitter.settings import OnJournalFull
 from cdp_agent.splitter.shared_sync import SharedSync
+from cdp_agent.splitter.threads import Threads, nothing
 from cdp_container.clock import Clock
 from cdp_container.errors import CdpError, JournalFull
 from cdp_container.journal.position import NOWHERE, Position
@@ -55,7 +56,8 @@ class Capture:
         writer: the journal's tail, in its own generation; None if the journal has overflowed.
         published: the splitter's page.
         journal: the directory of the journal files, and the domain's id.
-        begin_again: makes a writer that has begun a new generation behind a position; and its name.
+        begin_again: makes a writer that has begun a new generation behind a position.
+        dirty: what is written while there is no journal.
         on_journal_full: what is given up then.
         sync_bytes: so much may be written before `sync_is_due` is set.
         clock: tells when an overflow was.
@@ -69,6 +71,7 @@ class Capture:
         published: Published,
         journal: tuple[Path, bytes],
         begin_again: Callable[[Position], JournalWriter],
+        dirty: DirtyBlocks,
         on_journal_full: OnJournalFull,
         sync_bytes: int,
         clock: Clock,
@@ -81,6 +84,7 @@ class Capture:
         self._published = published
         self._journal = journal
         self._begin_again = begin_again
+        self._dirty = dirty
         self._on_journal_full = on_journal_full
         self._sync_bytes = sync_bytes
         self._clock = clock
@@ -90,10 +94,7 @@ class Capture:
         self._room = asyncio.Event()
         self._failures = Failures()
         self._syncs = SharedSync(self._sync_once)
-        self._io = ThreadPoolExecutor(IO_THREADS, "io")
-        # One thread each: what is handed to it runs in order. Two: a flush waits for both.
-        self._journal_thread = ThreadPoolExecutor(1, "sync-journal")
-        self._disk_thread = ThreadPoolExecutor(1, "sync-disks")
+        self._threads = Threads()
 
     @property
     def page(self) -> SplitterPage:
@@ -119,6 +120,7 @@ class Capture:
             JournalUnusable: it is not in the journal.
         """
         if self._writer is None:
+            self._dirty.mark(source, offset, len(data))
             return self._tail
         try:
             at = self._writer.append_write(source, offset, data)
@@ -133,6 +135,8 @@ class Capture:
         Where the disk fails or the file is full it is fewer: `append_write` then finds out why.
         """
         if self._writer is None:
+            for offset, data in writes:
+                self._dirty.mark(source, offset, len(data))
             return len(writes)
         try:
             count = self._writer.append_writes(source, writes)
@@ -145,6 +149,7 @@ class Capture:
     def append_range(self, kind: Kind, source: int, offset: int, length: int) -> Position:
         """Put a zeroing or discard into the journal; otherwise like `append_write`."""
         if self._writer is None:
+            self._dirty.mark(source, offset, length)
             return self._tail
         try:
             at = self._writer.append_range(kind, source, offset, length)
@@ -161,7 +166,7 @@ class Capture:
             self.sync_is_due.set()
         make_ready = self._writer.begin_next()
         if make_ready is not None:
-            self._io.submit(make_ready)
+            self._threads.submit(make_ready)
         self._publish(before)  # what was appended is not on the disk yet
 
     def _publish(self, applied: Position | None = None, durable: bool = False) -> None:
@@ -197,7 +202,7 @@ class Capture:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run what may wait for a disk."""
-        return await asyncio.get_running_loop().run_in_executor(self._io, work)
+        return await self._threads.run(work)
 
     def _backing_failed(self, what: str, error: OSError) -> None:
         """Make every flush fail until a redo has brought back what may be lost."""
@@ -253,11 +258,13 @@ class Capture:
             self.last_error = f"overflow: {why}"
             for backing in self._backings:
                 backing.dirty = True
-            error = await self._run_sync(self._sync_of_backings(), self._disk_thread)
+            error = await self._threads.sync(self._sync_of_backings(), self._threads.disks)
             if error is not None:
                 self._backing_failed("syncing the backing store", error)
             if self._failures.backing is not None:  # maybe told to a sync that ran meanwhile
                 self._failures.refuse()
+            unfinished = self._published.unfinished_episode
+            await self.in_thread(lambda: self._dirty.begin(unfinished))
             before = self._published.page
             self._published.page = replace(
                 before,
@@ -273,7 +280,7 @@ class Capture:
                 raise
             writer, self._writer = self._writer, None
             # Behind the syncs that still hold its descriptors.
-            await self._run_sync(writer.close, self._journal_thread)
+            await self._threads.sync(writer.close, self._threads.journal)
             self._forget_journal_failure()
 
     def _forget_journal_failure(self) -> None:
@@ -294,18 +301,23 @@ class Capture:
             return False
         end = self.page.overflow_at
         writer = await self.in_thread(lambda: self._begin_again(end))
+        tail = writer.tail
+        await self.in_thread(lambda: self._dirty.save(tail.generation))
         async with self._gate.quiet():
-            before, tail = self._published.page, writer.tail
+            is_complete = await self.in_thread(self._dirty.finish)
+            before = self._published.page
             self._published.page = replace(
                 before, generation=tail.generation, synced=tail, overflow_at=NOWHERE,
                 used_bytes=writer.used_bytes, episode=tail.generation,
-                compare_all=True,
+                compare_all=not is_complete,
             )  # fmt: skip
             self._writer, self._tail = writer, tail
             try:
                 self._publish(durable=True)  # first: no record is behind a tail that a power loss takes back
             except OSError:
                 self._writer, self._tail, self._published.page = None, before.tail, before
+                with suppress(OSError):
+                    self._publish()
                 writer.close()
                 raise
         _log.warning("the journal goes on; what was written without it is compared with the container")
@@ -350,10 +362,11 @@ class Capture:
         writer = self._writer
         self._unsynced_bytes = 0
         self.sync_is_due.clear()
-        journal = writer.begin_sync() if writer is not None and writer.is_dirty else _nothing
+        journal = writer.begin_sync() if writer is not None and writer.is_dirty else nothing
         backings = self._sync_of_backings()
         journal_error, backing_error = await asyncio.gather(
-            self._run_sync(journal, self._journal_thread), self._run_sync(backings, self._disk_thread)
+            self._threads.sync(journal, self._threads.journal),
+            self._threads.sync(backings, self._threads.disks),
         )
         if journal_error is not None:  # first, and whatever comes of the overflow
             self._journal_failed("syncing the journal", journal_error)
@@ -380,15 +393,6 @@ class Capture:
                 self.files.fdatasync(fd)
 
         return sync
-
-    async def _run_sync(self, sync: Callable[[], None], thread: ThreadPoolExecutor) -> OSError | None:
-        if sync is _nothing:
-            return None
-        try:
-            await asyncio.get_running_loop().run_in_executor(thread, sync)
-        except OSError as error:
-            return error
-        return None
 
     def _advance(self, synced: Position) -> None:
         """Publish a later synced point."""
@@ -422,14 +426,14 @@ class Capture:
             if writer is None:
                 raise OSError(errno.EIO, "there is no journal to redo from")
             if self._failures.journal is None:
-                error = await self._run_sync(writer.begin_sync(), self._journal_thread)
+                error = await self._threads.sync(writer.begin_sync(), self._threads.journal)
                 if error is not None:
                     self._journal_failed("syncing the journal", error)
                     raise error
             self._published.page = replace(self.page, redos=self.page.redos + 1)
             self._publish()  # first: whoever copies a disk meanwhile must know
             await self.in_thread(lambda: self._redo_since_synced(tail))
-            error = await self._run_sync(self._sync_of_backings(), self._disk_thread)
+            error = await self._threads.sync(self._sync_of_backings(), self._threads.disks)
             if error is not None:
                 raise error
             if self._failures.count != count:
@@ -465,8 +469,7 @@ class Capture:
 
     def end_threads(self) -> None:
         """Let the threads finish what they were handed, and end."""
-        for threads in (self._io, self._journal_thread, self._disk_thread):
-            threads.shutdown()
+        self._threads.end()
 
     async def _end_cleanly(self) -> bool:
         try:
@@ -474,7 +477,7 @@ class Capture:
             if self._writer is not None:
                 self._writer.append_note(Note.CLEAN_STOP)
                 self._tail = self._writer.tail
-                error = await self._run_sync(self._writer.begin_sync(), self._journal_thread)
+                error = await self._threads.sync(self._writer.begin_sync(), self._threads.journal)
                 if error is not None:
                     raise error
                 self._advance(self._tail)
@@ -486,7 +489,3 @@ class Capture:
         self.last_error = f"stopping: {error}"
         _log.error("the stop is not clean: %s", error)
         return False
-
-
-def _nothing() -> None:
-    """The sync of a journal that needs none."""

@@ -74,6 +74,12 @@ class MapFile:
     def _write(self, start: int, stop: int) -> None:
         self._files.pwritev(self._fd, (bytes(self.bits[start:stop]),), MAP_HEADER_BYTES + start)
 
+    def put(self, start: int, data: bytes | bytearray) -> None:
+        """Replace bytes of bits, the first of them at `start`. Raises OSError, as `mark`."""
+        self.bits[start : start + len(data)] = data
+        self._unsynced = True
+        self._write(start, start + len(data))
+
     def sync(self) -> None:
         """Return when all bits that were set before are durable.
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from cdp_agent.splitter.backing import Backing, open_backing
 from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.published import Published
@@ -147,7 +148,7 @@ class _Opening:
             synced=tail,
             overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else given_up_at),
             overflow_ns=self._in_doubt_since(last, found, writer is None or is_in_doubt),
-            compare_all=last.compare_all or is_in_doubt,
+            compare_all=is_in_doubt or (last.compare_all and not Published(self.pages, last).is_compared),
             running=True,
             used_bytes=writer.used_bytes if writer else last.used_bytes,
             limit_bytes=settings.limit_bytes,
@@ -161,8 +162,13 @@ class _Opening:
             writer.forget_older_generations()
         return Capture(
             self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
-            self._begin_again, settings.on_journal_full, settings.sync_bytes, self.clock,
+            self._begin_again, self._dirty_blocks(), settings.on_journal_full, settings.sync_bytes,
+            self.clock,
         )  # fmt: skip
+
+    def _dirty_blocks(self) -> DirtyBlocks:
+        settings = self.settings
+        return DirtyBlocks(self.files, settings.journal_dir, settings.domain, settings.volumes)
 
     def _in_doubt_since(self, last: SplitterPage, found: Found | None, is_in_doubt: bool) -> int:
         """Since when the container may lack something that the journal does not hold; 0 if it cannot."""
@@ -307,9 +313,11 @@ class _Opening:
         """A new generation behind a journal that was given up at `end`; in a thread, while guests write."""
         generation = int.from_bytes(self.entropy(8), "little") or 1
         with JournalReader(self.directory, self.settings.domain) as reader:
+            for file in [file for run in reader.runs for file in run if file.header.previous == end]:
+                self.files.unlink(file.path)  # of an attempt that nobody was told of
+            reader.refresh()
             if reader.runs:
                 reader.follow(reader.runs[-1])
-                end = reader.find_end(end).position  # an earlier attempt may have left its file
             return self._writer(reader, generation, end, self._proven())
 
     def _redo(self, backings: Mapping[int, Backing], found: Found, writer: JournalWriter | None) -> None:

@@ -39,3 +39,10 @@ class Published:
     def is_compared(self) -> bool:
         """Whether nothing is in doubt any more that an earlier episode left so."""
         return self.page.episode in (0, self.streamer().compared_episode)
+
+    @property
+    def unfinished_episode(self) -> int | None:
+        """The episode whose dirty maps were not compared yet, 0 for none; None if they do not say it all."""
+        if self.is_compared:
+            return 0
+        return None if self.page.compare_all else self.page.episode

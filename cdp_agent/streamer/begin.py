@@ -36,11 +36,16 @@ def claimant_of(identity: AgentIdentity, wishes: Wishes, instance: bytes) -> Cla
     )
 
 
-def begin_copying(outside: Outside, identity: AgentIdentity, epoch: Epoch, plan: Plan) -> Copying:
-    """What is copied in this epoch."""
+def begin_copying(
+    outside: Outside, identity: AgentIdentity, epoch: Epoch, plan: Plan, episode: int
+) -> Copying:
+    """What is copied in this epoch; `episode`: the one whose dirty maps count."""
     base = epoch.record.base
     comparison = Comparison(outside.patient, identity, base) if plan.lacking and base else None
-    return Copying({index: outside.local.doubt(index) for index in plan.lacking}, comparison)
+    doubts = {
+        index: outside.local.doubt(index, episode if index in plan.mapped else None) for index in plan.lacking
+    }
+    return Copying(doubts, comparison)
 
 
 def builder_of(

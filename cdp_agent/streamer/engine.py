@@ -187,7 +187,8 @@ class Engine:
         except PositionUnknown as error:
             self.shown.standing = f"refused: {error}"
             return
-        if not self._note_lacking(frozenset(spaces[index] for index in plan.lacking)):
+        # What a map tells is noted by its episode.
+        if not self._note_lacking(frozenset(spaces[n] for n in plan.lacking if n not in plan.mapped)):
             return
         if plan.lacking and page.overflowed:
             self.shown.standing = "waiting for the journal to go on: all that it lacks is compared then"
@@ -196,7 +197,7 @@ class Engine:
         self._began = page
         if plan.why:
             self.trouble("comparison", f"everything is compared with the newest cut: {plan.why}")
-        self._copying = begin_copying(self._outside, self._identity, epoch, plan)
+        self._copying = begin_copying(self._outside, self._identity, epoch, plan, page.episode)
         self._builder = builder_of(self._outside, self._identity, self._wishes, epoch, self._copying)
         self.shown.standing = "copying" if plan.lacking else "streaming"
         if not plan.lacking:

@@ -67,8 +67,8 @@ class Local(Protocol):
         """Tell the splitter."""
         ...
 
-    def doubt(self, source: int) -> Doubt:
-        """What of a source the container may lack."""
+    def doubt(self, source: int, episode: int | None) -> Doubt:
+        """What of a source the container may lack: what its dirty map of this episode says, or all of it."""
         ...
 
 

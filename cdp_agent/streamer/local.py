@@ -8,6 +8,15 @@ from typing import Final
 from cdp_agent.streamer.copy import Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
+from cdp_container.errors import JournalDamaged
+from cdp_container.journal.block_map import (
+    DIRTY_BLOCK_BYTES,
+    MAP_HEADER_BYTES,
+    MapHeader,
+    decode_map_header,
+    dirty_map_name,
+    dirty_ranges,
+)
 from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -19,6 +28,8 @@ class LocalDirectory:
     def __init__(self, settings: StreamerSettings, pages: SharedPages) -> None:
         self._directory: Path = settings.directory
         self._pages = pages
+        self._domain = settings.identity.domain
+        self._spaces = [source.space for source in settings.identity.sources]
         self._volumes = [
             Volume(index, backing, source.size_bytes)
             for index, (source, backing) in enumerate(
@@ -50,6 +61,20 @@ class LocalDirectory:
         """See `Local.publish`. Not durable: after a power loss less is trimmed, never more."""
         self._pages.streamer.publish(page)
 
-    def doubt(self, source: int) -> Doubt:
-        """See `Local.doubt`."""
-        return Doubt(self._volumes[source])
+    def doubt(self, source: int, episode: int | None) -> Doubt:
+        """See `Local.doubt`. A map that cannot be read, or is of something else, says nothing."""
+        volume = self._volumes[source]
+        if episode is None:
+            return Doubt(volume)
+        path = self._directory / dirty_map_name(source)
+        expected = MapHeader(
+            self._domain, self._spaces[source], episode, volume.size_bytes, DIRTY_BLOCK_BYTES
+        )
+        try:
+            with path.open("rb") as file:
+                header = decode_map_header(file.read(MAP_HEADER_BYTES), str(path))
+                bits = file.read(header.map_bytes)
+        except (OSError, JournalDamaged):
+            return Doubt(volume)
+        whole = header == expected and len(bits) == header.map_bytes
+        return Doubt(volume, dirty_ranges(header, bits)) if whole else Doubt(volume)

@@ -27,12 +27,14 @@ class Plan:
         position: where capture resumes.
         taken_ns: what was acknowledged before this time of the wall clock lies below it.
         lacking: indexes of sources of which the container may lack something.
+        mapped: those of them whose dirty maps say what.
         why: why all of them may, "" unless that is a surprise.
     """
 
     position: Position
     taken_ns: int
     lacking: tuple[int, ...]
+    mapped: tuple[int, ...] = ()
     why: str = ""
 
 
@@ -68,12 +70,17 @@ def plan_epoch(
         for index, space in enumerate(spaces)
         if in_doubt or space not in notes.whole or space in base_lacks
     )
-    if len(lacking) == len(spaces):
+    mapped = tuple(
+        index
+        for index, space in enumerate(spaces)
+        if in_doubt and not page.compare_all and space in notes.whole and space not in base_lacks
+    )
+    if len(lacking) == len(spaces) and not mapped:
         return Plan(page.tail, seen_ns, lacking)
     position, why = _base_position(end, page.tail, journal)
     if why:
-        return Plan(page.tail, seen_ns, tuple(range(len(spaces))), why)
-    return Plan(position, end.preamble.cut_time_ns if end.preamble is not None else 0, lacking)
+        return Plan(page.tail, seen_ns, tuple(range(len(spaces))), (), why)
+    return Plan(position, end.preamble.cut_time_ns if end.preamble is not None else 0, lacking, mapped)
 
 
 def _base_position(end: End, tail: Position, journal: Journal) -> tuple[Position, str]:

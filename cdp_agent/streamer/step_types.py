@@ -206,8 +206,8 @@ class ReadCut:
 
     With `copy`, the source to be copied, read the next round of that instead; CopyEnded follows when it was
     read to its end. With `announce` record every space. Limits may end it before `to_position`: `CutRead`
-    tells how far it came. `asked` names the cut only if it came all the way. `taken_ns`: what was acknowledged
-    before this time of the wall clock lies below `to_position`.
+    tells how far it came. `asked` names the cut only if it came all the way. What was acknowledged before
+    `taken_ns` of the wall clock lies below `to_position`.
     """
 
     cut: int

@@ -71,6 +71,11 @@ class MapHeader:
         return -(-self.blocks // 8)
 
 
+def dirty_map_name(source: int) -> str:
+    """The name of a source's dirty map in the journal directory."""
+    return f"dirty/{source}.map"
+
+
 def encode_map_header(header: MapHeader) -> bytes:
     """The first MAP_HEADER_BYTES of a map's file."""
     packed = bytearray(

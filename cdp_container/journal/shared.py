@@ -77,9 +77,10 @@ class SplitterPage:
         synced: journal and backing stores are on stable storage below it.
         overflow_at: where the journal stopped to hold what guests write, NOWHERE while it holds everything.
             Durable; stays until the journal goes on.
-        overflow_ns: wall clock since when the container may lack what the journal does not hold, until that was
-            compared; 0 if it lacks nothing.
-        compare_all: nobody knows which blocks the newest episode left in doubt: all of them are. Durable.
+        overflow_ns: wall clock since when the container may lack what the journal does not hold, until that
+            was compared; 0 if it lacks nothing.
+        compare_all: nobody knows which blocks the newest episode left in doubt, so all of them are. Durable.
+            Otherwise the dirty maps say it.
         exports_open: guests may be writing.
         sync_failed: a sync or a backing write failed and was not mended yet; flushes fail.
         running: the splitter has opened its journal and did not stop since (or was killed).

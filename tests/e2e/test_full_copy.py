@@ -197,21 +197,53 @@ def pretend_another_boot(site: Site) -> None:
 
 
 def test_a_journal_that_is_full() -> None:
+    """Guests notice nothing, the newest whole cut is that of the overflow, and only what is dirty is sent."""
     with protected() as (site, agent):
         site.container.rename(site.base / "away")
+        pages = SharedPages(site.journal / "shared")
+        dirty = set[int]()
+
+        def overflowed() -> bool:
+            page = pages.splitter.read()
+            return page is not None and page.overflowed
+
         with site.client("db") as client:
-            data = os.urandom(WRITE_BYTES)
-            for number in range(JOURNAL_BYTES // WRITE_BYTES + 8):
-                client.write(number * WRITE_BYTES % DB_BYTES, data)
+            data, last = os.urandom(WRITE_BYTES), 0
+            for number in range(2 * JOURNAL_BYTES // WRITE_BYTES):
+                last = number % 2 * WRITE_BYTES
+                client.write(last, data)
+                if overflowed():
+                    break
+            held = site.backing("db").read_bytes()
+            dirty.update(range(last, last + WRITE_BYTES, 4096))  # it may have met the full journal
+            for offset in (9 * MIB, 9 * MIB, 12 * MIB + 512):
+                client.write(offset, os.urandom(256 << 10))
+                dirty.update(range(offset - offset % 4096, offset + (256 << 10), 4096))
             client.flush()
-            client.write(MIB, b"guests notice nothing")
-            assert client.read(MIB, 21) == b"guests notice nothing"
+            client.write(9 * MIB, b"guests notice nothing")
+            assert client.read(9 * MIB, 21) == b"guests notice nothing"
         assert_says(site, "the journal is full")
         journal_bytes = sum(path.stat().st_size for path in (site.journal / "journal").iterdir())
         assert journal_bytes <= JOURNAL_BYTES
         (site.base / "away").rename(site.container)
+        site.flush_when_ready()
+        counters = wait_until(
+            lambda: (found := site.facts()["counters"])["copy_compared_bytes"] and found,
+            "it compares",
+            NOTICE_SECONDS_MAX,
+        )
+        assert counters["copy_compared_bytes"] <= len(dirty) * 4096
+        assert counters["stored_bytes"] <= 1.1 * len(dirty) * 4096
         assert_protected_again(site)
         assert agent.process.poll() is None, "nobody had to do anything"
+        pages.close()
+        whole = [point for point in site.points() if point["whole"]]
+        target = site.base / "b" / "held.raw"
+        restored = []
+        for point in whole[-6:]:
+            site.restore("db", target, "--at", point["point"], "--force")
+            restored.append(target.read_bytes() == held)
+        assert any(restored), "what the journal held is a point of its own"
 
 
 def test_a_host_that_was_cloned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -39,6 +40,7 @@ class SimJournal:
     tail: Position = NOWHERE
     trimmed: int = 0
     applied_count: int = 0
+    dirty: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     _number_of: dict[Position, int] = field(default_factory=dict)
     _lost: set[Position] = field(default_factory=set)
 
@@ -59,6 +61,8 @@ class SimJournal:
             kind, source, offset, span, self.time.wall_ns(), at, self.tail, len(payload), crc32(payload), 0, 0
         )
         self.changes.append(Change(record, payload, captured))
+        if not captured:
+            self.dirty[source].update(range(offset // 4096, -(-(offset + span) // 4096)))
         if captured:
             self._number_of[self.tail] = len(self.changes)
 

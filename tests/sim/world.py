@@ -15,13 +15,13 @@ from pathlib import Path
 from random import Random
 
 from cdp_agent.identity import AgentIdentity, SourceIdentity
-from cdp_agent.streamer.copy import Doubt, Volume
+from cdp_agent.streamer.copy import Volume
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Job, Lane, Outside, Wishes
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner import first_owner
 from cdp_container.domain.owner_types import Phase
-from cdp_container.errors import CdpError, Fenced, LocalDiskFull
+from cdp_container.errors import CdpError, Fenced
 from cdp_container.format.codec import Compressor
 from cdp_container.format.domain import build_owner
 from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
@@ -31,18 +31,16 @@ from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.seal import derive_index_key, public_of
 from cdp_container.journal.position import NOWHERE, Position
-from cdp_container.journal.shared import SplitterPage, StreamerPage
 from tests.recovery import Recovery
 from tests.sim.clock import SECOND, VirtualTime
 from tests.sim.intruder import Intruder
 from tests.sim.journal import VOLUME_BYTES, SimJournal
+from tests.sim.local import SimLocal
 from tests.sim.sealing import CountingGCM
 from tests.sim.store import CALM, STORMY, SimStore
 
 PASSPHRASE = "simulated"
 CHEAP = ScryptCost(n=2, r=1, p=1)
-PIECE_BYTES = 6 << 10
-"""Copies are read in rounds of a few such pieces, so that much happens between them."""
 SETTLE_SECONDS = 400.0
 """After the storm everything must be protected within so long: all back-offs and late requests."""
 
@@ -54,43 +52,6 @@ class SimFailure(AssertionError):
 def must(condition: bool, why: str) -> None:
     if not condition:
         raise SimFailure(why)
-
-
-class SimLocal:
-    """See `engine_types.Local`. What is saved outlasts a crash."""
-
-    def __init__(self, world: World, notes: Notes) -> None:
-        self._world = world
-        self.notes = notes
-        self.page = StreamerPage()
-        self.splitter_page = SplitterPage()
-        self.disk_full = False
-
-    def load_notes(self) -> Notes:
-        return self.notes
-
-    def save_notes(self, notes: Notes) -> None:
-        if self.disk_full:
-            raise LocalDiskFull("write notes.json", "no space left on device")
-        self.notes = notes
-
-    def splitter(self) -> SplitterPage | None:
-        page, journal = self.splitter_page, self._world.journal
-        return replace(page, tail=journal.tail, applied=journal.applied) if page.generation else None
-
-    def boot(self) -> bytes:
-        return self.splitter_page.boot
-
-    def streamer(self) -> StreamerPage:
-        return self.page
-
-    def publish(self, page: StreamerPage) -> None:
-        self.page = page
-        self._world.journal.trim(page.proven)
-
-    def doubt(self, source: int) -> Doubt:
-        ranges = [(at, PIECE_BYTES) for at in range(0, VOLUME_BYTES, PIECE_BYTES)]
-        return Doubt(self._world.volumes[source], ranges, read_bytes_max=3 * PIECE_BYTES)
 
 
 @dataclass
@@ -121,6 +82,7 @@ class World:
         self.quiet = False
         self.intruder: Intruder | None = None
         self.build_free_ns = 0
+        self.maps_are_complete = False
         self.fds: list[int] = []
         encrypted = self.rng.random() < 0.3
         holding = self.rng.random() < 0.3
@@ -132,7 +94,7 @@ class World:
         self.identity = self._identity(encrypted, count)
         nonce = self.rng.randbytes(16)
         whole = frozenset() if holding else frozenset(source.space for source in self.identity.sources)
-        self.local = SimLocal(self, Notes((nonce,), whole))
+        self.local = SimLocal(self.journal, self.volumes, Notes((nonce,), whole))
         owner = first_owner(self.identity.domain, "shop", "site-a", nonce, bytes(32), 30, 1)
         self.store.inner.put_new(OWNER_KEY, build_owner(owner))
 
@@ -180,6 +142,7 @@ class World:
         """Every start is a new generation, after a redo of what the disks may lack."""
         generation = self.rng.getrandbits(63) + 1
         before = self.local.splitter_page
+        self.maps_are_complete = False
         self.journal.redo(self.rng, self.write_disk)
         if not before.overflowed:
             self.journal.begin_generation(generation)
@@ -192,6 +155,10 @@ class World:
         page = self.local.splitter_page
         if not page.overflowed and self.journal.changes:
             self.journal.apply_all(self.write_disk)
+            is_compared = page.episode in (0, self.local.page.compared_episode)
+            self.maps_are_complete = is_compared or not page.compare_all
+            if is_compared:
+                self.journal.dirty.clear()
             self.local.splitter_page = replace(
                 page, overflow_at=self.journal.tail, overflow_ns=self.time.wall_ns()
             )
@@ -203,7 +170,11 @@ class World:
             generation = self.rng.getrandbits(63) + 1
             self.journal.begin_generation(generation)
             self.local.splitter_page = replace(
-                page, generation=generation, overflow_at=NOWHERE, episode=generation, compare_all=True
+                page,
+                generation=generation,
+                overflow_at=NOWHERE,
+                episode=generation,
+                compare_all=not self.maps_are_complete,
             )
 
     def lose_power(self) -> None:
@@ -211,7 +182,9 @@ class World:
         self.end_engine()
         self.run_number += 1
         self.journal.lose_end(self.rng, self.write_disk, 0 if self.local.splitter_page.overflowed else 9)
-        self.local.splitter_page = replace(self.local.splitter_page, episode=self.rng.getrandbits(63) + 1)
+        self.local.splitter_page = replace(
+            self.local.splitter_page, episode=self.rng.getrandbits(63) + 1, compare_all=True
+        )
         self.start_splitter()
         self.time.after(self.rng.uniform(0.1, 5.0), self.start_streamer)
 

@@ -36,6 +36,7 @@ class Lossy(OsFiles):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, Path]] = []
+        self.descriptors: set[int] = set()
         self.fail: Callable[[str, Path], OSError | None] = lambda name, path: None
         self._before: dict[int, dict[int, bytes]] = {}  # inode -> sector -> its durable content
         self._paths: dict[int, Path] = {}  # inode -> a path to it
@@ -74,7 +75,13 @@ class Lossy(OsFiles):
     def open(self, path: Path, create: bool = False) -> int:
         if create and not path.exists():
             self._undo.append(lambda: path.unlink(missing_ok=True))
-        return super().open(path, create)
+        fd = super().open(path, create)
+        self.descriptors.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self.descriptors.discard(fd)
+        super().close(fd)
 
     def rename(self, path: Path, to: Path) -> None:
         self.calls.append(("rename", to))
@@ -225,8 +232,9 @@ class Splitter:
         Its threads end with it: none of them may touch a disk after `lose_power`, or in the next life.
         """
         self.capture.end_threads()
-        for backing in self.backings:
-            os.close(backing.fd)
+        for fd in self.machine.files.descriptors | {backing.fd for backing in self.backings}:
+            os.close(fd)
+        self.machine.files.descriptors.clear()
 
 
 def run(machine: Machine, scenario: Callable[[Splitter], Coroutine[Any, Any, None]]) -> None:

@@ -18,6 +18,13 @@ from cdp_container.format.layout import ObjectKind
 from cdp_container.format.place import NOWHERE as NO_PLACE
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import Preamble, parse_preamble
+from cdp_container.journal.block_map import (
+    DIRTY_BLOCK_BYTES,
+    MapHeader,
+    dirty_map_name,
+    encode_map_header,
+    set_bits,
+)
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.shared import StreamerPage
@@ -73,6 +80,31 @@ def test_a_gap_ends_the_run_and_the_next_one_compares(tmp_path: Path) -> None:
         site.flush()
     assert site.restored("disk") == site.images[0]
     assert (site.notes().episode, site.pages.streamer.read()) == (5, StreamerPage(site.page.tail, 5))
+
+
+@pytest.mark.parametrize("map_of", ["this episode", "another episode", "another volume", "nothing"])
+def test_only_what_the_dirty_map_says_is_compared(tmp_path: Path, map_of: str) -> None:
+    """And everything where there is no map that counts."""
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, os.urandom(100_000))
+        site.flush()
+    site.fill(0, 10 * 4096, b"past the journal")
+    space = site.identity.sources[0].space if map_of != "another volume" else bytes(16)
+    episode = 5 if map_of != "another episode" else 6
+    header = MapHeader(site.identity.domain, space, episode, site.size_bytes, DIRTY_BLOCK_BYTES)
+    bits = bytearray(header.map_bytes)
+    set_bits(bits, 10, 11)
+    path = site.directory / dirty_map_name(0)
+    path.parent.mkdir()
+    path.write_bytes(encode_map_header(header) + bits if map_of != "nothing" else b"")
+    site.begin_generation()
+    site.publish(episode=5)
+    with site.streaming():
+        site.flush()
+        compared = site.facts_once(lambda facts: not facts["not_whole"], "it is whole")["counters"]
+    assert compared["copy_compared_bytes"] == (4096 if map_of == "this episode" else site.size_bytes)
+    assert site.restored("disk") == site.images[0]
 
 
 def test_a_journal_that_overflowed_amid_a_copy_is_given_up(tmp_path: Path) -> None:
