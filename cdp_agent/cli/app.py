@@ -119,7 +119,7 @@ def attest(
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often they race.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
-    """Does this store keep its word? A table of every promise; exit code 42 if one that must hold does not."""
+    """Does this store keep its word? A table of every promise; exit code 42 if one that must hold fails."""
 
     def work() -> int:
         from cdp_agent.cli.attest import attest_store
