@@ -1,8 +1,8 @@
-"""Which blocks guests write while the journal holds nothing: in memory, and in a map for the streamer at the end.
+"""Which blocks guests write while the journal holds nothing: in memory, at last in a map for the streamer.
 
 The maps are worth something only if every write since the journal was given up is in them. So they are made
-durable when the journal goes on, by the process that saw all of it; one that was restarted meanwhile has none,
-and everything is compared. What does not belong here: when the journal is given up and goes on (`capture`).
+durable when the journal goes on, by the process that saw all of it; one that was restarted meanwhile has
+none, and everything is compared. When the journal is given up and goes on does not belong here (`capture`).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class DirtyBlocks:
         """The journal is given up: from now on everything is marked.
 
         Args:
-            episode: the one whose maps are kept, as what they hold was not compared; 0 for none. Where it is None
-                or they cannot be read, the maps stay incomplete.
+            episode: the one whose maps are kept, as what they hold was not compared; 0 for none. Where it is
+                None or they cannot be read, the maps stay incomplete.
         """
         self._close()
         self.is_complete = False
@@ -89,7 +89,7 @@ class DirtyBlocks:
             self.is_complete = len(self._changed) < CHANGES_MAX
 
     def save(self, episode: int) -> None:
-        """Make what is marked so far durable, as the maps of this episode; if that fails they are incomplete."""
+        """Make what is marked so far durable, as the maps of this episode; else they are incomplete."""
         if not self.is_complete:
             return
         try:
