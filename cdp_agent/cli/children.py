@@ -142,6 +142,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,
+        copy_bytes_per_second=settings.copy_rate,
         compression_level=settings.compression_level,
         limits=settings.limits,
         operator=_operator(),

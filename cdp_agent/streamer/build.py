@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_agent.identity import SourceIdentity
@@ -27,7 +27,7 @@ from cdp_container.format.layout import ExtentKind, ObjectKind
 from cdp_container.format.place import Place
 from cdp_container.format.records import make_record
 from cdp_container.format.seal import WriterKeys
-from cdp_container.format.segment import SegmentBuilder, SegmentFacts, StartPacking
+from cdp_container.format.segment import PENDING_FRAMES_MAX, SegmentBuilder, SegmentFacts, StartPacking
 from cdp_container.journal.position import Position
 
 Entropy = Callable[[int], bytes]
@@ -54,14 +54,23 @@ class EpochFacts:
 
 
 @dataclass(slots=True)
+class _Segment:
+    """A segment that is being filled. `times`: of the oldest and newest write in each of its chunks."""
+
+    builder: SegmentBuilder
+    times: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Cut:
-    """The cut that is being built. `left`: the chunk that did not fit, and how much of it did."""
+    """The cut that is being built. `left`: what did not fit of a chunk; `begun`: its next segment."""
 
     asked: tuple[Asked, ...]
     records: deque[Record]
     chunks: Iterator[Chunk]
     taken_ns: int
     left: Chunk | None = None
+    begun: _Segment | None = None
 
 
 class CutBuilder:
@@ -157,25 +166,32 @@ class CutBuilder:
     def seal(self, effect: SealSegment) -> tuple[SegmentSealed, SealedObject]:
         """Seal as much of the cut as one segment holds. Errors as in `read`."""
         cut = self._cut
-        builder = SegmentBuilder(self._keys, self._entropy(16), self._compressor, self._start_packing)
-        times: list[int] = []
-        while cut.records and builder.add_record(cut.records[0]):
+        segment, cut.begun = cut.begun or self._segment(), None
+        while cut.records and segment.builder.add_record(cut.records[0]):
             cut.records.popleft()
         if not cut.records:
-            self._fill(builder, times)
+            self._fill(segment)
         complete = cut.left is None and not cut.records
-        built = builder.finish(self._segment_facts(effect, complete, times))
+        if cut.left is not None:
+            # While this one is finished here, the packing threads have something to do.
+            cut.begun = self._segment()
+            self._fill(cut.begun, pending_frames_max=PENDING_FRAMES_MAX)
+        built = segment.builder.finish(self._segment_facts(effect, complete, segment.times))
         self._remember(ObjectKind.SEGMENT, effect.seq, built)
         return SegmentSealed(effect.seq, built.digest, len(built.data), complete), built
 
-    def _fill(self, builder: SegmentBuilder, times: list[int]) -> None:
-        """Add chunks until the segment is full or the cut is at its end."""
+    def _segment(self) -> _Segment:
+        builder = SegmentBuilder(self._keys, self._entropy(16), self._compressor, self._start_packing)
+        return _Segment(builder)
+
+    def _fill(self, segment: _Segment, pending_frames_max: int | None = None) -> None:
+        """Add chunks until the segment is full, so many frames are being packed, or the cut is at its end."""
         cut = self._cut
         chunk = cut.left if cut.left is not None else next(cut.chunks, None)
-        while chunk is not None:
-            taken = self._add(builder, chunk)
+        while chunk is not None and segment.builder.pending_frames != pending_frames_max:
+            taken = self._add(segment.builder, chunk)
             if taken:
-                times += (time_ns for time_ns in (chunk.first_ns, chunk.last_ns) if time_ns)
+                segment.times += (time_ns for time_ns in (chunk.first_ns, chunk.last_ns) if time_ns)
             if taken < chunk.length:
                 chunk = _rest(chunk, taken)
                 break

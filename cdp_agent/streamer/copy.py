@@ -142,6 +142,11 @@ class Reading:
         self._sent_bytes = 0
         return read_ranges(self._until_enough(), self._cover)
 
+    def take_read_bytes(self) -> int:
+        """What was read since this was asked last."""
+        count, self.read_bytes = self.read_bytes, 0
+        return count
+
     def sent(self, count: int) -> None:
         """So many bytes of the round go into the cut."""
         self._sent_bytes += count

@@ -51,10 +51,9 @@ class Copying:
         reading = self._reading
         return reading.source if reading is not None and reading.is_done else None
 
-    @property
-    def read_bytes(self) -> int:
-        """What was read of the volume that is being copied."""
-        return self._reading.read_bytes if self._reading is not None else 0
+    def take_read_bytes(self) -> int:
+        """What was read of the volumes since this was asked last."""
+        return self._reading.take_read_bytes() if self._reading is not None else 0
 
     @property
     def compared_bytes(self) -> int:

@@ -396,9 +396,9 @@ class Engine:
         self.counters.copy_compared_bytes = copying.compared_bytes
         self.counters.copy_different_bytes = copying.different_bytes
         if copying.why_everything and "index" not in self.shown.troubles:
-            why = f"everything is sent again, as the index cannot be used: {copying.why_everything}"
-            self.trouble("index", why)
-        self._stream(st.CopyEnded(copying.ended, tail, self._outside.clock.boottime_ns()))
+            self.trouble("index", f"everything is sent again, as it cannot be used: {copying.why_everything}")
+        pause_ns = int(copying.take_read_bytes() / self._wishes.copy_bytes_per_second * 1e9)
+        self._stream(st.CopyEnded(copying.ended, tail, self._outside.clock.boottime_ns() + pause_ns))
 
     def _put(self, built: SealedObject, ended: Callable[[PutResult], None]) -> None:
         store, clock = self._outside.store, self._outside.clock

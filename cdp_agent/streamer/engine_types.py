@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -109,6 +110,7 @@ class Wishes:
     lease_seconds: int
     operator: str
     software: str
+    copy_bytes_per_second: float = math.inf
 
 
 @dataclass(slots=True)

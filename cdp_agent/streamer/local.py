@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.streamer.copy import Doubt, Volume
+from cdp_agent.streamer.copy import ROUND_READ_BYTES_MAX, Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.errors import JournalDamaged
@@ -28,6 +28,8 @@ class LocalDirectory:
     def __init__(self, settings: StreamerSettings, pages: SharedPages) -> None:
         self._directory: Path = settings.directory
         self._pages = pages
+        # A second's worth: then it pauses.
+        self._round_bytes = int(min(ROUND_READ_BYTES_MAX, settings.copy_bytes_per_second))
         self._domain = settings.identity.domain
         self._spaces = [source.space for source in settings.identity.sources]
         self._volumes = [
@@ -65,7 +67,7 @@ class LocalDirectory:
         """See `Local.doubt`. A map that cannot be read, or is of something else, says nothing."""
         volume = self._volumes[source]
         if episode is None:
-            return Doubt(volume)
+            return Doubt(volume, None, self._round_bytes)
         path = self._directory / dirty_map_name(source)
         expected = MapHeader(
             self._domain, self._spaces[source], episode, volume.size_bytes, DIRTY_BLOCK_BYTES
@@ -75,6 +77,6 @@ class LocalDirectory:
                 header = decode_map_header(file.read(MAP_HEADER_BYTES), str(path))
                 bits = file.read(header.map_bytes)
         except (OSError, JournalDamaged):
-            return Doubt(volume)
+            return Doubt(volume, None, self._round_bytes)
         whole = header == expected and len(bits) == header.map_bytes
-        return Doubt(volume, dirty_ranges(header, bits)) if whole else Doubt(volume)
+        return Doubt(volume, dirty_ranges(header, bits) if whole else None, self._round_bytes)

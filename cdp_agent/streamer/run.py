@@ -33,7 +33,7 @@ from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.steps import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
-from cdp_container.errors import CdpError, Fenced
+from cdp_container.errors import CdpError, Fenced, StoreRefused
 from cdp_container.format.codec import Compressor
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.shared import SharedPages
@@ -100,6 +100,7 @@ class _Connecting:
     failures: int = 0
     due_ns: int = 0
     busy: bool = False
+    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -200,6 +201,7 @@ class _Runner:
 
         def begin(store: Store) -> None:
             self.engine = self._engine(store, local, journal, build_journal)
+            self.connecting.refused = ""
             early, self.early = self.early, []
             for handle in early:
                 handle()
@@ -211,15 +213,16 @@ class _Runner:
             store = open_store(self.settings.store, self.clock)
             probe(store, self.entropy)
         except CdpError as error:
-            return partial(self._not_connected, str(error))
+            return partial(self._not_connected, error)
         return partial(begin, store)
 
-    def _not_connected(self, why: str) -> None:
+    def _not_connected(self, error: CdpError) -> None:
         connecting = self.connecting
         delay_seconds = min(CONNECT_MAX_SECONDS, CONNECT_FIRST_SECONDS * 2.0 ** min(connecting.failures, 16))
         connecting.failures += 1
         connecting.due_ns = self.clock.boottime_ns() + int(delay_seconds * 1e9)
-        connecting.why = f"no connection to the store: {why}"
+        connecting.why = f"no connection to the store: {error}"
+        connecting.refused = str(error) if isinstance(error, StoreRefused) else ""
         connecting.busy = False
 
     def _engine(
@@ -241,6 +244,7 @@ class _Runner:
         wishes = Wishes(
             cadence_ns=int(settings.cut_every_seconds * 1e9),
             lease_seconds=settings.lease_seconds,
+            copy_bytes_per_second=settings.copy_bytes_per_second,
             operator=settings.operator,
             software=settings.software,
         )
@@ -294,6 +298,7 @@ class _Runner:
             self.engine, self.settings.identity, splitter, measured, wall_ns, self.connecting.why
         )
         self.facts["rpo_target_seconds"] = self.settings.rpo_target_seconds
+        self.facts["store_refused"] = self.connecting.refused
         self.facts["limits"] = self.limiter.facts()
         if state is not None:
             self.facts["state"] = state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ class StreamerSettings:
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
+        copy_bytes_per_second: what a copy reads of the volumes.
         compression_level: of zstd.
         limits: of bytes and requests per second, with their schedule.
         operator: who started the run, for the epoch record.
@@ -40,6 +42,7 @@ class StreamerSettings:
     cut_every_seconds: float = CADENCE_SECONDS
     lease_seconds: int = LEASE_SECONDS
     rpo_target_seconds: float = RPO_TARGET_SECONDS
+    copy_bytes_per_second: float = math.inf
     compression_level: int = ZSTD_LEVEL
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     operator: str = ""

@@ -202,7 +202,8 @@ class AgentSettings(_Strict):
     """The whole of an agent's configuration file.
 
     `store` is an address (cdp_container/store/address.py); it never holds credentials.
-    `rpo_target` decides whether `status` calls the domain healthy.
+    `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
+    reads of the volumes, beside what guests do.
     """
 
     domain: Name
@@ -216,6 +217,7 @@ class AgentSettings(_Strict):
     nbd: NbdSettings | None = None
     cut_every: Seconds = Field(default=1.0, ge=0.1, le=3600)
     rpo_target: Seconds = Field(default=30.0, ge=1, le=30 * 86400)
+    copy_rate: ByteRate = math.inf
     lease: Seconds = Field(default=30.0, ge=5, le=3600)
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()

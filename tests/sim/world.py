@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -214,7 +215,7 @@ class World:
             entropy=self.rng.randbytes,
             compressor=Compressor(),
         )
-        wishes = Wishes(SECOND, self.rng.choice((10, 30)), "sim", "sim")
+        wishes = Wishes(SECOND, self.rng.choice((10, 30)), "sim", "sim", self.rng.choice((math.inf, 9_000)))
         self.engine = Engine(self.identity, wishes, outside)
         self.poll(self.run_number)
 

@@ -91,7 +91,8 @@ def test_rounds_send_no_more_than_they_may(tmp_path: Path) -> None:
     reading = Reading(Doubt(volume, sent_bytes_max=100_000), cover=False)
     for chunk in reading.round():
         reading.sent(chunk.length)
-    assert reading.read_bytes == 1 << 20, "what was begun to be read is taken"
+    assert reading.take_read_bytes() == 1 << 20, "what was begun to be read is taken"
+    assert reading.take_read_bytes() == 0
     assert not reading.is_done
 
 

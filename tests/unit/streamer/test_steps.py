@@ -246,6 +246,17 @@ def test_copies_and_the_journal_take_turns() -> None:
     assert kinds == [0, None, 0, None, 0, None]
 
 
+def test_a_round_waits_for_its_rate() -> None:
+    play = Play().began(lacking=(0,))
+    again_ns = play.now_ns + 5 * SECOND
+    play.on(CutRead(at(0), empty=True, reached=True))
+    play.on(CopyEnded(None, at(0), again_ns))
+    assert play.all(ReadCut) == []
+    assert steps.due_ns(play.state) == again_ns
+    play.until_due()
+    assert play.one(ReadCut).copy == 0
+
+
 def test_a_flush_waits_for_the_copies() -> None:
     play = Play().began(lacking=(0,))
     play.on(AskedFor(Asked(1, at(0))))
