@@ -153,6 +153,11 @@ class SegmentBuilder:
         return not self._extents and not len(self._records)
 
     @property
+    def pending_frames(self) -> int:
+        """Frames that are being packed, PENDING_FRAMES_MAX at most."""
+        return len(self._pending)
+
+    @property
     def is_full(self) -> bool:
         """Whether to finish the segment: the target is reached, or the index has no room for an extent."""
         return not self._has_room(limits.EXTENT_DATA_BYTES_MAX // _BLOCK)
