@@ -120,17 +120,24 @@ def notify_systemd(message: str) -> None:
             return  # systemd is gone or restarting: nobody to tell, and guests matter more
 
 
+def _see_nothing() -> None:
+    """Nobody watches."""
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Runs children until it is told to stop, or one of them ends for good.
 
-    `ready` is asked until it says yes, then systemd is told.
+    `ready` is asked until it says yes, then systemd is told. `watch` is called in every round and must return
+    at once; `last_look` once, when all have stopped.
     """
 
     specs: Sequence[ChildSpec]
     clock: Clock
     ready: Callable[[], bool]
     report: Callable[[str], None]
+    watch: Callable[[], None] = _see_nothing
+    last_look: Callable[[], None] = _see_nothing
     _children: list[_Child] = field(default_factory=list)
 
     def run(self) -> int:
@@ -149,12 +156,14 @@ class Supervisor:
                     told = True
                     notify_systemd("READY=1")
                     self.report("exports are open")
+                self.watch()
                 notify_systemd("WATCHDOG=1")
                 self.clock.sleep(POLL_SECONDS)
             return 0
         finally:
             notify_systemd("STOPPING=1")
             self._stop_all()
+            self.last_look()
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cdp_agent.alerts.watch import Watch, open_watch
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, volumes_of
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
@@ -58,7 +59,7 @@ def run_agent(config: Path, wish: Wish) -> int:
                     _take_wish(directory, wish)
                 elif not ever_ran(directory):
                     _note_empty_volumes(directory, volumes_of(settings, identity))
-            return _supervise(config, pages)
+            return _supervise(config, pages, open_watch(settings, pages, SystemClock()))
         finally:
             pages.close()
     finally:
@@ -92,7 +93,7 @@ def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> N
     save_notes(directory, replace(load_notes(directory), whole=whole))
 
 
-def _supervise(config: Path, pages: SharedPages) -> int:
+def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
     def argv(process: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "cdp_agent.cli.app", process, "--config", str(config))
 
@@ -115,7 +116,10 @@ def _supervise(config: Path, pages: SharedPages) -> int:
         page = pages.splitter.read()
         return page is not None and page.running and page.exports_open
 
-    return Supervisor(children, SystemClock(), exports_open, say).run()
+    supervisor = Supervisor(children, SystemClock(), exports_open, say)
+    if watch is not None:
+        supervisor.watch, supervisor.last_look = watch.poll, watch.finish
+    return supervisor.run()
 
 
 def die_with_parent() -> None:

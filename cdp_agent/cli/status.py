@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.children import load_agent
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.identity import AgentIdentity
@@ -61,6 +62,7 @@ class Status:
     volumes: list[dict[str, Any]] = field(default_factory=list)
     limits: dict[str, Any] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)
+    alerts: str = ""
 
     @property
     def on_target(self) -> bool:
@@ -118,7 +120,16 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         volumes=volumes,
         limits=dict(facts.get("limits", {})) if answering else {},
         counters=dict(facts.get("counters", {})),
+        alerts=_alerts(settings, directory),
     )
+
+
+def _alerts(settings: AgentSettings, directory: Path) -> str:
+    """How the alert hook fares; its faults are none of protection's."""
+    if settings.alerts is None:
+        return "none"
+    error = shown_error(directory)
+    return f"the hook fails: {error}" if error else "on"
 
 
 def _pages(directory: Path) -> tuple[SplitterPage, StreamerPage]:
@@ -253,6 +264,7 @@ def _print(status: Status) -> None:
         ("journal", used),
         ("limits", _limits(status.limits)),
         ("exports", "open" if status.exports_open else "closed"),
+        ("alerts", status.alerts),
         ("last error", status.last_error or "-"),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -39,6 +40,12 @@ WINDOWS_MAX = 32
 """Times of a week at which limits change."""
 NESTING_MAX = 16
 """No key of ours lies deeper than 4; the parser's time grows with the square of the depth."""
+
+ALERT_WORDS_MAX = 64
+"""A command with more words than this is a script's task."""
+
+_SECRETIVE = (("store",), ("alerts",))
+"""What stands below these keys is never repeated in a message."""
 
 _OPENING = (
     yaml.BlockMappingStartToken,
@@ -198,6 +205,43 @@ class NbdSettings(_Strict):
         return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+class AlertSettings(_Strict):
+    """Who is told of trouble: a command, which gets the event as its input, or a URL that gets a POST.
+
+    Both may hold secrets, so no message repeats them.
+    """
+
+    command: list[str] | None = Field(default=None, min_length=1, max_length=ALERT_WORDS_MAX)
+    webhook: str | None = Field(default=None, max_length=2048)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> AlertSettings:
+        if (self.command is None) == (self.webhook is None):
+            raise ValueError("needs either command or webhook")
+        if self.command is not None and not _is_command(self.command):
+            raise ValueError("command: needs the absolute path of a program, then its arguments")
+        if self.webhook is not None and not _is_webhook(self.webhook):
+            raise ValueError("webhook: is no URL (like https://host/path)")
+        return self
+
+
+def _is_command(words: list[str]) -> bool:
+    return words[0].startswith("/") and not any("\0" in word for word in words)
+
+
+def _is_webhook(url: str) -> bool:
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and port_fits
+    )
+
+
 class AgentSettings(_Strict):
     """The whole of an agent's configuration file.
 
@@ -221,6 +265,7 @@ class AgentSettings(_Strict):
     lease: Seconds = Field(default=30.0, ge=5, le=3600)
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()
+    alerts: AlertSettings | None = None
 
     @model_validator(mode="after")
     def _volumes_differ(self) -> AgentSettings:
@@ -350,7 +395,7 @@ def _reason(detail: ErrorDetails, place: _Place) -> str:
     if detail["type"] == "missing":
         return "is missing"
     message = detail["msg"].removeprefix("Value error, ")
-    if isinstance(value, str | int | float | bool) and place[:1] != ("store",):
+    if isinstance(value, str | int | float | bool) and place[:1] not in _SECRETIVE:
         return f"{str(value)[:80]!r} {_sentence(message)}"
     return message
 
@@ -364,6 +409,7 @@ def _known_keys(place: _Place) -> list[str]:
         "journal": JournalSettings,
         "volumes": VolumeSettings,
         "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
+        "alerts": AlertSettings,
         "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
     }
     model = models.get(str(place[0]), AgentSettings) if place else AgentSettings
