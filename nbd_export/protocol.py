@@ -24,6 +24,7 @@ from nbd_export.handshake import GREETING, Terms, answer_option, option_reply
 from nbd_export.limits import (
     BUFFER_BYTES,
     DIRECT_PAYLOAD_BYTES_MIN,
+    HANDSHAKE_REPLY_BYTES_MAX,
     OPTION_BYTES_MAX,
     OPTIONS_PER_HANDSHAKE_MAX,
     SKIPPED_PAYLOAD_BYTES_MAX,
@@ -36,9 +37,13 @@ class Progress(enum.Enum):
     """What `next_event` says when there is no event."""
 
     NEED_DATA = "the bytes so far are used up"
+    NEED_ROOM = "the next request is large, and has_room said no"
 
 
 NEED_DATA: Final = Progress.NEED_DATA
+NEED_ROOM: Final = Progress.NEED_ROOM
+
+_WITH_DATA: Final = frozenset({Command.READ, Command.WRITE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +75,26 @@ class ServerConnection:
 
     `next_event` raises `ClientProtocolError` when the client's bytes make no sense; after that
     only `data_to_send` may be called, for a last word to the client.
+
+    Args:
+        exports: what there is to choose from.
+        tls: the client must begin TLS before anything else.
+        has_room: whether a READ or WRITE of so many bytes may be begun; asked of each that is larger than
+            DIRECT_PAYLOAD_BYTES_MIN, and again with the next `next_event` if it said no.
     """
 
     __slots__ = (
-        "_allowed", "_buffer", "_direct", "_end", "_exports", "_options_count", "_outgoing",
-        "_read_only", "_size_bytes", "_skip_bytes", "_start", "_step", "_structured", "_terms", "_view",
-        "_write",
+        "_allowed", "_buffer", "_direct", "_end", "_exports", "_has_room", "_options_count",
+        "_options_reply_bytes", "_outgoing", "_read_only", "_size_bytes", "_skip_bytes", "_start", "_step",
+        "_structured", "_terms", "_view", "_write", "steps_count",
     )  # fmt: skip
 
-    def __init__(self, exports: Exports, tls: bool = False) -> None:
+    def __init__(
+        self, exports: Exports, tls: bool = False, has_room: Callable[[int], bool] = lambda length: True
+    ) -> None:
+        self.steps_count = 0  # beginnings and ends of requests: stands still while one is incomplete
         self._exports = exports
+        self._has_room = has_room
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = 0  # what is between start and end is received and not used yet
@@ -90,6 +105,7 @@ class ServerConnection:
         self._allowed = flags_allowed(structured=False, with_status=False)
         self._structured = False
         self._options_count = 0
+        self._options_reply_bytes = 0
         self._size_bytes = 0
         self._read_only = True
         self._write: Request | None = None  # the WRITE whose payload is coming in, into its own memory,
@@ -123,8 +139,18 @@ class ServerConnection:
         self._outgoing.clear()
         return data
 
+    @property
+    def is_amid_request(self) -> bool:
+        """Whether bytes of something that is not whole yet have come, or its payload is awaited."""
+        return self._start != self._end or self._direct is not None or self._skip_bytes > 0
+
+    @property
+    def direct_bytes(self) -> int:
+        """The memory of a payload that is being received."""
+        return 0 if self._write is None else self._write.length
+
     def next_event(self) -> Event | Progress:
-        """The next event, or NEED_DATA."""
+        """The next event, or why there is none."""
         while True:
             event = self._step()
             if event is not None:
@@ -134,6 +160,12 @@ class ServerConnection:
         data = bytes(self._view[self._start : self._start + count])
         self._start += count
         return data
+
+    def drop(self) -> None:
+        """The connection is lost: give up what was being received."""
+        self._direct = self._write = None
+        self._start = self._end
+        self._step = self._over
 
     # --- handshake ---------------------------------------------------------------------------
 
@@ -173,6 +205,9 @@ class ServerConnection:
     def _answer(self, option: int, data: bytes) -> Event | None:
         answer = answer_option(option, data, self._exports, self._terms)
         self._outgoing += answer.reply
+        self._options_reply_bytes += len(answer.reply)
+        if self._options_reply_bytes > HANDSHAKE_REPLY_BYTES_MAX:
+            self._fail("the client wants to hear everything again and again")
         self._terms = terms = answer.terms
         if answer.hang_up:
             self._step = self._over
@@ -206,19 +241,20 @@ class ServerConnection:
             self._start += wire.REQUEST.size
             self._refuse(command, cookie, fault, length if command == Command.WRITE else 0)
             return None
-        payload: bytes | memoryview = b""
-        if command == Command.WRITE:
-            if available < length <= DIRECT_PAYLOAD_BYTES_MIN:
-                return NEED_DATA
-            self._start += wire.REQUEST.size
-            if available < length:
-                payload = self._begin_direct_payload(length)
-                self._write = Request(command, cookie, offset, length, flags, payload)
-                return None
-            payload = self._take(length)
-        else:
-            self._start += wire.REQUEST.size
-        return Request(command, cookie, offset, length, flags, payload)
+        if length > DIRECT_PAYLOAD_BYTES_MIN:
+            if command in _WITH_DATA and not self._has_room(length):
+                return NEED_ROOM
+        elif command == Command.WRITE and available < length:
+            return NEED_DATA
+        self._start += wire.REQUEST.size
+        self.steps_count += 1
+        if command != Command.WRITE:
+            return Request(command, cookie, offset, length, flags, b"")
+        if available >= length:
+            return Request(command, cookie, offset, length, flags, self._take(length))
+        payload = self._begin_direct_payload(length)
+        self._write = Request(command, cookie, offset, length, flags, payload)
+        return None
 
     def _begin_direct_payload(self, length: int) -> memoryview:
         """Memory for a payload, with its first part from the buffer; the rest is received into it."""
@@ -237,6 +273,7 @@ class ServerConnection:
         assert request is not None, "a payload without its request"
         self._direct = self._write = None
         self._step = self._request
+        self.steps_count += 1
         return request
 
     def _refuse(self, command: int, cookie: int, fault: NbdErrno, payload_bytes: int) -> None:
@@ -244,6 +281,7 @@ class ServerConnection:
         if payload_bytes > SKIPPED_PAYLOAD_BYTES_MAX:
             self._fail(f"a write of {payload_bytes} bytes")
         self._outgoing += error_reply(command, cookie, fault, self._structured)
+        self.steps_count += 1
         self._skip_bytes = payload_bytes
         self._step = self._skip_payload
 
@@ -254,6 +292,7 @@ class ServerConnection:
         if self._skip_bytes:
             return NEED_DATA
         self._step = self._request
+        self.steps_count += 1
         return None
 
     # --- the end -----------------------------------------------------------------------------

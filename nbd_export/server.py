@@ -7,24 +7,35 @@ whoever starts it (the agent's lock); here a second one is noticed, not arbitrat
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nbd_export.backend import Exports
-from nbd_export.limits import BACKLOG_CONNECTIONS, CONNECTIONS_MAX, DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX
+from nbd_export.limits import BACKLOG_CONNECTIONS, DRAIN_SECONDS_MAX, ServerLimits
 from nbd_export.listening import TcpEndpoint, open_tcp_socket, open_unix_socket
+from nbd_export.memory import Memory
 from nbd_export.session import Session
 from nbd_export.tls import TlsContexts
+
+
+@dataclass(eq=False, slots=True)
+class _Door:
+    """One listener's clients: how many, and those that chose no export yet, the oldest first."""
+
+    tls: TlsContexts | None
+    count: int = 0
+    choosing: dict[Session, None] = field(default_factory=dict)
 
 
 class NbdServer:
     """A running server; `serve` makes one."""
 
-    def __init__(self, exports: Exports, handshake_seconds: float, connections_max: int) -> None:
+    def __init__(self, exports: Exports, limits: ServerLimits) -> None:
         self._exports = exports
-        self._handshake_seconds = handshake_seconds
-        self._connections_max = connections_max
-        self._sessions: set[Session] = set()
+        self._limits = limits
+        self.memory = Memory(limits.in_flight_bytes)
+        self._sessions: dict[Session, _Door] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._listeners: list[asyncio.Server] = []
@@ -43,7 +54,7 @@ class NbdServer:
         self._path, self._inode = path, path.stat().st_ino
         loop = asyncio.get_running_loop()
         listener = await loop.create_unix_server(
-            partial(self._new_client, None), sock=listening, backlog=BACKLOG_CONNECTIONS
+            partial(self._new_client, _Door(None)), sock=listening, backlog=BACKLOG_CONNECTIONS
         )
         self._listeners.append(listener)
 
@@ -60,7 +71,7 @@ class NbdServer:
         port: int = listening.getsockname()[1]
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
-            partial(self._new_client, endpoint.tls), sock=listening, backlog=BACKLOG_CONNECTIONS
+            partial(self._new_client, _Door(endpoint.tls)), sock=listening, backlog=BACKLOG_CONNECTIONS
         )
         self._listeners.append(listener)
         return port
@@ -76,28 +87,43 @@ class NbdServer:
             listener.close()
         self._listeners.clear()
         self._unlink_own_socket()
-        for session in self._sessions:
+        for session in list(self._sessions):
             session.end()
         try:
             await asyncio.wait_for(self._empty.wait(), drain_seconds)
         except TimeoutError:
-            for session in self._sessions:
+            for session in list(self._sessions):
                 session.abort()
             await self._empty.wait()
             return False
         return True
 
-    def _new_client(self, tls: TlsContexts | None) -> asyncio.BaseProtocol:
+    def _new_client(self, door: _Door) -> asyncio.BaseProtocol:
         # asyncio may still bring a client that it accepted just before we closed.
-        if self._closing or len(self._sessions) >= self._connections_max:
+        if self._closing:
             return _TurnedAway()
-        session = Session(self._exports, self._handshake_seconds, self._gone, tls)
-        self._sessions.add(session)
+        if door.count >= self._limits.connections:
+            oldest = next(iter(door.choosing), None)
+            if oldest is None:
+                return _TurnedAway()
+            # Whoever means it chooses an export within milliseconds. So strangers that only hold a
+            # connection, however many, keep nobody out.
+            del door.choosing[oldest]
+            oldest.abort()
+        session = Session(self._exports, self._limits, self.memory, self._opened, self._gone, door.tls)
+        self._sessions[session] = door
+        door.choosing[session] = None
+        door.count += 1
         self._empty.clear()
         return session
 
+    def _opened(self, session: Session) -> None:
+        self._sessions[session].choosing.pop(session, None)
+
     def _gone(self, session: Session) -> None:
-        self._sessions.discard(session)
+        door = self._sessions.pop(session)
+        door.choosing.pop(session, None)
+        door.count -= 1
         if not self._sessions:
             self._empty.set()
 
@@ -111,9 +137,7 @@ class NbdServer:
 async def serve(
     exports: Exports,
     socket_path: Path,
-    *,
-    handshake_seconds: float = HANDSHAKE_SECONDS_MAX,
-    connections_max: int = CONNECTIONS_MAX,
+    limits: ServerLimits | None = None,
 ) -> NbdServer:
     """Serve `exports` on a unix socket that only this user may open, until `NbdServer.close`.
 
@@ -123,7 +147,7 @@ async def serve(
         SocketInUse: a server listens at `socket_path`, or something else than a socket is there.
         OSError: the socket cannot be made.
     """
-    server = NbdServer(exports, handshake_seconds, connections_max)
+    server = NbdServer(exports, limits or ServerLimits())
     await server.listen(socket_path)
     return server
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from nbd_export.backend import Export, Exports
 from nbd_export.contexts import ALLOCATION_ID
+from nbd_export.deadlines import Deadline
 from nbd_export.eager import rest_of
 from nbd_export.errors import BackendError, ClientProtocolError, TlsUnusable, errno_of
 from nbd_export.limits import (
@@ -20,11 +21,14 @@ from nbd_export.limits import (
     IN_FLIGHT_BYTES_MAX,
     IN_FLIGHT_REQUESTS_MAX,
     JOINED_REPLY_BYTES_MAX,
+    SHARE_BYTES,
     TLS_SHUTDOWN_SECONDS_MAX,
     UNSENT_REPLY_BYTES_MAX,
     WRITES_AT_ONCE_MAX,
+    ServerLimits,
 )
-from nbd_export.protocol import NEED_DATA, Disconnected, Event, Opened, ServerConnection, TlsWanted
+from nbd_export.memory import Memory
+from nbd_export.protocol import NEED_ROOM, Disconnected, Event, Opened, Progress, ServerConnection, TlsWanted
 from nbd_export.tls import TlsContexts
 from nbd_export.transmission import (
     FUA,
@@ -56,21 +60,26 @@ class Session(asyncio.BufferedProtocol):
     def __init__(
         self,
         exports: Exports,
-        handshake_seconds: float,
+        limits: ServerLimits,
+        memory: Memory,
+        on_opened: Callable[[Session], None],
         on_done: Callable[[Session], None],
         tls: TlsContexts | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._connection = ServerConnection(exports, tls=tls is not None)
+        self._connection = ServerConnection(exports, tls=tls is not None, has_room=self._has_room)
         self._tls = tls
         self._tls_wanted = False  # it begins with the end of this turn
         self._securing: asyncio.Task[None] | None = None  # while TLS shakes hands
         self._is_secure = False
         self._is_lost = False
-        self._handshake_seconds = handshake_seconds
+        self._handshake = Deadline(limits.handshake_seconds, partial(self._late, "no export was chosen"))
+        self._request = Deadline(limits.request_seconds, self._look_at_request)
+        self._taking = Deadline(limits.replies_seconds, partial(self._late, "replies were not taken"))
+        self._handshake_seconds = limits.handshake_seconds
+        self._on_opened = on_opened  # called once: an export was chosen
         self._on_done = on_done  # called once: connection lost, and nothing of it in flight
         self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
         self._export: Export | None = None
         self._structured = False  # replies to READ
         self._writes: list[Request] = []  # small ones that came together and are not begun yet
@@ -78,6 +87,10 @@ class Session(asyncio.BufferedProtocol):
         self._in_flight_bytes = 0
         self._replies: list[bytes | bytearray | memoryview] = []
         self._replies_bytes = 0
+        self._memory = memory
+        self._held_bytes = 0  # of it
+        self._waits_for_room = False
+        self._steps_seen = 0  # of the protocol, when the deadline of a request began
         self._turn_is_due = False
         self._writing_paused = False
         self._reading_paused = False
@@ -91,7 +104,7 @@ class Session(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport), "a stream socket"
         self._transport = transport
         transport.set_write_buffer_limits(high=UNSENT_REPLY_BYTES_MAX)
-        self._deadline = self._loop.call_later(self._handshake_seconds, self._handshake_is_late)
+        self._handshake.begin()
         self._turn()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -112,10 +125,12 @@ class Session(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not read its replies: begin nothing new until it does."""
         self._writing_paused = True
+        self._taking.begin()
 
     def resume_writing(self) -> None:
         """The replies have drained."""
         self._writing_paused = False
+        self._taking.end()
         self._schedule_turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,8 +140,13 @@ class Session(asyncio.BufferedProtocol):
         self._is_lost = True
         self._transport = None
         self._ending = True
-        self._cancel_deadline()
+        for deadline in (self._handshake, self._request, self._taking):
+            deadline.end()
         self._replies.clear()
+        self._writing_paused = False
+        self._memory.forget(self._schedule_turn)
+        self._connection.drop()
+        self._count_memory()
         self._say_if_done()
 
     # --- for the server ----------------------------------------------------------------------
@@ -138,6 +158,7 @@ class Session(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close at once and cancel what is in flight."""
+        self._ending = True
         for task in self._in_flight:
             task.cancel()
         if self._transport is not None:
@@ -172,23 +193,29 @@ class Session(asyncio.BufferedProtocol):
             self._transport.abort()
             raise
         self._send_replies()
+        if self._held_bytes or self._in_flight_bytes or self._writing_paused:
+            self._count_memory()
         if self._ending and not self._in_flight:
+            self._taking.begin()  # the last replies, if any are left
             self._transport.close()
         elif self._tls_wanted:
             self._set_reading(False)
             self._tls_wanted = False
             self._securing = self._loop.create_task(self._secure(self._transport))
         else:
-            self._set_reading(not self._is_full() and not self._ending)
+            self._set_reading(not (self._is_full() or self._ending or self._waits_for_room))
+            if self._connection.is_amid_request and not self._request.is_running and self._export:
+                self._steps_seen = self._connection.steps_count
+                self._request.begin()
 
     def _take_events(self) -> None:
         try:
             while not self._ending and not self._is_full():
                 event = self._connection.next_event()
-                if event is NEED_DATA:
-                    self._ending = self._eof
+                if isinstance(event, Progress):
+                    self._waits_for_room = event is NEED_ROOM
+                    self._ending = self._eof and not self._waits_for_room
                     return
-                assert not isinstance(event, type(NEED_DATA)), "narrowed above"
                 if isinstance(event, Request) and event.command == Command.WRITE and not event.flags:
                     self._writes.append(event)
                     if len(self._writes) == WRITES_AT_ONCE_MAX:
@@ -218,7 +245,8 @@ class Session(asyncio.BufferedProtocol):
             self._begin(event)
         elif isinstance(event, Opened):
             self._export, self._structured = event.export, event.structured
-            self._cancel_deadline()
+            self._handshake.end()
+            self._on_opened(self)
         elif isinstance(event, TlsWanted):
             self._tls_wanted = True
         else:
@@ -230,6 +258,7 @@ class Session(asyncio.BufferedProtocol):
             self._writing_paused
             or len(self._in_flight) + len(self._writes) >= IN_FLIGHT_REQUESTS_MAX
             or self._in_flight_bytes >= IN_FLIGHT_BYTES_MAX
+            or (self._memory.is_full and self._in_flight_bytes >= SHARE_BYTES)
         )
 
     def _set_reading(self, wanted: bool) -> None:
@@ -242,15 +271,37 @@ class Session(asyncio.BufferedProtocol):
         else:
             self._transport.pause_reading()
 
-    def _handshake_is_late(self) -> None:
-        assert self._transport is not None, "the deadline ends with the connection"
-        _log.info("hanging up on a client: no export chosen in %s s", self._handshake_seconds)
-        self._transport.abort()
+    # --- limits ------------------------------------------------------------------------------
 
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _has_room(self, length: int) -> bool:
+        """See `ServerConnection`; what is taken here is given back by `_count_memory`."""
+        if not self._memory.take(self._schedule_turn, length):
+            return False
+        self._held_bytes += length
+        return True
+
+    def _count_memory(self) -> None:
+        """Tell the server what this connection holds now."""
+        held = self._in_flight_bytes + self._connection.direct_bytes
+        if self._writing_paused and self._transport is not None:
+            held += self._transport.get_write_buffer_size()
+        if held != self._held_bytes:
+            change, self._held_bytes = held - self._held_bytes, held
+            self._memory.change(change)
+
+    def _look_at_request(self) -> None:
+        """Hang up if one and the same request was incomplete all the while, and not for our sake."""
+        if self._connection.is_amid_request:
+            seen, self._steps_seen = self._steps_seen, self._connection.steps_count
+            if seen == self._steps_seen and not self._reading_paused:
+                self._late("a request stays incomplete")
+            else:
+                self._request.begin()
+
+    def _late(self, what: str) -> None:
+        assert self._transport is not None, "a deadline ends with the connection"
+        _log.info("hanging up on a client: %s in time", what)
+        self._transport.abort()
 
     # --- TLS ---------------------------------------------------------------------------------
 
@@ -331,6 +382,8 @@ class Session(asyncio.BufferedProtocol):
         self._in_flight_bytes -= request.length if _has_data(request) else 0
         if self._ending or self._reading_paused:
             self._schedule_turn()
+        if self._transport is None:
+            self._count_memory()
         self._say_if_done()
         bug = None if task.cancelled() else task.exception()
         if bug is not None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cdp_agent.splitter.backing import extents_of
 from cdp_agent.splitter.files import OsFiles
 from nbd_export.backend import Exports, Extent, FixedExports, State
+from nbd_export.limits import ServerLimits
 from nbd_export.server import NbdServer, serve
 
 T = TypeVar("T")
@@ -140,8 +141,7 @@ def serving(
     exports: Exports | MemoryExport | FileExport,
     socket_path: Path,
     *,
-    handshake_seconds: float = 10.0,
-    connections_max: int = 16,
+    limits: ServerLimits | None = None,
     expect_bugs: bool = False,
 ) -> Iterator[ServerThread]:
     """Serve in a thread until the block ends; at its end no bug may have come to light unless expected."""
@@ -150,10 +150,9 @@ def serving(
     thread = threading.Thread(target=loop.run_forever, name="nbd-server")
     thread.start()
     try:
-        starting = serve(
-            found, socket_path, handshake_seconds=handshake_seconds, connections_max=connections_max
+        server = asyncio.run_coroutine_threadsafe(serve(found, socket_path, limits), loop).result(
+            START_SECONDS
         )
-        server = asyncio.run_coroutine_threadsafe(starting, loop).result(START_SECONDS)
         handle = ServerThread(loop, server)
         loop.set_exception_handler(handle.note_bug)
         try:

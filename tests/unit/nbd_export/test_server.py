@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nbd_export.errors import BackendError, NbdErrno, SocketInUse
-from nbd_export.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, PAYLOAD_BYTES_MAX
+from nbd_export.limits import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, PAYLOAD_BYTES_MAX, ServerLimits
 from nbd_export.listening import open_unix_socket
 from tests.nbd_client import NbdClient, NbdError
 from tests.nbd_server import MemoryExport, ServerThread, serving
@@ -139,7 +139,7 @@ def test_another_servers_socket_at_our_path_outlives_us(path: Path) -> None:
 
 def test_a_client_that_never_chooses_is_hung_up_on(path: Path) -> None:
     with (
-        serving(MemoryExport(SIZE), path, handshake_seconds=0.01),
+        serving(MemoryExport(SIZE), path, limits=ServerLimits(handshake_seconds=0.01)),
         raw_client(path) as silent,
         raw_client(path) as dawdling,
     ):
@@ -150,7 +150,7 @@ def test_a_client_that_never_chooses_is_hung_up_on(path: Path) -> None:
 
 
 def test_one_client_too_many_is_hung_up_on(path: Path) -> None:
-    with serving(MemoryExport(SIZE), path, connections_max=2) as server:
+    with serving(MemoryExport(SIZE), path, limits=ServerLimits(connections=2)) as server:
         with NbdClient(path) as first, NbdClient(path), raw_client(path) as third:
             assert is_hung_up_on(third)
             first.write(0, b"still served")
@@ -246,7 +246,7 @@ def test_a_client_that_does_not_read_its_replies_is_not_served_further(path: Pat
     with serving(export, path) as server, opened_client(path) as client:
         count = 1000
         client.sendall(b"".join(request(READ, n, 0, SIZE) for n in range(count)))
-        eventually(lambda: len(reads) >= 4, "some were served")
+        eventually(lambda: len(reads) >= 2, "some were served")
         settled = server.call(lambda: len(reads))
         assert settled < 20, "a few MiB of replies, not a thousand"
         for n in range(count):

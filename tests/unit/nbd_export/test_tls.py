@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from nbd_export.backend import FixedExports
 from nbd_export.errors import ClientProtocolError, PlainBeyondLoopback, TlsUnusable
+from nbd_export.limits import ServerLimits
 from nbd_export.listening import TcpEndpoint, open_tcp_socket
 from nbd_export.protocol import Disconnected, ServerConnection, TlsWanted
 from nbd_export.tls import TlsContexts, TlsFiles
@@ -77,7 +78,9 @@ def tcp_serving(
     handshake_seconds: float = 10.0,
 ) -> Iterator[tuple[ServerThread, int]]:
     with serving(
-        export or MemoryExport(SIZE), tmp_path / "nbd.sock", handshake_seconds=handshake_seconds
+        export or MemoryExport(SIZE),
+        tmp_path / "nbd.sock",
+        limits=ServerLimits(handshake_seconds=handshake_seconds),
     ) as server:
         port = server.run(server.server.listen_tcp(TcpEndpoint("127.0.0.1", 0, tls)))
         yield server, port
