@@ -93,6 +93,14 @@ def test_resets_and_refusals_never_reach_the_server(
     assert list(direct.list("")) == []
 
 
+def test_a_port_at_which_nobody_listens(store: S3Store, proxy: FaultProxy) -> None:
+    with proxy.refusing():
+        for request in (lambda: store.put_new("a", b"x"), lambda: store.head("a")):
+            with pytest.raises(StoreUnavailable):
+                request()
+    store.put_new("a", b"x")
+
+
 def test_a_lost_answer_was_done(store: S3Store, direct: S3Store, proxy: FaultProxy) -> None:
     proxy.set(Faults(lost=1.0))
     with pytest.raises(StoreUnavailable):

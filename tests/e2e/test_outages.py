@@ -151,7 +151,7 @@ def no_storm(proxy: FaultProxy) -> Iterator[None]:
 
 
 def test_the_store_is_away(ceph: S3Server) -> None:
-    """Connections are reset, then nothing is answered at all, for longer than a lease."""
+    """Connections are reset, then refused, then nothing is answered at all, for longer than a lease."""
     with running(ceph, 1) as scene:
         scene.proxy.set(faults.AWAY)
         with no_storm(scene.proxy):
@@ -162,6 +162,8 @@ def test_the_store_is_away(ceph: S3Server) -> None:
                 NOTICE_SECONDS_MAX,
             )
             before = scene.protected_cut()
+            with scene.proxy.refusing():
+                scene.backlog_must_grow(scene.waiting_bytes() + MIB)
             scene.proxy.set(faults.SILENT)
             scene.backlog_must_grow(scene.waiting_bytes() + 2 * MIB)
             assert scene.protected_cut() == before
@@ -242,3 +244,18 @@ def test_a_store_that_asks_for_patience_gets_it(ceph: S3Server) -> None:
         scene.proxy.set(faults.NONE)
         scene.must_go_on()
         restored_is_whole(scene)
+
+
+def test_a_restore_over_a_bad_line(ceph: S3Server) -> None:
+    """Reads are repeated; nothing wrong is ever written to the target."""
+    with running(ceph, 9) as scene:
+        scene.guest.must_write(100)
+        scene.guest.end()
+        scene.site.flush_when_ready()
+        assert scene.agent.stop() == 0
+        scene.proxy.set(Faults(reset=0.1, refused=0.1, broken=0.1, delay_seconds=0.02))
+        first = len(scene.proxy.seen)
+        target = scene.site.base / "b" / "db.raw"
+        scene.site.restore("db", target)
+        assert target.read_bytes() == bytes(scene.guest.image)
+        assert set(scene.proxy.counts(first)) == {Fate.RESET, Fate.ANSWERED, Fate.BROKEN, Fate.PASSED}

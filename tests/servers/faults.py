@@ -26,6 +26,7 @@ _HEAD_BYTES_MAX: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 _TRICKLES_PER_SECOND: Final = 20
 _ACCEPT_SECONDS: Final = 0.05
+_YIELD_SECONDS: Final = 0.001
 _IDLE_SECONDS: Final = 60.0
 _END_SECONDS: Final = 30.0
 
@@ -118,6 +119,7 @@ class FaultProxy:
     _changed: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
     _drawing: threading.Lock = field(default_factory=threading.Lock)
+    _listening: threading.Lock = field(default_factory=threading.Lock)
     _trickling: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -132,6 +134,17 @@ class FaultProxy:
             self.faults = faults
             self._changed.set()
             self._changed = threading.Event()
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Nobody listens at the port for a while; what is under way goes on. Attempts cannot be counted."""
+        address = self.listener.getsockname()
+        with self._listening:
+            self.listener.close()
+            try:
+                yield
+            finally:
+                self.listener = _listen(address)
 
     def counts(self, since: int = 0) -> Counter[Fate]:
         """How many requests met which fate, from the number `since` on."""
@@ -253,14 +266,11 @@ class FaultProxy:
 
     def accept_until_ended(self) -> None:
         """The thread that accepts; each connection gets a thread of its own."""
-        self.listener.settimeout(_ACCEPT_SECONDS)
-        threads: list[threading.Thread] = []
         while not self._ended.is_set():
-            with contextlib.suppress(TimeoutError):
+            with self._listening, contextlib.suppress(TimeoutError):
                 client, _ = self.listener.accept()
-                threads = [thread for thread in threads if thread.is_alive()]
-                threads.append(threading.Thread(target=self.serve, args=(client,), daemon=True))
-                threads[-1].start()
+                threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+            self._ended.wait(_YIELD_SECONDS)  # whoever waits for the lock gets it
 
     def end(self) -> None:
         """Accept nothing more; what is under way breaks off."""
@@ -274,15 +284,21 @@ def running_faults(backend: str, rng: random.Random) -> Iterator[FaultProxy]:
     parts = urlsplit(backend)
     assert parts.hostname is not None
     assert parts.port is not None
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        proxy = FaultProxy((parts.hostname, parts.port), rng, listener)
-        thread = threading.Thread(target=proxy.accept_until_ended, daemon=True)
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            proxy.end()
-            thread.join(_END_SECONDS)
+    proxy = FaultProxy((parts.hostname, parts.port), rng, _listen(("127.0.0.1", 0)))
+    thread = threading.Thread(target=proxy.accept_until_ended, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.end()
+        thread.join(_END_SECONDS)
+        proxy.listener.close()
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    listener = socket.create_server(address, backlog=128)
+    listener.settimeout(_ACCEPT_SECONDS)
+    return listener
 
 
 def _reset(client: socket.socket) -> None:

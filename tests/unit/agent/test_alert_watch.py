@@ -14,6 +14,7 @@ import pytest
 from cdp_agent.alerts.hook import HOOK_SECONDS_MAX
 from cdp_agent.alerts.rules import REPEAT_SECONDS
 from cdp_agent.alerts.watch import Watch, open_watch, shown_error
+from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.domain.settings import parse_settings
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from tests.waiting import wait_until
@@ -142,6 +143,12 @@ def test_journal_damage_and_refusals(place: Place) -> None:
     place.later()
     heard = place.must_hear("journal-high on", "refused on", "damage on")
     assert any("it lies" in event["message"] for event in heard)
+
+
+def test_a_fenced_site_is_told(place: Place) -> None:
+    save_notes(place.root, Notes(fenced="epoch 4 is of another run"))
+    place.later()
+    assert "epoch 4" in place.must_hear("fenced on")[0]["message"]
 
 
 def test_what_an_earlier_run_left_is_no_news(tmp_path: Path, place: Place) -> None:
