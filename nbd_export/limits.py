@@ -49,14 +49,14 @@ IN_FLIGHT_REQUESTS_MAX: Final = 256
 # Payloads and read buffers of these requests: two of the largest.
 IN_FLIGHT_BYTES_MAX: Final = 64 << 20
 
-# The same of all connections, with replies that wait for their clients: four of the largest.
-IN_FLIGHT_BYTES_TOTAL_MAX: Final = 128 << 20
+# The same of all connections, with replies that wait for their clients: no disk has use for more at once.
+IN_FLIGHT_BYTES_TOTAL_MAX: Final = 64 << 20
 
 # While that is used up a connection still goes on with so much: large requests hold up no others' small ones.
 SHARE_BYTES: Final = 256 << 10
 
 # Replies that the socket did not take yet; above this nothing new is begun until they have gone.
-UNSENT_REPLY_BYTES_MAX: Final = 1 << 20
+UNSENT_REPLY_BYTES_MAX: Final = 512 << 10
 
 # Replies smaller than this are joined into one send, larger data is handed over without a copy.
 JOINED_REPLY_BYTES_MAX: Final = 64 << 10
@@ -76,6 +76,9 @@ REQUEST_SECONDS_MAX: Final = 60.0
 
 # So long a client may leave UNSENT_REPLY_BYTES_MAX lying, or the last replies before we hang up.
 REPLIES_SECONDS_MAX: Final = 60.0
+
+# And where others wait for the memory that its request or its replies hold, so long without a byte moved.
+STANDSTILL_SECONDS_MAX: Final = 5.0
 
 # A TLS client that does not answer our farewell, or does not take the last replies, is cut off.
 TLS_SHUTDOWN_SECONDS_MAX: Final = 10.0
@@ -99,4 +102,5 @@ class ServerLimits:
     handshake_seconds: float = HANDSHAKE_SECONDS_MAX
     request_seconds: float = REQUEST_SECONDS_MAX
     replies_seconds: float = REPLIES_SECONDS_MAX
+    standstill_seconds: float = STANDSTILL_SECONDS_MAX
     in_flight_bytes: int = IN_FLIGHT_BYTES_TOTAL_MAX

@@ -24,6 +24,11 @@ class Memory:
         self.used_bytes = 0
         self.is_full = False
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for some."""
+        return bool(self._waiting)
+
     def take(self, wake: Callable[[], None], count: int) -> bool:
         """Take `count` bytes if they are free and nobody waits for longer; otherwise wait for being woken."""
         first = next(iter(self._waiting), wake)

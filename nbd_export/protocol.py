@@ -149,6 +149,11 @@ class ServerConnection:
         """The memory of a payload that is being received."""
         return 0 if self._write is None else self._write.length
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Something that is different once bytes of the same or of another request have come."""
+        return self.steps_count, 0 if self._direct is None else len(self._direct)
+
     def next_event(self) -> Event | Progress:
         """The next event, or why there is none."""
         while True:

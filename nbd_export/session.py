@@ -76,6 +76,8 @@ class Session(asyncio.BufferedProtocol):
         self._handshake = Deadline(limits.handshake_seconds, partial(self._late, "no export was chosen"))
         self._request = Deadline(limits.request_seconds, self._look_at_request)
         self._taking = Deadline(limits.replies_seconds, partial(self._late, "replies were not taken"))
+        self._standstill = Deadline(limits.standstill_seconds, self._look_at_progress)
+        self._progress_seen: object = None  # when that began
         self._handshake_seconds = limits.handshake_seconds
         self._on_opened = on_opened  # called once: an export was chosen
         self._on_done = on_done  # called once: connection lost, and nothing of it in flight
@@ -140,7 +142,7 @@ class Session(asyncio.BufferedProtocol):
         self._is_lost = True
         self._transport = None
         self._ending = True
-        for deadline in (self._handshake, self._request, self._taking):
+        for deadline in (self._handshake, self._request, self._taking, self._standstill):
             deadline.end()
         self._replies.clear()
         self._writing_paused = False
@@ -288,6 +290,22 @@ class Session(asyncio.BufferedProtocol):
         if held != self._held_bytes:
             change, self._held_bytes = held - self._held_bytes, held
             self._memory.change(change)
+        if held and self._transport is not None and not self._standstill.is_running:
+            self._progress_seen = self._progress(self._transport)
+            self._standstill.begin()
+
+    def _progress(self, transport: asyncio.Transport) -> object:
+        return self._connection.progress, transport.get_write_buffer_size()
+
+    def _look_at_progress(self) -> None:
+        """Hang up on a client that lets others wait for memory, and does nothing to set it free."""
+        if self._transport is None or not self._held_bytes:
+            return
+        seen, self._progress_seen = self._progress_seen, self._progress(self._transport)
+        if seen == self._progress_seen and self._memory.is_wanted and not self._in_flight:
+            self._late("memory that others wait for was not set free")
+        else:
+            self._standstill.begin()
 
     def _look_at_request(self) -> None:
         """Hang up if one and the same request was incomplete all the while, and not for our sake."""

@@ -72,7 +72,7 @@ def _load(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     # Each connection shows its certificate: none may rest on what was trusted when a ticket was given.
-    context.options |= ssl.OP_NO_TICKET
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.load_cert_chain(files.certificate, files.key, password=_no_password)
     context.load_verify_locations(cafile=files.client_ca)

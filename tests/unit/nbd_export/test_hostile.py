@@ -294,6 +294,48 @@ def test_one_clients_unread_replies_leave_room_for_others(path: Path) -> None:
             receive(deaf, 3 * MIB)
 
 
+@pytest.mark.parametrize(
+    "hold", [request(WRITE, 1, 0, 4 * MIB), b"".join(request(READ, n, 0, 4 * MIB) for n in range(2))]
+)
+def test_who_holds_memory_and_stands_still_gives_way_to_who_wants_it(path: Path, hold: bytes) -> None:
+    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.05)
+    with serving(MemoryExport(SIZE), path, limits=limits) as server, ExitStack() as crowd:
+        memory = server.server.memory
+        for _ in range(2):
+            crowd.enter_context(opened_client(path)).sendall(hold)
+        wait_until(lambda: memory.used_bytes >= 6 * MIB, "it is used up", DEADLINE_SECONDS)
+        with NbdClient(path) as good:
+            good.write(0, b"x" * (4 * MIB))
+            assert good.read(0, 4 * MIB) == b"x" * (4 * MIB)
+        wait_until(lambda: memory.used_bytes < 6 * MIB, "one gave way", DEADLINE_SECONDS)
+
+
+def test_who_holds_memory_that_nobody_wants_is_left_in_peace(path: Path) -> None:
+    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.01, handshake_seconds=0.1)
+    with serving(MemoryExport(SIZE), path, limits=limits) as server, opened_client(path) as slow:
+        slow.sendall(request(WRITE, 1, 0, 4 * MIB))
+        wait_until(lambda: server.server.memory.used_bytes == 4 * MIB, "it has begun", DEADLINE_SECONDS)
+        with raw_client(path) as clock:
+            assert is_hung_up_on(clock)  # ten times as long
+        slow.sendall(bytes(4 * MIB))
+        assert simple_replies(receive(slow, 16)) == [(1, 0)]
+
+
+def test_a_disk_that_stands_still_is_no_fault_of_the_client(path: Path) -> None:
+    export = GatedExport(SIZE)
+    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.01, handshake_seconds=0.1)
+    with serving(export, path, limits=limits) as server, ExitStack() as crowd:
+        clients = [crowd.enter_context(NbdClient(path)) for _ in range(3)]
+        for client in clients:
+            client.submit_read(0, 4 * MIB)
+        wait_until(lambda: server.server.memory.used_bytes == 8 * MIB, "two have begun", DEADLINE_SECONDS)
+        with raw_client(path) as clock:
+            assert is_hung_up_on(clock)  # ten times as long
+        server.call(export.gate.set)
+        for client in clients:
+            assert client.wait_any().error == 0
+
+
 def test_small_requests_of_a_stuck_disk_are_bounded_too(path: Path) -> None:
     export = GatedExport(SIZE)
     limits = ServerLimits(in_flight_bytes=1 * MIB)

@@ -246,7 +246,7 @@ def test_a_client_that_does_not_read_its_replies_is_not_served_further(path: Pat
     with serving(export, path) as server, opened_client(path) as client:
         count = 1000
         client.sendall(b"".join(request(READ, n, 0, SIZE) for n in range(count)))
-        eventually(lambda: len(reads) >= 2, "some were served")
+        eventually(lambda: reads, "some were served")
         settled = server.call(lambda: len(reads))
         assert settled < 20, "a few MiB of replies, not a thousand"
         for n in range(count):
