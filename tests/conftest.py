@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cdp")
     group.addoption("--seeds", type=int, default=200, help="how many seeds the simulator runs (200)")
     group.addoption("--first-seed", type=int, default=0, help="the simulator's first seed (0)")
-    group.addoption("--rounds", type=int, default=20, help="how many rounds a kill test runs (20)")
+    group.addoption("--rounds", type=int, default=50, help="how many rounds the kill tests run (50)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,7 +87,7 @@ def _rank(item: pytest.Item) -> int:
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    """How many rounds a kill test runs."""
+    """How many rounds the kill tests run, all together."""
     count: int = request.config.getoption("--rounds")
     return count
 

@@ -1,12 +1,14 @@
 """The agent killed again and again under load: what was called protected is there, every cut is consistent.
 
 A round kills splitter, streamer, both, the supervisor or the whole group at a random moment, or stops it
-cleanly; the supervisor or a new `run` brings it back. The seed is printed. Sites live long, so that
-history piles up: epochs upon epochs, catalogs, redo after redo.
+cleanly as an upgrade does; the supervisor or a new `run` brings it back. The seed is printed. Sites live
+long, so that history piles up: epochs upon epochs, catalogs, redo after redo. Beside the oracle's workloads,
+which know of every disconnection, a guest (tests/e2e/guest.py) must notice nothing at all.
 """
 
 from __future__ import annotations
 
+import filecmp
 import random
 import shutil
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.guest import PROGRAMS, Guest, bridge
 from tests.e2e.site import MIB, Agent, Site, new_site
 from tests.oracle.history import SECTOR_BYTES, History, verify_image
 from tests.oracle.workload import Workload
@@ -26,16 +29,20 @@ from tests.servers.bucket import fresh_bucket
 from tests.servers.s3 import S3Server
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(0)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(0), pytest.mark.needs(*PROGRAMS)]
 
 SEED = 20261
-VOLUMES = {"db": 8 * MIB, "log": 4 * MIB}
-KINDS = ("splitter", "streamer", "both", "group", "supervisor", "stop")
+WORKED = {"db": 8 * MIB, "log": 4 * MIB}
+GUEST, GUEST_BYTES = "vm", 8 * MIB
+VOLUMES = {**WORKED, GUEST: GUEST_BYTES}
+KINDS = ("splitter", "streamer", "both", "group", "supervisor", "upgrade")
 ROUNDS_PER_SITE = 25
 """A fresh site after so many, or verifying a log of millions of writes takes longer than the rounds."""
 JOURNAL_LIMIT = "4GiB"
 """A busy machine writes faster than it sends: overflowing is another test's matter."""
-RESTORE_EVERY = 3
+PAUSE_SECONDS = 0.001
+"""After each write: what is not written need not be sent, restored and verified."""
+RESTORE_EVERY = 5
 DEATHS_MAX = 2
 """Deaths in a row that the supervisor mends quickly; then its pauses grow, and a new `run` is quicker."""
 PROGRESS_SECONDS_MAX = 60.0
@@ -50,6 +57,7 @@ class Game:
     site: Site
     rng: random.Random
     agent: Agent
+    guest: Guest
     workloads: list[Workload] = field(default_factory=list)
     deaths: int = 0
     flushed_ns: int = 0
@@ -81,6 +89,11 @@ class Game:
             "guests go on writing",
             PROGRESS_SECONDS_MAX,
         )
+        # The agent serves by now, so what changes the disk is no redo.
+        backing = self.site.backing(GUEST)
+        since_ns = backing.stat().st_mtime_ns
+        wait_until(lambda: backing.stat().st_mtime_ns != since_ns, "the guest goes on", PROGRESS_SECONDS_MAX)
+        assert not self.guest.errors
 
     def _ask(self) -> None:
         """What flush and status promise is kept to the end."""
@@ -92,7 +105,7 @@ class Game:
             self.protected = max(self.protected, place_of(place))
 
     def _hit(self, kind: str) -> None:
-        if kind == "stop":
+        if kind == "upgrade":
             assert self.agent.stop() == 0, self.agent.log()
         elif kind == "group":
             self.agent.kill_group()
@@ -127,6 +140,16 @@ class Game:
         assert shown_ns <= hidden_ns, "the volumes of one cut are not of one instant"
         shutil.rmtree(folder)
 
+    def compare(self) -> None:
+        """What was written last comes back byte for byte, now that nobody writes any more."""
+        folder = self.site.base / "b" / "last"
+        self.site.restore_all(folder)
+        for volume in VOLUMES:
+            image = folder / f"{volume}.raw"
+            assert filecmp.cmp(image, self.site.backing(volume), shallow=False), volume
+        self.guest.verify(folder / f"{GUEST}.raw")
+        shutil.rmtree(folder)
+
 
 def sectors_of(image: Path) -> Callable[[int], bytes]:
     """The image, sector by sector."""
@@ -141,19 +164,26 @@ def place_of(item: Mapping[str, Any]) -> tuple[int, int]:
 
 @contextmanager
 def loaded(site: Site, rng: random.Random) -> Iterator[Game]:
-    """A running site with a workload on every volume."""
+    """A running site with a workload on every volume but one, on which there is the guest."""
     site.init().must()
-    game = Game(site, rng, site.start())
-    for space, (name, size_bytes) in enumerate(VOLUMES.items(), 1):
+    agent, socket = site.start(), site.base / "guest.sock"
+    game = Game(site, rng, agent, Guest(socket, GUEST, GUEST_BYTES, rng.randrange(1 << 30), site.base))
+    for space, (name, size_bytes) in enumerate(WORKED.items(), 1):
         history = History(space, size_bytes // SECTOR_BYTES)
-        game.workloads.append(Workload(site.socket, name, history, rng.randrange(1 << 30)))
+        game.workloads.append(
+            Workload(site.socket, name, history, rng.randrange(1 << 30), pause_seconds=PAUSE_SECONDS)
+        )
     for workload in game.workloads:
         workload.start()
     try:
-        yield game
+        with bridge(site.socket, GUEST, socket):
+            game.guest.start()
+            yield game
+            game.guest.stop()
     finally:
         for workload in game.workloads:
             workload.stop()
+    assert not game.guest.errors
     assert [workload.errors for workload in game.workloads] == [[], []]
 
 
@@ -171,6 +201,23 @@ def play_rounds(rounds: int, store: Callable[[], tuple[str | None, dict[str, str
             site.flush_when_ready()
             game.flushed_ns = time.time_ns()
             game.restore("end")
+            game.compare()
+
+
+def test_a_guest_that_does_not_reconnect_notices() -> None:
+    """Negative control: the same guest sees an error where nothing lets its requests wait."""
+    with new_site({GUEST: GUEST_BYTES}, with_key=True) as site:
+        site.init().must()
+        agent, socket = site.start(), site.base / "guest.sock"
+        guest = Guest(socket, GUEST, GUEST_BYTES, SEED, site.base)
+        with bridge(site.socket, GUEST, socket, reconnect_seconds=0):
+            guest.start()
+            wait_until(
+                lambda: any(site.backing(GUEST).read_bytes()), "the guest writes", PROGRESS_SECONDS_MAX
+            )
+            agent.kill("splitter")
+            wait_until(lambda: bool(guest.errors), "the guest sees an error", PROGRESS_SECONDS_MAX)
+            guest.stop()
 
 
 def test_on_a_directory(rounds: int) -> None:

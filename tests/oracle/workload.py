@@ -22,7 +22,8 @@ RECONNECT_PAUSE_SECONDS = 0.05
 class Workload:
     """Drives one export.
 
-    `depth` requests are in flight; every `flush_every` requests a flush waits for all of them.
+    `depth` requests are in flight; every `flush_every` requests a flush waits for all of them. With
+    `pause_seconds` after each request it leaves the machine to others.
     `history` may be read once `stop` has returned.
     """
 
@@ -33,6 +34,7 @@ class Workload:
     depth: int = 8
     flush_every: int = 64
     requests_max: int = 1_000_000
+    pause_seconds: float = 0.0
     errors: list[str] = field(default_factory=list)
     reconnects: int = 0
     acknowledged: int = 0
@@ -74,6 +76,8 @@ class Workload:
                 write, handle = self._submit(client, rng)
                 pending[handle] = write
             self._take(client, pending)
+            if self.pause_seconds:
+                self._halt.wait(self.pause_seconds)
             since_flush += 1
             if since_flush >= self.flush_every:
                 since_flush = 0
