@@ -1,13 +1,17 @@
 """agent.json: what `init` fixed about this agent, and no `run` ever changes.
 
 It pins the domain, its public key and index key, and which space each volume is, so that nothing
-that somebody writes into the store can redirect the agent. It holds the index key (which opens
-names and sizes, but no content), so its mode is 0600. What does not belong here: what changes
-while the agent runs (notes.json) and what the administrator may change (the configuration).
+that somebody writes into the store can redirect the agent. `reload` adds volumes, lets them grow and
+marks them as removed; a source keeps its index for ever, as journal records name it by that. It holds
+the index key (which opens names and sizes, but no content), so its mode is 0600. What does not belong
+here: what changes while the agent runs (notes.json) and what the administrator may change (the
+configuration).
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +26,30 @@ IDENTITY_BYTES_MAX = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SourceIdentity:
-    """One protected volume, as `init` found it."""
+    """One protected volume, as `init` or `reload` found it.
+
+    Attributes:
+        name: of its export; unique among those that are not removed.
+        path: of its file or device.
+        space: the id of its space, 16 bytes.
+        size_bytes: of its export.
+        resized: how often it grew.
+        removed: it is not protected any more.
+    """
 
     name: str
     path: str
     space: bytes
     size_bytes: int
+    resized: int = 0
+    removed: bool = False
+
+    @property
+    def whole_id(self) -> bytes:
+        """What notes.json calls it when all of it is in the container: another one after it grew."""
+        if not self.resized:
+            return self.space
+        return hashlib.blake2b(self.space + self.resized.to_bytes(8, "little"), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +65,11 @@ class AgentIdentity:
     key_block: bytes
     config_digest: bytes
     sources: tuple[SourceIdentity, ...]
+
+    @property
+    def active(self) -> Mapping[int, SourceIdentity]:
+        """The sources that are protected, by their index."""
+        return {index: source for index, source in enumerate(self.sources) if not source.removed}
 
     def __repr__(self) -> str:
         """Without the index key: it must never reach a log."""
@@ -67,6 +94,8 @@ def encode_identity(identity: AgentIdentity) -> bytes:
                 "path": source.path,
                 "space": source.space.hex(),
                 "size_bytes": source.size_bytes,
+                "resized": source.resized,
+                "removed": source.removed,
             }
             for source in identity.sources
         ],
@@ -96,6 +125,8 @@ def decode_identity(data: bytes, name: str) -> AgentIdentity:
                     path=str(source["path"]),
                     space=_bytes(source["space"], 16),
                     size_bytes=int(source["size_bytes"]),
+                    resized=int(source["resized"]),
+                    removed=bool(source["removed"]),
                 )
                 for source in document["sources"]
             ),

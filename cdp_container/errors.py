@@ -321,3 +321,10 @@ class AgentNotRunning(CdpError):
 
     exit_code = 70
     default_hint = "start it with `cdp-agent run`"
+class ReloadRefused(CdpError):
+    """A running agent could not take over other volumes; it goes on with those that it had."""
+
+    exit_code = 71
+    default_hint = "mend what it names, then run `cdp-agent reload` again"
+
+

@@ -95,6 +95,18 @@ def kit(
     return guarded(work)
 
 
+@app.command()
+def reload(config: Config = DEFAULT_CONFIG) -> int:
+    """Take over volumes that were added, grew or were removed in the configuration; the others go on."""
+
+    def work() -> int:
+        from cdp_agent.cli.reload import reload_agent
+
+        return reload_agent(config, SystemClock(), os.urandom)
+
+    return guarded(work)
+
+
 @app.command("check-config")
 def check_config(config: Config = DEFAULT_CONFIG) -> int:
     """Check the configuration, the backing files and the store, without changing anything of theirs."""
@@ -244,7 +256,12 @@ def _splitter(config: Path) -> int:
     from cdp_agent.wish import forget_wish
 
     settings = splitter_settings(config)
-    return run_splitter(settings, SystemClock(), on_opened=lambda: forget_wish(settings.journal_dir))
+    return run_splitter(
+        settings,
+        SystemClock(),
+        on_opened=lambda: forget_wish(settings.journal_dir),
+        reload=lambda: splitter_settings(config).volumes,
+    )
 
 
 def _streamer(config: Path) -> int:

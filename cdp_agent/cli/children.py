@@ -29,8 +29,8 @@ def software() -> str:
     return f"cdp-agent {installed_version('cdp-container')}"
 
 
-def load_agent(config: Path) -> tuple[AgentSettings, AgentIdentity]:
-    """Both files, checked against each other. Raises ConfigInvalid."""
+def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings, AgentIdentity]:
+    """Both files, checked against each other; volumes may differ if `other_volumes`. Raises ConfigInvalid."""
     settings = load_settings(config)
     identity = load_identity(Path(settings.journal.directory))
     faults = []
@@ -42,15 +42,15 @@ def load_agent(config: Path) -> tuple[AgentSettings, AgentIdentity]:
         if ours != pinned:
             faults.append(f"{what}: {ours!r}, but init was run with {pinned!r}")
     configured = {volume.name: volume.path for volume in settings.volumes}
-    pinned_volumes = {source.name: source.path for source in identity.sources}
-    if configured.keys() != pinned_volumes.keys():
+    pinned_volumes = {source.name for source in identity.active.values()}
+    if configured.keys() != pinned_volumes and not other_volumes:
         ours, pinned = ", ".join(sorted(configured)), ", ".join(sorted(pinned_volumes))
-        faults.append(f"volumes: {ours}, but init was run with {pinned}")
+        faults.append(f"volumes: {ours}, but init or reload was run with {pinned}")
     if faults:
         raise ConfigInvalid(
             f"{config} is refused",
             "\n".join(["it is not what `init` was run with:", *faults]),
-            "put it back; volumes cannot be added or removed yet, only a new domain can have others",
+            "put it back; `cdp-agent reload` takes over other volumes, the rest needs a new domain",
         )
     return settings, identity
 
@@ -62,14 +62,14 @@ def volumes_of(settings: AgentSettings, identity: AgentIdentity) -> tuple[Volume
     """
     paths = {volume.name: volume.path for volume in settings.volumes}
     volumes = []
-    for index, source in enumerate(identity.sources):
+    for index, source in identity.active.items():
         path = paths[source.name]
         size_bytes = inspect_backing(path).size_bytes
         if size_bytes != source.size_bytes:
             raise BackingUnreadable(
                 f"cannot protect {path}",
                 f"it has {size_bytes} bytes, but had {source.size_bytes} at init",
-                "put it back to its size; resizing a protected volume is not possible yet",
+                "if it grew, `cdp-agent reload` takes that over; a protected volume cannot shrink",
             )
         volumes.append(VolumeSettings(source.name, Path(path), size_bytes, index, source.space))
     return tuple(volumes)
@@ -77,7 +77,7 @@ def volumes_of(settings: AgentSettings, identity: AgentIdentity) -> tuple[Volume
 
 def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
     """Whether every source is in the container, or on its way there in the journal."""
-    return all(source.space in notes.whole for source in identity.sources)
+    return all(source.whole_id in notes.whole for source in identity.active.values())
 
 
 def holds_nothing(volumes: Sequence[VolumeSettings]) -> bool:
@@ -101,6 +101,7 @@ def splitter_settings(config: Path) -> SplitterSettings:
         journal_dir=directory,
         domain=identity.domain,
         volumes=volumes,
+        removed=frozenset(range(len(identity.sources))) - frozenset(identity.active),
         limit_bytes=settings.journal.limit,
         socket=Path(settings.socket_path),
         on_journal_full=OnJournalFull(settings.journal.on_full),
@@ -137,7 +138,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
     return StreamerSettings(
         directory=Path(settings.journal.directory),
         identity=identity,
-        backings=tuple(volume.backing for volume in volumes_of(settings, identity)),
+        backings=_backings(settings, identity),
         store=settings.store,
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
@@ -148,6 +149,11 @@ def streamer_settings(config: Path) -> StreamerSettings:
         operator=_operator(),
         software=software(),
     )
+
+
+def _backings(settings: AgentSettings, identity: AgentIdentity) -> tuple[Path, ...]:
+    paths = {volume.index: volume.backing for volume in volumes_of(settings, identity)}
+    return tuple(paths.get(index, Path(source.path)) for index, source in enumerate(identity.sources))
 
 
 def _operator() -> str:

@@ -20,7 +20,7 @@ from cdp_container.store.s3_settings import S3Settings
 
 def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> str:
     """The kit as text, ready to print."""
-    quoted = shlex.quote(address)
+    quoted, volumes = shlex.quote(address), list(identity.active.values())
     lines = [
         f"RECOVERY KIT of protection domain {identity.name}",
         "Keep it offline, on paper too, apart from the passphrase. It holds no secret.",
@@ -29,7 +29,7 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         f"container   {address}",
         f"encryption  {identity.encryption}",
         f"key check   {key_check(identity.public_key) if identity.public_key else '-'}",
-        f"volumes     {', '.join(f'{item.name} ({item.size_bytes} bytes)' for item in identity.sources)}",
+        f"volumes     {', '.join(f'{item.name} ({item.size_bytes} bytes)' for item in volumes)}",
         f"made by     {software()}",
         "",
         "At any site, with credentials that may read the container (AWS_ACCESS_KEY_ID and",
@@ -39,11 +39,11 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         f"    rehydrate points {quoted}",
         *(
             f"    rehydrate restore {quoted} --volume {item.name} --target {item.name}.raw"
-            for item in identity.sources
+            for item in volumes
         ),
         "",
         "Without our software: copy the container with any S3 tool, read docs/container-format.md, and run",
-        f"    python tests/reader.py COPY restore {identity.sources[0].name} {identity.sources[0].name}.raw"
+        f"    python tests/reader.py COPY restore {volumes[0].name} {volumes[0].name}.raw"
         + (" --passphrase-file FILE" if identity.key_block else ""),
     ]
     if ca_pem is not None:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -61,6 +61,7 @@ class Capture:
         on_journal_full: what is given up then.
         sync_bytes: so much may be written before `sync_is_due` is set.
         clock: tells when an overflow was.
+        removed: indexes of sources that are not protected any more.
     """
 
     def __init__(
@@ -75,16 +76,18 @@ class Capture:
         on_journal_full: OnJournalFull,
         sync_bytes: int,
         clock: Clock,
+        removed: Iterable[int],
     ) -> None:
         self.files = files
         self.sync_is_due = asyncio.Event()
         self.last_error = ""
+        self.removed = set(removed)
         self._backings = backings
         self._writer = writer
         self._published = published
         self._journal = journal
         self._begin_again = begin_again
-        self._dirty = dirty
+        self.dirty = dirty
         self._on_journal_full = on_journal_full
         self._sync_bytes = sync_bytes
         self._clock = clock
@@ -120,7 +123,7 @@ class Capture:
             JournalUnusable: it is not in the journal.
         """
         if self._writer is None:
-            self._dirty.mark(source, offset, len(data))
+            self.dirty.mark(source, offset, len(data))
             return self._tail
         try:
             at = self._writer.append_write(source, offset, data)
@@ -136,7 +139,7 @@ class Capture:
         """
         if self._writer is None:
             for offset, data in writes:
-                self._dirty.mark(source, offset, len(data))
+                self.dirty.mark(source, offset, len(data))
             return len(writes)
         try:
             count = self._writer.append_writes(source, writes)
@@ -149,7 +152,7 @@ class Capture:
     def append_range(self, kind: Kind, source: int, offset: int, length: int) -> Position:
         """Put a zeroing or discard into the journal; otherwise like `append_write`."""
         if self._writer is None:
-            self._dirty.mark(source, offset, length)
+            self.dirty.mark(source, offset, length)
             return self._tail
         try:
             at = self._writer.append_range(kind, source, offset, length)
@@ -195,6 +198,10 @@ class Capture:
                 return self._gate.enter(append())
             except JournalUnusable as error:
                 await self._find_room(error.reason)
+
+    def standstill(self) -> AbstractAsyncContextManager[None]:
+        """A time in which no write is under way; those that come wait."""
+        return self._gate.quiet()
 
     def done(self, ticket: object) -> None:
         """The backing write of this ticket returned."""
@@ -264,7 +271,7 @@ class Capture:
             if self._failures.backing is not None:  # maybe told to a sync that ran meanwhile
                 self._failures.refuse()
             unfinished = self._published.unfinished_episode
-            await self.in_thread(lambda: self._dirty.begin(unfinished))
+            await self.in_thread(lambda: self.dirty.begin(unfinished))
             before = self._published.page
             self._published.page = replace(
                 before,
@@ -302,9 +309,9 @@ class Capture:
         end = self.page.overflow_at
         writer = await self.in_thread(lambda: self._begin_again(end))
         tail = writer.tail
-        await self.in_thread(lambda: self._dirty.save(tail.generation))
+        await self.in_thread(lambda: self.dirty.save(tail.generation))
         async with self._gate.quiet():
-            is_complete = await self.in_thread(self._dirty.finish)
+            is_complete = await self.in_thread(self.dirty.finish)
             before = self._published.page
             self._published.page = replace(
                 before, generation=tail.generation, synced=tail, overflow_at=NOWHERE,
@@ -449,7 +456,7 @@ class Capture:
         directory, domain = self._journal
         by_index = {backing.volume.index: backing for backing in self._backings}
         with JournalReader(directory, domain) as reader:
-            redo(self.files, reader, by_index, self.page.synced, tail, lambda: None)
+            redo(self.files, reader, by_index, self.page.synced, tail, lambda: None, self.removed)
         for backing in self._backings:  # all: what failed may not have been written since
             backing.dirty = True
 

@@ -42,15 +42,22 @@ class DirtyBlocks:
     ) -> None:
         self._files = files
         self._directory = directory
-        self._headers = [
-            MapHeader(domain, volume.space, 0, volume.size_bytes, DIRTY_BLOCK_BYTES) for volume in volumes
-        ]
-        self._bits: list[bytearray] = []
-        self._maps: list[MapFile] = []  # while they are saved
+        self._domain = domain
+        self._headers: dict[int, MapHeader] = {}
+        self._bits: dict[int, bytearray] = {}
+        self._maps: dict[int, MapFile] = {}  # while they are saved
         self._changed: list[
             tuple[int, int, int]
         ] = []  # of them: number, first byte, the byte behind the last
+        self.change(volumes)
+
+    def change(self, volumes: Sequence[VolumeSettings]) -> None:
+        """These are the volumes from here on; what was marked is forgotten."""
         self.is_complete = False
+        self._headers = {
+            volume.index: MapHeader(self._domain, volume.space, 0, volume.size_bytes, DIRTY_BLOCK_BYTES)
+            for volume in volumes
+        }
 
     def begin(self, episode: int | None) -> None:
         """The journal is given up: from now on everything is marked.
@@ -64,9 +71,10 @@ class DirtyBlocks:
         if episode is None:
             return
         try:
-            self._bits = [bytearray(header.map_bytes) for header in self._headers]
-            if episode:
-                self._bits = [self._kept(number, episode) for number in range(len(self._headers))]
+            self._bits = {
+                index: self._kept(index, episode) if episode else bytearray(header.map_bytes)
+                for index, header in self._headers.items()
+            }
         except (OSError, JournalDamaged) as error:
             _log.warning("everything will be compared: %s", error)
             return
@@ -97,9 +105,9 @@ class DirtyBlocks:
             path = self._path(0).parent
             path.mkdir(exist_ok=True)
             self._files.sync_directory(path.parent)
-            for number, header in enumerate(self._headers):
+            for number, header in self._headers.items():
                 made = create_map(self._files, self._path(number), replace(header, episode=episode))
-                self._maps.append(made)  # first: what is marked from here on is noted
+                self._maps[number] = made  # first: what is marked from here on is noted
                 made.bits[:] = self._bits[number]
                 made.rewrite()
         except OSError as error:
@@ -112,13 +120,13 @@ class DirtyBlocks:
             if is_complete:
                 for number, start, stop in self._changed:
                     self._maps[number].put(start, self._bits[number][start:stop])
-                for made in self._maps:
+                for made in self._maps.values():
                     made.sync()
         except OSError as error:
             self._give_up(error)
             is_complete = False
         self._close()
-        self._bits, self.is_complete = [], False
+        self._bits, self.is_complete = {}, False
         return is_complete
 
     def _give_up(self, error: OSError) -> None:
@@ -127,9 +135,9 @@ class DirtyBlocks:
         self.is_complete = False
 
     def _close(self) -> None:
-        for made in self._maps:
+        for made in self._maps.values():
             made.close()
-        self._maps, self._changed = [], []
+        self._maps, self._changed = {}, []
 
     def _path(self, number: int) -> Path:
         return self._directory / dirty_map_name(number)

@@ -163,7 +163,7 @@ class _Opening:
         return Capture(
             self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
             self._begin_again, self._dirty_blocks(), settings.on_journal_full, settings.sync_bytes,
-            self.clock,
+            self.clock, settings.removed,
         )  # fmt: skip
 
     def _dirty_blocks(self) -> DirtyBlocks:
@@ -193,7 +193,13 @@ class _Opening:
             found.is_clean
         ):  # after a power loss the disk may hold a write of which the journal lost the record
             refuse_changed_content(
-                self.files, self.reader, backings, found.look_from, found.synced, found.end
+                self.files,
+                self.reader,
+                backings,
+                found.look_from,
+                found.synced,
+                found.end,
+                self.settings.removed,
             )
 
     # --- what is there -----------------------------------------------------------------------
@@ -331,7 +337,7 @@ class _Opening:
                 writer.append_note(Note.REDO_PROGRESS)
                 noted_ns = self.clock.boottime_ns()
 
-        redo(self.files, self.reader, backings, found.synced, found.end, note)
+        redo(self.files, self.reader, backings, found.synced, found.end, note, self.settings.removed)
         for file in self.reader.files:
             self._sync_file(file.path)
         if writer is not None:

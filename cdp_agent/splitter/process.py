@@ -16,10 +16,12 @@ from typing import Final
 
 import orjson
 
+from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
-from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
+from cdp_agent.splitter.reloading import reload_volumes
+from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings, VolumeSettings
 from cdp_agent.splitter.tcp import TcpExports
 from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
@@ -44,11 +46,12 @@ def run_splitter(
     files: Files | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
     on_opened: Callable[[], None] = lambda: None,
+    reload: Callable[[], Sequence[VolumeSettings]] | None = None,
 ) -> int:
     """Serve until told to stop; returns 0, or 1 for a stop that was not clean.
 
     `on_opened` is called once disks and journal are as they were wished for, durably, and before
-    any export opens.
+    any export opens. `reload` is asked on SIGHUP which volumes there are now.
 
     Raises:
         AlreadyRunning: another splitter runs in this journal directory; nothing of it was touched.
@@ -57,7 +60,7 @@ def run_splitter(
     clock = clock or SystemClock()
     settings.journal_dir.mkdir(parents=True, exist_ok=True)
     lock = take_lock(settings.journal_dir / LOCK, clock)  # before anything: splitter.json has one writer
-    process = _Process(settings, clock, files or OsFiles(), entropy, on_opened)
+    process = _Process(settings, clock, files or OsFiles(), entropy, on_opened, reload)
     try:
         return process.run()
     except CdpError as error:
@@ -75,12 +78,16 @@ class _Process:
         files: Files,
         entropy: Callable[[int], bytes],
         on_opened: Callable[[], None],
+        reload: Callable[[], Sequence[VolumeSettings]] | None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._files = files
         self._entropy = entropy
         self._on_opened = on_opened
+        self._reload = reload
+        self._reloads = 0
+        self._reload_error = ""
         self._started_ns = clock.wall_ns()
         self._tcp = None if settings.tcp is None else TcpExports(settings.tcp)
 
@@ -98,6 +105,8 @@ class _Process:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
+        hangup = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
         capture, backings = open_capture(
             self._settings, self._files, self._clock, self._entropy, boot, pages,
             lambda progress: self._show("redo", {"progress": progress}),
@@ -113,6 +122,9 @@ class _Process:
                     server = await self._open_exports(volumes, capture)
                 if self._tcp is not None:
                     await self._tcp.keep(server)
+                if hangup.is_set():
+                    hangup.clear()
+                    await self._reload_volumes(capture, backings, volumes)
                 self._keep_house(capture, volumes)
                 await _wait(stop, HOUSEKEEPING_SECONDS)
         finally:
@@ -123,6 +135,17 @@ class _Process:
             for backing in backings:
                 self._files.close(backing.fd)
         return 0 if clean else 1
+
+    async def _reload_volumes(self, capture: Capture, backings: list[Backing], volumes: list[Volume]) -> None:
+        """What cannot be done is told to whoever asked; the volumes that there are go on."""
+        if self._reload is None:
+            return
+        try:
+            await reload_volumes(self._reload(), self._files, capture, backings, volumes)
+            self._reload_error = ""
+        except (CdpError, OSError) as error:
+            self._reload_error = str(error)
+        self._reloads += 1
 
     async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
         capture.publish_exports_open(True)  # first: whoever sees a write must have seen this
@@ -190,9 +213,16 @@ class _Process:
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
                 "last_error": capture.last_error,
+                "reloads": self._reloads,
+                "reload_error": self._reload_error,
                 "tcp": None if self._tcp is None else self._tcp.facts(),
                 "volumes": [
-                    {"name": volume.name, "writes": volume.write_count, "written_bytes": volume.written_bytes}
+                    {
+                        "name": volume.name,
+                        "size_bytes": volume.size_bytes,
+                        "writes": volume.write_count,
+                        "written_bytes": volume.written_bytes,
+                    }
                     for volume in volumes
                 ],
             },

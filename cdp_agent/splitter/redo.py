@@ -8,7 +8,7 @@ ends, and what becomes of the splitter if this fails.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.files import Files
@@ -29,6 +29,7 @@ def redo(
     from_position: Position,
     to_position: Position,
     on_record: Callable[[], None],
+    removed: Collection[int] = (),
 ) -> int:
     """Apply the records between two positions; returns how many. Nothing is synced.
 
@@ -39,13 +40,14 @@ def redo(
         from_position: the synced point.
         to_position: the end of the journal.
         on_record: called before each record.
+        removed: sources whose records are passed over: when they were removed all was synced.
 
     Raises:
         JournalDamaged, PositionUnknown: the journal cannot be read.
         OSError: a backing store failed.
     """
     count = 0
-    for record in reader.records(from_position, to_position):
+    for record in _without(removed, reader.records(from_position, to_position)):
         on_record()
         backing = _backing_of(record, backings)
         if record.kind is Kind.WRITE:
@@ -86,6 +88,7 @@ def refuse_changed_content(
     from_position: Position,
     synced: Position,
     end: Position,
+    removed: Collection[int] = (),
 ) -> None:
     """Refuse backing stores from which the newest synced records that nothing overlaps do not read back.
 
@@ -96,15 +99,20 @@ def refuse_changed_content(
         from_position: where to begin looking.
         synced: the synced point.
         end: the end of the journal.
+        removed: sources that are passed over.
 
     Raises:
         BackingChanged: one of them holds something else.
         JournalDamaged, PositionUnknown: the journal cannot be read.
         OSError: a backing store failed.
     """
-    before = deque(reader.records(from_position, synced), maxlen=READ_BACK_RECORDS_MAX)
+    before = deque(_without(removed, reader.records(from_position, synced)), maxlen=READ_BACK_RECORDS_MAX)
     for record in _not_overlapped(before, reader.records(synced, end)):
         _read_back(files, reader, _backing_of(record, backings), record)
+
+
+def _without(removed: Collection[int], records: Iterable[Record]) -> Iterator[Record]:
+    return (record for record in records if record.source not in removed)
 
 
 def _not_overlapped(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:

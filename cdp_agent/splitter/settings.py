@@ -85,6 +85,7 @@ class SplitterSettings:
         journal_dir: the journal directory; the journal files are in its `journal/`.
         domain: the domain's id, 16 bytes.
         volumes: all volumes of the domain.
+        removed: indexes of sources that are not protected any more; the journal may hold writes of theirs.
         limit_bytes: the most that journal files may take.
         socket: where the exports are served.
         tcp: and where by TCP.
@@ -104,6 +105,7 @@ class SplitterSettings:
     limit_bytes: int
     socket: Path
     on_journal_full: OnJournalFull = OnJournalFull.DEGRADE
+    removed: frozenset[int] = frozenset()
     redo: bool = False
     full_copy: bool = False
     keep_disk: bool = False

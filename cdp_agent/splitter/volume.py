@@ -37,13 +37,23 @@ class Volume:
         self.written_bytes = 0
         self._backing = backing
         self._fd = backing.fd
-        self._source = backing.volume.index
+        self.source = self._source = backing.volume.index
         self._capture = capture
         self._files = capture.files
         self._ranges = RangesInFlight()
+        self._is_removed = False
+
+    def grow(self, size_bytes: int) -> None:
+        """Whoever connects from now on sees this size."""
+        self.size_bytes = size_bytes
+
+    def remove(self) -> None:
+        """Refuse every request from now on; those that began go on."""
+        self._is_removed = True
 
     async def read(self, offset: int, length: int) -> bytes:
         """See `Export.read`."""
+        self._refuse_removed()
         if length <= INLINE_BYTES_MAX:
             data = self._files.pread_cached(self._fd, length, offset)
             if data is not None:
@@ -67,7 +77,7 @@ class Volume:
     def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
         """See `Export.write_now`: one call for the journal's part of all of them."""
         capture, ranges = self._capture, self._ranges
-        if not capture.is_open:
+        if not capture.is_open or self._is_removed:
             return 0
         eligible = 0
         for offset, data in writes:
@@ -123,10 +133,16 @@ class Volume:
             lambda: self._files.zero(self._fd, offset, length, may_trim),
         )
 
+    def _refuse_removed(self) -> None:
+        if self._is_removed:
+            raise OSError(errno.ESHUTDOWN, "the volume is not protected any more")
+
     def _write_now(self, offset: int, data: bytes | memoryview) -> bool:
         """Write at once if nothing is in the way; False if that cannot be and nothing was done."""
         capture = self._capture
-        if len(data) > INLINE_BYTES_MAX or not capture.is_open or self._ranges.overlaps(offset, len(data)):
+        if len(data) > INLINE_BYTES_MAX or not capture.is_open or self._is_removed:
+            return False
+        if self._ranges.overlaps(offset, len(data)):
             return False
         try:
             capture.append_write(self._source, offset, data)
@@ -144,8 +160,13 @@ class Volume:
         self, offset: int, length: int, append: Callable[[], Position], apply: Callable[[], None]
     ) -> None:
         """Append and apply after everything that came earlier and overlaps."""
+
+        def append_if_there() -> Position:
+            self._refuse_removed()  # it may have waited meanwhile
+            return append()
+
         async with self._ranges.hold(offset, length):
-            ticket = await self._capture.admit(append)
+            ticket = await self._capture.admit(append_if_there)
             try:
                 await self._capture.in_thread(apply)
             except OSError as error:

@@ -69,7 +69,7 @@ def builder_of(
 def not_whole(identity: AgentIdentity, notes: Notes, page: SplitterPage | None) -> tuple[bytes, ...]:
     """The spaces of which the container may lack something, in the order of agent.json."""
     in_doubt = page is not None and page.episode != notes.episode
-    return tuple(s.space for s in identity.sources if in_doubt or s.space not in notes.whole)
+    return tuple(s.space for s in identity.active.values() if in_doubt or s.whole_id not in notes.whole)
 
 
 def check_gap(page: SplitterPage, began: SplitterPage, lacking: Sequence[Lacking]) -> None:

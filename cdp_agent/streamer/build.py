@@ -142,10 +142,14 @@ class CutBuilder:
         if not batch.reached:
             # What comes next was written later, but perhaps long before the cut was asked for.
             position, taken_ns = batch.records[-1].end, batch.records[-1].time_ns
-        return position, batch.reached, taken_ns, chunks_of(coalesce(batch.records), self._journal)
+        kept = [extent for extent in coalesce(batch.records) if not self._sources[extent.source].removed]
+        return position, batch.reached, taken_ns, chunks_of(kept, self._journal)
 
     def _space_records(self) -> Iterator[Record]:
         for source in self._sources:
+            if source.removed:
+                yield make_record("space-", source.space, {})
+                continue
             value = {
                 "kind": "volume",
                 "name": source.name,

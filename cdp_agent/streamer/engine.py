@@ -180,15 +180,14 @@ class Engine:
 
     def _begin(self, epoch: Epoch, page: SplitterPage, seen_ns: int) -> None:
         """Start sending, with copies of what the container may lack."""
-        spaces = [source.space for source in self._identity.sources]
+        sources = self._identity.active
         proven = self._outside.local.streamer().proven
         try:
-            plan = plan_epoch(epoch.end, page, seen_ns, self._notes, spaces, self._outside.journal, proven)
+            plan = plan_epoch(epoch.end, page, seen_ns, self._notes, sources, self._outside.journal, proven)
         except PositionUnknown as error:
             self.shown.standing = f"refused: {error}"
             return
-        # What a map tells is noted by its episode.
-        if not self._note_lacking(frozenset(spaces[n] for n in plan.lacking if n not in plan.mapped)):
+        if not self._note_lacking(frozenset(sources[index].whole_id for index in plan.in_full)):
             return
         if plan.lacking and page.overflowed:
             self.shown.standing = "waiting for the journal to go on: all that it lacks is compared then"
@@ -210,7 +209,7 @@ class Engine:
                 position=plan.position,
                 taken_ns=plan.taken_ns,
                 lacking=plan.lacking,
-                announce=not epoch.record.base,
+                announce=not epoch.record.base or len(sources) < len(self._identity.sources),
             )
         )
 
@@ -452,8 +451,8 @@ class Engine:
         now_ns = self._outside.clock.boottime_ns()
         if self._builder is None or not self.stream.protected or now_ns < self._save_again_ns:
             return
-        lacking = {self._identity.sources[index].space for index in self._lacking}
-        whole = frozenset(source.space for source in self._identity.sources) - lacking
+        active, lacking = self._identity.active, self._lacking
+        whole = frozenset(source.whole_id for index, source in active.items() if index not in lacking)
         episode = self._notes.episode if lacking else self._began.episode
         if (whole, episode) == (self._notes.whole, self._notes.episode):
             return
@@ -467,8 +466,7 @@ class Engine:
         if self._copying is not None:
             self._copying.close()
         self.shown.standing = "streaming"
-        self.shown.troubles.pop("comparison", None)
-        self.shown.troubles.pop("index", None)
+        self.shown.troubles.clear()
         local.publish(replace(local.streamer(), compared_episode=self._notes.episode))
 
     def _fence(self, why: str) -> None:

@@ -5,10 +5,10 @@ What does not belong here: what is done about it (the engine).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cdp_agent.identity import AgentIdentity
+from cdp_agent.identity import AgentIdentity, SourceIdentity
 from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.payloads import Journal
 from cdp_container.domain.notes import Notes
@@ -37,13 +37,18 @@ class Plan:
     mapped: tuple[int, ...] = ()
     why: str = ""
 
+    @property
+    def in_full(self) -> tuple[int, ...]:
+        """Those whose every block is in doubt. What a map says is in doubt is noted by the map's episode."""
+        return tuple(index for index in self.lacking if index not in self.mapped)
+
 
 def plan_epoch(
     end: End,
     page: SplitterPage,
     seen_ns: int,
     notes: Notes,
-    spaces: Sequence[bytes],
+    sources: Mapping[int, SourceIdentity],
     journal: Journal,
     proven: Position,
 ) -> Plan:
@@ -54,7 +59,7 @@ def plan_epoch(
         page: what the splitter published.
         seen_ns: the wall clock just before it was looked at.
         notes: this agent's.
-        spaces: of all sources.
+        sources: those that are protected, by their index.
         journal: what the splitter wrote.
         proven: what we published, in this run or an earlier one.
 
@@ -67,19 +72,20 @@ def plan_epoch(
     base_lacks = end.preamble.not_whole if end.preamble is not None else ()
     lacking = tuple(
         index
-        for index, space in enumerate(spaces)
-        if in_doubt or space not in notes.whole or space in base_lacks
+        for index, source in sources.items()
+        if in_doubt or source.whole_id not in notes.whole or source.space in base_lacks
     )
     mapped = tuple(
         index
-        for index, space in enumerate(spaces)
-        if in_doubt and not page.compare_all and space in notes.whole and space not in base_lacks
+        for index, source in sources.items()
+        if in_doubt and not page.compare_all
+        if source.whole_id in notes.whole and source.space not in base_lacks
     )
-    if len(lacking) == len(spaces) and not mapped:
+    if len(lacking) == len(sources) and not mapped:
         return Plan(page.tail, seen_ns, lacking)
     position, why = _base_position(end, page.tail, journal)
     if why:
-        return Plan(page.tail, seen_ns, tuple(range(len(spaces))), (), why)
+        return Plan(page.tail, seen_ns, tuple(sources), (), why)
     return Plan(position, end.preamble.cut_time_ns if end.preamble is not None else 0, lacking, mapped)
 
 

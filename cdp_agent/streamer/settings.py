@@ -23,7 +23,8 @@ class StreamerSettings:
     Attributes:
         directory: the journal directory.
         identity: agent.json.
-        backings: the file or device of every source, in the order of `identity.sources`.
+        backings: the file or device of every source, in the order of `identity.sources`; what it was of those
+            that are removed.
         store: the container's address.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.

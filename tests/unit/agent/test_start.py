@@ -149,7 +149,7 @@ def test_another_size_or_set_of_volumes_is_refused(config: Path) -> None:
     with pytest.raises(BackingUnreadable, match="at init"):
         splitter_settings(config)
     config.write_text(config.read_text().replace("name: db01", "name: other"))
-    with pytest.raises(ConfigInvalid, match="init was run with"):
+    with pytest.raises(ConfigInvalid, match="reload was run with"):
         splitter_settings(config)
 
 

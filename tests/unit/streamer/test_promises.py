@@ -226,9 +226,8 @@ def test_where_the_newest_cuts_position_is_not_known_everything_is_compared(
     tmp_path: Path, end: End, why: str
 ) -> None:
     site = AgentSite(tmp_path)
-    spaces = [source.space for source in site.identity.sources]
     with JournalReader(site.directory / "journal", site.identity.domain) as journal:
-        plan = plan_epoch(end, site.page, 5, site.notes(), spaces, journal, NOWHERE)
+        plan = plan_epoch(end, site.page, 5, site.notes(), site.identity.active, journal, NOWHERE)
     assert (plan.position, plan.taken_ns, plan.lacking) == (site.page.tail, 5, (0,))
     assert why in plan.why
 
@@ -239,15 +238,23 @@ def test_a_container_that_lost_its_cuts_is_refused(tmp_path: Path) -> None:
         JournalReader(site.directory / "journal", site.identity.domain) as journal,
         pytest.raises(PositionUnknown, match="lost the cuts"),
     ):
-        plan_epoch(End(NO_PLACE, bytes(32)), site.page, 5, site.notes(), [b"s"], journal, site.page.tail)
+        plan_epoch(
+            End(NO_PLACE, bytes(32)),
+            site.page,
+            5,
+            site.notes(),
+            site.identity.active,
+            journal,
+            site.page.tail,
+        )
 
 
 def test_what_the_newest_cut_calls_not_whole_is_copied_whatever_the_notes_say(tmp_path: Path) -> None:
     site = AgentSite(tmp_path, volumes=("disk", "other"))
-    spaces = [source.space for source in site.identity.sources]
-    end = End(Place(1, 3, 5), bytes(32), preamble_at(site.page.tail, (spaces[1],)))
+    sources = site.identity.active
+    end = End(Place(1, 3, 5), bytes(32), preamble_at(site.page.tail, (sources[1].space,)))
     with JournalReader(site.directory / "journal", site.identity.domain) as journal:
-        plan = plan_epoch(end, site.page, 5, site.notes(), spaces, journal, NOWHERE)
+        plan = plan_epoch(end, site.page, 5, site.notes(), sources, journal, NOWHERE)
     assert (plan.position, plan.taken_ns, plan.lacking) == (site.page.tail, 44, (1,))
 
 

@@ -1,0 +1,176 @@
+"""Volumes that come, grow and go while a guest writes to another one; every point restores what it had."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cdp_container.errors import BackingUnreadable
+from tests.e2e.site import MIB, Agent, Site, new_site
+from tests.nbd_client import NbdError
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+SIZE = 8 * MIB
+SECONDS_MAX = 60.0
+
+
+@contextmanager
+def serving() -> Iterator[tuple[Site, Agent, dict[str, int]]]:
+    """A site with one volume, and its volumes to be changed."""
+    volumes = {"db": SIZE}
+    with new_site(volumes, with_key=True) as site:
+        site.volumes = volumes
+        site.init().must()
+        agent = site.start()
+        with site.client("db") as client:
+            client.write(0, os.urandom(MIB))
+        site.flush_when_ready()
+        yield site, agent, volumes
+
+
+def add(site: Site, volumes: dict[str, int], name: str, content: bytes) -> None:
+    """A disk that holds something already."""
+    with site.backing(name).open("wb") as file:
+        file.write(content)
+        file.truncate(SIZE)
+    volumes[name] = SIZE
+    site.write_config()
+
+
+def restored(site: Site, volume: str, *options: str) -> bytes:
+    target = site.base / "b" / "restored.raw"
+    site.restore(volume, target, "--force", *options)
+    return target.read_bytes()
+
+
+class Guest:
+    """Writes to one volume all the time; an error or a broken connection ends it."""
+
+    def __init__(self, site: Site) -> None:
+        self.error: BaseException | None = None
+        self.writes = 0
+        self._site = site
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def __enter__(self) -> Guest:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert self.error is None
+        assert self.writes > 0
+
+    def _work(self) -> None:
+        try:
+            with self._site.client("db") as client:
+                while not self._stop.is_set():
+                    client.write(self.writes % 500 * 4096, os.urandom(4096))
+                    self.writes += 1
+        except (OSError, NbdError) as error:
+            self.error = error
+
+
+def test_a_volume_comes_grows_and_goes_while_another_is_written() -> None:
+    with serving() as (site, agent, volumes), Guest(site):
+        content = os.urandom(3 * MIB)
+        add(site, volumes, "extra", content)
+        done = site.agent_command("reload").must()
+        assert "extra: protected from now on" in done.out + done.err
+        with site.client("extra") as client:
+            assert client.read(0, len(content)) == content
+            client.write(5 * MIB, b"written by a guest")
+        site.flush_when_ready()
+        held = site.backing("extra").read_bytes()
+        assert restored(site, "extra") == held
+        with_extra = site.points()[-1]["point"]
+
+        os.truncate(site.backing("extra"), SIZE + 2 * MIB)
+        site.agent_command("reload").must()
+        with site.client("extra") as client:
+            assert client.size_bytes == SIZE + 2 * MIB
+            client.write(SIZE + MIB, b"in what is new")
+        site.flush_when_ready()
+        assert restored(site, "extra") == site.backing("extra").read_bytes()
+        assert restored(site, "extra", "--at", with_extra) == held
+
+        with site.client("extra") as client:
+            del volumes["extra"]
+            site.write_config()
+            site.agent_command("reload").must()
+            with pytest.raises(NbdError):
+                client.write(0, b"too late")
+        with pytest.raises((OSError, NbdError)):
+            site.client("extra")
+        site.flush_when_ready()
+        assert site.agent_command("reload").must().code == 0, "nothing to do"
+        assert restored(site, "extra", "--at", with_extra) == held
+        wait_until(
+            lambda: [volume["name"] for volume in site.points()[-1]["volumes"]] == ["db"],
+            "the newest point has the other volume alone",
+            SECONDS_MAX,
+        )
+        assert agent.process.poll() is None
+    assert agent.process.poll() is not None
+
+
+def test_after_a_restart_the_volumes_are_those_of_the_last_reload() -> None:
+    with serving() as (site, agent, volumes):
+        add(site, volumes, "extra", b"content")
+        site.agent_command("reload").must()
+        with site.client("extra") as client:
+            client.write(MIB, b"in the journal")
+        del volumes["db"]
+        site.write_config()
+        site.agent_command("reload").must()
+        agent.kill_group()
+        site.start()
+        site.flush_when_ready()
+        assert restored(site, "extra") == site.backing("extra").read_bytes()
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
+    with serving() as (site, agent, volumes):
+        before = (site.journal / "agent.json").read_bytes()
+        volumes["extra"] = SIZE
+        site.write_config()
+        assert site.agent_command("reload").code == BackingUnreadable.exit_code, "there is no such disk"
+        add(site, volumes, "extra", b"")
+        with site.backing("extra").open("r+b") as locked:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+            refused = site.agent_command("reload")
+        assert refused.code == BackingUnreadable.exit_code
+        assert "locked" in refused.err
+        del volumes["extra"]
+        site.write_config()
+        os.truncate(site.backing("db"), SIZE - MIB)
+        shrunk = site.agent_command("reload")
+        assert shrunk.code == BackingUnreadable.exit_code
+        assert "cannot shrink" in shrunk.err
+        os.truncate(site.backing("db"), SIZE)
+        assert (site.journal / "agent.json").read_bytes() == before
+        with site.client("db") as client:
+            client.write(0, b"goes on")
+        assert agent.process.poll() is None
+
+
+def test_without_a_running_agent_it_is_done_at_the_next_start() -> None:
+    with serving() as (site, agent, volumes):
+        assert agent.stop() == 0
+        add(site, volumes, "extra", b"content")
+        refused = site.launch()
+        assert refused.process.wait(SECONDS_MAX) != 0
+        assert "reload" in refused.log()
+        assert "next start" in (done := site.agent_command("reload").must()).out + done.err
+        site.start()
+        site.flush_when_ready()
+        assert restored(site, "extra") == site.backing("extra").read_bytes()

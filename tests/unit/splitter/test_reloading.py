@@ -1,0 +1,130 @@
+"""Volumes that come, grow and go in a splitter that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from cdp_agent.splitter.reloading import reload_volumes
+from cdp_agent.splitter.settings import VolumeSettings
+from cdp_container.errors import BackingUnreadable
+from tests.unit.splitter.machine import Machine, Splitter, run
+
+SIZE = 256 << 10
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path, SIZE, volumes=2)
+
+
+def another(machine: Machine, index: int = 2, size_bytes: int = SIZE) -> VolumeSettings:
+    path = machine.directory / f"v{index}.raw"
+    path.write_bytes(bytes(size_bytes))
+    return VolumeSettings(f"v{index}", path, size_bytes, index, bytes([index] * 16))
+
+
+async def reload(machine: Machine, splitter: Splitter, *wanted: VolumeSettings) -> None:
+    await reload_volumes(wanted, machine.files, splitter.capture, splitter.backings, splitter.volumes)
+    removed = {volume.index for volume in machine.settings.volumes} - {new.index for new in wanted}
+    machine.settings = replace(
+        machine.settings, volumes=wanted, removed=machine.settings.removed | frozenset(removed)
+    )
+
+
+def test_what_comes_is_captured_and_redone(machine: Machine) -> None:
+    async def lives() -> None:
+        splitter = machine.start()
+        await reload(machine, splitter, *machine.settings.volumes, another(machine))
+        new = splitter.volumes[2]
+        await new.write(4096, b"captured", True)
+        await new.write(8192, b"not flushed", False)
+        splitter.release()
+        with (machine.directory / "v2.raw").open("r+b") as file:
+            file.seek(8192)
+            file.write(bytes(11))
+        again = machine.start()
+        assert machine.disk(2)[4096:4104] == b"captured"
+        assert machine.disk(2)[8192:8203] == b"not flushed"
+        await again.stop()
+
+    asyncio.run(lives())
+
+
+def test_what_grew_takes_writes_behind_its_old_end(machine: Machine) -> None:
+    async def scenario(splitter: Splitter) -> None:
+        first, second = machine.settings.volumes
+        with first.backing.open("r+b") as file:
+            file.truncate(2 * SIZE)
+        await reload(machine, splitter, replace(first, size_bytes=2 * SIZE), second)
+        assert splitter.volume.size_bytes == 2 * SIZE
+        await splitter.volume.write(2 * SIZE - 5, b"there", True)
+        assert machine.disk()[-5:] == b"there"
+
+    run(machine, scenario)
+
+
+def test_what_goes_is_synced_unlocked_and_refuses_requests(machine: Machine) -> None:
+    async def lives() -> None:
+        splitter = machine.start()
+        gone = splitter.volumes[1]
+        await gone.write(0, b"all that was answered", False)
+        await splitter.volume.write(0, b"stays", False)
+        await reload(machine, splitter, machine.settings.volumes[0])
+        for request in (
+            gone.write(0, b"x", False),
+            gone.write(0, b"x" * (128 << 10), False),
+            gone.zero(0, 512, False, True),
+            gone.trim(0, 512, False),
+            gone.read(0, 512),
+        ):
+            with pytest.raises(OSError, match="not protected any more") as caught:
+                await request
+            assert caught.value.errno == errno.ESHUTDOWN
+        assert gone.write_now([(0, b"x")]) == 0
+        splitter.release()
+        machine.files.lose_power(Random(1), 1.0, suffixes=[".raw"])
+        assert (machine.directory / "v1.raw").read_bytes()[:21] == b"all that was answered"
+        (machine.directory / "v1.raw").unlink()  # its records in the journal are passed over
+        again = machine.start()
+        assert machine.disk()[:5] == b"stays"
+        await again.stop()
+
+    asyncio.run(lives())
+
+
+def test_writes_under_way_are_waited_for(machine: Machine) -> None:
+    async def scenario(splitter: Splitter) -> None:
+        gone = splitter.volumes[1]
+        data = b"w" * (128 << 10)
+        writing = asyncio.create_task(gone.write(0, data, False))
+        await asyncio.sleep(0)
+        await reload(machine, splitter, machine.settings.volumes[0])
+        await writing
+        assert (machine.directory / "v1.raw").read_bytes()[: len(data)] == data
+
+    run(machine, scenario)
+
+
+@pytest.mark.parametrize("fault", ["absent", "small", "shrinks", "grows beyond its disk"])
+def test_what_cannot_be_changes_nothing(machine: Machine, fault: str) -> None:
+    first, second = machine.settings.volumes
+    wanted = {
+        "absent": (first, second, another(machine), replace(another(machine), index=3, backing=Path("/no"))),
+        "small": (first, second, replace(another(machine), size_bytes=2 * SIZE)),
+        "shrinks": (replace(first, size_bytes=SIZE // 2), second),
+        "grows beyond its disk": (first, replace(second, size_bytes=2 * SIZE)),
+    }[fault]
+
+    async def scenario(splitter: Splitter) -> None:
+        with pytest.raises(BackingUnreadable):
+            await reload_volumes(wanted, machine.files, splitter.capture, splitter.backings, splitter.volumes)
+        assert [volume.size_bytes for volume in splitter.volumes] == [SIZE, SIZE]
+        await splitter.volume.write(0, b"goes on", True)
+
+    run(machine, scenario)
