@@ -150,6 +150,13 @@ class RecordTooLarge(LimitExceeded):
     default_hint = "shorten the record: docs/container-format.md, Limits"
 
 
+class RestoredWithDamage(CdpError):
+    """The restore went on despite damage, as it was told to: what it could not rebuild is in a map."""
+
+    exit_code = 26
+    default_hint = "the map beside the target lists every byte that is lost or doubtful, and why"
+
+
 # --- 30..39: keys and credentials ------------------------------------------------------------
 
 
@@ -316,11 +323,6 @@ class DeviceError(CdpError):
     default_hint = "check the disk and the kernel log"
 
 
-class AgentNotRunning(CdpError):
-    """The command needs a running agent and there is none in this journal directory."""
-
-    exit_code = 70
-    default_hint = "start it with `cdp-agent run`"
 class ReloadRefused(CdpError):
     """A running agent could not take over other volumes; it goes on with those that it had."""
 
@@ -328,3 +330,8 @@ class ReloadRefused(CdpError):
     default_hint = "mend what it names, then run `cdp-agent reload` again"
 
 
+class AgentNotRunning(CdpError):
+    """The command needs a running agent and there is none in this journal directory."""
+
+    exit_code = 70
+    default_hint = "start it with `cdp-agent run`"

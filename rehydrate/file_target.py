@@ -43,6 +43,7 @@ class Wanted:
     force: bool
     image: Image | None = None
     restart: bool = False
+    tolerant: bool = False
 
 
 class FileTarget:
@@ -150,6 +151,9 @@ def open_file(path: Path, status: os.stat_result | None, wanted: Wanted, what: s
         raise TargetUnsuitable(what, f"the directory {path.parent} does not exist", "create it first")
     left = _left_over(partial_path(path), what)
     begun = None if wanted.restart or wanted.image is None else read_progress(path)
+    if begun is not None and begun.image == wanted.image and begun.done.lost and not wanted.tolerant:
+        why = f"a restore that went on despite damage was interrupted; {len(begun.done.lost)} parts are lost"
+        raise TargetNotEmpty(what, why, "--on-damage map goes on with it, --restart starts anew")
     if begun is not None and status is not None and _is_done(begun, status, wanted):
         return FileTarget(path, -1, "", False, None, begun.done)
     held = _what_file_holds(path, status)

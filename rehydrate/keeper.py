@@ -6,10 +6,12 @@ What the note says and where it stands is known in resume and by the target.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Final
 
-from rehydrate.resume import Done, Sample, thinned
+from rehydrate.damage import joined
+from rehydrate.resume import Done, Lost, Sample, thinned
 from rehydrate.target import Target
 
 KEEP_BYTES: Final = 128 << 20
@@ -26,6 +28,7 @@ class Keeper:
         self.began = target.done
         self._target = target
         self._samples = target.done.samples
+        self.lost = target.done.lost
         self._unkept_bytes = 0
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keep")
         self._last: Future[None] | None = None
@@ -42,10 +45,18 @@ class Keeper:
         if error is None and self._last is not None:
             self._last.result()
 
-    def wrote(self, write_bytes: int, sample: Sample) -> None:
-        """Count what was written; everything planned before it was written, too."""
+    def wrote(self, write_bytes: int, sample: Sample | None, lost: tuple[Lost, ...]) -> None:
+        """Count what was written or lost; everything planned before it was, too."""
         self._unkept_bytes += write_bytes
-        self._samples = thinned((*self._samples, sample))
+        if sample is not None:
+            self._samples = thinned((*self._samples, sample))
+        if lost:
+            self.lost = joined((*self.lost, *lost))
+
+    def begin_again(self, start: int) -> None:
+        """A window is done from its `start` on: what an interrupted restore lost there may be found now."""
+        before = [part for part in self.lost if part.offset < start]
+        self.lost = tuple(replace(part, length=min(part.end, start) - part.offset) for part in before)
 
     @property
     def is_due(self) -> bool:
@@ -57,5 +68,5 @@ class Keeper:
         if self._last is not None:
             self._last.result()
         self._unkept_bytes = 0
-        done = Done(upto, window, fetches, self._samples)
+        done = Done(upto, window, fetches, self._samples, self.lost)
         self._last = self._pool.submit(self._target.keep, done)

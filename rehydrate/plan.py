@@ -61,12 +61,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What is to be done, or was done."""
+    """What is to be done, or was done. `lost_bytes` could not be written for damage."""
 
     gets: int = 0
     fetch_bytes: int = 0
     write_bytes: int = 0
     zero_bytes: int = 0
+    lost_bytes: int = 0
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
@@ -74,7 +75,13 @@ class Totals:
             self.fetch_bytes + other.fetch_bytes,
             self.write_bytes + other.write_bytes,
             self.zero_bytes + other.zero_bytes,
+            self.lost_bytes + other.lost_bytes,
         )
+
+    @property
+    def planned(self) -> Totals:
+        """The same as it was planned: nothing lost."""
+        return Totals(self.gets, self.fetch_bytes, self.write_bytes + self.lost_bytes, self.zero_bytes)
 
     def seconds(self, bytes_per_second: int, gets_per_second: int) -> float:
         """How long it takes at these rates: bytes and requests go side by side, the slower decides."""

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.faults import Soundness, check_branch, faults_of
+from cdp_container.domain.faults import Fault, Soundness, check_branch, faults_of
+from cdp_container.domain.gathering import rescue
 from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import History
-from cdp_container.domain.image import Cut, Volume, Volumes, cuts_of, runs_of, volumes_of
-from cdp_container.errors import CdpError, DamagedObject, NoSuchPoint, NoSuchVolume
+from cdp_container.domain.image import Branch, Cut, Volume, Volumes, cuts_of, runs_of, volumes_of
+from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume
+from cdp_container.format.keys import segment_key
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
 from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
@@ -35,12 +37,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """What a restore of some volumes at one cut takes. `notes`: what whoever chose it should be told."""
+    """What a restore of some volumes at one cut takes. `notes`: what whoever chose it should be told.
+
+    `faults`: segments that cannot be read, where the plan was made despite them.
+    """
 
     cut: Cut
     protected: bool
+    branch: Branch
     volumes: tuple[VolumePlan, ...]
     notes: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
     @property
     def objects(self) -> int:
@@ -119,10 +126,13 @@ def _unfit(volumes: Sequence[Volume], names: Sequence[str]) -> str:
     return f"{', '.join(partial)} {'is' if len(partial) == 1 else 'are'} not whole there" if partial else ""
 
 
-def plan_restore(container: Container, contents: Contents, choice: Choice, names: list[str]) -> RestorePlan:
+def plan_restore(
+    container: Container, contents: Contents, choice: Choice, names: list[str], tolerant: bool = False
+) -> RestorePlan:
     """The exact plan for some volumes (all if no names are given) at the chosen cut.
 
-    Everything that the cut needs is checked to be there, and to hang together, before the plan exists.
+    Everything that the cut needs is checked to be there, and to hang together, before the plan exists. If
+    damage is tolerated, segments may be missing or unreadable: the choice then means what is left.
 
     Raises:
         NoSuchPoint, NoSuchVolume: there is no such thing.
@@ -132,10 +142,20 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
     """
     container.require_key()
     history = container.history
+    if tolerant:
+        rescue(container.store, container.keys, contents)
+    faults: tuple[Fault, ...] = ()
+    hidden: tuple[str, ...] = ()
     try:
         cut = _sound_cut(history, contents, choice, names)
     except BROKEN as error:
-        raise _with_way_out(error, history, contents, choice, names) from error
+        if not tolerant:
+            raise _with_way_out(error, history, contents, choice, names) from error
+        cut, faults = _damaged_cut(history, contents, choice, names)
+        point = f"{cut.place.epoch}.{cut.place.cut}"
+        hidden = (
+            f"damage may hide what was meant, {point} is what is left of it: {error.what}: {error.why}",
+        )
     branch = history.branch_of(cut.place)
     volumes = pick_volumes(volumes_of(contents, branch, cut), names, cut)
     extents = contents.extents()
@@ -143,8 +163,8 @@ def plan_restore(container: Container, contents: Contents, choice: Choice, names
         plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
         for volume in volumes
     ]
-    notes = _passed_over(history, contents, choice, names, cut)
-    return RestorePlan(cut, history.is_protected(cut.place), tuple(plans), notes)
+    notes = (*hidden, *_passed_over(history, contents, choice, names, cut))
+    return RestorePlan(cut, history.is_protected(cut.place), branch, tuple(plans), notes, faults)
 
 
 def _sound_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
@@ -155,6 +175,22 @@ def _sound_cut(history: History, contents: Contents, choice: Choice, names: list
     cut = find_cut(history, contents, choice, names)
     check_branch(contents, history.branch_of(cut.place), history.origins())
     return cut
+
+
+def _damaged_cut(
+    history: History, contents: Contents, choice: Choice, names: list[str]
+) -> tuple[Cut, tuple[Fault, ...]]:
+    """The cut that is left of what was asked for, and its segments that cannot be read.
+
+    Raises what is wrong where it is something else: a broken chain, or a pack (of any age).
+    """
+    cut = find_cut(history, contents, choice, names)
+    faults = tuple(faults_of(contents, history.branch_of(cut.place), history.origins()))
+    for fault in faults:
+        key = segment_key(fault.epoch, fault.seq) if fault.seq else ""
+        if not fault.seq or not (isinstance(fault.error, MissingObject) or key in contents.broken):
+            raise fault.error
+    return cut, faults
 
 
 def _leading(history: History, contents: Contents, choice: Choice) -> Place:

@@ -55,17 +55,33 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Bytes of a volume whose frame is damaged or gone: left as zeros. `object` is the key of its object."""
+
+    offset: int
+    length: int
+    object: str
+    why: str
+
+    @property
+    def end(self) -> int:
+        """The byte after its last."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """How far a restore came: everything below `upto`, and of the window there so many of its fetches.
 
     `window` is the digest of that window's plan: fetches count only for the same plan. `samples` are spread
-    over what was written.
+    over what was written. `lost` is what damage left out.
     """
 
     upto: int = 0
     window: str = ""
     fetches: int = 0
     samples: tuple[Sample, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -115,8 +131,9 @@ def _parsed(members: dict[str, Any]) -> Progress | None:
         return None
     done = dict(members["done"])
     samples = tuple(Sample(**sample) for sample in done.pop("samples"))
+    lost = tuple(Lost(**part) for part in done.pop("lost"))
     inode, modified_ns = int(members["inode"]), int(members["modified_ns"])
-    return Progress(Image(**members["image"]), inode, modified_ns, Done(**done, samples=samples))
+    return Progress(Image(**members["image"]), inode, modified_ns, Done(**done, samples=samples, lost=lost))
 
 
 def sample_of(offset: int, data: memoryview) -> Sample:

@@ -125,6 +125,7 @@ def open_target(
     force: bool,
     image: Image | None = None,
     restart: bool = False,
+    tolerant: bool = False,
 ) -> Iterator[Target]:
     """A target that is fit for a volume; abandoned unless `finish` was called before the end of the block.
 
@@ -137,6 +138,7 @@ def open_target(
         image: what will be restored; where an interrupted restore of the same was left, this one goes on with
             it. None: no note is kept of how far it came.
         restart: start anew even so.
+        tolerant: go on even with one that lacks what damage left out.
 
     Raises:
         TargetNotEmpty: it holds something, or is in use, and there is no `force`.
@@ -151,7 +153,8 @@ def open_target(
         if status is not None and stat.S_ISBLK(status.st_mode):
             target = open_device(real, size_bytes, force, what)
         elif status is None or stat.S_ISREG(status.st_mode):
-            target = open_file(real, status, Wanted(size_bytes, write_bytes, force, image, restart), what)
+            wanted = Wanted(size_bytes, write_bytes, force, image, restart, tolerant)
+            target = open_file(real, status, wanted, what)
         else:
             raise TargetUnsuitable(what, "it is neither a file nor a block device")
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads
+from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads, rescue_head
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
 from cdp_container.errors import DamagedObject, NotFound
 from cdp_container.format.keys import (
@@ -60,6 +60,29 @@ def gather(
         contents.close()
         raise
     return contents
+
+
+def rescue(store: Store, keys: ReaderKeys, contents: Contents) -> None:
+    """Take in what damaged segments say whose heads are sound, for who restores what is left of them.
+
+    They are not in `Contents.broken` any more: each of their frames tells by itself whether it is damaged.
+    """
+    for key in sorted(contents.broken):
+        parsed = parse_key(key)
+        if parsed is None or parsed.kind is not KeyKind.SEGMENT:
+            continue
+        if (parsed.epoch, parsed.number) in contents.segments:
+            continue  # its head was read, and is what makes no sense
+        seen = rescue_head(store, key, contents.domain, keys)
+        if seen is None:
+            continue
+        try:
+            contents.add(seen)
+        except DamagedObject as error:
+            contents.broken[key] = Broken(key, error)
+        else:
+            contents.notes.append(f"{key} is damaged, and its head is not: what is left of it is used")
+            del contents.broken[key]
 
 
 def _seen(

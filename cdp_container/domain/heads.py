@@ -91,6 +91,18 @@ def _read_one(store: Store, found: Found, domain: bytes, keys: ReaderKeys) -> Se
         return Broken(found.key, error)
 
 
+def rescue_head(store: Store, key: str, domain: bytes, keys: ReaderKeys) -> Seen | None:
+    """The head of an object that is damaged elsewhere, with an unknown digest; None if the head is, too.
+
+    Errors of the store come through.
+    """
+    try:
+        data = _fetch_head(store, store.head(key))
+        return open_seen(data, key, domain, keys, digest=b"")
+    except (NotFound, *BROKEN):
+        return None
+
+
 def _fetch_head(store: Store, found: Found) -> bytes:
     data = store.get_range(found.key, 0, min(FIRST_READ_BYTES, found.size))
     while (need := head_need(data, found.key)) > len(data):

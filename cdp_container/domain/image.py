@@ -134,12 +134,16 @@ def _volume(space: bytes, value: Mapping[str, object], cut: Cut) -> Volume:
     return Volume(space, name, size_bytes, block_bytes, space not in cut.not_whole)
 
 
-def runs_of(contents: Contents, branch: Branch, space: bytes) -> Table:
+def runs_of(contents: Contents, branch: Branch, space: bytes, after: tuple[int, int] = (0, 0)) -> Table:
     """The runs of a space on a branch, of type RUNS, newest first: what `extents.resolve` takes.
 
-    A removal ends the list: it covers everything of its own and of older cuts.
+    A removal ends the list: it covers everything of its own and of older cuts. `after`: only what segments
+    after this one (epoch, seq) say.
     """
     placed = contents.runs(space)
+    placed = placed[
+        (placed["epoch"] > after[0]) | ((placed["epoch"] == after[0]) & (placed["seq"] > after[1]))
+    ]
     lasts = np.array([branch.get(int(epoch), 0) for epoch in placed["epoch"]], dtype=np.int64)
     placed = placed[placed["seq"] <= lasts]
     for record in contents.space_records:

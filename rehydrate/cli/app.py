@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     help="Rebuild protected volumes from a container alone. Only reading is needed.",
-    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-25 damage; docs/exit-codes.md.",
+    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-26 damage; docs/exit-codes.md.",
 )
 
 Address = Annotated[
@@ -34,6 +35,13 @@ OneVolume = Annotated[
     typer.Option("--volume", help="The volume, by its name or id; needed where there are several."),
 ]
 Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes per second, for the estimate.")]
+
+
+class OnDamage(StrEnum):
+    """What a restore does about damage."""
+
+    STOP = "stop"
+    MAP = "map"
 
 
 def main() -> int:
@@ -100,6 +108,9 @@ def restore(
     time: Time = None,
     marker: Marker = None,
     force: Annotated[bool, typer.Option(help="Overwrite what the target holds; it is named.")] = False,
+    on_damage: Annotated[
+        OnDamage, typer.Option(help="stop, or map: go on, and list what is lost in TARGET.damage.json.")
+    ] = OnDamage.STOP,
     restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
     assume_rate: Rate = None,
     json: Json = False,
@@ -113,7 +124,9 @@ def restore(
         lambda: commands.restore(
             commands.Access(address, passphrase_file, key_file),
             commands.choice_of(at, time, marker),
-            targets.Targets(volume or [], target, all_volumes, target_dir, force, restart),
+            targets.Targets(
+                volume or [], target, all_volumes, target_dir, force, restart, on_damage is OnDamage.MAP
+            ),
             assume_rate,
             json,
         )

@@ -13,7 +13,7 @@ from typing import Any
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.errors import UsageError
+from cdp_container.errors import RestoredWithDamage, UsageError
 from cdp_container.store.address import below, open_store, parse_address
 from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
@@ -21,7 +21,7 @@ from rehydrate import verify as verification
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.progress import meter
-from rehydrate.cli.targets import Targets, check_targets, paths_of, restore_all
+from rehydrate.cli.targets import Restored, Targets, check_targets, paths_of, restore_all
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, find_domains, open_container
 from rehydrate.flow import Flow
@@ -99,7 +99,7 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
     check_targets(targets)
     clock = SystemClock()
     began_ns = clock.boottime_ns()
-    with _planned(access, choice, targets.names) as (source, made):
+    with _planned(access, choice, targets.names, targets.tolerant) as (source, made):
         asked = paths_of(made, targets)
         members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
         _say_plan(members, as_json)
@@ -121,8 +121,21 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
     }
     lines = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
     lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
+    if restored.maps:
+        report["damage_maps"] = [str(path) for path in restored.maps]
     _answer(report, as_json, "\n".join(lines))
+    if restored.maps:
+        raise _with_damage(restored)
     return 0
+
+
+def _with_damage(restored: Restored) -> RestoredWithDamage:
+    parts = [part for found in restored.maps.values() for part in found]
+    lost = sum(part.length for part in parts if part.kind == "lost")
+    in_doubt = sum(part.length for part in parts if part.kind == "doubtful")
+    where = ", ".join(str(path) for path in restored.maps)
+    why = f"{lost} bytes are lost and {in_doubt} doubtful, in {len(parts)} parts: {where}"
+    return RestoredWithDamage("restored, but not everything", why)
 
 
 def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:
@@ -200,13 +213,15 @@ def _all_contents(container: Container) -> Contents:
 
 
 @contextmanager
-def _planned(access: Access, choice: Choice, names: list[str]) -> Iterator[tuple[Source, RestorePlan]]:
+def _planned(
+    access: Access, choice: Choice, names: list[str], tolerant: bool = False
+) -> Iterator[tuple[Source, RestorePlan]]:
     flow = Flow()
     with _container(access, flow.refused) as container:
         container.require_key()
         with closing(container.gather(scope_of(container.history, choice))) as contents:
             _tell(_notes(container, contents))
-            made = plan_restore(container, contents, choice, names)
+            made = plan_restore(container, contents, choice, names, tolerant)
             _tell(made.notes)
             yield Source(container.store, container.keys, contents, flow), made
 

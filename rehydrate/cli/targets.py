@@ -5,7 +5,8 @@ What a target is stands one package above (target); what is read for it in resto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
 from cdp_container.errors import TargetUnsuitable, UsageError
 from rehydrate.cli.progress import Meter, meter
+from rehydrate.damage import Damage, damages, doubtful, write_map
 from rehydrate.plan import Totals, VolumePlan
 from rehydrate.points import RestorePlan
 from rehydrate.restore import Source, restore_volume, sum_of
-from rehydrate.resume import Image
+from rehydrate.resume import Image, Lost
 from rehydrate.target import Target, check_room_for, open_target
 
 
@@ -32,6 +34,7 @@ class Targets:
     target_dir: Path | None
     force: bool
     restart: bool = False
+    tolerant: bool = False
 
 
 def check_targets(targets: Targets) -> None:
@@ -74,10 +77,14 @@ def _file_name(plan: VolumePlan) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where each volume stands now, and what this restore fetched and wrote for all of them."""
+    """Where each volume stands now, and what this restore fetched and wrote for all of them.
+
+    `maps`: of each damaged volume where the map of it is, and what it lists.
+    """
 
     paths: list[Path]
     done: Totals
+    maps: dict[Path, list[Damage]]
 
 
 def restore_all(
@@ -99,29 +106,58 @@ def restore_all(
                 say(printable(f"note: {target.note}"))
             if not target.done.nothing:
                 say(printable(f"note: going on with the interrupted restore into {target.path}"))
+        maps: dict[Path, list[Damage]] = {}
+        mapper = _mapper(source, made, maps) if targets.tolerant else None
         with meter(sum_of(made.volumes), "restore", clock) as report:
-            done = _restore_each(source, made, opened, report)
+            done = _restore_each(source, made, opened, report, mapper)
         for target in opened:
             target.forget()
-    return Restored([target.path for target in opened], done)
+    return Restored([target.path for target in opened], done, maps)
 
 
 def _open(
     source: Source, made: RestorePlan, plan: VolumePlan, path: Path, targets: Targets
 ) -> AbstractContextManager[Target]:
-    volume, place = plan.volume, made.cut.place
-    image = Image(source.contents.domain.hex(), place.epoch, place.cut, volume.space.hex(), volume.size_bytes)
-    write_bytes = plan.totals.write_bytes
-    return open_target(path, volume.size_bytes, write_bytes, targets.force, image, targets.restart)
+    return open_target(
+        path,
+        plan.volume.size_bytes,
+        plan.totals.write_bytes,
+        targets.force,
+        _image(source, made, plan.volume),
+        targets.restart,
+        targets.tolerant,
+    )
 
 
-def _restore_each(source: Source, made: RestorePlan, opened: list[Target], report: Meter) -> Totals:
+def _image(source: Source, made: RestorePlan, volume: Volume) -> Image:
+    place, domain = made.cut.place, source.contents.domain.hex()
+    return Image(domain, place.epoch, place.cut, volume.space.hex(), volume.size_bytes)
+
+
+Mapper = Callable[[VolumePlan, Target, tuple[Lost, ...]], None]
+"""Makes the map of a volume's damage, before its target is finished."""
+
+
+def _mapper(source: Source, made: RestorePlan, maps: dict[Path, list[Damage]]) -> Mapper:
+    def write(plan: VolumePlan, target: Target, lost: tuple[Lost, ...]) -> None:
+        found = damages(lost, doubtful(source.contents, made.branch, plan.volume, made.faults))
+        if found:
+            image = _image(source, made, plan.volume)
+            maps[write_map(target.path, image, plan.volume.name, found)] = found
+
+    return write
+
+
+def _restore_each(
+    source: Source, made: RestorePlan, opened: list[Target], report: Meter, mapper: Mapper | None
+) -> Totals:
     """One volume after another; whatever ends it early, the finished ones are named."""
     finished = 0
     done = Totals()
     try:
         for plan, target in zip(made.volumes, opened, strict=True):
-            done += restore_volume(source, plan, target, report)
+            on_damage = None if mapper is None else functools.partial(mapper, plan, target)
+            done += restore_volume(source, plan, target, report, on_damage)
             finished += 1
     finally:
         if finished < len(opened):

@@ -67,7 +67,7 @@ def test_no_command_lets_a_container_drive_the_terminal(run: Run, evil: Site, pl
 def test_a_signal_to_end_leaves_nothing_half_done(
     number: signal.Signals, run: Run, evil: Site, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(_: object, __: object, target: Target, ___: object) -> None:
+    def killed(_: object, __: object, target: Target, *___: object) -> None:
         target.write(0, memoryview(b"half"))
         assert [path.name for path in out.iterdir()] == ["disk.raw.partial"]
         os.kill(os.getpid(), number)
