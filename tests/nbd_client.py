@@ -252,11 +252,13 @@ class NbdClient:
         self._receive()
 
     def _select(self, want_write: bool) -> tuple[bool, bool]:
-        writers = [self._socket] if want_write else []
-        readable, writable, _ = select.select([self._socket], writers, [], self._timeout_seconds)
-        if not readable and not writable:
+        poll = select.poll()  # select.select knows no descriptor past 1023, and crowds of clients have them
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if want_write else 0))
+        ready = poll.poll(self._timeout_seconds * 1000)
+        if not ready:
             raise TimeoutError(f"the NBD server did not move for {self._timeout_seconds} s")
-        return bool(readable), bool(writable)
+        events = ready[0][1]
+        return bool(events & ~select.POLLOUT), bool(events & select.POLLOUT)
 
     def _receive(self) -> None:
         """Take in whatever is there; a closed connection is noted in `_lost`."""

@@ -81,9 +81,11 @@ def check_gap(page: SplitterPage, began: SplitterPage, lacking: Sequence[Lacking
         lacking: sources whose copies are not in a cut that is whole.
     """
     if not page.overflowed and page.episode != began.episode:
-        raise PositionUnknown("beginning anew", "writes went past the journal, and are compared now")
+        why = "writes went past the journal, and are compared now"
+        raise PositionUnknown("beginning anew", why, MENDS_ITSELF)
     if lacking and (page.overflowed or page.generation != began.generation):
-        raise PositionUnknown("the copy was given up", "the splitter started again, or its journal is full")
+        why = "the splitter started again, or its journal is full; it begins anew"
+        raise PositionUnknown("the copy was given up", why, MENDS_ITSELF)
 
 
 def believed(page: SplitterPage | None, boot: bytes) -> SplitterPage | None:

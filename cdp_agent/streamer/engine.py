@@ -384,7 +384,8 @@ class Engine:
             return None
         page = self._splitter_page()
         if page is None or not may_copy(page, self._began):
-            raise PositionUnknown("the copy was given up", "the splitter started again, or mended a disk")
+            why = "the splitter started again, or mended a disk; it begins anew"
+            raise PositionUnknown("the copy was given up", why, MENDS_ITSELF)
         return page.tail
 
     def _copy_ended(self, tail: Position | None) -> None:
