@@ -50,7 +50,7 @@ class Found:
         look_from: a place before that from which the content of the backing stores can be checked.
         end: where the valid records end.
         last_write_ns: wall clock of the last thing written.
-        is_clean: nothing can have been lost: the same boot, or a clean stop before.
+        is_clean: nothing can have been lost: a start under this boot was judged before, or the stop was clean.
     """
 
     synced: Position
@@ -216,7 +216,6 @@ class _Opening:
             return None
         run = self._run_that_counts(last.synced)
         self.reader.follow(run)
-        newest = run[-1].header
         index = self._file_of(last.synced)
         first = run[index or 0].header
         look_from = Position(first.generation, first.start)
@@ -224,7 +223,8 @@ class _Opening:
         # Where the published point is unknown (an old page after a power loss), all that came before
         # the oldest file was synced: nothing else is ever recycled.
         synced = last.synced if index is not None else look_from
-        same_boot = newest.boot == self.boot
+        # Not the boot of the newest file: a start that died before it published left one, and judged nothing.
+        same_boot = last.boot == self.boot
         if not last.overflowed:  # else it may have lost its end, which is why it was given up
             self._must_reach(synced, end.position)
             if same_boot and last.tail != NOWHERE:

@@ -12,7 +12,14 @@ import pytest
 from cdp_agent.splitter import opening
 from cdp_agent.splitter.redo import redo
 from cdp_agent.splitter.settings import OnJournalFull
-from cdp_container.errors import AlreadyRunning, BackingChanged, BackingUnreadable, ConfigInvalid, JournalFull
+from cdp_container.errors import (
+    AlreadyRunning,
+    BackingChanged,
+    BackingUnreadable,
+    ConfigInvalid,
+    DeviceError,
+    JournalFull,
+)
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind, Note
 from tests.unit.splitter.machine import DOMAIN, FILE_BYTES, Lossy, Machine, Splitter
@@ -197,6 +204,22 @@ def test_an_unclean_boot_is_an_episode_that_stays(machine: Machine) -> None:
     )
     machine.settings = replace(machine.settings, full_copy=True)
     assert asyncio.run(episode_of_a_start(machine)) not in (0, episode)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_start_after_a_power_loss_that_is_killed_leaves_the_doubt_to_the_next(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    def die(*given: object) -> None:
+        raise OSError("killed here")
+
+    asyncio.run(life(machine, clean))
+    machine.reboot()
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, "redo", die)
+        with pytest.raises(DeviceError, match="killed here"):
+            asyncio.run(episode_of_a_start(machine))
+    assert bool(asyncio.run(episode_of_a_start(machine))) == (not clean)
 
 
 def test_whoever_copies_is_told_before_a_redo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
