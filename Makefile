@@ -18,7 +18,7 @@ MARKS_ceph := ceph
 MARKS_sim := sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs lint soak simulate bench clean system-demo system-test
+.PHONY: help setup demo test docs lint soak simulate bench clean system-demo system-test system-bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,7 +71,10 @@ soak: system-test setup ## Kill the agent again and again (SOAK_ROUNDS=500)
 simulate: setup ## Run the simulator over many seeds (SIMULATE_SEEDS=10000)
 	$(PYTEST) tests/sim --seeds $(SIMULATE_SEEDS) --timeout 0 -q
 
-bench: system-test setup ## Measure; says nothing about right or wrong
+system-bench:
+	@deploy/system-packages.sh demo test bench
+
+bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory)
 	$(PY) -m bench.run
 
 clean: ## Remove what `make` made

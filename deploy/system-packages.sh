@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the system packages that `make demo` and `make test` use, and only those that are missing.
-#   deploy/system-packages.sh [demo] [test]     the named sets
+#   deploy/system-packages.sh [demo] [test] [bench]     the named sets
 #   deploy/system-packages.sh --packages NAME…  exactly these
 # As root on Debian or Ubuntu it installs them; otherwise it says what is missing and goes on, because the
 # run itself leaves out, and names, what it cannot do.
@@ -16,6 +16,7 @@ demo_set=(
     "fuse3" "util-linux" "procps" "make" "mount"
 )
 test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl")
+bench_set=("restic")
 
 needs=()
 if [ "${1:-}" = --packages ]; then
@@ -26,7 +27,8 @@ else
         case $set in
         demo) needs+=("${demo_set[@]}") ;;
         test) needs+=("${test_set[@]}") ;;
-        *) echo "usage: $0 [demo] [test] | --packages NAME..." >&2; exit 2 ;;
+        bench) needs+=("${bench_set[@]}") ;;
+        *) echo "usage: $0 [demo] [test] [bench] | --packages NAME..." >&2; exit 2 ;;
         esac
     done
 fi

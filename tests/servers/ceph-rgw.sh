@@ -11,7 +11,7 @@ set -euo pipefail
 
 directory=$(realpath -m "$1")
 port=$2
-osd_bytes=$((16 << 30)) # sparse: takes what is written
+osd_bytes=${CEPH_OSD_BYTES:-$((16 << 30))} # sparse: takes what is written
 stop_polls=100          # of 0.1 s
 monitor_polls=150       # of 0.2 s
 gateway_polls=900       # of 0.1 s

@@ -1,0 +1,85 @@
+"""Group stream: how quickly a backlog leaves, and what CPU it costs, against a program that only puts it.
+
+Ours counts from the moment the held streamer goes on until all of the backlog is protected; CPU is that of
+the streamer's process. Either reads from the page cache: we the journal, the program a file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from bench.data import fill
+from bench.knobs import Knobs
+from bench.site import (
+    Spent,
+    baseline_argv,
+    bench_site,
+    ceph,
+    cpu_seconds,
+    environment,
+    flush,
+    held,
+    new_address,
+    started,
+    streamer_of,
+    weighed,
+    write_backlog,
+)
+from bench.table import Figure, ratios
+from tests.e2e.site import MIB, Agent, Site
+from tests.servers.s3 import S3Server
+
+GROUP = "stream"
+THREADS = (4, 8, 16)
+
+
+def measure(knobs: Knobs) -> list[Figure]:
+    """Rate and CPU of a backlog of VM-like data to Ceph RGW."""
+    with ceph() as server, bench_site({"db": knobs.mib * MIB}, server, 2 * knobs.mib + 1024) as site:
+        fill(site.base / "data", knobs.mib, seed=0)
+        agent = started(site)
+        _ours(site, agent)  # the journal's files and the volume's pages are there from now on
+        tried = {threads: _put(site, server, threads) for threads in THREADS}
+        best = min(tried, key=lambda threads: tried[threads].seconds)
+        for threads, spent in tried.items():
+            print(f"   comparator with {threads} threads: {spent}", flush=True)
+        pairs = []
+        for number in range(knobs.pairs):
+            first = _put(site, server, best) if number % 2 else None
+            ours = _ours(site, agent)
+            theirs = first or _put(site, server, best)
+            pairs.append((ours, theirs))
+            print(f"   pair {number + 1} of {knobs.pairs}: {ours} against {theirs}", flush=True)
+        assert agent.stop() == 0
+    gib = knobs.mib / 1024
+    name = f"backlog of {gib:g} GiB to Ceph RGW"
+    rates = ratios((theirs.seconds, ours.seconds) for ours, theirs in pairs)
+    cpus = ratios((ours.cpu_seconds, theirs.cpu_seconds) for ours, theirs in pairs)
+    ours_rate = tuple(knobs.mib / ours.seconds for ours, _ in pairs)
+    ours_cpu = tuple(ours.cpu_seconds / gib for ours, _ in pairs)
+    note = f"comparator with {best} threads, the best of {', '.join(map(str, THREADS))}"
+    return [
+        Figure(GROUP, f"{name}: rate to read-compress-seal-PUT", "ratio", rates, at_least=0.8, note=note),
+        Figure(GROUP, f"{name}: CPU per GiB to the same", "ratio", cpus, at_most=1.4),
+        Figure(GROUP, f"{name}: rate", "MiB/s", ours_rate),
+        Figure(GROUP, f"{name}: CPU", "s/GiB", ours_cpu),
+    ]
+
+
+def _ours(site: Site, agent: Agent) -> Spent:
+    """A fresh backlog, streamed."""
+    pid = streamer_of(agent)
+    with held(agent):
+        write_backlog(site, "db", site.base / "data")
+        before, began = cpu_seconds(pid), time.monotonic()
+    flush(site)
+    return Spent(time.monotonic() - began, cpu_seconds(pid) - before)
+
+
+def _put(site: Site, server: S3Server, threads: int) -> Spent:
+    """The comparator, of the same data; its start is not counted."""
+    log, manifest = site.base / "put.log", site.base / "manifest"
+    argv = baseline_argv("put", site.base / "data", new_address(server), manifest, threads)
+    weighed(argv, environment(site), log)
+    return Spent(**json.loads(log.read_text()))
