@@ -43,6 +43,7 @@ class Progress(enum.Enum):
 NEED_DATA: Final = Progress.NEED_DATA
 NEED_ROOM: Final = Progress.NEED_ROOM
 
+_PLAIN_WRITE: Final = int(Command.WRITE)  # without flags
 _WITH_DATA: Final = frozenset({Command.READ, Command.WRITE})
 
 
@@ -160,6 +161,37 @@ class ServerConnection:
             event = self._step()
             if event is not None:
                 return event
+
+    def take_writes(self, count_max: int) -> tuple[list[int], list[tuple[int, bytes]]]:
+        """The next requests, as long as they are small, whole WRITEs without flags.
+
+        These are most of what there is to do, so they have a quick way, without an object and a step
+        each. It judges nothing: the first that is in any way special is left to `next_event`.
+
+        Returns:
+            Their cookies, and (offset, data) of each.
+        """
+        cookies: list[int] = []
+        writes: list[tuple[int, bytes]] = []
+        if self._step != self._request or self._read_only:
+            return cookies, writes
+        buffer, view, size_bytes = self._buffer, self._view, self._size_bytes
+        unpack, header_bytes = wire.REQUEST_KIND.unpack_from, wire.REQUEST_KIND.size
+        payload_at, end = self._start + header_bytes, self._end
+        while payload_at < end and len(cookies) < count_max:
+            magic, kind, cookie, offset, length = unpack(buffer, payload_at - header_bytes)
+            after = payload_at + length
+            if (
+                kind != _PLAIN_WRITE or magic != wire.REQUEST_MAGIC or after > end
+                or not 0 < length <= DIRECT_PAYLOAD_BYTES_MIN or offset + length > size_bytes
+            ):  # fmt: skip
+                break
+            cookies.append(cookie)
+            writes.append((offset, view[payload_at:after].tobytes()))
+            payload_at = after + header_bytes
+        self._start = payload_at - header_bytes
+        self.steps_count += len(cookies)
+        return cookies, writes
 
     def _take(self, count: int) -> bytes:
         data = bytes(self._view[self._start : self._start + count])

@@ -36,6 +36,7 @@ from nbd_export.transmission import (
     REQ_ONE,
     Request,
     error_reply,
+    good_replies,
     read_header,
     simple_reply,
     status_reply,
@@ -84,7 +85,6 @@ class Session(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._export: Export | None = None
         self._structured = False  # replies to READ
-        self._writes: list[Request] = []  # small ones that came together and are not begun yet
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
         self._replies: list[bytes | bytearray | memoryview] = []
@@ -211,36 +211,29 @@ class Session(asyncio.BufferedProtocol):
                 self._request.begin()
 
     def _take_events(self) -> None:
-        try:
-            while not self._ending and not self._is_full():
+        while not self._ending and not self._is_full():
+            if not self._write_together():
                 event = self._connection.next_event()
                 if isinstance(event, Progress):
                     self._waits_for_room = event is NEED_ROOM
                     self._ending = self._eof and not self._waits_for_room
                     return
-                if isinstance(event, Request) and event.command == Command.WRITE and not event.flags:
-                    self._writes.append(event)
-                    if len(self._writes) == WRITES_AT_ONCE_MAX:
-                        self._write_together()
-                else:
-                    self._write_together()  # what came before is begun before
-                    self._handle(event)
-                if self._replies_bytes >= UNSENT_REPLY_BYTES_MAX:
-                    self._send_replies()
-        finally:
-            self._write_together()
+                self._handle(event)
+            if self._replies_bytes >= UNSENT_REPLY_BYTES_MAX:
+                self._send_replies()
 
-    def _write_together(self) -> None:
-        """Begin the writes that came one behind the other; most end here, without a coroutine each."""
-        writes, self._writes = self._writes, []
+    def _write_together(self) -> bool:
+        """Take small writes that came one behind the other; most end here, without a coroutine each."""
+        room = IN_FLIGHT_REQUESTS_MAX - len(self._in_flight)
+        cookies, writes = self._connection.take_writes(min(WRITES_AT_ONCE_MAX, room))
         if not writes:
-            return
+            return False
         assert self._export is not None, "requests come after Opened"
-        done = self._export.write_now([(write.offset, write.payload) for write in writes])
-        if done:
-            self._push(b"".join([simple_reply(write.cookie) for write in writes[:done]]))
-        for write in writes[done:]:
-            self._begin(write)
+        done = self._export.write_now(writes)
+        self._push(good_replies(cookies[:done]))
+        for cookie, (offset, data) in zip(cookies[done:], writes[done:], strict=True):
+            self._begin(Request(Command.WRITE, cookie, offset, len(data), 0, data))
+        return True
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Request):
@@ -258,7 +251,7 @@ class Session(asyncio.BufferedProtocol):
     def _is_full(self) -> bool:
         return (
             self._writing_paused
-            or len(self._in_flight) + len(self._writes) >= IN_FLIGHT_REQUESTS_MAX
+            or len(self._in_flight) >= IN_FLIGHT_REQUESTS_MAX
             or self._in_flight_bytes >= IN_FLIGHT_BYTES_MAX
             or (self._memory.is_full and self._in_flight_bytes >= SHARE_BYTES)
         )

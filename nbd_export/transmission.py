@@ -92,6 +92,12 @@ def simple_reply(cookie: int, error: NbdErrno = NbdErrno.OK) -> bytes:
     return wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, error, cookie)
 
 
+def good_replies(cookies: Sequence[int]) -> bytes:
+    """The replies to as many requests that have no data to answer with."""
+    pack = wire.SIMPLE_REPLY.pack
+    return b"".join([pack(wire.SIMPLE_REPLY_MAGIC, 0, cookie) for cookie in cookies])
+
+
 def read_header(request: Request, structured: bool) -> bytes:
     """What goes before the data of a good READ. It is one chunk, never in fragments, so DF is kept."""
     if not structured:

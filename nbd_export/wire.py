@@ -81,6 +81,7 @@ SIMPLE_REPLY_MAGIC: Final = 0x67446698
 STRUCTURED_REPLY_MAGIC: Final = 0x668E33EF
 
 REQUEST: Final = struct.Struct(">IHHQQI")  # magic, CommandFlag, Command, cookie, offset, length
+REQUEST_KIND: Final = struct.Struct(">IIQQI")  # the same, but flags and Command as one number
 SIMPLE_REPLY: Final = struct.Struct(">IIQ")  # magic, NbdErrno, cookie
 CHUNK: Final = struct.Struct(">IHHQI")  # magic, ChunkFlag, ChunkType, cookie, length of what follows
 CHUNK_DATA: Final = struct.Struct(">IHHQIQ")  # the same, and an OFFSET_DATA's offset; then its data

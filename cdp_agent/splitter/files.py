@@ -151,7 +151,7 @@ class OsFiles:
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
         """See `Files.pwritev`."""
-        wanted = sum(map(len, buffers))
+        wanted = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         written = os.pwritev(fd, buffers, offset)
         if written != wanted:
             _write_rest(fd, b"".join(buffers), written, offset)

@@ -32,6 +32,7 @@ from cdp_container.journal.record import (
     Note,
     encode_file_header,
     encode_record_header,
+    encode_writes,
     padded_bytes,
 )
 
@@ -161,32 +162,21 @@ class JournalWriter:
         Raises:
             OSError: the disk failed; the journal is as it was before.
         """
-        file, generation, time_ns = self._run[-1], self._generation, self._wall_ns()
+        file = self._run[-1]
         begin = FILE_HEADER_BYTES + self._offset - file.start
-        room = file.size_bytes - begin - RECORD_HEADER_BYTES
-        position, buffers, starts = self._offset, list[bytes | memoryview](), list[int]()
-        for offset, data in writes:
-            length = len(data)
-            needed = RECORD_HEADER_BYTES + length + (-length % 8)
-            if needed > room or length > self._payload_bytes_max:
-                break
-            starts.append(begin + position - self._offset)
-            at = Position(generation, position)
-            buffers += (encode_record_header(Kind.WRITE, source, at, offset, length, time_ns, data), data)
-            if length % 8:
-                buffers.append(_PADDINGS[-length % 8])
-            room -= needed
-            position += needed
-        if not starts:
+        room_bytes = file.size_bytes - begin - RECORD_HEADER_BYTES
+        pieces, ends = encode_writes(source, self.tail, writes, self._wall_ns(), room_bytes)
+        if not ends:
             return 0
         self._dirty = True
         try:
-            self._files.pwritev(self._fd, buffers, begin)
+            self._files.pwritev(self._fd, pieces, begin)
         except OSError:
-            self._wipe([(self._fd, start) for start in starts])
+            self._wipe([(self._fd, begin + start) for start in (0, *ends[:-1])])
             raise
-        self._offset = file.end = position
-        return len(starts)
+        self._offset += ends[-1]
+        file.end = self._offset
+        return len(ends)
 
     def _take_back(self, offset: int, before: tuple[_File, int], begun: Sequence[tuple[int, int]]) -> None:
         """Let the first parts of a write that failed be no records, and go on where it began.

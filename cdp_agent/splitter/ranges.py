@@ -27,6 +27,8 @@ class RangesInFlight:
 
     def overlaps(self, offset: int, length: int) -> bool:
         """Whether anything in flight touches the range."""
+        if not self._held:
+            return False
         return any(held.start < offset + length and offset < held.end for held in self._held)
 
     @asynccontextmanager

@@ -85,17 +85,21 @@ class Volume:
                 break
             eligible += 1
         count = capture.append_writes(self._source, writes[:eligible])
-        for number, (offset, data) in enumerate(writes[:count]):
-            self._backing.dirty = True
-            try:
-                self._files.pwritev(self._fd, (data,), offset)
-            except OSError as error:
-                # This one and the rest come again by `write`: a second record of the same is no harm.
-                capture.write_failed(self.name, error)
-                return number
-            self.write_count += 1
-            self.written_bytes += len(data)
-        return count
+        if not count:
+            return 0
+        self._backing.dirty = True
+        pwritev, fd, done, done_bytes = self._files.pwritev, self._fd, 0, 0
+        try:
+            for offset, data in writes[:count]:
+                pwritev(fd, (data,), offset)
+                done += 1
+                done_bytes += len(data)
+        except OSError as error:
+            # This one and the rest come again by `write`: a second record of the same is no harm.
+            capture.write_failed(self.name, error)
+        self.write_count += done
+        self.written_bytes += done_bytes
+        return done
 
     async def zero(self, offset: int, length: int, fua: bool, may_trim: bool) -> None:
         """See `Export.zero`."""

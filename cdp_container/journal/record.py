@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -182,6 +183,49 @@ def encode_record_header(
         0,
     )
     return fields + _CRC.pack(crc32(fields))
+
+
+def encode_writes(
+    source: int,
+    at: Position,
+    writes: Sequence[tuple[int, bytes | memoryview]],
+    time_ns: int,
+    room_bytes: int,
+) -> tuple[list[bytes | memoryview], list[int]]:
+    """The records of a first part of these writes, (offset, payload) each, one behind the other.
+
+    The same as `encode_record_header` for each and their payloads, at half the price.
+
+    Args:
+        source: of all of them.
+        at: of the first record.
+        writes: none with more than PAYLOAD_BYTES_MAX.
+        time_ns: wall clock.
+        room_bytes: what the records may take; the first that does not fit ends it.
+
+    Returns:
+        The bytes in pieces, and where each record ends, counted from the first.
+    """
+    pieces: list[bytes | memoryview] = []
+    ends: list[int] = []
+    end, generation, start = 0, at.generation, at.offset
+    pack_fields, pack_crc, kind = _RECORD_BEFORE_CRC.pack, _CRC.pack, int(Kind.WRITE)
+    for offset, payload in writes:
+        length = len(payload)
+        assert 0 < length <= PAYLOAD_BYTES_MAX, "split the payload"
+        position, padding = start + end, -length % ALIGNMENT_BYTES
+        end += RECORD_HEADER_BYTES + length + padding
+        if end > room_bytes:
+            break
+        fields = pack_fields(
+            RECORD_MAGIC, kind, 0, source, length, crc32(payload), generation, position, offset, length,
+            time_ns, 0,
+        )  # fmt: skip
+        pieces += (fields + pack_crc(crc32(fields)), payload)
+        if padding:
+            pieces.append(bytes(padding))
+        ends.append(end)
+    return pieces, ends
 
 
 def decode_record_header(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +35,7 @@ from tests.unit.nbd_export.wire_client import (
     option,
     request,
     take_events,
+    take_events_quickly,
 )
 
 DISK = MemoryExport(1 << 20)
@@ -134,6 +137,36 @@ def test_any_bytes_give_events_inside_the_export_or_the_typed_error(stream: byte
             assert len(event.payload) == (event.length if event.command == WRITE else 0)
     # It can be cut into other pieces, and nothing changes.
     assert converse([stream])[0] == events
+
+
+plain_writes = st.builds(
+    lambda cookie, offset, payload: request(WRITE, cookie, offset, len(payload), 0, payload),
+    st.integers(0, 2**64 - 1), st.integers(0, (1 << 20) + 9), st.binary(max_size=40_000),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(asking=st.lists(st.one_of(plain_writes, requests), max_size=12), piece_bytes=st.integers(1, 60_000))
+def test_the_quick_way_of_writes_sees_what_the_slow_one_sees(asking: list[bytes], piece_bytes: int) -> None:
+    stream = b"".join(asking)
+    pieces = [stream[at : at + piece_bytes] for at in range(0, len(stream), piece_bytes)]
+    seen = []
+    for take in (take_events, take_events_quickly):
+        connection = ServerConnection(EXPORTS)
+        events = feed(connection, [FLAGS, go("disk")])
+        with suppress(ClientProtocolError):
+            for piece in pieces:
+                events += feed(connection, [piece], take)
+        seen.append((events, connection.data_to_send(), connection.steps_count))
+    assert seen[0] == seen[1]
+
+
+def test_the_quick_way_changes_nothing_that_is_read_only() -> None:
+    export = MemoryExport(1 << 20, read_only=True)
+    connection = ServerConnection(FixedExports([export]))
+    events = feed(connection, [FLAGS, go(""), request(WRITE, 1, 0, 3, payload=b"abc")], take_events_quickly)
+    assert events == [Opened(export)]
+    assert connection.data_to_send().endswith(struct.pack(">IIQ", 0x67446698, 1, 1))
 
 
 def test_memory_is_bounded_whatever_a_client_announces() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nbd_export.protocol import NEED_DATA, Event, Progress, ServerConnection
+from nbd_export.transmission import Request
 
 FLAGS = struct.pack(">I", 3)
 GO, INFO, LIST, ABORT, EXPORT_NAME = 7, 6, 3, 2, 1
@@ -73,7 +74,34 @@ def chunks(data: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
-def feed(connection: ServerConnection, pieces: Sequence[bytes]) -> list[Event]:
+def take_events(connection: ServerConnection) -> list[Event]:
+    events: list[Event] = []
+    while (event := connection.next_event()) is not NEED_DATA:
+        assert not isinstance(event, Progress)
+        events.append(event)
+    return events
+
+
+def take_events_quickly(connection: ServerConnection) -> list[Event]:
+    """The same, with the quick way for writes."""
+    events: list[Event] = []
+    while True:
+        cookies, writes = connection.take_writes(3)
+        for cookie, (offset, data) in zip(cookies, writes, strict=True):
+            events.append(Request(WRITE, cookie, offset, len(data), 0, data))
+        if not cookies:
+            event = connection.next_event()
+            if event is NEED_DATA:
+                return events
+            assert not isinstance(event, Progress)
+            events.append(event)
+
+
+def feed(
+    connection: ServerConnection,
+    pieces: Sequence[bytes],
+    take_events: Callable[[ServerConnection], list[Event]] = take_events,
+) -> list[Event]:
     """Give the pieces as separate receives, however little the connection takes at a time; all events."""
     events = take_events(connection)
     for piece in pieces:
@@ -85,12 +113,4 @@ def feed(connection: ServerConnection, pieces: Sequence[bytes]) -> list[Event]:
             connection.received(taken)
             left = left[taken:]
             events += take_events(connection)
-    return events
-
-
-def take_events(connection: ServerConnection) -> list[Event]:
-    events: list[Event] = []
-    while (event := connection.next_event()) is not NEED_DATA:
-        assert not isinstance(event, Progress)
-        events.append(event)
     return events
