@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cdp")
     group.addoption("--seeds", type=int, default=200, help="how many seeds the simulator runs (200)")
     group.addoption("--first-seed", type=int, default=0, help="the simulator's first seed (0)")
+    group.addoption("--deep", action="store_true", help="enumerate all crash states of all short stories")
     group.addoption("--rounds", type=int, default=50, help="how many rounds the kill tests run (50)")
 
 

@@ -47,7 +47,7 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
     except BaseException:
         files.close(fd)
         raise
-    return Backing(volume, fd)
+    return Backing(volume, fd, dirty=True)  # what an earlier process wrote may not be on the disk yet
 
 
 def extents_of(files: Files, fd: int, offset: int, length: int, count_max: int) -> Sequence[Extent]:

@@ -113,7 +113,8 @@ class JournalWriter:
         self._names_unsynced = False
         self._dirty = False
         self._next: _Next | None = None
-        self._header_is_durable = True  # that of the current file
+        # That of the current file. What a run before left in the page cache may not be on the disk.
+        self._header_is_durable = not run
 
     @property
     def tail(self) -> Position:

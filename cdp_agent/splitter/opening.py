@@ -142,11 +142,13 @@ class _Opening:
         is_in_doubt = settings.full_copy or (found is not None and not found.is_clean)
         # No room for a generation: disks and journal are equal up to the end of the old one, if there is one.
         given_up_at = end if found else Position(generation, 0)
+        if keeps_overflow:
+            given_up_at = self._given_up_at(last, found)
         page = SplitterPage(
             generation=generation,
             tail=tail,
             synced=tail,
-            overflow_at=NOWHERE if writer else (last.overflow_at if keeps_overflow else given_up_at),
+            overflow_at=NOWHERE if writer else given_up_at,
             overflow_ns=self._in_doubt_since(last, found, writer is None or is_in_doubt),
             compare_all=is_in_doubt or (last.compare_all and not Published(self.pages, last).is_compared),
             running=True,
@@ -214,7 +216,7 @@ class _Opening:
             if last.tail != NOWHERE and not self.settings.full_copy:
                 raise JournalDamaged("opening the journal", f"the files in {self.directory} are gone")
             return None
-        run = self._run_that_counts(last.synced)
+        run = self._run_that_counts(last.synced, last.overflowed)
         self.reader.follow(run)
         index = self._file_of(last.synced)
         first = run[index or 0].header
@@ -238,11 +240,15 @@ class _Opening:
             same_boot or end.clean_stop,
         )
 
-    def _run_that_counts(self, synced: Position) -> Sequence[JournalFile]:
-        """The run of files that holds the synced point, if nothing that counts is outside of it."""
+    def _run_that_counts(self, synced: Position, overflowed: bool) -> Sequence[JournalFile]:
+        """The run of files that holds the synced point, if nothing that counts is outside of it.
+
+        A journal that was given up may have lost its end, and the header of its newest file with it.
+        """
         runs = self.reader.runs
         run = next((run for run in reversed(runs) if _holds(run, synced)), None)
-        if run is None and synced != NOWHERE:  # recycled, as the page that a power loss left is an old one
+        if run is None and synced != NOWHERE and not overflowed:
+            # Recycled, as the page that a power loss left is an old one.
             run = next((run for run in runs if _begins_after(run[0], synced)), None)
             if run is None:
                 raise JournalDamaged("opening the journal", f"no file holds {synced}, which was synced")
@@ -267,6 +273,19 @@ class _Opening:
         """The newest file that has room for `position`."""
         indexes = [index for index, file in enumerate(self.reader.files) if file.holds(position)]
         return indexes[-1] if indexes else None
+
+    def _given_up_at(self, last: SplitterPage, found: Found | None) -> Position:
+        """Where the journal was given up; where it ends now, if a power loss took its end."""
+        if found is None or self._reaches(last.overflow_at, found.end):
+            return last.overflow_at
+        return found.end
+
+    def _reaches(self, position: Position, end: Position) -> bool:
+        try:
+            self.reader.distance_bytes(position, end)
+        except PositionUnknown:
+            return False
+        return True
 
     def _must_reach(self, position: Position, end: Position) -> None:
         try:
