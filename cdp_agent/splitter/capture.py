@@ -116,7 +116,9 @@ class Capture:
 
     # --- the journal -------------------------------------------------------------------------
 
-    def append_write(self, source: int, offset: int, data: bytes | memoryview) -> Position:
+    def append_write(
+        self, source: int, offset: int, data: bytes | memoryview, crc: int | None = None
+    ) -> Position:
         """Put a write into the journal and publish it; returns its position.
 
         Raises:
@@ -126,7 +128,7 @@ class Capture:
             self.dirty.mark(source, offset, len(data))
             return self._tail
         try:
-            at = self._writer.append_write(source, offset, data)
+            at = self._writer.append_write(source, offset, data, crc)
             self._appended(len(data))
         except (JournalFull, OSError) as error:
             raise JournalUnusable(error) from error

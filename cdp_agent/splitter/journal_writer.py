@@ -136,8 +136,16 @@ class JournalWriter:
         fd = self._begin_file(generation, 0, beyond_limit)
         self._generation, self._offset, self._fd = generation, 0, fd
 
-    def append_write(self, source: int, offset: int, data: bytes | memoryview) -> Position:
+    def append_write(
+        self, source: int, offset: int, data: bytes | memoryview, crc: int | None = None
+    ) -> Position:
         """Append a write; returns the position of its first record. All of it is in the journal on return.
+
+        Args:
+            source: index of the source.
+            offset: of its first byte in the source.
+            data: what was written.
+            crc: its `payload_crc`, if that is known.
 
         Raises:
             JournalFull: there is no room; the journal is as it was before.
@@ -145,7 +153,7 @@ class JournalWriter:
         """
         first = self.tail
         if len(data) <= self._payload_bytes_max:
-            self._append(Kind.WRITE, source, offset, len(data), data)
+            self._append(Kind.WRITE, source, offset, len(data), data, crc)
             return first
         view, before, begun = memoryview(data), (self._run[-1], self._fd), []
         try:
@@ -214,7 +222,13 @@ class JournalWriter:
         self._append(Kind.NOTE, 0, note, 0, b"")
 
     def _append(
-        self, kind: Kind, source: int, offset: int, span: int, payload: bytes | memoryview
+        self,
+        kind: Kind,
+        source: int,
+        offset: int,
+        span: int,
+        payload: bytes | memoryview,
+        crc: int | None = None,
     ) -> tuple[int, int]:
         """Append one record; returns where it is: descriptor and byte."""
         length = len(payload)
@@ -224,7 +238,7 @@ class JournalWriter:
         if FILE_HEADER_BYTES + self._offset - file.start + needed + RECORD_HEADER_BYTES > file.size_bytes:
             self._rotate(beyond_limit=kind is Kind.NOTE)
             file = self._run[-1]
-        header = encode_record_header(kind, source, self.tail, offset, span, self._wall_ns(), payload)
+        header = encode_record_header(kind, source, self.tail, offset, span, self._wall_ns(), payload, crc)
         at = FILE_HEADER_BYTES + self._offset - file.start
         self._dirty = True
         self._files.pwritev(self._fd, (header, payload, _PADDINGS[-length % 8]), at)

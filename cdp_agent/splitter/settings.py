@@ -21,6 +21,9 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 # Writes up to this go to the page cache within the event loop: 20 µs, less than the way to a thread and back.
 # Larger ones, and everything that may wait for a disk by its nature, go to a thread.
 INLINE_BYTES_MAX: Final = 64 << 10
+# The checksum of a write from this on is made by a thread, before it takes its place in the journal: 80 µs,
+# twice the way to a thread and back.
+SUMMED_BY_THREAD_BYTES_MIN: Final = 256 << 10
 # Threads for large writes, cold reads, zeroes: enough to keep a disk's queue filled, few enough for the GIL.
 IO_THREADS: Final = 8
 # A guest that asks to have more than this at hand gets the first part: it is not to empty the page cache.

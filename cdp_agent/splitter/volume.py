@@ -18,9 +18,9 @@ from cdp_agent.splitter.backing import Backing, extents_of
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.failures import JournalUnusable
 from cdp_agent.splitter.ranges import RangesInFlight
-from cdp_agent.splitter.settings import INLINE_BYTES_MAX, READ_AHEAD_BYTES_MAX
+from cdp_agent.splitter.settings import INLINE_BYTES_MAX, READ_AHEAD_BYTES_MAX, SUMMED_BY_THREAD_BYTES_MIN
 from cdp_container.journal.position import Position
-from cdp_container.journal.record import Kind
+from cdp_container.journal.record import Kind, payload_crc
 from nbd_export.backend import Extent
 
 
@@ -65,12 +65,12 @@ class Volume:
         self.write_count += 1
         self.written_bytes += len(data)
         if not self._write_now(offset, data):
-            await self._in_turn(
-                offset,
-                len(data),
-                lambda: self._capture.append_write(self._source, offset, data),
-                lambda: self._files.pwritev(self._fd, (data,), offset),
-            )
+            async with self._ranges.hold(offset, len(data)):
+                crc = await self._sum(data)
+                await self._admit(
+                    lambda: self._capture.append_write(self._source, offset, data, crc),
+                    lambda: self._files.pwritev(self._fd, (data,), offset),
+                )
         if fua:
             await self._capture.sync()
 
@@ -130,12 +130,11 @@ class Volume:
 
     async def _clear(self, kind: Kind, offset: int, length: int, may_trim: bool) -> None:
         self.write_count += 1
-        await self._in_turn(
-            offset,
-            length,
-            lambda: self._capture.append_range(kind, self._source, offset, length),
-            lambda: self._files.zero(self._fd, offset, length, may_trim),
-        )
+        async with self._ranges.hold(offset, length):
+            await self._admit(
+                lambda: self._capture.append_range(kind, self._source, offset, length),
+                lambda: self._files.zero(self._fd, offset, length, may_trim),
+            )
 
     def _refuse_removed(self) -> None:
         if self._is_removed:
@@ -160,25 +159,28 @@ class Volume:
             raise
         return True
 
-    async def _in_turn(
-        self, offset: int, length: int, append: Callable[[], Position], apply: Callable[[], None]
-    ) -> None:
-        """Append and apply after everything that came earlier and overlaps."""
+    async def _sum(self, data: bytes | memoryview) -> int | None:
+        """The checksum of a large write, so that the event loop does not stand still for it."""
+        if len(data) < SUMMED_BY_THREAD_BYTES_MIN:
+            return None
+        return await self._capture.in_thread(lambda: payload_crc(data))
+
+    async def _admit(self, append: Callable[[], Position], apply: Callable[[], None]) -> None:
+        """Append and apply. The range is held: what came earlier and overlaps has ended."""
 
         def append_if_there() -> Position:
             self._refuse_removed()  # it may have waited meanwhile
             return append()
 
-        async with self._ranges.hold(offset, length):
-            ticket = await self._capture.admit(append_if_there)
-            try:
-                await self._capture.in_thread(apply)
-            except OSError as error:
-                self._capture.write_failed(self.name, error)
-                raise
-            except asyncio.CancelledError:  # the thread goes on: nobody knows when it will have written
-                self._capture.write_failed(self.name, OSError(errno.ECANCELED, "given up at the end"))
-                raise
-            finally:
-                self._backing.dirty = True
-                self._capture.done(ticket)
+        ticket = await self._capture.admit(append_if_there)
+        try:
+            await self._capture.in_thread(apply)
+        except OSError as error:
+            self._capture.write_failed(self.name, error)
+            raise
+        except asyncio.CancelledError:  # the thread goes on: nobody knows when it will have written
+            self._capture.write_failed(self.name, OSError(errno.ECANCELED, "given up at the end"))
+            raise
+        finally:
+            self._backing.dirty = True
+            self._capture.done(ticket)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.unit.splitter.machine import Machine, Splitter, run
+from cdp_agent.splitter.settings import SUMMED_BY_THREAD_BYTES_MIN
+from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter, run
 
 LARGE = 80 << 10
 
@@ -61,6 +63,20 @@ def test_overlapping_writes_reach_journal_and_disk_in_one_order(machine: Machine
             else:
                 requests.append(volume.zero(offset, length, False, rng.random() < 0.5))
         await asyncio.gather(*requests)
+        assert machine.replay() == machine.disk()
+
+    run(machine, scenario)
+
+
+@pytest.mark.parametrize("file_bytes", [FILE_BYTES, 1 << 20], ids=["in parts", "in one"])
+def test_what_a_thread_has_summed_is_sound_and_in_its_order(machine: Machine, file_bytes: int) -> None:
+    machine.settings = replace(machine.settings, file_bytes=file_bytes, limit_bytes=64 << 20)
+    rng = Random(file_bytes)
+
+    async def scenario(splitter: Splitter) -> None:
+        lengths = (SUMMED_BY_THREAD_BYTES_MIN, 4096, 300_001, LARGE, 512, SUMMED_BY_THREAD_BYTES_MIN)
+        writes = [(rng.randrange(1 << 16), rng.randbytes(length)) for length in lengths]
+        await asyncio.gather(*(splitter.volume.write(offset, data, False) for offset, data in writes))
         assert machine.replay() == machine.disk()
 
     run(machine, scenario)
