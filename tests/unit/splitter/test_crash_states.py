@@ -19,9 +19,16 @@ from tests.unit.splitter.enumeration.judging import Judge
 from tests.unit.splitter.enumeration.story import LETTERS, PRELUDES, Prelude, record
 
 GUEST = ("write", "overlap", "other", "zero", "trim", "fua", "flush")
-# What matters most to a journal that is not new.
 TURNS = ("write", "overlap", "fua", "flush under a write", "kill", "prove", "power, disks kept")
-FAILURES = ("far", "flush", "flush, disk fails", "flush, journal fails", "mend", "go on", "restart")
+FAILURES = ("far", "overlap", "flush", "flush, disk fails", "flush, journal fails", "mend", "go on", "kill")
+# What matters most to a journal that is not new.
+OTHERS = {
+    "amid": TURNS,
+    "recycled": TURNS,
+    "turning": (*TURNS, "flush, journal fails", "mend", "restart"),
+    "full": (*FAILURES, "flush, disks first", "power, disks kept"),
+    "tight": FAILURES,
+}
 PRELUDE = {prelude.name: prelude for prelude in PRELUDES}
 FAILED_ONCE = [
     (
@@ -47,8 +54,7 @@ def groups(deep: bool) -> Iterator[tuple[Prelude, str, Sequence[str], int]]:
         return
     yield from ((PRELUDE["new"], letter, GUEST, 3) for letter in GUEST)
     yield from ((PRELUDE["new"], letter, tuple(LETTERS), 2) for letter in LETTERS)
-    for prelude in PRELUDES[1:]:
-        yield from ((prelude, letter, (*TURNS, *FAILURES), 2) for letter in (*TURNS, *FAILURES))
+    yield from ((PRELUDE[name], letter, letters, 2) for name, letters in OTHERS.items() for letter in letters)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

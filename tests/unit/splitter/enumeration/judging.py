@@ -20,11 +20,13 @@ looked at the disks: then all their mixtures are recovered.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cdp_agent.splitter.capture import Capture as SplitterCapture
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.settings import SplitterSettings
 from cdp_container.errors import CdpError
@@ -36,6 +38,7 @@ from cdp_container.journal.shared import (
     SLOT_BYTES,
     SharedPages,
     SplitterPage,
+    StreamerPage,
     decode_splitter_page,
     decode_streamer_page,
 )
@@ -53,7 +56,7 @@ from tests.unit.splitter.enumeration.owed import (
     sector_of,
 )
 from tests.unit.splitter.enumeration.power import SECTOR_BYTES, Disks, Rebooted, Wrote, in_parts
-from tests.unit.splitter.enumeration.recording import Event, Recorder, lay_out, shared_is_noted
+from tests.unit.splitter.enumeration.recording import Event, InTurn, Recorder, lay_out, shared_is_noted
 from tests.unit.splitter.enumeration.story import boot_of, settings_of
 from tests.unit.splitter.machine import DOMAIN, StepClock
 
@@ -76,7 +79,7 @@ class Recovered:
         writes: what it wrote to volumes: index, offset, data.
         looked: it read from a volume.
         page: what is published after it.
-        records: all that are in the journal now, oldest first, with their payloads.
+        records: those in the journal now, oldest first, with their payloads.
         ways: for every cut that the container may end with, what comes of it.
     """
 
@@ -252,6 +255,11 @@ class Judge:
                     boot_of(boot), pages, lambda progress: None,
                 )  # fmt: skip
                 capture.end_threads()
+                if capture.page.overflowed:
+                    self._found(
+                        settings, recorder, capture.page, cuts, pages
+                    )  # what is sent until then is there
+                    asyncio.run(_go_on(capture, pages))
                 return self._found(settings, recorder, capture.page, cuts, pages)
             except CdpError as error:
                 raise Broken(f"opening refuses what a crash left: {error}") from error
@@ -274,10 +282,8 @@ class Judge:
             if isinstance(event, Wrote) and event.file in volumes
         )
         with JournalReader(settings.journal_dir / "journal", DOMAIN) as reader:
-            if page.overflowed:  # then nobody needs what may be lost of it
-                records = tuple(_records(reader, reader.find_end(reader.start).position))
-            else:
-                records = tuple(_records(reader, page.tail))
+            # Not up to the tail: what was lost of a journal that was given up, nobody needs.
+            records = tuple(_records(reader, reader.find_end(reader.start).position))
             ways = tuple(way_from(cut, page, reader, settings, pages) for cut in cuts)
         return Recovered(writes, recorder.reads > 0, page, records, ways)
 
@@ -288,8 +294,6 @@ class Judge:
         needed = capture.promised_and_not_proven
         has = {record.position for record, _ in found.records}
         _demand(needed is None or needed in has, f"the journal lost {needed}, which was flushed")
-        if page.overflowed:
-            return  # the streamer waits until the journal goes on, with an episode of its own
         _demand(page.tail.generation not in capture.generations, "a generation is used again")
         _demand(page.tail == page.synced == page.applied, "opening leaves nothing behind")
         for way in found.ways:
@@ -367,6 +371,15 @@ def _pages_left(disks: Disks, names: Mapping[str, int], sized: set[int]) -> Iter
         if newest not in seen:
             seen.add(newest)
             yield left
+
+
+async def _go_on(capture: SplitterCapture, pages: SharedPages) -> None:
+    """The container has all of a journal that was given up; then it must go on, and say what to compare."""
+    before = pages.streamer.read() or StreamerPage()
+    pages.streamer.publish(replace(before, proven=capture.page.overflow_at))
+    capture._threads = InTurn()
+    _demand(await capture.go_on(), "a journal that was given up does not go on")
+    capture.end_threads()
 
 
 def _records(reader: JournalReader, end: Position) -> Iterator[tuple[Record, bytes]]:

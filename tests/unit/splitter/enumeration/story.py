@@ -286,26 +286,16 @@ PRELUDES = (
     Prelude(
         "recycled",
         (
-            "write",
-            "overlap",
-            "write",
-            "flush",
-            "prove",
-            "restart",
-            "other",
-            "flush",
-            "prove",
-            "restart",
-            "settle",
+            *("restart", "write", "overlap", "write", "flush", "prove"),
+            *("restart", "other", "flush", "prove", "restart", "settle"),
         ),
     ),
     # The next writes go on in a file that holds earlier records of the same generation.
-    Prelude(
-        "turning",
-        ("write", "write", "flush") * 4 + ("prove",) + ("other", "flush") * 5 + ("settle",),
-    ),
-    # The journal is at its limit.
-    Prelude("full", ("write", "write", "flush") * 7 + ("settle",), limit_files=2),
+    Prelude("turning", (*("write", "write", "flush") * 4, "prove", *("other", "flush") * 5, "settle")),
+    # One more write, and the journal is at its limit; it goes on in files that the container does not need.
+    Prelude("full", (*("write", "write", "flush") * 10, "settle"), limit_files=3),
+    # The same, but no start has room for a generation.
+    Prelude("tight", (*("write", "write", "flush") * 6, "write", "settle"), limit_files=2),
 )
 
 
