@@ -45,7 +45,13 @@ def answer_before_the_journal_is_synced(patch: Patch) -> None:
 
 def answer_before_the_disks_are_synced(patch: Patch) -> None:
     """A flush waits for the journal alone."""
-    patch.setattr(Capture, "_sync_of_backings", lambda self: lambda: None)
+    fdatasync = Recorder.fdatasync
+
+    def sync_journal(self: Recorder, fd: int) -> None:
+        if self.descriptors[fd] not in self.volume_ids:
+            fdatasync(self, fd)
+
+    patch.setattr(Recorder, "fdatasync", sync_journal)
 
 
 def believe_every_payload(patch: Patch) -> None:
@@ -98,14 +104,19 @@ def believe_every_position(patch: Patch) -> None:
 
 def write_the_disk_first(patch: Patch) -> None:
     """The journal comes after the disk."""
+    write_now = Volume._write_now
 
-    def write_now(self: Volume, offset: int, data: bytes) -> bool:
-        self._backing.dirty = True
-        self._files.pwritev(self._fd, (data,), offset)
-        self._capture.append_write(self._source, offset, data)
-        return True
+    def write_disk_first(self: Volume, offset: int, data: bytes) -> bool:
+        recorder = self._files
+        assert isinstance(recorder, Recorder), "in a story"
+        first = len(recorder.events)
+        is_done = write_now(self, offset, data)
+        recorder.events[first:] = sorted(
+            recorder.events[first:], key=lambda call: not recorder.is_of_volume(call)
+        )
+        return is_done
 
-    patch.setattr(Volume, "_write_now", write_now)
+    patch.setattr(Volume, "_write_now", write_disk_first)
 
 
 def forget_a_failed_sync_of_a_disk(patch: Patch) -> None:
@@ -187,6 +198,7 @@ GONE = "which was flushed|which was reached once"
 LOST = "power lost: sector|killed: sector"
 STRANGE = "was never appended there"
 STRAYS = "the container comes to"
+CHANGED = "does not hold what was written"
 
 CONTROLS = [
     Control(answer_before_the_journal_is_synced, "new", ("write", "flush"), GONE),
@@ -195,11 +207,11 @@ CONTROLS = [
     Control(believe_every_header, "amid", ("zero",), STRANGE),
     Control(believe_every_generation, "recycled", ("write", "overlap"), f"{STRANGE}|{LOST}"),
     Control(believe_every_position, "turning", ("overlap", "write"), f"{STRANGE}|{LOST}"),
-    Control(write_the_disk_first, "new", ("write",), STRAYS),
+    Control(write_the_disk_first, "new", ("write", "flush"), f"{STRAYS}|{CHANGED}", 3),
     Control(forget_a_failed_sync_of_a_disk, "new", ("write", "flush, disk fails", "flush"), LOST, 3),
     Control(forget_a_failed_sync_of_the_journal, "new", ("write", "flush, journal fails"), GONE),
     Control(say_that_all_is_applied, "new", ("write", "flush under a write"), "said to be applied"),
-    Control(sync_past_a_write_under_way, "new", ("write", "flush under a write"), "does not hold what"),
+    Control(sync_past_a_write_under_way, "new", ("write", "flush under a write"), CHANGED),
     Control(open_without_redo, "new", ("write",), STRAYS),
     Control(take_a_power_loss_for_a_clean_stop, "new", ("write",), STRAYS),
     Control(do_not_sync_names, "new", ("write", "flush"), "opening refuses"),

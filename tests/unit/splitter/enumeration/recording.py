@@ -51,6 +51,15 @@ class Recorder(OsFiles):
             os.close(fd)
         self.descriptors.clear()
 
+    @property
+    def volume_ids(self) -> set[int]:
+        """The backing stores."""
+        return {file for name, file in self.ids.items() if name.endswith(".raw")}
+
+    def is_of_volume(self, event: Event) -> bool:
+        """Whether something was written to a backing store."""
+        return isinstance(event, Wrote) and event.file in self.volume_ids
+
     def _new_id(self) -> int:
         self._files_made += 1
         return self._files_made
