@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cdp_agent.splitter.files import Files
@@ -48,6 +48,20 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
         files.close(fd)
         raise
     return Backing(volume, fd, dirty=True)  # what an earlier process wrote may not be on the disk yet
+
+
+def sync_of(files: Files, backings: Iterable[Backing]) -> Callable[[], None]:
+    """What syncs those that were written since their last sync began; for a thread. It raises OSError."""
+    dirty = [backing for backing in backings if backing.dirty]
+    for backing in dirty:
+        backing.dirty = False
+    fds = [backing.fd for backing in dirty]
+
+    def sync() -> None:
+        for fd in fds:
+            files.fdatasync(fd)
+
+    return sync
 
 
 def extents_of(files: Files, fd: int, offset: int, length: int, count_max: int) -> Sequence[Extent]:

@@ -18,27 +18,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cdp_agent.splitter.backing import Backing
+from cdp_agent.splitter.backing import Backing, sync_of
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.failures import Failure, Failures, JournalUnusable
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.gate import Gate
+from cdp_agent.splitter.intent import IntentMissing, Intents, WriteIntent
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.published import Published
-from cdp_agent.splitter.redo import redo
-from cdp_agent.splitter.settings import OnJournalFull
+from cdp_agent.splitter.redo import redo_all
+from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings
 from cdp_agent.splitter.shared_sync import SharedSync
 from cdp_agent.splitter.threads import Threads, nothing
 from cdp_container.clock import Clock
 from cdp_container.errors import CdpError, JournalFull
-from cdp_container.journal.position import NOWHERE, Position
-from cdp_container.journal.reader import JournalReader
+from cdp_container.journal.position import Position
 from cdp_container.journal.record import Kind, Note
 from cdp_container.journal.shared import SplitterPage
 
@@ -58,10 +58,9 @@ class Capture:
         journal: the directory of the journal files, and the domain's id.
         begin_again: makes a writer that has begun a new generation behind a position.
         dirty: what is written while there is no journal.
-        on_journal_full: what is given up then.
-        sync_bytes: so much may be written before `sync_is_due` is set.
+        intent: where guests may write.
+        settings: what is given up when the journal is full, and how much may be written before a sync is due.
         clock: tells when an overflow was.
-        removed: indexes of sources that are not protected any more.
     """
 
     def __init__(
@@ -73,23 +72,22 @@ class Capture:
         journal: tuple[Path, bytes],
         begin_again: Callable[[Position], JournalWriter],
         dirty: DirtyBlocks,
-        on_journal_full: OnJournalFull,
-        sync_bytes: int,
+        intent: WriteIntent,
+        settings: SplitterSettings,
         clock: Clock,
-        removed: Iterable[int],
     ) -> None:
         self.files = files
         self.sync_is_due = asyncio.Event()
         self.last_error = ""
-        self.removed = set(removed)
+        self.removed = set(settings.removed)
         self._backings = backings
         self._writer = writer
         self._published = published
         self._journal = journal
         self._begin_again = begin_again
         self.dirty = dirty
-        self._on_journal_full = on_journal_full
-        self._sync_bytes = sync_bytes
+        self.intent = intent
+        self._settings = settings
         self._clock = clock
         self._tail = published.page.tail
         self._unsynced_bytes = 0
@@ -98,6 +96,7 @@ class Capture:
         self._failures = Failures()
         self._syncs = SharedSync(self._sync_once)
         self._threads = Threads()
+        self._intents = Intents(intent, self.in_thread)
 
     @property
     def page(self) -> SplitterPage:
@@ -122,8 +121,9 @@ class Capture:
         """Put a write into the journal and publish it; returns its position.
 
         Raises:
-            JournalUnusable: it is not in the journal.
+            JournalUnusable, IntentMissing: it is not in the journal.
         """
+        self._intend(source, offset, len(data))
         if self._writer is None:
             self.dirty.mark(source, offset, len(data))
             return self._tail
@@ -139,6 +139,7 @@ class Capture:
 
         Where the disk fails or the file is full it is fewer: `append_write` then finds out why.
         """
+        writes = self.intent.touched(source, writes)
         if self._writer is None:
             for offset, data in writes:
                 self.dirty.mark(source, offset, len(data))
@@ -153,6 +154,7 @@ class Capture:
 
     def append_range(self, kind: Kind, source: int, offset: int, length: int) -> Position:
         """Put a zeroing or discard into the journal; otherwise like `append_write`."""
+        self._intend(source, offset, length)
         if self._writer is None:
             self.dirty.mark(source, offset, length)
             return self._tail
@@ -163,11 +165,15 @@ class Capture:
             raise JournalUnusable(error) from error
         return at
 
+    def _intend(self, source: int, offset: int, length: int) -> None:
+        if not self.intent.touch(source, offset, length):
+            raise IntentMissing(source, offset, length)
+
     def _appended(self, count: int) -> None:
         assert self._writer is not None, "appended"
         before, self._tail = self._tail, self._writer.tail
         self._unsynced_bytes += count
-        if self._unsynced_bytes >= self._sync_bytes:
+        if self._unsynced_bytes >= self._settings.sync_bytes:
             self.sync_is_due.set()
         make_ready = self._writer.begin_next()
         if make_ready is not None:
@@ -200,6 +206,11 @@ class Capture:
                 return self._gate.enter(append())
             except JournalUnusable as error:
                 await self._find_room(error.reason)
+            except IntentMissing as missing:
+                try:
+                    await self._intents.mark(missing)
+                except OSError as error:
+                    await self._find_room(error)
 
     def standstill(self) -> AbstractAsyncContextManager[None]:
         """A time in which no write is under way; those that come wait."""
@@ -218,8 +229,7 @@ class Capture:
         self._failures.backing = self._failures.backing or Failure(what, error)
         self._failed(what, error)
 
-    def _journal_failed(self, what: str, error: OSError) -> None:
-        """Make every flush fail until the journal is given up."""
+    def _journal_failed(self, what: str, error: OSError) -> None:  # until the journal is given up
         self._failures.journal = self._failures.journal or Failure(what, error)
         self._failed(what, error)
 
@@ -246,7 +256,7 @@ class Capture:
     async def _find_room(self, reason: JournalFull | OSError) -> None:
         if isinstance(reason, JournalFull) and self.trim():
             return
-        if self._on_journal_full is OnJournalFull.DEGRADE:
+        if self._settings.on_journal_full is OnJournalFull.DEGRADE:
             await self._overflow(str(reason))
         elif isinstance(reason, OSError):
             raise reason
@@ -261,32 +271,25 @@ class Capture:
             if self._writer is None:
                 self._forget_journal_failure()  # that of a sync which began before the journal was given up
                 return
-            if self._failures.backing is not None:  # what they lack would be lost without the journal
-                self._failures.refuse()
+            self._failures.refuse_backing()  # what they lack would be lost without the journal
             _log.error("the journal holds no further writes, the volumes must be copied again: %s", why)
             self.last_error = f"overflow: {why}"
             for backing in self._backings:
                 backing.dirty = True
-            error = await self._threads.sync(self._sync_of_backings(), self._threads.disks)
+            error = await self._threads.sync(sync_of(self.files, self._backings), self._threads.disks)
             if error is not None:
                 self._backing_failed("syncing the backing store", error)
-            if self._failures.backing is not None:  # maybe told to a sync that ran meanwhile
-                self._failures.refuse()
+            self._failures.refuse_backing()  # maybe told to a sync that ran meanwhile
             unfinished = self._published.unfinished_episode
             await self.in_thread(lambda: self.dirty.begin(unfinished))
-            before = self._published.page
-            self._published.page = replace(
-                before,
-                overflow_at=self._tail,
-                overflow_ns=self._clock.wall_ns() if self._published.is_compared else before.overflow_ns,
-                synced=self._tail,
-            )
+            before = self._published.give_up_journal(self._tail, self._clock.wall_ns())
             try:
                 self._publish(durable=True)  # or else a later start would redo old data over new
             except OSError:
                 self._published.page = before
                 self._publish()
                 raise
+            self.intent.lapse()
             writer, self._writer = self._writer, None
             # Behind the syncs that still hold its descriptors.
             await self._threads.sync(writer.close, self._threads.journal)
@@ -313,17 +316,18 @@ class Capture:
         tail = writer.tail
         await self.in_thread(lambda: self.dirty.save(tail.generation))
         async with self._gate.quiet():
+            try:
+                await self._intents.renew(tail.generation)
+            except OSError:
+                writer.close()
+                raise
             is_complete = await self.in_thread(self.dirty.finish)
-            before = self._published.page
-            self._published.page = replace(
-                before, generation=tail.generation, synced=tail, overflow_at=NOWHERE,
-                used_bytes=writer.used_bytes, episode=tail.generation,
-                compare_all=not is_complete,
-            )  # fmt: skip
+            before = self._published.go_on(tail, writer.used_bytes, compare_all=not is_complete)
             self._writer, self._tail = writer, tail
             try:
                 self._publish(durable=True)  # first: no record is behind a tail that a power loss takes back
             except OSError:
+                self.intent.lapse()
                 self._writer, self._tail, self._published.page = None, before.tail, before
                 with suppress(OSError):
                     self._publish()
@@ -370,9 +374,10 @@ class Capture:
         synced = self._gate.first(self._tail)
         writer = self._writer
         self._unsynced_bytes = 0
+        self.intent.begin_sync(self._clock.boottime_ns())
         self.sync_is_due.clear()
         journal = writer.begin_sync() if writer is not None and writer.is_dirty else nothing
-        backings = self._sync_of_backings()
+        backings = sync_of(self.files, self._backings)
         journal_error, backing_error = await asyncio.gather(
             self._threads.sync(journal, self._threads.journal),
             self._threads.sync(backings, self._threads.disks),
@@ -384,24 +389,13 @@ class Capture:
         elif journal_error is not None:
             await self._give_up_journal()
         self._failures.refuse()
+        self.intent.synced()
         self._advance(synced)
 
     async def _give_up_journal(self) -> None:
         """Go on without a journal of which a sync failed, if that was chosen."""
-        if self._on_journal_full is OnJournalFull.DEGRADE and self._failures.journal is not None:
+        if self._settings.on_journal_full is OnJournalFull.DEGRADE and self._failures.journal is not None:
             await self._overflow(f"{self._failures.journal.what}: {self._failures.journal.error}")
-
-    def _sync_of_backings(self) -> Callable[[], None]:
-        dirty = [backing for backing in self._backings if backing.dirty]
-        for backing in dirty:
-            backing.dirty = False
-        fds = [backing.fd for backing in dirty]
-
-        def sync() -> None:
-            for fd in fds:
-                self.files.fdatasync(fd)
-
-        return sync
 
     def _advance(self, synced: Position) -> None:
         """Publish a later synced point."""
@@ -441,8 +435,11 @@ class Capture:
                     raise error
             self._published.page = replace(self.page, redos=self.page.redos + 1)
             self._publish()  # first: whoever copies a disk meanwhile must know
-            await self.in_thread(lambda: self._redo_since_synced(tail))
-            error = await self._threads.sync(self._sync_of_backings(), self._threads.disks)
+            between = self.page.synced, tail
+            await self.in_thread(
+                lambda: redo_all(self.files, self._journal, self._backings, between, self.removed)
+            )
+            error = await self._threads.sync(sync_of(self.files, self._backings), self._threads.disks)
             if error is not None:
                 raise error
             if self._failures.count != count:
@@ -454,20 +451,13 @@ class Capture:
             self._publish()
             _log.warning("what failed is mended: the journal was applied again and synced")
 
-    def _redo_since_synced(self, tail: Position) -> None:
-        directory, domain = self._journal
-        by_index = {backing.volume.index: backing for backing in self._backings}
-        with JournalReader(directory, domain) as reader:
-            redo(self.files, reader, by_index, self.page.synced, tail, lambda: None, self.removed)
-        for backing in self._backings:  # all: what failed may not have been written since
-            backing.dirty = True
-
     async def stop(self) -> bool:
         """Sync, and say in the journal that nothing follows; returns whether the stop is clean."""
         try:
             clean = await self._end_cleanly()
         finally:
             await self._syncs.wait_until_idle()
+            await self._intents.end()
             self.end_threads()
         self._published.page = replace(self.page, running=False, exports_open=False)
         try:
@@ -475,6 +465,14 @@ class Capture:
         except OSError as error:
             return self._stop_failed(error)
         return clean
+
+    async def keep_intents(self) -> None:
+        """Take back what nobody writes any more, so that a power loss brings little to compare."""
+        is_synced = self._failures.first is None and not self._is_dirty() and not self._syncs.is_running
+        try:
+            await self._intents.tidy(is_synced, self._clock.boottime_ns())
+        except OSError as error:
+            self._journal_failed("writing the intent map", error)
 
     def end_threads(self) -> None:
         """Let the threads finish what they were handed, and end."""

@@ -44,6 +44,11 @@ class Failures:
         if failure is not None:
             raise OSError(errno.EIO, f"{failure.what}: {failure.error}")
 
+    def refuse_backing(self) -> None:
+        """Raise OSError if the backing stores may lack something."""
+        if self.backing is not None:
+            self.refuse()
+
 
 class JournalUnusable(Exception):
     """An append failed; `reason` is a JournalFull or an OSError. Never leaves the splitter."""

@@ -1,9 +1,8 @@
-"""A map of a volume's blocks as a file: made whole, bits set before what they speak of, durable when synced.
+"""A map of a volume's blocks as a file: made whole, then bits replaced, durable when synced.
 
-The bits are held in memory too (32 MiB for a TiB of 4 KiB blocks, untouched pages cost nothing), so that
-a bit that is set already costs no call, and written with pwrite, not through a mapping: a disk that fails
-must give an error and not a signal. What does not belong here: which bits to set and when (`capture`), the
-bytes (`block_map`).
+The bits are held in memory too (32 MiB for a TiB of 4 KiB blocks, untouched pages cost nothing), and
+written with pwrite, not through a mapping: a disk that fails must give an error and not a signal. What does
+not belong here: which bits to set and when (`dirty_blocks`, `intent`), the bytes (`block_map`).
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from cdp_container.journal.block_map import (
     MapHeader,
     decode_map_header,
     encode_map_header,
-    set_bits,
-    touched_blocks,
 )
 
 
@@ -29,73 +26,28 @@ class MapFile:
     def __init__(self, files: Files, path: Path, fd: int, header: MapHeader, bits: bytearray) -> None:
         self._files = files
         self._fd = fd
-        self._unsynced = True  # what was read from the page cache after a kill may not be on the disk yet
         self.path = path
         self.header = header
         self.bits = bits
-
-    @property
-    def is_dirty(self) -> bool:
-        """Whether a bit may be set that is not durable."""
-        return self._unsynced
-
-    def has_all(self, offset: int, length: int) -> bool:
-        """Whether all blocks that a range touches are set; they may not be durable yet."""
-        first, end = touched_blocks(self.header, offset, length)
-        bits = self.bits
-        if end - first == 1:
-            return bool(bits[first >> 3] >> (first & 7) & 1)
-        return all(bits[block >> 3] >> (block & 7) & 1 for block in range(first, end))
-
-    def mark(self, offset: int, length: int) -> bool:
-        """Set all blocks that a range touches; returns whether one of them was not.
-
-        Raises:
-            OSError: the disk failed. The bits stay set in memory, and are not written until `rewrite`.
-        """
-        changed = set_bits(self.bits, *touched_blocks(self.header, offset, length))
-        if changed is None:
-            return False
-        self._unsynced = True
-        self._write(*changed)
-        return True
-
-    def clear(self, offset: int, length: int) -> None:
-        """Take back whole blocks. Need not be durable: a bit that comes back costs a comparison.
-
-        Raises:
-            OSError: the disk failed; the bits are cleared in memory.
-        """
-        first, end = touched_blocks(self.header, offset, length)
-        for block in range(first, end):
-            self.bits[block >> 3] &= ~(1 << (block & 7)) & 0xFF
-        self._write(first >> 3, (end + 7) >> 3)
 
     def _write(self, start: int, stop: int) -> None:
         self._files.pwritev(self._fd, (bytes(self.bits[start:stop]),), MAP_HEADER_BYTES + start)
 
     def put(self, start: int, data: bytes | bytearray) -> None:
-        """Replace bytes of bits, the first of them at `start`. Raises OSError, as `mark`."""
+        """Replace bytes of bits, the first of them at `start`; not durable. Raises OSError."""
         self.bits[start : start + len(data)] = data
-        self._unsynced = True
         self._write(start, start + len(data))
 
     def sync(self) -> None:
-        """Return when all bits that were set before are durable.
+        """Return when all bits that were put before are durable.
 
         Raises:
-            OSError: they may not be. Linux may have dropped the pages, so a later sync proves nothing:
-                the caller must write all of them again with `rewrite`.
+            OSError: they may not be. Linux may have dropped the pages, so a later sync proves nothing.
         """
-        self._unsynced = False
-        try:
-            self._files.fdatasync(self._fd)
-        except OSError:
-            self._unsynced = True
-            raise
+        self._files.fdatasync(self._fd)
 
     def rewrite(self) -> None:
-        """Write every bit again and sync, after a failed sync. Raises OSError."""
+        """Write every bit and sync. Raises OSError."""
         self._write(0, len(self.bits))
         self.sync()
 
@@ -104,8 +56,8 @@ class MapFile:
         self._files.close(self._fd)
 
 
-def create_map(files: Files, path: Path, header: MapHeader) -> MapFile:
-    """A new map with no bit set, durable with its name, in place of what had that name.
+def create_map(files: Files, path: Path, header: MapHeader, bits: bytes | bytearray = b"") -> MapFile:
+    """A new map with these bits, or none, durable with its name, in place of what had that name.
 
     Raises:
         OSError: the disk is full or failed; nothing is left under this name but what was there.
@@ -113,7 +65,7 @@ def create_map(files: Files, path: Path, header: MapHeader) -> MapFile:
     temporary = path.with_suffix(".new")
     fd = files.open(temporary, create=True)
     try:
-        _fill(files, fd, header)
+        _fill(files, fd, header, bits)
         files.rename(temporary, path)
         files.sync_directory(path.parent)
     except BaseException:
@@ -121,15 +73,15 @@ def create_map(files: Files, path: Path, header: MapHeader) -> MapFile:
         with contextlib.suppress(OSError):  # the error that led here counts
             files.unlink(temporary)
         raise
-    return MapFile(files, path, fd, header, bytearray(header.map_bytes))
+    return MapFile(files, path, fd, header, bytearray(bits) or bytearray(header.map_bytes))
 
 
-def _fill(files: Files, fd: int, header: MapHeader) -> None:
+def _fill(files: Files, fd: int, header: MapHeader, bits: bytes | bytearray) -> None:
     # Zeroed, not only allocated: a temporary file of a start that was killed may lie under this name.
     length = MAP_HEADER_BYTES + header.map_bytes
     files.allocate(fd, length)
     files.zero(fd, 0, length, may_trim=False)
-    files.pwritev(fd, (encode_map_header(header),), 0)
+    files.pwritev(fd, (encode_map_header(header), bits), 0)
     files.fdatasync(fd)
 
 

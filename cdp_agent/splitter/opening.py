@@ -16,6 +16,7 @@ from cdp_agent.splitter.backing import Backing, open_backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.intent import WriteIntent, read_intent
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.redo import redo, refuse_changed_content, refuse_changed_times
@@ -50,7 +51,7 @@ class Found:
         look_from: a place before that from which the content of the backing stores can be checked.
         end: where the valid records end.
         last_write_ns: wall clock of the last thing written.
-        is_clean: nothing can have been lost: a start under this boot was judged before, or the stop was clean.
+        is_clean: nothing can be lost: a start of this boot was judged before, or the stop was clean.
     """
 
     synced: Position
@@ -138,8 +139,10 @@ class _Opening:
             assert found is not None
             self._redo(by_index, found, writer)
         tail = writer.tail if writer else end
-        # What the journal may lack of the disks, none of it known by its place.
+        # What the journal may lack of the disks.
         is_in_doubt = settings.full_copy or (found is not None and not found.is_clean)
+        unfinished = Published(self.pages, last).unfinished_episode
+        is_placed = is_in_doubt and not settings.full_copy and self._save_regions_in_doubt(last, generation)
         # No room for a generation: disks and journal are equal up to the end of the old one, if there is one.
         given_up_at = end if found else Position(generation, 0)
         if keeps_overflow:
@@ -150,7 +153,7 @@ class _Opening:
             synced=tail,
             overflow_at=NOWHERE if writer else given_up_at,
             overflow_ns=self._in_doubt_since(last, found, writer is None or is_in_doubt),
-            compare_all=is_in_doubt or (last.compare_all and not Published(self.pages, last).is_compared),
+            compare_all=not is_placed and (is_in_doubt or unfinished is None),
             running=True,
             used_bytes=writer.used_bytes if writer else last.used_bytes,
             limit_bytes=settings.limit_bytes,
@@ -164,9 +167,45 @@ class _Opening:
             writer.forget_older_generations()
         return Capture(
             self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
-            self._begin_again, self._dirty_blocks(), settings.on_journal_full, settings.sync_bytes,
-            self.clock, settings.removed,
+            self._begin_again, self._dirty_blocks(), self._intent(generation, backings, writer is not None),
+            settings, self.clock,
         )  # fmt: skip
+
+    def _save_regions_in_doubt(self, last: SplitterPage, generation: int) -> bool:
+        """After a power loss: save where the disks and the container may differ as the maps of a new episode.
+
+        Returns whether that is known: the journal was there, its marks too, and what was in doubt before.
+        """
+        settings = self.settings
+        if last.overflowed:
+            return False
+        regions = read_intent(
+            self.files, settings.journal_dir, settings.domain, last.generation, settings.volumes
+        )
+        if regions is None:
+            return False
+        dirty = self._dirty_blocks()
+        dirty.begin(Published(self.pages, last).unfinished_episode)
+        for source, ranges in regions.items():
+            for offset, length in ranges:
+                dirty.mark(source, offset, length)
+        dirty.save(generation)
+        return dirty.finish()
+
+    def _intent(self, generation: int, backings: Sequence[Backing], is_held: bool) -> WriteIntent:
+        """No region is marked at a start, as everything is synced; what an earlier one marked was saved."""
+        settings = self.settings
+        made = WriteIntent(
+            self.files, settings.journal_dir, settings.domain, settings.region_bytes, settings.volumes
+        )
+        for backing in backings:
+            self.files.fdatasync(backing.fd)  # an earlier process may have written it without a journal
+        made.renew(generation)
+        if is_held:
+            made.begin_write()()
+            made.end_write(is_durable=True)
+            made.is_held = True
+        return made
 
     def _dirty_blocks(self) -> DirtyBlocks:
         settings = self.settings

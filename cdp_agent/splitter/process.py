@@ -172,6 +172,7 @@ class _Process:
             except OSError as error:
                 # Noted by the capture, and every flush fails; the next round tries to mend it.
                 capture.last_error = capture.last_error or str(error)
+            await capture.keep_intents()
 
     def _keep_house(self, capture: Capture, volumes: Sequence[Volume]) -> None:
         try:

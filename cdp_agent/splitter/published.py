@@ -5,7 +5,9 @@ What the fields mean is in `cdp_container.journal.shared`, when they change in `
 
 from __future__ import annotations
 
-from cdp_container.journal.position import Position
+from dataclasses import replace
+
+from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 
 
@@ -25,6 +27,22 @@ class Published:
             applied, page.redos, page.episode,
         )  # fmt: skip
         self._pages.splitter.publish(self.page, durable)
+
+    def give_up_journal(self, tail: Position, wall_ns: int) -> SplitterPage:
+        """Disks and journal are equal up to the tail, and no record follows. Gives the page before."""
+        before = self.page
+        since_ns = wall_ns if self.is_compared else before.overflow_ns
+        self.page = replace(before, overflow_at=tail, overflow_ns=since_ns, synced=tail)
+        return before
+
+    def go_on(self, tail: Position, used_bytes: int, compare_all: bool) -> SplitterPage:
+        """Records follow again; an episode says that some are missing. Gives the page before."""
+        before = self.page
+        self.page = replace(
+            before, generation=tail.generation, synced=tail, overflow_at=NOWHERE, used_bytes=used_bytes,
+            episode=tail.generation, compare_all=compare_all,
+        )  # fmt: skip
+        return before
 
     def streamer(self) -> StreamerPage:
         """What the streamer published."""

@@ -8,7 +8,8 @@ ends, and what becomes of the splitter if this fails.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.files import Files
@@ -57,6 +58,21 @@ def redo(
         backing.dirty = True
         count += 1
     return count
+
+
+def redo_all(
+    files: Files,
+    journal: tuple[Path, bytes],
+    backings: Sequence[Backing],
+    between: tuple[Position, Position],
+    removed: Collection[int],
+) -> None:
+    """Apply everything between the synced point and the tail, in a standstill; see `redo`."""
+    by_index = {backing.volume.index: backing for backing in backings}
+    with JournalReader(*journal) as reader:
+        redo(files, reader, by_index, *between, lambda: None, removed)
+    for backing in backings:  # all: what failed may not have been written since
+        backing.dirty = True
 
 
 def refuse_changed_times(files: Files, backings: Mapping[int, Backing], last_write_ns: int) -> None:

@@ -49,6 +49,7 @@ async def reload_volumes(
         backings.extend(added)
         volumes.extend(Volume(backing, capture) for backing in added)
         capture.dirty.change(wanted)
+        capture.intent.change(wanted)
     if gone:
         await _let_go(capture, backings, [by_index[index] for index in sorted(gone)])
 

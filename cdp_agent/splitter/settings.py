@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cdp_container.journal.block_map import INTENT_REGION_BYTES
 from cdp_container.journal.record import JOURNAL_FILE_BYTES
 from nbd_export.tls import TlsFiles
 
@@ -100,6 +101,7 @@ class SplitterSettings:
         file_bytes: size of a journal file.
         sync_seconds: see SYNC_SECONDS.
         sync_bytes: see SYNC_BYTES.
+        region_bytes: of the write-intent maps.
     """
 
     journal_dir: Path
@@ -116,3 +118,4 @@ class SplitterSettings:
     sync_seconds: float = SYNC_SECONDS
     sync_bytes: int = SYNC_BYTES
     tcp: TcpSettings | None = None
+    region_bytes: int = INTENT_REGION_BYTES

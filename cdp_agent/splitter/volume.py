@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from cdp_agent.splitter.backing import Backing, extents_of
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.failures import JournalUnusable
+from cdp_agent.splitter.intent import IntentMissing
 from cdp_agent.splitter.ranges import RangesInFlight
 from cdp_agent.splitter.settings import INLINE_BYTES_MAX, READ_AHEAD_BYTES_MAX, SUMMED_BY_THREAD_BYTES_MIN
 from cdp_container.journal.position import Position
@@ -149,7 +150,7 @@ class Volume:
             return False
         try:
             capture.append_write(self._source, offset, data)
-        except JournalUnusable:
+        except (JournalUnusable, IntentMissing):
             return False
         self._backing.dirty = True
         try:

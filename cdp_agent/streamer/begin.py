@@ -45,7 +45,7 @@ def begin_copying(
     doubts = {
         index: outside.local.doubt(index, episode if index in plan.mapped else None) for index in plan.lacking
     }
-    return Copying(doubts, comparison)
+    return Copying(doubts, comparison, plan.beyond)
 
 
 def builder_of(

@@ -24,7 +24,7 @@ from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import read_domain, read_history
-from cdp_container.domain.image import Branch, runs_of
+from cdp_container.domain.image import Branch, on_branch, runs_of
 from cdp_container.domain.ledgers import read_ledger
 from cdp_container.errors import CdpError, DamagedObject, KeyMissing
 from cdp_container.extents.tables import Table
@@ -33,7 +33,11 @@ from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.format.sums import block_sums
+from cdp_container.journal.position import Position
 from cdp_container.store.api import Store
+
+WRITTEN_BEYOND_MAX: Final = 1 << 20
+"""Extents that are looked at one by one; where a power loss cost more, everything is compared."""
 
 _ZERO_SUM: Final = np.frombuffer(block_sums(0, bytes(SUM_BLOCK_BYTES)), dtype="<u8")
 
@@ -68,6 +72,14 @@ class Comparison:
             for part in (chunk,) if self.why_everything else self._parts(chunk):
                 self.different_bytes += part.length
                 yield part
+
+    def written_beyond(self, source: int, position: Position) -> Iterable[tuple[int, int]] | None:
+        """The ranges (offset, length), in order, that cuts beyond a journal position wrote of a source.
+
+        None where that is not known: then everything may be. Raises StoreUnavailable and its kin.
+        """
+        self._open()
+        return None if self._image is None else self._image.written_beyond(source, position)
 
     def close(self) -> None:
         """Give the index's disk space back."""
@@ -112,11 +124,12 @@ class _Image:
         facts = read_domain(store)
         ledger = read_ledger(store, facts.owner, keys)
         history = read_history(store, facts)
-        branch = history.branch_of(base)
+        branch = self._branch = history.branch_of(base)
+        self._spaces = [source.space for source in identity.sources]
         self.contents = gather(store, identity.domain, keys, branch, ledger, keeps_sums=True)
         try:
             origins = history.origins()
-            self.runs = _runs(self.contents, branch, [source.space for source in identity.sources])
+            self.runs = _runs(self.contents, branch, self._spaces)
             if self.contents.sealed:
                 raise KeyMissing("compare with the newest cut", "its index does not open with our key")
             error = next((fault.error for fault in faults_of(self.contents, branch, origins)), None)
@@ -125,6 +138,26 @@ class _Image:
         except CdpError:
             self.contents.close()
             raise
+
+    def written_beyond(self, source: int, position: Position) -> Iterable[tuple[int, int]] | None:
+        """See `Comparison.written_beyond`."""
+        segments = [s for s in self.contents.segments.values() if on_branch(s.place, self._branch)]
+        after = (0, 0)
+        for segment in sorted(segments, key=lambda segment: segment.place, reverse=True):
+            generation, offset = segment.journal
+            if generation == 0 and segment.complete:
+                return None  # it was collected, and nobody knows its position any more
+            if segment.complete and (generation != position.generation or offset <= position.offset):
+                after = segment.epoch, segment.seq
+                break
+        runs = runs_of(self.contents, self._branch, self._spaces[source], after)
+        if int(runs["count"].sum()) > WRITTEN_BEYOND_MAX:
+            return None
+        extents = self.contents.extents()
+        found: list[tuple[int, int]] = []
+        for first, count in runs[["first", "count"]].tolist():
+            found.extend(extents[first : first + count][["offset", "length"]].tolist())
+        return sorted(found)
 
 
 def _runs(contents: Contents, branch: Branch, spaces: Sequence[bytes]) -> list[Table]:

@@ -8,6 +8,7 @@ When a round may be read, and when a volume is whole after it, does not belong h
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -63,6 +64,19 @@ class Doubt:
     ranges: Iterable[tuple[int, int]] | None = None
     read_bytes_max: int = ROUND_READ_BYTES_MAX
     sent_bytes_max: int = ROUND_SENT_BYTES_MAX
+
+
+def joined(*ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What is in any of these ranges (offset, length), each in order; in order, and none touches another."""
+    start = end = 0
+    for offset, length in heapq.merge(*ranges):
+        if offset > end:
+            if end > start:
+                yield start, end - start
+            start, end = offset, offset + length
+        end = max(end, offset + length)
+    if end > start:
+        yield start, end - start
 
 
 def whole_of(volume: Volume) -> Iterator[Range]:

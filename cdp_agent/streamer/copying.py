@@ -7,10 +7,12 @@ may be read does not belong here (`steps`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from cdp_agent.streamer.compare import Comparison
-from cdp_agent.streamer.copy import Doubt, Reading
+from cdp_agent.streamer.copy import Doubt, Reading, joined
 from cdp_agent.streamer.payloads import Chunk
+from cdp_container.journal.position import NOWHERE, Position
 
 
 class Copying:
@@ -19,11 +21,15 @@ class Copying:
     Args:
         doubts: by source.
         comparison: with the base cut; None where the container holds nothing yet.
+        beyond: what its cuts beyond this position wrote is in doubt, too.
     """
 
-    def __init__(self, doubts: Mapping[int, Doubt], comparison: Comparison | None) -> None:
+    def __init__(
+        self, doubts: Mapping[int, Doubt], comparison: Comparison | None, beyond: Position = NOWHERE
+    ) -> None:
         self._doubts = dict(doubts)
         self._comparison = comparison
+        self._beyond = beyond
         self._reading: Reading | None = None
 
     def round(self, source: int) -> Iterator[Chunk]:
@@ -36,8 +42,15 @@ class Copying:
         reading = self._reading
         if reading is None or reading.source != source:
             # Over older data zeros count too.
-            reading = self._reading = Reading(self._doubts.pop(source), cover=self._comparison is not None)
+            reading = self._reading = Reading(self._doubt(source), cover=self._comparison is not None)
         return self._sent(reading, self._comparison)
+
+    def _doubt(self, source: int) -> Doubt:
+        doubt, comparison = self._doubts.pop(source), self._comparison
+        if doubt.ranges is None or comparison is None or self._beyond == NOWHERE:
+            return doubt
+        written = comparison.written_beyond(source, self._beyond)
+        return replace(doubt, ranges=None if written is None else joined(doubt.ranges, written))
 
     def _sent(self, reading: Reading, comparison: Comparison | None) -> Iterator[Chunk]:
         chunks = reading.round()

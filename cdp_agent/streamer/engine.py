@@ -210,6 +210,7 @@ class Engine:
                 taken_ns=plan.taken_ns,
                 lacking=plan.lacking,
                 announce=not epoch.record.base or len(sources) < len(self._identity.sources),
+                copy_from=plan.copy_from,
             )
         )
 

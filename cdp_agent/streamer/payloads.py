@@ -50,6 +50,10 @@ class Journal(Protocol):
         """Whether the position is between two records and not beyond `tail`."""
         ...
 
+    def end_before(self, position: Position) -> Position | None:
+        """Where the generation of a position ended, if that was before it."""
+        ...
+
     def distance_bytes(self, earlier: Position, later: Position) -> int:
         """Bytes of records between two positions; raises PositionUnknown."""
         ...

@@ -28,6 +28,9 @@ class Plan:
         taken_ns: what was acknowledged before this time of the wall clock lies below it.
         lacking: indexes of sources of which the container may lack something.
         mapped: those of them whose dirty maps say what.
+        beyond: of them also what cuts beyond this position wrote is in doubt, as the journal lost it.
+        copy_from: nothing is copied before all that lies below is in cuts: records of the time before a power
+            loss must not be put over what is copied after it.
         why: why all of them may, "" unless that is a surprise.
     """
 
@@ -35,6 +38,8 @@ class Plan:
     taken_ns: int
     lacking: tuple[int, ...]
     mapped: tuple[int, ...] = ()
+    beyond: Position = NOWHERE
+    copy_from: Position = NOWHERE
     why: str = ""
 
     @property
@@ -84,9 +89,29 @@ def plan_epoch(
     if len(lacking) == len(sources) and not mapped:
         return Plan(page.tail, seen_ns, lacking)
     position, why = _base_position(end, page.tail, journal)
+    taken_ns = end.preamble.cut_time_ns if end.preamble is not None else 0
+    beyond = NOWHERE
     if why:
-        return Plan(page.tail, seen_ns, tuple(sources), (), why)
-    return Plan(position, end.preamble.cut_time_ns if end.preamble is not None else 0, lacking, mapped)
+        beyond = _end_before(end, page.tail, journal) if len(mapped) == len(sources) else NOWHERE
+        if beyond == NOWHERE:
+            return Plan(page.tail, seen_ns, tuple(sources), why=why)
+        position = beyond
+    episode_began = Position(page.episode, 0)
+    gated = bool(mapped) and journal.contains(position, episode_began)
+    return Plan(position, taken_ns, lacking, mapped, beyond, episode_began if gated else NOWHERE)
+
+
+def _end_before(end: End, tail: Position, journal: Journal) -> Position:
+    """The newest position of the base cut's generation that the journal still has, after a power loss.
+
+    What the disks may lack or have beyond it is marked in the dirty maps, and what the cuts have is known. A
+    host that was reverted looks like that, too: then the cuts say what the maps cannot.
+    """
+    if end.preamble is None:
+        return NOWHERE
+    position = Position(end.preamble.journal_generation, end.preamble.journal_offset)
+    kept = journal.end_before(position)
+    return kept if kept is not None and journal.contains(kept, tail) else NOWHERE
 
 
 def _base_position(end: End, tail: Position, journal: Journal) -> tuple[Position, str]:

@@ -78,6 +78,7 @@ class EpochBegan:
         taken_ns: what was acknowledged before this time of the wall clock lies below it.
         lacking: sources that are copied, in this order.
         announce: the container knows no space yet, so that a cut is worth taking without any write.
+        copy_from: nothing is copied before all that lies below this position is in cuts.
     """
 
     epoch: int
@@ -86,6 +87,7 @@ class EpochBegan:
     taken_ns: int
     lacking: tuple[int, ...]
     announce: bool
+    copy_from: Position = NO_POSITION
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +350,7 @@ class StreamState:
         copied_last: the newest cut was a round: the journal has its turn.
         copy_at_ns: the next round is not begun before this.
         announce: the spaces are not in the container yet.
+        copy_from: nothing is copied, and no cut goes beyond it, before cuts have come here; then NOWHERE.
         flying: sealed segments that are not sent.
         cuts: cuts that are not protected, in order.
         sent: the newest cut whose segments, and all before them, are stored.
@@ -386,6 +389,7 @@ class StreamState:
     copied_last: bool = False
     copy_at_ns: int = 0
     announce: bool = False
+    copy_from: Position = NO_POSITION
     flying: tuple[Flying, ...] = ()
     cuts: tuple[CutFacts, ...] = ()
     sent: Place = NOWHERE

@@ -90,7 +90,7 @@ def due_ns(state: StreamState) -> int | None:
     if state.fenced or not state.epoch:
         return None
     due = []
-    if _may_cut(state) and (state.tail != state.position):
+    if _may_cut(state) and (state.tail != state.position or state.copy_from != NO_POSITION):
         due.append(state.cut_at_ns)
     if _may_cut(state) and _to_copy(state) is not None:
         due.append(state.copy_at_ns)
@@ -150,6 +150,7 @@ def _began(state: StreamState, event: EpochBegan) -> StreamState:
         proven_position=event.position,
         lacking=tuple(map(Lacking, event.lacking)),
         announce=event.announce,
+        copy_from=event.copy_from,
     )
 
 
@@ -168,6 +169,7 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
         cut_at_ns=state.cut_at_ns if state.copying else now_ns + state.pace.cadence_ns,
         copied_last=state.copying,
         announce=state.announce and state.copying,
+        copy_from=NO_POSITION if event.position == state.copy_from else state.copy_from,
     )
     tickets = tuple(asked.ticket for asked in taking)
     if event.empty:
@@ -297,7 +299,8 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         return state, ()
     source = _to_copy(state)
     may_copy = source is not None and now_ns >= state.copy_at_ns
-    by_cadence = state.tail != state.position and (state.more or now_ns >= state.cut_at_ns)
+    is_new = state.copy_from != NO_POSITION or state.tail != state.position
+    by_cadence = is_new and (state.more or now_ns >= state.cut_at_ns)
     journal_due = state.announce or bool(state.asked and not state.lacking) or by_cadence
     if may_copy and not (journal_due and state.copied_last):
         return _copy(state, source)
@@ -305,11 +308,14 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         return state, ()
     asked, rest = ((), state.asked) if state.lacking else _answerable(state.asked)
     named = bool(asked) and asked[-1].name is not None
+    tail, seen_ns = state.tail, state.tail_seen_ns
+    if state.copy_from != NO_POSITION:
+        tail, seen_ns = state.copy_from, state.taken_ns  # nobody looked at a clock there
     effect = ReadCut(
         cut=state.cut + 1,
         from_position=state.position,
-        to_position=asked[-1].target if named else state.tail,
-        taken_ns=asked[-1].seen_ns if named else state.tail_seen_ns,
+        to_position=asked[-1].target if named else tail,
+        taken_ns=asked[-1].seen_ns if named else seen_ns,
         asked=asked,
         copy=None,
         # A later reader of this epoch alone finds its spaces here.
@@ -333,7 +339,13 @@ def _copy(state: StreamState, source: int | None) -> Step:
 
 
 def _to_copy(state: StreamState) -> int | None:
-    """The source of which a round may be read: all that cuts hold of it must be on its disk."""
+    """The source of which a round may be read: all that cuts hold of it must be on its disk.
+
+    After a power loss the disk also holds what no record says: were it copied before the records of an
+    earlier time, they would be put over it.
+    """
+    if state.copy_from != NO_POSITION:
+        return None
     applied, position = state.applied, state.position
     is_applied = applied != NO_POSITION and (
         applied.generation != position.generation or applied.offset >= position.offset

@@ -61,7 +61,8 @@ _SPACE_RECORDS: Final = frozenset({"space+", "space=", "space-"})
 class Segment:
     """What a segment's preamble says, or what a pack remembers of a collected one (then without digests).
 
-    Times are nanoseconds since 1970, `object_bytes` those of the whole stored object.
+    Times are nanoseconds since 1970, `object_bytes` those of the whole stored object. `journal` is a position
+    in its writer's journal: generation and offset in bytes.
     """
 
     epoch: int
@@ -76,6 +77,7 @@ class Segment:
     end: Place | None
     previous_digest: bytes
     digest: bytes
+    journal: tuple[int, int] = (0, 0)
 
     @property
     def place(self) -> Place:
@@ -174,6 +176,7 @@ class Contents:
                 end=preamble.end,
                 previous_digest=preamble.previous_digest,
                 digest=seen.digest,
+                journal=(preamble.journal_generation, preamble.journal_offset),
             )
         elif seen.key not in self.ledger.packs:
             return

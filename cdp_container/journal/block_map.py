@@ -49,7 +49,7 @@ class MapHeader:
     Attributes:
         domain: the domain's id, 16 bytes.
         space: the volume's space id, 16 bytes.
-        episode: names the event that began it; 0 for a write-intent map.
+        episode: names the event that began it; of a write-intent map the generation that it speaks of.
         size_bytes: of the volume.
         block_bytes: of a block, a power of two.
     """
@@ -74,6 +74,11 @@ class MapHeader:
 def dirty_map_name(source: int) -> str:
     """The name of a source's dirty map in the journal directory."""
     return f"dirty/{source}.map"
+
+
+def intent_map_name(source: int) -> str:
+    """The name of a source's write-intent map in the journal directory."""
+    return f"intent/{source}.map"
 
 
 def encode_map_header(header: MapHeader) -> bytes:

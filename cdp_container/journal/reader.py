@@ -146,6 +146,14 @@ class JournalReader:
         except PositionUnknown:
             return False
 
+    def end_before(self, position: Position) -> Position | None:
+        """Where the generation of a position ended, if before it: a power loss took what followed."""
+        for file in self._run:
+            previous = file.header.previous
+            if previous.generation == position.generation != file.header.generation:
+                return previous if previous.offset < position.offset else None
+        return None
+
     def distance_bytes(self, earlier: Position, later: Position) -> int:
         """Bytes of records between two positions.
 

@@ -99,8 +99,11 @@ class SimJournal:
         self.applied_count -= rng.randrange(min(self.applied_count, 10) + 1)
         self.apply_all(write)
 
-    def lose_end(self, rng: Random, write: WriteDisk, records_max: int) -> None:
-        """Of the last records the journal loses the end, and the disks lose any of what they hold."""
+    def lose_end(self, rng: Random, write: WriteDisk, records_max: int, reverted: bool) -> None:
+        """Of the last records the journal loses the end, and the disks lose any of what they hold.
+
+        A power loss leaves marks of where that was; a host that was `reverted` lost all of it, and the marks.
+        """
         count = rng.randrange(min(len(self.changes) - self.trimmed, records_max) + 1)
         first = len(self.changes) - count
         while count and not all(change.captured for change in self.changes[first:]):
@@ -120,8 +123,11 @@ class SimJournal:
         for change in lost:  # the disk has it, or not; the model calls that a change that nobody captured
             record = change.record
             place = slice(record.offset, record.offset + record.span)
-            content = bytes(rng.choice((before, now))[record.source][place])
+            kept_marks = {source: set(blocks) for source, blocks in self.dirty.items()}
+            content = bytes((before if reverted else rng.choice((before, now)))[record.source][place])
             self.append(Kind.WRITE, record.source, record.offset, record.span, content, captured=False)
+            if reverted:
+                self.dirty = defaultdict(set, kept_marks)
         self.apply_all(write)
 
     def trim(self, proven: Position) -> None:
@@ -159,6 +165,13 @@ class SimJournal:
         number = self._number_of.get(position)
         known = number is not None and position not in self._lost
         return known and self.trimmed <= (number or 0) <= self._number_of[tail]
+
+    def end_before(self, position: Position) -> Position | None:
+        number = self._number_of.get(position)
+        if number is None or position not in self._lost:
+            return None
+        kept = [at for at in self._number_of if at.generation == position.generation and at not in self._lost]
+        return max(kept, key=lambda at: at.offset)
 
     def distance_bytes(self, earlier: Position, later: Position) -> int:
         return sum(

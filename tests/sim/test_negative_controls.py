@@ -232,20 +232,50 @@ def take_for_whole_what_was_not_finished(patch: pytest.MonkeyPatch, world: World
     patch.setattr(engine, "plan_epoch", without)
 
 
+def often_gaps(world: World) -> None:
+    """Power losses and overflows all the time, with maps of what they left in doubt."""
+    world.has_gaps, world.has_intent_maps, world.gap_share = True, True, 5
+
+
 def leave_a_dirty_block_out(patch: pytest.MonkeyPatch, world: World) -> None:
     """Does not compare all that was written while the journal held nothing."""
+    often_gaps(world)
     real = SimLocal.doubt
 
     def without(self: SimLocal, source: int, episode: int | None) -> Doubt:
         doubt = real(self, source, episode)
         ranges = list(doubt.ranges or ())
-        return replace(doubt, ranges=ranges[:-1] if episode is not None else ranges)
+        return replace(doubt, ranges=ranges[1:] if episode is not None else ranges)
 
     patch.setattr(SimLocal, "doubt", without)
 
 
+def copy_before_what_came_before(patch: pytest.MonkeyPatch, world: World) -> None:
+    """After a power loss copies come before records of an earlier time, which are put over them."""
+    often_gaps(world)
+    real = resume.plan_epoch
+
+    def without(*args: object) -> resume.Plan:
+        return replace(real(*args), copy_from=NOWHERE)  # type: ignore[arg-type]
+
+    patch.setattr(engine, "plan_epoch", without)
+
+
+def forget_what_cuts_wrote_that_the_journal_lost(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Compares what is marked, but not what cuts beyond the journal's end wrote, on a reverted host."""
+    often_gaps(world)
+    real = resume.plan_epoch
+
+    def without(*args: object) -> resume.Plan:
+        return replace(real(*args), beyond=NOWHERE)  # type: ignore[arg-type]
+
+    patch.setattr(engine, "plan_epoch", without)
+
+
 BROKEN: tuple[Break, ...] = (
     leave_a_dirty_block_out,
+    copy_before_what_came_before,
+    forget_what_cuts_wrote_that_the_journal_lost,
     copy_while_applied_up_to_lags,
     copy_during_a_redo,
     take_a_copy_for_whole_at_once,

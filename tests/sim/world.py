@@ -42,6 +42,7 @@ from tests.sim.store import CALM, STORMY, SimStore
 
 PASSPHRASE = "simulated"
 CHEAP = ScryptCost(n=2, r=1, p=1)
+LOST_RECORDS_MAX = 30
 SETTLE_SECONDS = 400.0
 """After the storm everything must be protected within so long: all back-offs and late requests."""
 
@@ -88,6 +89,8 @@ class World:
         encrypted = self.rng.random() < 0.3
         holding = self.rng.random() < 0.3
         self.has_gaps = self.rng.random() < 0.5
+        self.gap_share = 1
+        self.has_intent_maps = self.rng.random() < 0.8
         count = self.rng.choice((1, 2))
         initial = [self._initial(holding) for _ in range(count)]
         self.journal = SimJournal(self.time, initial)
@@ -139,9 +142,9 @@ class World:
 
     # --- the agent's life ----------------------------------------------------------------------
 
-    def start_splitter(self) -> None:
+    def start_splitter(self, generation: int | None = None) -> None:
         """Every start is a new generation, after a redo of what the disks may lack."""
-        generation = self.rng.getrandbits(63) + 1
+        generation = generation or self.rng.getrandbits(63) + 1
         before = self.local.splitter_page
         self.maps_are_complete = False
         self.journal.redo(self.rng, self.write_disk)
@@ -179,14 +182,22 @@ class World:
             )
 
     def lose_power(self) -> None:
-        """Records and disk writes that were not synced are lost, each for itself; another boot."""
+        """Records and disk writes that were not synced are lost, each for itself; another boot.
+
+        Where that was is marked by the write-intent map, unless the journal was given up.
+        """
         self.end_engine()
         self.run_number += 1
-        self.journal.lose_end(self.rng, self.write_disk, 0 if self.local.splitter_page.overflowed else 9)
-        self.local.splitter_page = replace(
-            self.local.splitter_page, episode=self.rng.getrandbits(63) + 1, compare_all=True
-        )
-        self.start_splitter()
+        page = self.local.splitter_page
+        is_compared = page.episode in (0, self.local.page.compared_episode)
+        if is_compared:
+            self.journal.dirty.clear()
+        reverted = self.rng.random() < 0.3
+        self.journal.lose_end(self.rng, self.write_disk, 0 if page.overflowed else LOST_RECORDS_MAX, reverted)
+        is_placed = not page.overflowed and (is_compared or not page.compare_all) and self.has_intent_maps
+        episode = self.rng.getrandbits(63) + 1
+        self.local.splitter_page = replace(page, episode=episode, compare_all=not is_placed)
+        self.start_splitter(episode)
         self.time.after(self.rng.uniform(0.1, 5.0), self.start_streamer)
 
     def write_disk(self, source: int, offset: int, data: bytes) -> None:
@@ -330,7 +341,7 @@ class World:
         if self.quiet:
             return
         kinds = ("crash", "crash", "crash", "away", "suspend", "splitter", "full", "wall", "calm")
-        kind = self.rng.choice((*kinds, "overflow", "power") if self.has_gaps else kinds)
+        kind = self.rng.choice((*kinds, *("overflow", "power") * self.gap_share) if self.has_gaps else kinds)
         if kind == "crash" and self.engine is not None:
             self.crash_streamer()
         elif kind == "away":

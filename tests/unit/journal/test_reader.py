@@ -72,6 +72,18 @@ def test_a_position_may_be_the_end_of_a_generation_or_the_start_of_the_next(buil
         assert reader.contains(start, builder.at)
 
 
+def test_where_a_generation_ended_that_lost_its_end(builder: JournalBuilder) -> None:
+    builder.write(0, 0, b"a")
+    end = builder.at
+    builder.begin_generation(3)
+    builder.write(0, 0, b"b")
+    with reader_of(builder) as reader:
+        assert reader.end_before(Position(end.generation, end.offset + 64)) == end
+        assert reader.end_before(end) is None
+        assert reader.end_before(Position(3, 10_000)) is None
+        assert reader.end_before(Position(99, 0)) is None
+
+
 def test_contains_knows_only_places_between_records_up_to_the_tail(builder: JournalBuilder) -> None:
     first = builder.write(0, 0, b"a" * 100)
     second = builder.write(0, 0, b"b")

@@ -142,7 +142,10 @@ class StepClock:
 
 
 class Machine:
-    """One host with volumes and a journal; `start` opens the splitter within the running loop."""
+    """One host with volumes and a journal; `start` opens the splitter within the running loop.
+
+    `marks_all`: guests seem to have written everywhere, so that no write waits for the write-intent map.
+    """
 
     def __init__(self, directory: Path, volume_bytes: int = 256 << 10, volumes: int = 1) -> None:
         self.directory = directory
@@ -150,6 +153,7 @@ class Machine:
         self.clock = StepClock()
         self.boot = b"boot" * 4
         self.generations = 0
+        self.marks_all = True
         self.settings = SplitterSettings(
             journal_dir=directory,
             domain=DOMAIN,
@@ -172,6 +176,11 @@ class Machine:
         capture, backings = open_capture(
             self.settings, self.files, self.clock, self._entropy, self.boot, self.pages, lambda progress: None
         )
+        if self.marks_all and capture.intent.is_held:
+            for volume in self.settings.volumes:
+                capture.intent.want(volume.index, 0, volume.size_bytes)
+            capture.intent.begin_write()()
+            capture.intent.end_write(is_durable=True)
         return Splitter(self, capture, backings)
 
     def reboot(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.streamer.facts import Lag
-from cdp_agent.streamer.resume import plan_epoch
+from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_container.clock import SystemClock
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown
@@ -230,6 +230,32 @@ def test_where_the_newest_cuts_position_is_not_known_everything_is_compared(
         plan = plan_epoch(end, site.page, 5, site.notes(), site.identity.active, journal, NOWHERE)
     assert (plan.position, plan.taken_ns, plan.lacking) == (site.page.tail, 5, (0,))
     assert why in plan.why
+
+
+def test_after_a_power_loss_it_goes_on_where_the_journal_ends(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    before = site.page.tail
+    site.write(0, 0, b"kept")
+    kept = site.page.tail
+    site.begin_generation()
+    began = Position(site.page.generation, 0)
+    site.write(0, 0, b"of the next boot")
+    site.publish(episode=began.generation, compare_all=False)
+
+    def plan(base: Position, **changes: object) -> Plan:
+        site.publish(**changes)
+        end = End(Place(1, 3, 5), bytes(32), preamble_at(base))
+        with JournalReader(site.directory / "journal", site.identity.domain) as journal:
+            return plan_epoch(end, site.page, 5, site.notes(), site.identity.active, journal, NOWHERE)
+
+    lost = Position(kept.generation, kept.offset + 640)
+    assert plan(before) == Plan(before, 44, (0,), (0,), NOWHERE, began)
+    assert plan(kept) == Plan(kept, 44, (0,), (0,), NOWHERE, began)
+    assert plan(lost) == Plan(kept, 44, (0,), (0,), kept, began)
+    assert plan(site.page.tail) == Plan(site.page.tail, 44, (0,), (0,))
+    assert plan(Position(99, 5)).why
+    everything = plan(lost, compare_all=True)
+    assert (everything.position, everything.mapped, everything.copy_from) == (site.page.tail, (), NOWHERE)
 
 
 def test_a_container_that_lost_its_cuts_is_refused(tmp_path: Path) -> None:
