@@ -70,7 +70,7 @@ soak: system-test setup ## Kill the agent again and again (SOAK_ROUNDS=500)
 
 simulate: setup ## Run the simulator over many seeds (SIMULATE_SEEDS=10000), and all crash states of the journal
 	$(PYTEST) tests/sim --seeds $(SIMULATE_SEEDS) --timeout 0 -q
-	$(PYTEST) tests/unit/splitter/test_crash_states.py --deep --timeout 0 -q --numprocesses 2
+	$(PYTEST) tests/unit/splitter/test_crashes.py tests/unit/splitter/test_crash_states.py --deep --timeout 0 -q --numprocesses 2
 
 system-bench:
 	@deploy/system-packages.sh demo test bench

@@ -339,6 +339,7 @@ class _Moment:
         if isinstance(event, Rebooted):
             self.boot += 1
             self.is_serving = False
+            self.capture.lose_power()
         if not isinstance(event, Wrote):
             return
         path = next(path for path, file in self.disks.current_names().items() if file == event.file)

@@ -127,6 +127,7 @@ class Capture:
     _images_at: dict[Position, Images] = field(default_factory=dict)
     _order: dict[Position, int] = field(default_factory=dict)  # of the ends of records
     _proven_order: int = -1
+    _kept: int = 0  # so many of `appended` came before the newest power loss, which may have taken some
 
     def append(self, offset: int, data: bytes) -> None:
         """Something was written into a journal file."""
@@ -178,9 +179,14 @@ class Capture:
             del self.cuts[: found[-1]]
             self._proven_order = max(self._proven_order, self._order.get(page.proven, -1))
 
+    def lose_power(self) -> None:
+        """What was promised until now stays so."""
+        self._kept = len(self.appended)
+
     def promise(self) -> None:
         """A flush was answered: so far the journal must stay."""
-        changes = [record for record, _ in self.appended.values() if record.kind in CHANGES]
+        appended = list(self.appended.values())[self._kept :]
+        changes = [record for record, _ in appended if record.kind in CHANGES]
         if changes and not self.page.overflowed:
             self.promised = changes[-1].position
 
