@@ -28,6 +28,7 @@ GROUPS: Mapping[str, Callable[[Knobs], list[Figure]]] = {
     memory.GROUP: memory.measure,
 }
 RESULT = Path("build/bench.json")
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
@@ -37,7 +38,8 @@ def main() -> int:
     if unknown:
         print(f"ONLY={','.join(unknown)} is none of {', '.join(GROUPS)}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is taken down
+    for number in ENDS:
+        signal.signal(number, _end)
     chosen, where = knobs(), f"{machine()}; {load()}"
     figures: list[Figure] = []
     RESULT.parent.mkdir(exist_ok=True)
@@ -52,6 +54,13 @@ def main() -> int:
     if not chosen.is_proof:
         print(f"a quick look: {chosen}; a proof takes {PAIRS} pairs and the full sizes")
     return 1 if any(figure.is_missed for figure in figures) else 0
+
+
+def _end(_number: int, _frame: object) -> None:
+    """Take everything down, once: an impatient second Ctrl-C would leave the rest behind."""
+    for number in ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
