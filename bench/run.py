@@ -19,7 +19,9 @@ from bench.knobs import PAIRS, Knobs, knobs
 from bench.machine import load, machine
 from bench.table import Figure, rendered
 
-GROUPS: Mapping[str, Callable[[Knobs], list[Figure]]] = {
+Group = Callable[[Knobs], list[Figure]]
+
+GROUPS: Mapping[str, Group] = {
     capture.GROUP: capture.measure,
     stream.GROUP: stream.measure,
     restore.GROUP: restore.measure,
@@ -40,17 +42,21 @@ def main() -> int:
         return 2
     for number in ENDS:
         signal.signal(number, _end)
-    chosen, where = knobs(), f"{machine()}; {load()}"
+    return run({name: GROUPS[name] for name in wanted}, knobs(), RESULT)
+
+
+def run(groups: Mapping[str, Group], chosen: Knobs, result: Path) -> int:
+    """Measure, tell, and write; what is measured is written as soon as its group is done."""
+    where = f"{machine()}; {load()}"
     figures: list[Figure] = []
-    RESULT.parent.mkdir(exist_ok=True)
-    for name in wanted:
+    result.parent.mkdir(exist_ok=True)
+    for name, measure in groups.items():
         print(f"-- {name}", flush=True)
         began = time.monotonic()
-        figures += GROUPS[name](chosen)
+        figures += measure(chosen)
         print(f"-- {name} took {time.monotonic() - began:.0f} s", flush=True)
-        RESULT.write_text(json.dumps([figure.document() for figure in figures], indent=2) + "\n")
-    print()
-    print(rendered(figures, where))
+        result.write_text(json.dumps([figure.document() for figure in figures], indent=2) + "\n")
+    print(f"\n{rendered(figures, where)}")
     if not chosen.is_proof:
         print(f"a quick look: {chosen}; a proof takes {PAIRS} pairs and the full sizes")
     return 1 if any(figure.is_missed for figure in figures) else 0
