@@ -94,7 +94,8 @@ class DirtyBlocks:
         changed = set_bits(self._bits[source], *touched_blocks(self._headers[source], offset, length))
         if changed is not None and self._maps:
             self._changed.append((source, *changed))
-            self.is_complete = len(self._changed) < CHANGES_MAX
+            if len(self._changed) >= CHANGES_MAX:
+                self.is_complete = False  # never True here: a thread may give the maps up meanwhile
 
     def save(self, episode: int) -> None:
         """Make what is marked so far durable, as the maps of this episode; else they are incomplete."""

@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
+from cdp_agent.splitter import dirty_blocks
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import OsFiles
 from cdp_container.journal import block_map
@@ -292,6 +294,34 @@ def test_too_many_marks_while_the_maps_are_saved_make_them_incomplete(
     made.save(7)
     for number in range(4):
         made.mark(0, number * 8 * BLOCK, 1)
+    assert not made.finish()
+
+
+def test_maps_that_a_thread_gives_up_amid_a_mark_stay_incomplete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Lossy()
+    made = blocks(tmp_path, files)
+    made.begin(0)
+    made.mark(0, 0, BLOCK)
+    made.save(7)
+
+    syncs: list[Path] = []
+
+    def fail(name: str, path: Path) -> OSError | None:
+        syncs.extend([path] if name == "fdatasync" else [])
+        return OSError(errno.EIO, "its bits") if len(syncs) == 2 else None
+
+    def given_up_meanwhile(*args: Any) -> tuple[int, int] | None:
+        changed = set_bits(*args)
+        files.fail = fail
+        made.save(8)
+        return changed
+
+    set_bits = dirty_blocks.set_bits
+    monkeypatch.setattr(dirty_blocks, "set_bits", given_up_meanwhile)
+    made.mark(0, 9 * BLOCK, 1)
+    files.fail = lambda name, path: None
     assert not made.finish()
 
 
