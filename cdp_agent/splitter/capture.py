@@ -398,8 +398,10 @@ class Capture:
             await self._overflow(f"{self._failures.journal.what}: {self._failures.journal.error}")
 
     def _advance(self, synced: Position) -> None:
-        """Publish a later synced point."""
-        if synced.generation != self.page.synced.generation or synced.offset > self.page.synced.offset:
+        """Publish a later synced point; none of a generation that was given up since the sync began."""
+        before = self.page.synced
+        is_later = synced.generation != before.generation or synced.offset > before.offset
+        if is_later and synced.generation == self._tail.generation:
             self._published.page = replace(self.page, synced=synced)
             self._publish()
 

@@ -8,15 +8,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
-from cdp_agent.splitter import dirty_blocks
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import OsFiles
 from cdp_container.journal import block_map
-from cdp_container.journal.block_map import DIRTY_BLOCK_BYTES, MAP_HEADER_BYTES, dirty_map_name, dirty_ranges
+from cdp_container.journal.block_map import (
+    DIRTY_BLOCK_BYTES,
+    MAP_HEADER_BYTES,
+    dirty_map_name,
+    dirty_ranges,
+    set_bits,
+)
 from cdp_container.journal.shared import StreamerPage
 from tests.unit.splitter.machine import FILE_BYTES, Lossy, Machine, Splitter, run
 
@@ -312,14 +316,13 @@ def test_maps_that_a_thread_gives_up_amid_a_mark_stay_incomplete(
         syncs.extend([path] if name == "fdatasync" else [])
         return OSError(errno.EIO, "its bits") if len(syncs) == 2 else None
 
-    def given_up_meanwhile(*args: Any) -> tuple[int, int] | None:
-        changed = set_bits(*args)
+    def given_up_meanwhile(bits: bytearray, first: int, end: int) -> tuple[int, int] | None:
+        changed = set_bits(bits, first, end)
         files.fail = fail
         made.save(8)
         return changed
 
-    set_bits = dirty_blocks.set_bits
-    monkeypatch.setattr(dirty_blocks, "set_bits", given_up_meanwhile)
+    monkeypatch.setattr("cdp_agent.splitter.dirty_blocks.set_bits", given_up_meanwhile)
     made.mark(0, 9 * BLOCK, 1)
     files.fail = lambda name, path: None
     assert not made.finish()
