@@ -136,9 +136,16 @@ class ServerConnection:
 
     def data_to_send(self) -> bytes:
         """The bytes that this side owes of its own accord, in order; each is returned once."""
+        if not self._outgoing:
+            return b""
         data = bytes(self._outgoing)
         self._outgoing.clear()
         return data
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing that came is left for `next_event`; it says NEED_DATA then."""
+        return self._start == self._end
 
     @property
     def is_amid_request(self) -> bool:

@@ -212,7 +212,7 @@ class Session(asyncio.BufferedProtocol):
 
     def _take_events(self) -> None:
         while not self._ending and not self._is_full():
-            if not self._write_together():
+            if not self._write_together() or self._connection.is_used_up:
                 event = self._connection.next_event()
                 if isinstance(event, Progress):
                     self._waits_for_room = event is NEED_ROOM
