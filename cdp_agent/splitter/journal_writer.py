@@ -77,6 +77,7 @@ class JournalWriter:
         limit_bytes: the most that all files may take.
         run: the files that are there, oldest first.
         run_end: where the newest generation ends.
+        newest_number: of all files that a reader may remember.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class JournalWriter:
         limit_bytes: int,
         run: Sequence[JournalFile],
         run_end: Position,
+        newest_number: int = 0,
     ) -> None:
         self._files = files
         self._directory = directory
@@ -103,7 +105,7 @@ class JournalWriter:
         self._payload_bytes_max = min(PAYLOAD_BYTES_MAX, room // BLOCK_BYTES * BLOCK_BYTES)
         ends = [_end_of(file, following) for file, following in itertools.pairwise(run)]
         self._run = deque(map(_of_journal_file, run, [*ends, run_end.offset]))
-        self._number = run[-1].header.number if run else 0  # of the newest file
+        self._number = max(newest_number, run[-1].header.number if run else 0)
         self._free = 0  # so many of the oldest files may be recycled
         self._previous = run_end
         self._generation = 0
@@ -188,12 +190,12 @@ class JournalWriter:
         return len(ends)
 
     def _take_back(self, offset: int, before: tuple[_File, int], begun: Sequence[tuple[int, int]]) -> None:
-        """Let the first parts of a write that failed be no records, and go on where it began.
+        """Let what came before a record that failed be no records, and go on where that began.
 
         Args:
             offset: where it began.
             before: the file in which that is, and its descriptor.
-            begun: where the parts are: descriptor and byte.
+            begun: what is there, the parts of a write or an END_OF_FILE: descriptor and byte.
         """
         self._wipe(begun)
         file, first_fd = before
@@ -233,15 +235,21 @@ class JournalWriter:
         """Append one record; returns where it is: descriptor and byte."""
         length = len(payload)
         needed = RECORD_HEADER_BYTES + padded_bytes(length)
-        file = self._run[-1]
+        file, first = self._run[-1], self._offset
+        at = FILE_HEADER_BYTES + first - file.start
+        before, rotated = (file, self._fd), [(self._fd, at)]
         # Behind every record there is room for the END_OF_FILE that says where to go on.
-        if FILE_HEADER_BYTES + self._offset - file.start + needed + RECORD_HEADER_BYTES > file.size_bytes:
+        if at + needed + RECORD_HEADER_BYTES > file.size_bytes:
             self._rotate(beyond_limit=kind is Kind.NOTE)
-            file = self._run[-1]
+            file, at = self._run[-1], FILE_HEADER_BYTES
         header = encode_record_header(kind, source, self.tail, offset, span, self._wall_ns(), payload, crc)
-        at = FILE_HEADER_BYTES + self._offset - file.start
         self._dirty = True
-        self._files.pwritev(self._fd, (header, payload, _PADDINGS[-length % 8]), at)
+        try:
+            self._files.pwritev(self._fd, (header, payload, _PADDINGS[-length % 8]), at)
+        except OSError:
+            if file is not before[0]:  # or a journal given up here would end before its newest file
+                self._take_back(first, before, rotated)
+            raise
         self._offset += needed
         file.end = self._offset
         return self._fd, at

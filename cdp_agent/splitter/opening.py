@@ -362,12 +362,17 @@ class _Opening:
             return None
 
     def _writer(
-        self, reader: JournalReader, generation: int, end: Position, synced: Position
+        self,
+        reader: JournalReader,
+        generation: int,
+        end: Position,
+        synced: Position,
+        newest_number: int = 0,
     ) -> JournalWriter:
         settings = self.settings
         writer = JournalWriter(
             self.files, self.directory, settings.domain, self.boot, self.clock.wall_ns,
-            settings.file_bytes, settings.limit_bytes, reader.files, end,
+            settings.file_bytes, settings.limit_bytes, reader.files, end, newest_number,
         )  # fmt: skip
         writer.trim((self._proven(), synced))
         writer.begin_generation(generation, beyond_limit=settings.full_copy)
@@ -377,12 +382,22 @@ class _Opening:
         """A new generation behind a journal that was given up at `end`; in a thread, while guests write."""
         generation = int.from_bytes(self.entropy(8), "little") or 1
         with JournalReader(self.directory, self.settings.domain) as reader:
-            for file in [file for run in reader.runs for file in run if file.header.previous == end]:
-                self.files.unlink(file.path)  # of an attempt that nobody was told of
+            newest_number = max(list_numbers(self.directory), default=0)
+            self._drop_behind(end, [file for run in reader.runs for file in run])
             reader.refresh()
             if reader.runs:
                 reader.follow(reader.runs[-1])
-            return self._writer(reader, generation, end, self._proven())
+            return self._writer(reader, generation, end, self._proven(), newest_number)
+
+    def _drop_behind(self, end: Position, found: Sequence[JournalFile]) -> None:
+        """Delete what counts for nothing: begun for a record that was refused, or by an attempt to go on.
+
+        Were it left there, the new generation would not follow the file in which the old one ends.
+        """
+        last = max((file.header.number for file in found if file.holds(end)), default=None)
+        for file in found:
+            if file.header.previous == end or (last is not None and file.header.number > last):
+                self.files.unlink(file.path)
 
     def _redo(self, backings: Mapping[int, Backing], found: Found, writer: JournalWriter | None) -> None:
         """Apply what follows the synced point, and sync both sides of it."""
