@@ -1,8 +1,10 @@
-"""agent.json: what `init` fixed about this agent, and no `run` ever changes.
+"""agent.json: what `init` fixed about this agent.
 
 It pins the domain, its public key and index key, and which space each volume is, so that nothing
 that somebody writes into the store can redirect the agent. `reload` adds volumes, lets them grow and
-marks them as removed; a source keeps its index for ever, as journal records name it by that. It holds
+marks them as removed; `run` notes where a disk was moved. A source keeps its index for ever, as journal
+records name it by that. Splitter and streamer go by it alone: a configuration that is being edited while
+they run changes no volume. It holds
 the index key (which opens names and sizes, but no content), so its mode is 0600. What does not belong
 here: what changes while the agent runs (notes.json) and what the administrator may change (the
 configuration).
@@ -143,15 +145,15 @@ def _bytes(text: str, length: int) -> bytes:
     return value
 
 
-def load_identity(directory: Path) -> AgentIdentity:
+def load_identity(directory: Path, name: str = IDENTITY_NAME) -> AgentIdentity:
     """Read agent.json of a journal directory. Raises ConfigInvalid where `init` was never run."""
-    path = directory / IDENTITY_NAME
+    path = directory / name
     try:
         with path.open("rb") as file:
             data = file.read(IDENTITY_BYTES_MAX + 1)
     except FileNotFoundError:
         raise ConfigInvalid(
-            f"no agent in {directory}", f"there is no {IDENTITY_NAME}", "run `cdp-agent init` first"
+            f"no agent in {directory}", f"there is no {name}", "run `cdp-agent init` first"
         ) from None
     except OSError as error:
         raise ConfigInvalid(

@@ -330,6 +330,15 @@ class ReloadRefused(CdpError):
     default_hint = "mend what it names, then run `cdp-agent reload` again"
 
 
+class VolumesChanged(CdpError):
+    """The splitter serves other volumes, or other disks, than this run of the streamer knows."""
+
+    exit_code = 72
+    default_hint = (
+        "nothing: the streamer begins anew; if it stays so, a disk was replaced: start the agent again"
+    )
+
+
 class AgentNotRunning(CdpError):
     """The command needs a running agent and there is none in this journal directory."""
 

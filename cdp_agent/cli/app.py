@@ -253,6 +253,7 @@ def _child(work: Callable[[], int]) -> int:
 def _splitter(config: Path) -> int:
     from cdp_agent.cli.children import splitter_settings
     from cdp_agent.splitter.process import run_splitter
+    from cdp_agent.volume_set import find_decision
     from cdp_agent.wish import forget_wish
 
     settings = splitter_settings(config)
@@ -260,7 +261,7 @@ def _splitter(config: Path) -> int:
         settings,
         SystemClock(),
         on_opened=lambda: forget_wish(settings.journal_dir),
-        reload=lambda: splitter_settings(config).volumes,
+        reload=lambda: find_decision(settings.journal_dir),
     )
 
 

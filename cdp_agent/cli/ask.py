@@ -30,7 +30,7 @@ def ask_flush(config: Path, *, timeout_seconds: float) -> int:
 
 
 def _ask(config: Path, request: dict[str, Any], what: str, timeout_seconds: float) -> dict[str, Any]:
-    settings, _ = load_agent(config)
+    settings, _ = load_agent(config, other_volumes=True)
     try:
         answer = call(Path(settings.journal.directory), request, timeout_seconds)
     except OSError as error:

@@ -1,13 +1,14 @@
 """From the configuration and agent.json to what splitter and streamer are told.
 
-The configuration may change between runs, agent.json never does; where both speak of one thing they
-must agree.
+Which volumes there are is in agent.json alone, whatever is being edited in the configuration: a `run` takes
+it over from there, or refuses, and `reload` does while it runs.
 """
 
 from __future__ import annotations
 
 import getpass
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.streamer.settings import StreamerSettings
+from cdp_agent.volume_set import removed_of, volumes_of
 from cdp_agent.wish import load_wish
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
@@ -55,13 +57,13 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
     return settings, identity
 
 
-def volumes_of(settings: AgentSettings, identity: AgentIdentity) -> tuple[VolumeSettings, ...]:
-    """The volumes, in the order of agent.json, which is what journal records count by.
+def moved_identity(settings: AgentSettings, identity: AgentIdentity) -> AgentIdentity:
+    """agent.json where a disk may have been moved since the last start; its size may not have changed.
 
-    A path may have moved since `init`; the size may not have changed. Raises BackingUnreadable.
+    Raises BackingUnreadable.
     """
     paths = {volume.name: volume.path for volume in settings.volumes}
-    volumes = []
+    sources = list(identity.sources)
     for index, source in identity.active.items():
         path = paths[source.name]
         size_bytes = inspect_backing(path).size_bytes
@@ -71,8 +73,8 @@ def volumes_of(settings: AgentSettings, identity: AgentIdentity) -> tuple[Volume
                 f"it has {size_bytes} bytes, but had {source.size_bytes} at init",
                 "if it grew, `cdp-agent reload` takes that over; a protected volume cannot shrink",
             )
-        volumes.append(VolumeSettings(source.name, Path(path), size_bytes, index, source.space))
-    return tuple(volumes)
+        sources[index] = replace(source, path=path)
+    return replace(identity, sources=tuple(sources))
 
 
 def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
@@ -87,9 +89,9 @@ def holds_nothing(volumes: Sequence[VolumeSettings]) -> bool:
 
 def splitter_settings(config: Path) -> SplitterSettings:
     """What the splitter is told. Raises ConfigInvalid, BackingUnreadable, BackingChanged."""
-    settings, identity = load_agent(config)
+    settings, identity = load_agent(config, other_volumes=True)
     directory = Path(settings.journal.directory)
-    volumes = volumes_of(settings, identity)
+    volumes = volumes_of(identity)
     wish = load_wish(directory)
     if all_whole(identity, load_notes(directory)) and not ever_ran(directory) and not holds_nothing(volumes):
         raise BackingChanged(
@@ -101,7 +103,7 @@ def splitter_settings(config: Path) -> SplitterSettings:
         journal_dir=directory,
         domain=identity.domain,
         volumes=volumes,
-        removed=frozenset(range(len(identity.sources))) - frozenset(identity.active),
+        removed=removed_of(identity),
         limit_bytes=settings.journal.limit,
         socket=Path(settings.socket_path),
         on_journal_full=OnJournalFull(settings.journal.on_full),
@@ -134,11 +136,10 @@ def ever_ran(directory: Path) -> bool:
 
 def streamer_settings(config: Path) -> StreamerSettings:
     """What the streamer is told. Raises ConfigInvalid, BackingUnreadable."""
-    settings, identity = load_agent(config)
+    settings, identity = load_agent(config, other_volumes=True)
     return StreamerSettings(
         directory=Path(settings.journal.directory),
         identity=identity,
-        backings=_backings(settings, identity),
         store=settings.store,
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
@@ -149,11 +150,6 @@ def streamer_settings(config: Path) -> StreamerSettings:
         operator=_operator(),
         software=software(),
     )
-
-
-def _backings(settings: AgentSettings, identity: AgentIdentity) -> tuple[Path, ...]:
-    paths = {volume.index: volume.backing for volume in volumes_of(settings, identity)}
-    return tuple(paths.get(index, Path(source.path)) for index, source in enumerate(identity.sources))
 
 
 def _operator() -> str:

@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdp_agent.alerts.watch import Watch, open_watch
-from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, volumes_of
+from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
+from cdp_agent.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
+from cdp_agent.volume_set import volumes_of
 from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
+from cdp_container.domain.durable import replace_file
 from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.errors import (
     AlreadyRunning,
@@ -47,10 +50,11 @@ def run_agent(config: Path, wish: Wish) -> int:
     """Run until told to stop; gives the exit code. Raises AlreadyRunning, ConfigInvalid, UsageError."""
     if wish.redo and wish.keep_disk:
         raise UsageError("cannot start", "--redo and --keep-disk contradict each other", "choose one of them")
-    settings, identity = load_agent(config)
+    settings, _ = load_agent(config)
     directory = Path(settings.journal.directory)
     lock = take_lock(directory / "lock", SystemClock())
     try:
+        identity = _take_moved_disks(config)
         pages = SharedPages(directory / "shared")
         try:
             # The streamer of a run that was killed may live for a moment, and would bring its notes back.
@@ -58,12 +62,21 @@ def run_agent(config: Path, wish: Wish) -> int:
                 if wish or load_wish(directory):
                     _take_wish(directory, wish)
                 elif not ever_ran(directory):
-                    _note_empty_volumes(directory, volumes_of(settings, identity))
+                    _note_empty_volumes(directory, volumes_of(identity))
             return _supervise(config, pages, open_watch(settings, pages, SystemClock()))
         finally:
             pages.close()
     finally:
         os.close(lock)
+
+
+def _take_moved_disks(config: Path) -> AgentIdentity:
+    """What agent.json says, where each disk is now. Raises ConfigInvalid, BackingUnreadable."""
+    settings, before = load_agent(config)
+    identity = moved_identity(settings, before)
+    if identity != before:
+        replace_file(Path(settings.journal.directory) / IDENTITY_NAME, encode_identity(identity))
+    return identity
 
 
 def _take_wish(directory: Path, wish: Wish) -> None:

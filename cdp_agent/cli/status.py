@@ -72,7 +72,7 @@ class Status:
 
 def show_status(config: Path, *, as_json: bool) -> int:
     """Print the status; 0 on target, 3 not. Raises ConfigInvalid."""
-    settings, identity = load_agent(config)
+    settings, identity = load_agent(config, other_volumes=True)
     status = gather(settings, identity, SystemClock())
     if as_json:
         document = {"schema": SCHEMA, "on_target": status.on_target, **_members(status)}

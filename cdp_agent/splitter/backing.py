@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from cdp_agent.served import DiskId, disk_of, served
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import AlreadyRunning, BackingUnreadable
@@ -19,6 +21,7 @@ class Backing:
 
     volume: VolumeSettings
     fd: int
+    disk: DiskId
     dirty: bool = False
 
 
@@ -36,7 +39,7 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
         raise BackingUnreadable(what, f"{volume.backing}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size_bytes = files.size_bytes(fd)
+        disk, size_bytes = disk_of(os.fstat(fd)), files.size_bytes(fd)
         if size_bytes < volume.size_bytes:
             raise BackingUnreadable(
                 what, f"{volume.backing} has {size_bytes} bytes, the volume has {volume.size_bytes}"
@@ -47,7 +50,12 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
     except BaseException:
         files.close(fd)
         raise
-    return Backing(volume, fd, dirty=True)  # what an earlier process wrote may not be on the disk yet
+    return Backing(volume, fd, disk, dirty=True)  # what an earlier process wrote may not be on the disk yet
+
+
+def served_by(backings: Iterable[Backing]) -> int:
+    """What the splitter publishes of which volumes it serves."""
+    return served((one.volume.index, one.volume.space, one.volume.size_bytes, one.disk) for one in backings)
 
 
 def sync_of(files: Files, backings: Iterable[Backing]) -> Callable[[], None]:

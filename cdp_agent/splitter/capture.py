@@ -187,9 +187,9 @@ class Capture:
             applied = self._published.page.applied  # the disk lacks what follows, or may
         self._published.write(self._tail, applied, self._failures.first is not None, durable)
 
-    def publish_exports_open(self, is_open: bool) -> None:
-        """Say whether guests may be writing."""
-        self._published.page = replace(self.page, exports_open=is_open)
+    def publish(self, page: SplitterPage) -> None:
+        """Publish what is changed in `page`; the tail and applied-up-to are as they are. Raises OSError."""
+        self._published.page = page
         self._publish()
 
     # --- writes that take their time ---------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.splitter.backing import Backing, open_backing
+from cdp_agent.splitter.backing import Backing, open_backing, served_by
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
@@ -161,6 +161,7 @@ class _Opening:
             applied=tail,
             redos=redos,
             episode=generation if is_in_doubt else last.episode,
+            sources=served_by(backings),
         )
         self.pages.splitter.publish(page, durable=True)
         if writer is not None and settings.full_copy:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +21,8 @@ from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
-from cdp_agent.splitter.reloading import reload_volumes
-from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings, VolumeSettings
+from cdp_agent.splitter.reloading import Decision, reload_volumes
+from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
 from cdp_agent.splitter.tcp import TcpExports
 from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
@@ -46,12 +47,12 @@ def run_splitter(
     files: Files | None = None,
     entropy: Callable[[int], bytes] = os.urandom,
     on_opened: Callable[[], None] = lambda: None,
-    reload: Callable[[], Sequence[VolumeSettings]] | None = None,
+    reload: Callable[[], Decision | None] = lambda: None,
 ) -> int:
     """Serve until told to stop; returns 0, or 1 for a stop that was not clean.
 
     `on_opened` is called once disks and journal are as they were wished for, durably, and before
-    any export opens. `reload` is asked on SIGHUP which volumes there are now.
+    any export opens. `reload` is asked on SIGHUP which other volumes were decided on.
 
     Raises:
         AlreadyRunning: another splitter runs in this journal directory; nothing of it was touched.
@@ -78,7 +79,7 @@ class _Process:
         files: Files,
         entropy: Callable[[int], bytes],
         on_opened: Callable[[], None],
-        reload: Callable[[], Sequence[VolumeSettings]] | None,
+        reload: Callable[[], Decision | None],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -138,21 +139,28 @@ class _Process:
 
     async def _reload_volumes(self, capture: Capture, backings: list[Backing], volumes: list[Volume]) -> None:
         """What cannot be done is told to whoever asked; the volumes that there are go on."""
-        if self._reload is None:
-            return
         try:
-            await reload_volumes(self._reload(), self._files, capture, backings, volumes)
-            self._reload_error = ""
+            decision = self._reload()
+            if decision is None:
+                return
+            self._reload_error = "it ended without saying why"
+            try:
+                await reload_volumes(decision, self._files, capture, backings, volumes)
+                self._reload_error = ""
+            finally:
+                decision.forget()
         except (CdpError, OSError) as error:
             self._reload_error = str(error)
         self._reloads += 1
 
     async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
-        capture.publish_exports_open(True)  # first: whoever sees a write must have seen this
+        capture.publish(
+            replace(capture.page, exports_open=True)
+        )  # first: whoever sees a write must have seen this
         try:
             return await serve(FixedExports(volumes), self._settings.socket)
         except (SocketInUse, OSError) as error:
-            capture.publish_exports_open(False)
+            capture.publish(replace(capture.page, exports_open=False))
             raise DeviceError(
                 "opening the exports", str(error), "check journal.directory and what else uses its socket"
             ) from error

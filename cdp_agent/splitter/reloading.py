@@ -1,15 +1,20 @@
-"""Volumes that come, grow and go while the others are served.
+"""Volumes that come, grow and go while the others are served: all of a decision, or nothing.
 
-What was decided stands in agent.json by now, durably: a start after a kill opens just that. What does not
-belong here: who asks for it (`process`), what agent.json may say (`cdp_agent.reload`).
+Whatever can fail comes first: disks are opened, what goes is drained and synced. Then, in a time without
+writes, the decision is made durable, and everything is as decided: a start after a kill opens what was
+served.
+What does not belong here: who decides, and where that is written (`volume_set`, `process`).
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
 
-from cdp_agent.splitter.backing import Backing, open_backing
+from cdp_agent.splitter.backing import Backing, open_backing, served_by
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import VolumeSettings
@@ -17,53 +22,97 @@ from cdp_agent.splitter.volume import Volume
 from cdp_container.errors import BackingUnreadable
 
 
+class Decision(Protocol):
+    """Other volumes than those that are served."""
+
+    @property
+    def volumes(self) -> Sequence[VolumeSettings]:
+        """All that are served from then on."""
+        ...
+
+    @property
+    def removed(self) -> Collection[int]:
+        """Indexes of all sources that ever were removed."""
+        ...
+
+    def commit(self) -> None:
+        """Every start from here on serves these, durably. Raises OSError: it is as it was before."""
+        ...
+
+    def forget(self) -> None:
+        """It was done, or refused."""
+        ...
+
+
 async def reload_volumes(
-    wanted: Sequence[VolumeSettings],
-    files: Files,
-    capture: Capture,
-    backings: list[Backing],
-    volumes: list[Volume],
+    decision: Decision, files: Files, capture: Capture, backings: list[Backing], volumes: list[Volume]
 ) -> None:
-    """Make `backings` and `volumes`, which the exports and the capture look at, what is wanted.
+    """Make `backings` and `volumes`, which the exports and the capture look at, what was decided.
 
     A volume that goes refuses its clients' requests; then its disk is synced and unlocked.
 
     Raises:
         BackingUnreadable, AlreadyRunning: a disk that is to come or grow is not fit; nothing was changed.
-        OSError: a disk that goes could not be synced; it stays locked, and everything else is done.
+        OSError: a disk that goes could not be synced, or the decision be made durable; likewise.
     """
+    wanted = decision.volumes
     by_index = {backing.volume.index: backing for backing in backings}
     grown = [(by_index[new.index], new) for new in wanted if new.index in by_index]
     for backing, new in grown:
         _refuse_small(files, backing, new)
     added = _open_all(files, [new for new in wanted if new.index not in by_index])
-    gone = by_index.keys() - {new.index for new in wanted}
-    async with capture.standstill():
-        for backing, new in grown:
-            backing.volume = new
-            volume = next(volume for volume in volumes if volume.source == new.index)
-            volume.grow(new.size_bytes)
-        for volume in [volume for volume in volumes if volume.source in gone]:
-            volume.remove()
-            volumes.remove(volume)
-        backings.extend(added)
-        volumes.extend(Volume(backing, capture) for backing in added)
-        capture.dirty.change(wanted)
-        capture.intent.change(wanted)
-    if gone:
-        await _let_go(capture, backings, [by_index[index] for index in sorted(gone)])
-
-
-async def _let_go(capture: Capture, backings: list[Backing], gone: Sequence[Backing]) -> None:
-    """Whoever uses the disks next finds everything that was answered."""
+    gone = [by_index[index] for index in sorted(by_index.keys() - {new.index for new in wanted})]
+    leaving = [volume for volume in volumes if volume.source in {one.volume.index for one in gone}]
+    try:
+        await _drain(capture, gone, leaving)
+        async with capture.standstill():
+            await capture.in_thread(decision.commit)
+            _take_over(decision, capture, backings, volumes, grown, added)
+    except BaseException:
+        for volume in leaving:
+            volume.readmit()
+        for backing in added:
+            files.close(backing.fd)
+        raise
     for backing in gone:
-        backing.dirty = True
-    await capture.sync()
-    for backing in gone:
-        capture.removed.add(backing.volume.index)
-        backings.remove(backing)
         # Not closed: reads of it may be under way. It is closed when this process ends.
         fcntl.flock(backing.fd, fcntl.LOCK_UN)
+
+
+async def _drain(capture: Capture, gone: Sequence[Backing], leaving: Sequence[Volume]) -> None:
+    """Whoever uses the disks next finds everything that was answered."""
+    for volume in leaving:
+        volume.remove()
+    if gone:
+        async with capture.standstill():  # what was under way is there
+            for backing in gone:
+                backing.dirty = True
+        await capture.sync()
+
+
+def _take_over(
+    decision: Decision,
+    capture: Capture,
+    backings: list[Backing],
+    volumes: list[Volume],
+    grown: Sequence[tuple[Backing, VolumeSettings]],
+    added: Sequence[Backing],
+) -> None:
+    """In a time without writes; nothing here fails, and nothing waits."""
+    by_source = {volume.source: volume for volume in volumes}
+    for backing, new in grown:
+        backing.volume = new
+        by_source[new.index].grow(new.size_bytes)
+    staying = {new.index for new in decision.volumes}
+    volumes[:] = [volume for volume in volumes if volume.source in staying]
+    backings[:] = [backing for backing in backings if backing.volume.index in staying]
+    backings.extend(added)
+    volumes.extend(Volume(backing, capture) for backing in added)
+    capture.dirty.change(decision.volumes)
+    capture.intent.change(decision.volumes)
+    capture.removed = set(decision.removed)
+    with suppress(OSError):  # the next write publishes it, or gives the journal up
+        capture.publish(replace(capture.page, sources=served_by(backings)))
 
 
 def _refuse_small(files: Files, backing: Backing, new: VolumeSettings) -> None:

@@ -52,6 +52,10 @@ class Volume:
         """Refuse every request from now on; those that began go on."""
         self._is_removed = True
 
+    def readmit(self) -> None:
+        """Take requests again."""
+        self._is_removed = False
+
     async def read(self, offset: int, length: int) -> bytes:
         """See `Export.read`."""
         self._refuse_removed()

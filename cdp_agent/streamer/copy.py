@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.served import DiskId, disk_of
 from cdp_agent.streamer.payloads import Chunk
-from cdp_container.errors import BackingUnreadable, DeviceError
+from cdp_container.errors import BackingUnreadable, DeviceError, VolumesChanged
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX
 
@@ -32,11 +33,12 @@ HOLE_BYTES_AS_ONE: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume: its source's index, its backing store and size in bytes."""
+    """A volume: its source's index, backing store and size in bytes; which disk that must be, if known."""
 
     source: int
     backing: Path
     size_bytes: int
+    disk: DiskId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +220,15 @@ def _seek(fd: int, volume: Volume, at: int, whence: int) -> int:
 
 def _open(volume: Volume) -> int:
     try:
-        return os.open(volume.backing, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(volume.backing, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise BackingUnreadable(f"cannot open {volume.backing}", error.strerror or "unreadable") from error
+    if volume.disk not in (None, disk_of(os.fstat(fd))):
+        os.close(fd)
+        raise VolumesChanged(
+            f"cannot copy {volume.backing}", "it is another file than the one that is served"
+        )
+    return fd
 
 
 def _pread(fd: int, volume: Volume, at: int, length: int) -> bytes:

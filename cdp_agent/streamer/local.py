@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.served import DiskId, disk_of, served
 from cdp_agent.streamer.copy import ROUND_READ_BYTES_MAX, Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
-from cdp_container.errors import JournalDamaged
+from cdp_container.errors import JournalDamaged, VolumesChanged
 from cdp_container.journal.block_map import (
     DIRTY_BLOCK_BYTES,
     MAP_HEADER_BYTES,
@@ -22,6 +24,9 @@ from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
+NO_DISK: Final[DiskId] = (0, 0)
+
+
 class LocalDirectory:
     """The journal directory of an agent."""
 
@@ -32,12 +37,15 @@ class LocalDirectory:
         self._round_bytes = int(min(ROUND_READ_BYTES_MAX, settings.copy_bytes_per_second))
         self._domain = settings.identity.domain
         self._spaces = [source.space for source in settings.identity.sources]
-        self._volumes = [
-            Volume(index, backing, source.size_bytes)
-            for index, (source, backing) in enumerate(
-                zip(settings.identity.sources, settings.backings, strict=True)
-            )
-        ]
+        self._boot = self.boot()
+        self._volumes = {
+            index: Volume(index, Path(source.path), source.size_bytes, _disk_at(source.path))
+            for index, source in settings.identity.active.items()
+        }
+        self._served = served(
+            (index, self._spaces[index], volume.size_bytes, volume.disk or NO_DISK)
+            for index, volume in self._volumes.items()
+        )
 
     def load_notes(self) -> Notes:
         """See `Local.load_notes`."""
@@ -48,8 +56,11 @@ class LocalDirectory:
         save_notes(self._directory, notes)
 
     def splitter(self) -> SplitterPage | None:
-        """See `Local.splitter`."""
-        return self._pages.splitter.read()
+        """See `Local.splitter`. Raises VolumesChanged where it serves others than those that we know."""
+        page = self._pages.splitter.read()
+        if page is not None and page.running and page.boot == self._boot and page.sources != self._served:
+            raise VolumesChanged("the streamer begins anew", "the splitter serves other volumes or disks")
+        return page
 
     def boot(self) -> bytes:
         """See `Local.boot`."""
@@ -80,3 +91,11 @@ class LocalDirectory:
             return Doubt(volume, None, self._round_bytes)
         whole = header == expected and len(bits) == header.map_bytes
         return Doubt(volume, dirty_ranges(header, bits) if whole else None, self._round_bytes)
+
+
+def _disk_at(path: str) -> DiskId | None:
+    """None where there is none: then nothing is like what the splitter serves."""
+    try:
+        return disk_of(os.stat(path))
+    except OSError:
+        return None

@@ -23,8 +23,6 @@ class StreamerSettings:
     Attributes:
         directory: the journal directory.
         identity: agent.json.
-        backings: the file or device of every source, in the order of `identity.sources`; what it was of those
-            that are removed.
         store: the container's address.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
@@ -38,7 +36,6 @@ class StreamerSettings:
 
     directory: Path
     identity: AgentIdentity
-    backings: tuple[Path, ...]
     store: str
     cut_every_seconds: float = CADENCE_SECONDS
     lease_seconds: int = LEASE_SECONDS

@@ -51,6 +51,7 @@ SPLITTER_FIELDS: Final = (
     ("applied_generation", "Q"),
     ("applied_offset", "Q"),
     ("episode", "Q"),
+    ("sources", "Q"),
 )
 STREAMER_FIELDS: Final = (
     ("proven_generation", "Q"),
@@ -92,6 +93,7 @@ class SplitterPage:
             read of them meanwhile may be older than what guests see.
         episode: names the newest event since which the records up to the tail do not hold everything that
             guests wrote; 0 if there was none. Durable.
+        sources: a digest of the volumes that are served, and of which disks they are.
     """
 
     generation: int = 0
@@ -109,6 +111,7 @@ class SplitterPage:
     applied: Position = NOWHERE
     redos: int = 0
     episode: int = 0
+    sources: int = 0
 
     @property
     def overflowed(self) -> bool:
@@ -142,7 +145,7 @@ def encode_splitter_page(page: SplitterPage) -> bytes:
         page.generation, page.tail.generation, page.tail.offset, page.synced.generation, page.synced.offset,
         page.overflow_at.generation, page.overflow_at.offset, page.overflow_ns, flags,
         page.redos & _REDOS_MASK, page.used_bytes, page.limit_bytes, page.boot,
-        page.applied.generation, page.applied.offset, page.episode,
+        page.applied.generation, page.applied.offset, page.episode, page.sources,
     )  # fmt: skip
 
 
@@ -150,7 +153,7 @@ def decode_splitter_page(data: bytes) -> SplitterPage:
     """The page of a slot's content."""
     (
         generation, tail_g, tail, synced_g, synced, over_g, over, over_ns, flags, redos, used, limit,
-        boot, applied_g, applied, episode,
+        boot, applied_g, applied, episode, sources,
     ) = _SPLITTER.unpack(data)  # fmt: skip
     return SplitterPage(
         generation=generation,
@@ -168,6 +171,7 @@ def decode_splitter_page(data: bytes) -> SplitterPage:
         applied=Position(applied_g, applied),
         redos=redos,
         episode=episode,
+        sources=sources,
     )
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from cdp_container.errors import BackingUnreadable
+from cdp_agent.cli.reload import holder_of
+from cdp_agent.identity import load_identity
+from cdp_agent.volume_set import WANTED_NAME, Decision, changed_identity, leave_decision
+from cdp_container.errors import BackingUnreadable, ReloadRefused
 from tests.e2e.site import MIB, Agent, Site, new_site
 from tests.nbd_client import NbdError
 from tests.waiting import wait_until
@@ -85,7 +90,7 @@ def test_a_volume_comes_grows_and_goes_while_another_is_written() -> None:
         content = os.urandom(3 * MIB)
         add(site, volumes, "extra", content)
         done = site.agent_command("reload").must()
-        assert "extra: protected from now on" in done.out + done.err
+        assert "extra: captured from now on" in done.out + done.err
         with site.client("extra") as client:
             assert client.read(0, len(content)) == content
             client.write(5 * MIB, b"written by a guest")
@@ -136,6 +141,81 @@ def test_after_a_restart_the_volumes_are_those_of_the_last_reload() -> None:
         site.start()
         site.flush_when_ready()
         assert restored(site, "extra") == site.backing("extra").read_bytes()
+
+
+def decide(site: Site) -> Decision:
+    """What `reload` decides; it goes no further."""
+    before = load_identity(site.journal)
+    wanted = {name: (site.backing(name).stat().st_size, str(site.backing(name))) for name in site.volumes}
+    return Decision(site.journal, before, changed_identity(before, wanted, os.urandom))
+
+
+def assert_protected(site: Site, *names: str) -> None:
+    """The newest point is whole, has these volumes, and each restores as it is."""
+
+    def newest() -> dict[str, Any]:
+        site.flush_when_ready()
+        return site.points()[-1]
+
+    wait_until(
+        lambda: sorted(volume["name"] for volume in newest()["volumes"]) == sorted(names),
+        "the newest point has these volumes",
+        SECONDS_MAX,
+    )
+    assert newest()["whole"]
+    for name in names:
+        assert restored(site, name) == site.backing(name).read_bytes()
+
+
+def test_a_reload_that_is_killed_before_it_told_anybody_is_done_by_the_next() -> None:
+    with serving() as (site, _agent, volumes):
+        add(site, volumes, "extra", b"content")
+        leave_decision(site.journal, decide(site).after)
+        assert "extra: captured" in site.agent_command("reload").must().err
+        assert_protected(site, "db", "extra")
+        assert not (site.journal / WANTED_NAME).exists()
+
+
+def test_a_reload_that_is_killed_while_the_splitter_does_it_is_done() -> None:
+    """The streamer notices by itself, whoever waited for it."""
+    with serving() as (site, _agent, volumes):
+        os.truncate(site.backing("db"), SIZE + 2 * MIB)
+        add(site, volumes, "extra", b"content")
+        after = decide(site).after
+        leave_decision(site.journal, after)
+        splitter = holder_of(site.journal / "splitter.lock")
+        assert splitter is not None
+        os.kill(splitter, signal.SIGHUP)
+        wait_until(lambda: load_identity(site.journal) == after, "the splitter did it", SECONDS_MAX)
+        assert "nothing to do" in site.agent_command("reload").must().err
+        with site.client("db") as client:
+            client.write(SIZE + MIB, b"behind the old end")
+            client.flush()
+        assert_protected(site, "db", "extra")
+
+
+def test_a_configuration_that_is_being_edited_does_not_end_the_streamer() -> None:
+    with serving() as (site, agent, volumes):
+        add(site, volumes, "extra", b"content")
+        agent.kill("streamer")
+        with site.client("db") as client:
+            client.write(0, b"as long as nobody reloads")
+        assert_protected(site, "db")
+        site.agent_command("reload").must()
+        assert_protected(site, "db", "extra")
+
+
+def test_a_path_that_is_being_edited_is_copied_from_by_nobody() -> None:
+    with serving() as (site, agent, _volumes):
+        other = site.root / "moved.raw"
+        other.write_bytes(b"?" * SIZE)
+        site.config.write_text(site.config.read_text().replace(str(site.backing("db")), str(other)))
+        agent.kill("streamer")
+        os.truncate(site.backing("db"), SIZE + 2 * MIB)
+        assert site.agent_command("reload").code == ReloadRefused.exit_code, "a disk moves with a restart"
+        site.write_config()
+        site.agent_command("reload").must()
+        assert_protected(site, "db")
 
 
 def test_what_cannot_be_is_refused_and_changes_nothing() -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cdp_agent.cli.reload import changed_identity, holder_of
-from cdp_agent.identity import AgentIdentity, SourceIdentity, decode_identity, encode_identity
+from cdp_agent.cli.reload import holder_of
+from cdp_agent.identity import (
+    IDENTITY_NAME,
+    AgentIdentity,
+    SourceIdentity,
+    decode_identity,
+    encode_identity,
+    load_identity,
+)
 from cdp_agent.supervisor import take_lock
+from cdp_agent.volume_set import Decision, changed_identity, find_decision, leave_decision
 from cdp_container.clock import SystemClock
-from cdp_container.errors import BackingUnreadable
+from cdp_container.domain.durable import replace_file
+from cdp_container.errors import BackingUnreadable, ReloadRefused
 
 DB, LOG = SourceIdentity("db", "/db", b"d" * 16, 100), SourceIdentity("log", "/log", b"l" * 16, 200)
 IDENTITY = AgentIdentity(bytes(16), "shop", "a", "none", b"", b"", b"", bytes(32), (DB, LOG))
@@ -57,6 +68,80 @@ def test_a_volume_cannot_shrink() -> None:
 def test_it_comes_back_from_its_file() -> None:
     after = changed_identity(IDENTITY, {"db": (150, "/db"), "new": (1, "/new")}, entropy)
     assert decode_identity(encode_identity(after), "agent.json") == after
+
+
+def agent(directory: Path, identity: AgentIdentity = IDENTITY) -> Path:
+    replace_file(directory / IDENTITY_NAME, encode_identity(identity))
+    return directory
+
+
+def test_a_disk_elsewhere_is_no_reload() -> None:
+    with pytest.raises(ReloadRefused, match="the configuration says /elsewhere"):
+        changed_identity(IDENTITY, {**SAME, "db": (100, "/elsewhere")}, entropy)
+
+
+def test_a_decision_is_done_by_its_commit_alone(tmp_path: Path) -> None:
+    directory = agent(tmp_path)
+    assert find_decision(directory) is None
+    after = changed_identity(IDENTITY, {"log": (250, "/log"), "new": (1, "/new")}, entropy)
+    leave_decision(directory, after)
+    decision = find_decision(directory)
+    assert decision is not None
+    assert [(one.name, one.index, one.size_bytes) for one in decision.volumes] == [
+        ("log", 1, 250),
+        ("new", 2, 1),
+    ]
+    assert decision.removed == {0}
+    assert load_identity(directory) == IDENTITY
+    decision.commit()
+    decision.forget()
+    assert load_identity(directory) == after
+    assert find_decision(directory) is None
+
+
+def test_a_commit_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = agent(tmp_path)
+    after = changed_identity(IDENTITY, {"db": (100, "/db")}, entropy)
+    calls = 0
+
+    def fails_once(path: Path, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        replace_file(path, data)
+        if calls == 1:
+            raise OSError(errno.EIO, "the directory was not synced")
+
+    monkeypatch.setattr("cdp_agent.volume_set.replace_file", fails_once)
+    with pytest.raises(OSError, match="not synced"):
+        Decision(directory, IDENTITY, after).commit()
+    assert load_identity(directory) == IDENTITY
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        (DB,),
+        (LOG, DB),
+        (DB, replace(LOG, size_bytes=199)),
+        (DB, replace(LOG, path="/elsewhere")),
+        (DB, replace(LOG, space=b"x" * 16)),
+    ],
+    ids=["shorter", "another order", "smaller", "elsewhere", "another space"],
+)
+def test_a_decision_for_another_agent_json_is_refused(
+    tmp_path: Path, after: tuple[SourceIdentity, ...]
+) -> None:
+    directory = agent(tmp_path)
+    leave_decision(directory, replace(IDENTITY, sources=after))
+    with pytest.raises(ReloadRefused, match="older"):
+        find_decision(directory)
+
+
+def test_what_was_removed_does_not_come_back(tmp_path: Path) -> None:
+    directory = agent(tmp_path, replace(IDENTITY, sources=(DB, replace(LOG, removed=True))))
+    leave_decision(directory, IDENTITY)
+    with pytest.raises(ReloadRefused):
+        find_decision(directory)
 
 
 def test_who_holds_a_lock_is_known_while_it_is_held(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.cli.children import ever_ran, splitter_settings
+from cdp_agent.cli.children import ever_ran, splitter_settings, streamer_settings
 from cdp_agent.cli.init import initialise
-from cdp_agent.cli.run import _note_empty_volumes, _take_wish, run_agent
+from cdp_agent.cli.run import _note_empty_volumes, _take_moved_disks, _take_wish, run_agent
 from cdp_agent.identity import load_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import STREAMER_LOCK, take_lock
@@ -147,10 +147,26 @@ def test_redo_and_keep_disk_contradict(config: Path) -> None:
 def test_another_size_or_set_of_volumes_is_refused(config: Path) -> None:
     os.truncate(config.parent / "db01.raw", 2 << 20)
     with pytest.raises(BackingUnreadable, match="at init"):
-        splitter_settings(config)
+        run_agent(config, Wish())
     config.write_text(config.read_text().replace("name: db01", "name: other"))
     with pytest.raises(ConfigInvalid, match="reload was run with"):
-        splitter_settings(config)
+        run_agent(config, Wish())
+
+
+def test_a_configuration_that_is_being_edited_changes_no_volume_of_a_running_agent(config: Path) -> None:
+    before = splitter_settings(config).volumes
+    sources = streamer_settings(config).identity.sources
+    text = config.read_text().replace("name: db01", "name: other").replace("db01.raw", "moved.raw")
+    config.write_text(text)
+    assert splitter_settings(config).volumes == before
+    assert streamer_settings(config).identity.sources == sources
+
+
+def test_a_disk_that_was_moved_is_noted_by_the_next_run(config: Path) -> None:
+    (config.parent / "db01.raw").rename(config.parent / "moved.raw")
+    config.write_text(config.read_text().replace("db01.raw", "moved.raw"))
+    assert _take_moved_disks(config).sources[0].path.endswith("moved.raw")
+    assert splitter_settings(config).volumes[0].backing.name == "moved.raw"
 
 
 def test_no_note_is_changed_under_a_streamer_that_is_ending(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -29,12 +29,34 @@ def another(machine: Machine, index: int = 2, size_bytes: int = SIZE) -> VolumeS
     return VolumeSettings(f"v{index}", path, size_bytes, index, bytes([index] * 16))
 
 
-async def reload(machine: Machine, splitter: Splitter, *wanted: VolumeSettings) -> None:
-    await reload_volumes(wanted, machine.files, splitter.capture, splitter.backings, splitter.volumes)
-    removed = {volume.index for volume in machine.settings.volumes} - {new.index for new in wanted}
-    machine.settings = replace(
-        machine.settings, volumes=wanted, removed=machine.settings.removed | frozenset(removed)
-    )
+@dataclass
+class Decided:
+    """What the machine's next start opens, once it is committed."""
+
+    machine: Machine
+    volumes: tuple[VolumeSettings, ...]
+    error: OSError | None = None
+
+    @property
+    def removed(self) -> frozenset[int]:
+        settings = self.machine.settings
+        gone = {volume.index for volume in settings.volumes} - {new.index for new in self.volumes}
+        return settings.removed | gone
+
+    def commit(self) -> None:
+        if self.error is not None:
+            raise self.error
+        settings = self.machine.settings
+        self.machine.settings = replace(settings, volumes=self.volumes, removed=self.removed)
+
+    def forget(self) -> None: ...
+
+
+async def reload(
+    machine: Machine, splitter: Splitter, *wanted: VolumeSettings, error: OSError | None = None
+) -> None:
+    decided = Decided(machine, wanted, error)
+    await reload_volumes(decided, machine.files, splitter.capture, splitter.backings, splitter.volumes)
 
 
 def test_what_comes_is_captured_and_redone(machine: Machine) -> None:
@@ -123,8 +145,47 @@ def test_what_cannot_be_changes_nothing(machine: Machine, fault: str) -> None:
 
     async def scenario(splitter: Splitter) -> None:
         with pytest.raises(BackingUnreadable):
-            await reload_volumes(wanted, machine.files, splitter.capture, splitter.backings, splitter.volumes)
+            await reload(machine, splitter, *wanted)
         assert [volume.size_bytes for volume in splitter.volumes] == [SIZE, SIZE]
         await splitter.volume.write(0, b"goes on", True)
 
     run(machine, scenario)
+
+
+@pytest.mark.parametrize("fault", ["the sync of what goes", "the commit"])
+def test_what_fails_late_changes_nothing_either(machine: Machine, fault: str) -> None:
+    """One comes, one grows, one goes, and the last step fails; a later start opens what was served."""
+    first, second = machine.settings.volumes
+
+    async def lives() -> None:
+        splitter = machine.start()
+        with first.backing.open("r+b") as file:
+            file.truncate(2 * SIZE)
+        wanted = (replace(first, size_bytes=2 * SIZE), another(machine))
+        sources = splitter.capture.page.sources
+        if fault == "the commit":
+            error = OSError(errno.EIO, "agent.json")
+        else:
+            error = None
+            machine.files.fail = lambda name, path: (
+                OSError(errno.EIO, "bad disk") if (name, path.name) == ("fdatasync", "v1.raw") else None
+            )
+        with pytest.raises(OSError, match=r"agent\.json|bad disk"):
+            await reload(machine, splitter, *wanted, error=error)
+        machine.files.fail = lambda name, path: None
+        assert await splitter.capture.mend()
+        assert [volume.source for volume in splitter.volumes] == [0, 1]
+        assert [volume.size_bytes for volume in splitter.volumes] == [SIZE, SIZE]
+        assert splitter.capture.page.sources == sources
+        await splitter.volumes[1].write(0, b"served as before", False)
+        third = replace(another(machine), backing=machine.directory / "third.raw")
+        third.backing.write_bytes(b"content of another disk".ljust(SIZE, b"\0"))
+        await reload(machine, splitter, first, second, third)
+        assert splitter.capture.page.sources != sources
+        splitter.release()
+        again = machine.start()
+        assert machine.disk(1).startswith(b"served as before")
+        assert machine.disk(2).startswith(b"content of another disk")
+        await again.stop()
+
+    asyncio.run(lives())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cdp_agent.identity import AgentIdentity, SourceIdentity
+from cdp_agent.served import disk_of, served
 from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.streamer.control import call
@@ -158,7 +159,12 @@ class AgentSite:
     def publish(self, **changes: object) -> None:
         assert self.writer is not None
         reached = {"tail": self.writer.tail, "synced": self.writer.tail, "applied": self.writer.tail}
-        self.page = replace(self.page, **{**reached, **changes})  # type: ignore[arg-type]  # tests name them
+        sources = served(
+            (index, source.space, source.size_bytes, disk_of(os.stat(source.path)))
+            for index, source in self.identity.active.items()
+        )
+        changed = {**reached, "sources": sources, **changes}
+        self.page = replace(self.page, **changed)  # type: ignore[arg-type]  # tests name them
         self.pages.splitter.publish(self.page)
 
     def write(self, source: int, offset: int, data: bytes) -> None:
@@ -186,7 +192,6 @@ class AgentSite:
         return StreamerSettings(
             directory=self.directory,
             identity=self.identity,
-            backings=tuple(Path(source.path) for source in self.identity.sources),
             store=str(self.root / "container"),
             cut_every_seconds=self.cut_every_seconds,
             software="tests",

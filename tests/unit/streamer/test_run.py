@@ -13,9 +13,11 @@ import pytest
 
 from cdp_agent import supervisor
 from cdp_agent.streamer import local, run
+from cdp_agent.streamer.copy import whole_of
+from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.run import run_streamer
 from cdp_container.domain.notes import Notes, save_notes
-from cdp_container.errors import AlreadyRunning, Fenced, LocalDiskFull
+from cdp_container.errors import AlreadyRunning, Fenced, LocalDiskFull, VolumesChanged
 from cdp_container.format.domain import build_owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.journal.record import Kind
@@ -266,3 +268,32 @@ def test_what_was_published_before_the_machine_started_is_not_believed(tmp_path:
         site.publish(boot=boot, episode=77, compare_all=True)
         site.flush()
     assert site.notes().episode == 77
+
+
+def test_a_splitter_that_serves_other_volumes_ends_the_run_before_any_cut(tmp_path: Path) -> None:
+    """Of a volume that came it knows nothing, one that grew it would cut off."""
+    site = AgentSite(tmp_path)
+    site.write(0, 0, b"known")
+    with site.streaming() as running:
+        site.flush()
+        before = len(site.recovery().cuts)
+        running.may_fail = True
+        assert site.writer is not None
+        site.writer.append_write(1, 0, b"of the new volume")
+        site.publish(sources=7)
+        wait_until(lambda: not running.thread.is_alive(), "the run ends", DEADLINE_SECONDS)
+    assert isinstance(running.error, VolumesChanged)
+    assert len(site.recovery().cuts) == before
+
+
+def test_another_file_of_the_same_name_is_not_copied(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path, whole=False)
+    site.fill(0, 0, b"what the splitter serves")
+    settings = site.settings()
+    volume = LocalDirectory(settings, site.pages).doubt(0, None).volume
+    path = Path(site.identity.sources[0].path)
+    other = path.with_suffix(".other")
+    other.write_bytes(bytes(site.size_bytes))
+    other.rename(path)
+    with pytest.raises(VolumesChanged, match="another file"):
+        list(whole_of(volume))
