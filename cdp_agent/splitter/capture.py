@@ -187,9 +187,26 @@ class Capture:
             applied = self._published.page.applied  # the disk lacks what follows, or may
         self._published.write(self._tail, applied, self._failures.first is not None, durable)
 
-    def publish(self, page: SplitterPage) -> None:
+    def publish(self, page: SplitterPage, durable: bool = False) -> None:
         """Publish what is changed in `page`; the tail and applied-up-to are as they are. Raises OSError."""
         self._published.page = page
+        self._publish(durable=durable)
+
+    async def note(self, note: Note) -> None:
+        """Put a note into the journal, durably, if there is one.
+
+        Raises:
+            JournalFull, OSError: it may not be there.
+        """
+        writer = self._writer
+        if writer is None:
+            return
+        writer.append_note(note)
+        self._tail = writer.tail
+        error = await self._threads.sync(writer.begin_sync(), self._threads.journal)
+        if error is not None:
+            self._journal_failed("syncing the journal", error)
+            raise error
         self._publish()
 
     # --- writes that take their time ---------------------------------------------------------
@@ -276,9 +293,7 @@ class Capture:
             self.last_error = f"overflow: {why}"
             for backing in self._backings:
                 backing.dirty = True
-            error = await self._threads.sync(sync_of(self.files, self._backings), self._threads.disks)
-            if error is not None:
-                self._backing_failed("syncing the backing store", error)
+            await self._sync_backings()
             self._failures.refuse_backing()  # maybe told to a sync that ran meanwhile
             unfinished = self._published.unfinished_episode
             await self.in_thread(lambda: self.dirty.begin(unfinished))
@@ -376,25 +391,28 @@ class Capture:
         self._unsynced_bytes = 0
         self.intent.begin_sync(self._clock.boottime_ns())
         self.sync_is_due.clear()
-        journal = writer.begin_sync() if writer is not None and writer.is_dirty else nothing
-        backings = sync_of(self.files, self._backings)
-        journal_error, backing_error = await asyncio.gather(
-            self._threads.sync(journal, self._threads.journal),
-            self._threads.sync(backings, self._threads.disks),
-        )
+        work = writer.begin_sync() if writer is not None and writer.is_dirty else nothing
+        journal = self._threads.sync(work, self._threads.journal)
+        await self._sync_backings()
+        journal_error = await journal
         if journal_error is not None:  # first, and whatever comes of the overflow
             self._journal_failed("syncing the journal", journal_error)
-        if backing_error is not None:
-            self._backing_failed("syncing the backing store", backing_error)
-        elif journal_error is not None:
             await self._give_up_journal()
         self._failures.refuse()
         self.intent.synced()
         self._advance(synced)
 
+    async def _sync_backings(self) -> None:
+        """Sync what was written; a failure is noted at once, as an overflow must see it."""
+        error = await self._threads.sync(sync_of(self.files, self._backings), self._threads.disks)
+        if error is not None:
+            self._backing_failed("syncing the backing store", error)
+
     async def _give_up_journal(self) -> None:
         """Go on without a journal of which a sync failed, if that was chosen."""
-        if self._settings.on_journal_full is OnJournalFull.DEGRADE and self._failures.journal is not None:
+        if self._writer is None:  # it was given up since, and a quiet time that is may wait for this sync
+            self._forget_journal_failure()
+        elif self._settings.on_journal_full is OnJournalFull.DEGRADE and self._failures.journal is not None:
             await self._overflow(f"{self._failures.journal.what}: {self._failures.journal.error}")
 
     def _advance(self, synced: Position) -> None:
@@ -453,21 +471,6 @@ class Capture:
             self._publish()
             _log.warning("what failed is mended: the journal was applied again and synced")
 
-    async def stop(self) -> bool:
-        """Sync, and say in the journal that nothing follows; returns whether the stop is clean."""
-        try:
-            clean = await self._end_cleanly()
-        finally:
-            await self._syncs.wait_until_idle()
-            await self._intents.end()
-            self.end_threads()
-        self._published.page = replace(self.page, running=False, exports_open=False)
-        try:
-            self._publish(durable=clean)
-        except OSError as error:
-            return self._stop_failed(error)
-        return clean
-
     async def keep_intents(self) -> None:
         """Take back what nobody writes any more, so that a power loss brings little to compare."""
         is_synced = self._failures.first is None and not self._is_dirty() and not self._syncs.is_running
@@ -476,25 +479,12 @@ class Capture:
         except OSError as error:
             self._journal_failed("writing the intent map", error)
 
+    async def end(self) -> None:
+        """Let everything that was begun end."""
+        await self._syncs.wait_until_idle()
+        await self._intents.end()
+        self.end_threads()
+
     def end_threads(self) -> None:
         """Let the threads finish what they were handed, and end."""
         self._threads.end()
-
-    async def _end_cleanly(self) -> bool:
-        try:
-            await self.sync()
-            if self._writer is not None:
-                self._writer.append_note(Note.CLEAN_STOP)
-                self._tail = self._writer.tail
-                error = await self._threads.sync(self._writer.begin_sync(), self._threads.journal)
-                if error is not None:
-                    raise error
-                self._advance(self._tail)
-        except (OSError, JournalFull) as error:
-            return self._stop_failed(error)
-        return True
-
-    def _stop_failed(self, error: OSError | JournalFull) -> bool:
-        self.last_error = f"stopping: {error}"
-        _log.error("the stop is not clean: %s", error)
-        return False

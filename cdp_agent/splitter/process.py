@@ -19,6 +19,7 @@ import orjson
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.ending import stop as end_capture
 from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.reloading import Decision, reload_volumes
@@ -131,7 +132,7 @@ class _Process:
         finally:
             drained = server is None or await server.close(DRAIN_SECONDS)
             await _end(syncing)
-            clean = await capture.stop() and drained
+            clean = await end_capture(capture) and drained
             self._show_volumes("stopped" if clean else "stopped, not clean", capture, volumes)
             for backing in backings:
                 self._files.close(backing.fd)

@@ -17,6 +17,7 @@ from typing import Any
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.ending import stop
 from cdp_agent.splitter.files import Buffer, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
@@ -231,7 +232,7 @@ class Splitter:
         return self.volumes[0]
 
     async def stop(self) -> bool:
-        clean = await self.capture.stop()
+        clean = await stop(self.capture)
         self.release()
         return clean
 

@@ -140,3 +140,38 @@ def test_a_write_that_was_taken_back_stays_so_after_a_power_loss(tmp_path: Path)
         again.release()
 
     asyncio.run(lives())
+
+
+def test_a_disk_that_lost_something_in_a_slow_sync_keeps_the_journal(tmp_path: Path) -> None:
+    """The kernel tells of it once, and that sync still waits for the journal: the overflow must know."""
+    machine = Machine(tmp_path)
+    held, disk_failed = threading.Event(), threading.Event()
+
+    def fail(name: str, path: Path) -> OSError | None:
+        if name == "fdatasync" and path.suffix == ".jnl":
+            assert held.wait(30)
+        if name == "fdatasync" and path.suffix == ".raw" and not disk_failed.is_set():
+            disk_failed.set()
+            return OSError(errno.EIO, "what was dirty is lost")
+        if name == "pwritev" and path.suffix == ".jnl" and disk_failed.is_set() and not held.is_set():
+            return OSError(errno.EIO, "the journal's disk is dying")
+        return None
+
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"only the journal has it" * 100, False)
+        machine.files.fail = fail
+        flushing = asyncio.create_task(splitter.volume.flush())
+        await asyncio.to_thread(disk_failed.wait, 30)
+        with pytest.raises(OSError, match="lost"):
+            await splitter.volume.write(8192, b"x" * 4096, False)
+        held.set()
+        with pytest.raises(OSError, match="lost"):
+            await flushing
+        assert not splitter.capture.page.overflowed
+        machine.overwrite(0, bytes(4096))  # what the kernel dropped
+        assert await splitter.capture.mend()
+        assert machine.disk().startswith(b"only the journal has it")
+        await splitter.stop()
+
+    asyncio.run(lives())
