@@ -79,11 +79,12 @@ def _mapped(
     plan: Plan, page: SplitterPage, settings: SplitterSettings, pages: SharedPages
 ) -> dict[int, tuple[tuple[int, int], ...] | None]:
     """What of the volumes their dirty maps leave in doubt; None: everything."""
-    identity = SimpleNamespace(domain=DOMAIN, sources=settings.volumes)
-    told = SimpleNamespace(
-        directory=settings.journal_dir, identity=identity, copy_bytes_per_second=1e9,
-        backings=tuple(volume.backing for volume in settings.volumes),
-    )  # fmt: skip
+    active = {
+        volume.index: SimpleNamespace(path=str(volume.backing), size_bytes=volume.size_bytes)
+        for volume in settings.volumes
+    }
+    identity = SimpleNamespace(domain=DOMAIN, sources=settings.volumes, active=active)
+    told = SimpleNamespace(directory=settings.journal_dir, identity=identity, copy_bytes_per_second=1e9)
     local = LocalDirectory(cast(StreamerSettings, told), pages)
     found = {index: local.doubt(index, page.episode).ranges for index in plan.mapped}
     return {index: None if ranges is None else tuple(ranges) for index, ranges in found.items()}
