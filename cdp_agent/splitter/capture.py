@@ -203,11 +203,17 @@ class Capture:
             return
         writer.append_note(note)
         self._tail = writer.tail
+        try:
+            await self._sync_journal(writer)
+        except OSError as error:
+            self._journal_failed("syncing the journal", error)
+            raise
+        self._publish()
+
+    async def _sync_journal(self, writer: JournalWriter) -> None:
         error = await self._threads.sync(writer.begin_sync(), self._threads.journal)
         if error is not None:
-            self._journal_failed("syncing the journal", error)
             raise error
-        self._publish()
 
     # --- writes that take their time ---------------------------------------------------------
 
@@ -328,28 +334,31 @@ class Capture:
             return False
         end = self.page.overflow_at
         writer = await self.in_thread(lambda: self._begin_again(end))
-        tail = writer.tail
-        await self.in_thread(lambda: self.dirty.save(tail.generation))
-        async with self._gate.quiet():
-            try:
-                await self._intents.renew(tail.generation)
-            except OSError:
-                writer.close()
-                raise
-            is_complete = await self.in_thread(self.dirty.finish)
-            before = self._published.go_on(tail, writer.used_bytes, compare_all=not is_complete)
-            self._writer, self._tail = writer, tail
-            try:
-                self._publish(durable=True)  # first: no record is behind a tail that a power loss takes back
-            except OSError:
-                self.intent.lapse()
-                self._writer, self._tail, self._published.page = None, before.tail, before
-                with suppress(OSError):
-                    self._publish()
-                writer.close()
-                raise
+        try:
+            await self.in_thread(lambda: self.dirty.save(writer.tail.generation))
+            async with self._gate.quiet():
+                await self._go_on_in(writer)
+        except (CdpError, OSError):
+            self.intent.lapse()
+            writer.close()
+            raise
         _log.warning("the journal goes on; what was written without it is compared with the container")
         return True
+
+    async def _go_on_in(self, writer: JournalWriter) -> None:
+        await self._intents.renew(writer.tail.generation)
+        writer.append_note(Note.DISKS_TAKEN)  # guests wrote since the last record
+        await self._sync_journal(writer)
+        is_complete = await self.in_thread(self.dirty.finish)
+        before = self._published.go_on(writer.tail, writer.used_bytes, compare_all=not is_complete)
+        self._writer, self._tail = writer, writer.tail
+        try:
+            self._publish(durable=True)  # first: no record is behind a tail that a power loss takes back
+        except OSError:
+            self._writer, self._tail, self._published.page = None, before.tail, before
+            with suppress(OSError):
+                self._publish()
+            raise
 
     def trim(self) -> bool:
         """Let go of what is both synced and proven; returns whether there is room for more."""

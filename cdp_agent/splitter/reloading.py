@@ -20,6 +20,7 @@ from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.splitter.volume import Volume
 from cdp_container.errors import BackingUnreadable
+from cdp_container.journal.record import Note
 
 
 class Decision(Protocol):
@@ -53,7 +54,7 @@ async def reload_volumes(
 
     Raises:
         BackingUnreadable, AlreadyRunning: a disk that is to come or grow is not fit; nothing was changed.
-        OSError: a disk that goes could not be synced, or the decision be made durable; likewise.
+        JournalFull, OSError: a disk that goes could not be synced, or the decision be made durable; likewise.
     """
     wanted = decision.volumes
     by_index = {backing.volume.index: backing for backing in backings}
@@ -66,6 +67,7 @@ async def reload_volumes(
     try:
         await _drain(capture, gone, leaving)
         async with capture.standstill():
+            await capture.note(Note.DISKS_TAKEN)  # what comes may be younger than all that was written
             await capture.in_thread(decision.commit)
             _take_over(decision, capture, backings, volumes, grown, added)
     except BaseException:

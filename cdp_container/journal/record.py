@@ -87,6 +87,7 @@ class Note(enum.IntEnum):
 
     REDO_PROGRESS = 1  # a redo is under way: the backing store's mtime is ours
     CLEAN_STOP = 2  # journal and backing store were synced and nothing follows
+    DISKS_TAKEN = 3  # the backing stores as they are now: they may be much younger than the record before
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

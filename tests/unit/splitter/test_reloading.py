@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -74,6 +75,41 @@ def test_what_comes_is_captured_and_redone(machine: Machine) -> None:
         assert machine.disk(2)[4096:4104] == b"captured"
         assert machine.disk(2)[8192:8203] == b"not flushed"
         await again.stop()
+
+    asyncio.run(lives())
+
+
+def test_an_idle_site_takes_over_a_disk_that_was_just_filled(machine: Machine) -> None:
+    """Which is younger than the journal's last write, and yet nobody changed it behind our back."""
+
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"the last write", True)
+        machine.clock.sleep(600)
+        new = another(machine)
+        filled_ns = machine.clock.wall_ns()
+        os.utime(new.backing, ns=(filled_ns, filled_ns))
+        await reload(machine, splitter, *machine.settings.volumes, new)
+        splitter.release()
+        again = machine.start()
+        assert await again.stop()
+
+    asyncio.run(lives())
+
+
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
+def test_a_journal_that_takes_no_note_leaves_the_volumes_as_they_were(machine: Machine, call: str) -> None:
+    async def lives() -> None:
+        splitter = machine.start()
+        machine.files.fail = lambda name, path: (
+            OSError(errno.EIO, "the journal") if name == call and path.suffix == ".jnl" else None
+        )
+        with pytest.raises(OSError, match="the journal"):
+            await reload(machine, splitter, *machine.settings.volumes, another(machine))
+        machine.files.fail = lambda name, path: None
+        assert len(splitter.volumes) == len(machine.settings.volumes) == 2
+        assert await splitter.capture.mend()
+        assert await splitter.stop()
 
     asyncio.run(lives())
 
