@@ -2,7 +2,8 @@
 
 *Lost* bytes are known to be missing: their frame is damaged or gone; they are left as zeros. *Doubtful* bytes
 hold the newest content that is left, but a lost segment, of which not even the index can be read, may have
-written there. How a restore goes on despite damage does not belong here (restore).
+written there. Bytes *beyond* are in the container, past the last size that can still be read. What no range
+of bytes tells stands in words: doubts. How a restore goes on despite damage does not belong here (restore).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Final
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.faults import Fault
-from cdp_container.domain.image import Branch, Volume, runs_of
+from cdp_container.domain.image import Branch, Volume, on_branch, runs_of
 from cdp_container.errors import LimitExceeded
 from cdp_container.extents.intervals import Intervals, gaps, merged
 from cdp_container.extents.resolve import resolve, windows
+from cdp_container.extents.tables import COVER, Table
 from cdp_container.format.jsontext import dump_object
 from cdp_container.format.keys import segment_key
 from rehydrate.resume import Image, Lost
@@ -32,13 +34,25 @@ PARTS_MAX: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes of a volume that are not what they were. `kind` is "lost" or "doubtful"."""
+    """Bytes of a volume that are not what they were. `kind` is "lost", "doubtful" or "beyond"."""
 
     offset: int
     length: int
     kind: str
     object: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that is wrong with a restored volume: its damaged parts by offset, and what else is in doubt."""
+
+    parts: tuple[Damage, ...]
+    doubts: tuple[str, ...]
+
+    def bytes_of(self, kind: str) -> int:
+        """How many bytes the parts of a kind have."""
+        return sum(part.length for part in self.parts if part.kind == kind)
 
 
 def joined(lost: Iterable[Lost]) -> tuple[Lost, ...]:
@@ -62,10 +76,10 @@ def doubtful(contents: Contents, branch: Branch, volume: Volume, faults: Sequenc
     """
     if not faults:
         return []
-    newest = max(faults, key=lambda fault: (fault.epoch, fault.seq))
-    newer = runs_of(contents, branch, volume.space, after=(newest.epoch, newest.seq))
+    newest = _newest(faults)
+    newer = runs_of(contents, branch, volume.space, after=newest)
     why = f"{len(faults)} segments cannot be read, this the newest; they may have written here"
-    key, extents = segment_key(newest.epoch, newest.seq), contents.extents()
+    key, extents = segment_key(*newest), contents.extents()
     found: list[Damage] = []
     for start, end in windows(extents, newer, volume.size_bytes):
         pieces = resolve(extents, newer, start, end)
@@ -76,10 +90,90 @@ def doubtful(contents: Contents, branch: Branch, volume: Volume, faults: Sequenc
     return found
 
 
-def damages(lost: Iterable[Lost], in_doubt: Sequence[Damage]) -> list[Damage]:
-    """All damage of a volume, by offset."""
-    gone = [Damage(part.offset, part.length, "lost", part.object, part.why) for part in joined(lost)]
-    return sorted([*gone, *in_doubt], key=lambda damage: (damage.offset, damage.kind))
+def size_is_sure(contents: Contents, branch: Branch, volume: Volume, faults: Sequence[Fault]) -> bool:
+    """Whether what says how large a volume is, is newer than all that cannot be read."""
+    said = [
+        (record.place.epoch, record.place.seq)
+        for record in contents.space_records
+        if record.space == volume.space and record.name != "space-" and on_branch(record.place, branch)
+    ]
+    return not faults or max(said) > _newest(faults)
+
+
+def beyond(contents: Contents, branch: Branch, volume: Volume, faults: Sequence[Fault]) -> list[Damage]:
+    """What was written past the size that is known, where a lost segment may have said a larger one."""
+    if size_is_sure(contents, branch, volume, faults):
+        return []
+    runs = runs_of(contents, branch, volume.space)
+    why, key = (
+        "it lies beyond the last size that can be read, and is not restored",
+        segment_key(*_newest(faults)),
+    )
+    extents, found = contents.extents(), []
+    for start, end in windows(extents, runs, _end_of(runs)):
+        if end <= volume.size_bytes:
+            continue
+        pieces = resolve(extents, runs, max(start, volume.size_bytes), end)
+        pieces = pieces[pieces["object"] != COVER]  # a resize that can be read took it away
+        parts = merged(Intervals(pieces["offset"], pieces["offset"] + pieces["length"]))
+        for first, last in zip(parts.starts.tolist(), parts.ends.tolist(), strict=True):
+            found.append(Damage(first, last - first, "beyond", key, why))
+    return found
+
+
+def record_doubts(contents: Contents, branch: Branch, faults: Sequence[Fault]) -> list[str]:
+    """What lost segments may have said of volumes, in words; every space that nothing names any more."""
+    if not faults:
+        return []
+    key = segment_key(*_newest(faults))
+    many = f"{len(faults)} segments cannot be read, {key} the newest"
+    doubts = [f"{many}: they may have added, renamed, resized or removed volumes"]
+    named = _named(contents, branch)
+    for space in sorted(contents.spaces()):
+        end = _end_of(runs_of(contents, branch, space))
+        if end and space not in named:
+            doubts.append(f"space {space.hex()} holds data up to byte {end}, nothing names it: not restored")
+    return doubts
+
+
+def _named(contents: Contents, branch: Branch) -> set[bytes]:
+    """The spaces that a record names and no newer one removes."""
+    named: set[bytes] = set()
+    for record in sorted(contents.space_records, key=lambda record: record.place):
+        if not on_branch(record.place, branch):
+            continue
+        if record.name == "space+":
+            named.add(record.space)
+        elif record.name == "space-":
+            named.discard(record.space)
+    return named
+
+
+def _end_of(runs: Table) -> int:
+    """The byte after the last that extents, other than those of a resize, say anything of."""
+    return int(runs["end"][runs["object"] != COVER].max(initial=0))
+
+
+def _newest(faults: Sequence[Fault]) -> tuple[int, int]:
+    return max((fault.epoch, fault.seq) for fault in faults)
+
+
+def examined(
+    contents: Contents,
+    branch: Branch,
+    volume: Volume,
+    faults: Sequence[Fault],
+    lost: Iterable[Lost],
+    doubts: Sequence[str],
+) -> Findings:
+    """All that is wrong with a volume. `lost` is what its restore met; `doubts` those of the whole point."""
+    parts = [Damage(part.offset, part.length, "lost", part.object, part.why) for part in joined(lost)]
+    parts += doubtful(contents, branch, volume, faults)
+    parts += beyond(contents, branch, volume, faults)
+    words = list(doubts)
+    if not size_is_sure(contents, branch, volume, faults):
+        words.append(f"the size, {volume.size_bytes} bytes, is the last one that can be read")
+    return Findings(tuple(sorted(parts, key=lambda part: (part.offset, part.kind))), tuple(words))
 
 
 def map_path(target: Path) -> Path:
@@ -88,7 +182,7 @@ def map_path(target: Path) -> Path:
     return Path(name).absolute() if target.is_block_device() else target.with_name(name)
 
 
-def write_map(target: Path, image: Image, name: str, found: Sequence[Damage]) -> Path:
+def write_map(target: Path, image: Image, name: str, found: Findings) -> Path:
     """Make the map durable; gives where it is. Raises LocalDiskFull, CdpError."""
     path = map_path(target)
     members = {
@@ -99,9 +193,11 @@ def write_map(target: Path, image: Image, name: str, found: Sequence[Damage]) ->
         "space": image.space,
         "size_bytes": image.size_bytes,
         "target": str(target),
-        "lost_bytes": sum(part.length for part in found if part.kind == "lost"),
-        "doubtful_bytes": sum(part.length for part in found if part.kind == "doubtful"),
-        "damage": [asdict(part) for part in found],
+        "lost_bytes": found.bytes_of("lost"),
+        "doubtful_bytes": found.bytes_of("doubtful"),
+        "beyond_bytes": found.bytes_of("beyond"),
+        "doubts": list(found.doubts),
+        "damage": [asdict(part) for part in found.parts],
     }
     replace_file(path, dump_object(members))
     return path

@@ -198,6 +198,8 @@ def _whose(begun: Progress | None, wanted: Wanted) -> str:
     if begun is None:
         return "left by a restore that was killed or is still running"
     if begun.image != wanted.image:
+        if wanted.image is not None and begun.image.is_same_point(wanted.image):
+            return "left by an interrupted restore from other objects than can be read now"
         return f"left by an interrupted restore of point {begun.image.point}"
     return "left by an interrupted restore and changed since"
 
@@ -206,7 +208,7 @@ def _way_out(begun: Progress | None, left: os.stat_result | None, wanted: Wanted
     if left is None:
         return None
     restart = "--restart discards the half-done file and starts anew"
-    if begun is None or wanted.image is None or begun.image == wanted.image:
+    if begun is None or wanted.image is None or begun.image.is_same_point(wanted.image):
         return restart
     same = (begun.image.domain, begun.image.space) == (wanted.image.domain, wanted.image.space)
     return f"--at {begun.image.point} goes on with it; {restart}" if same else restart

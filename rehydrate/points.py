@@ -6,6 +6,7 @@ over is told. Opening a container does not belong here (container), nor what a r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchP
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
+from rehydrate.damage import record_doubts
 from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
 
 Fits = Callable[[Cut], bool]
@@ -39,7 +41,8 @@ class Point:
 class RestorePlan:
     """What a restore of some volumes at one cut takes. `notes`: what whoever chose it should be told.
 
-    `faults`: segments that cannot be read, where the plan was made despite them.
+    `faults`: segments that cannot be read, where the plan was made despite them. `doubts`: those of the notes
+    that damage is the reason of; whoever restores by such a plan does not get what was meant.
     """
 
     cut: Cut
@@ -48,6 +51,17 @@ class RestorePlan:
     volumes: tuple[VolumePlan, ...]
     notes: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def rests_on(self) -> str:
+        """The digest of what decides the content: the branch, and what of it cannot be read.
+
+        Collection does not change it, as it does not change the content.
+        """
+        parts = [f"{epoch} {seq}" for epoch, seq in sorted(self.branch.items())]
+        parts += [f"{fault.epoch} {fault.seq} {fault.error.what} {fault.error.why}" for fault in self.faults]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
     @property
     def objects(self) -> int:
@@ -163,8 +177,10 @@ def plan_restore(
         plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
         for volume in volumes
     ]
-    notes = (*hidden, *_passed_over(history, contents, choice, names, cut))
-    return RestorePlan(cut, history.is_protected(cut.place), branch, tuple(plans), notes, faults)
+    doubts = (*hidden, *record_doubts(contents, branch, faults))
+    notes = (*doubts, *_passed_over(history, contents, choice, names, cut))
+    protected = history.is_protected(cut.place)
+    return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts)
 
 
 def _sound_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:

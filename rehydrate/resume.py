@@ -1,8 +1,9 @@
 """What an interrupted restore leaves beside its target, so that the next one goes on and does not start anew.
 
 One small JSON file, `<target>.partial.progress`, replaced whenever the data before it is on stable storage.
-It tells exactly which volume at which cut: what a cut holds never changes, so what is done stays done. How a
-restore is carried out does not belong here (restore), nor the target's own file (file_target).
+It tells exactly which volume at which cut, and what of the container could be read: what a cut holds never
+changes, but what is left of a damaged one does, in windows that are done, too. How a restore is carried out
+does not belong here (restore), nor the target's own file (file_target).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PROGRESS_SUFFIX: Final = ".partial.progress"
 PROGRESS_BYTES_MAX: Final = 64 << 20
 """More than any list of damage that we write needs."""
 
-PROGRESS_VERSION: Final = 1
+PROGRESS_VERSION: Final = 2
 
 SAMPLES_MAX: Final = 64
 """Written places that are remembered, and read back before a restore goes on."""
@@ -31,18 +32,26 @@ SAMPLE_BYTES_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What is restored: one volume at one cut. Ids are hexadecimal."""
+    """What is restored: one volume at one cut. Ids are hexadecimal.
+
+    `rests_on` is the digest of all that decides the content (`RestorePlan.rests_on`).
+    """
 
     domain: str
     epoch: int
     cut: int
     space: str
     size_bytes: int
+    rests_on: str
 
     @property
     def point(self) -> str:
         """The cut as people write it."""
         return f"{self.epoch}.{self.cut}"
+
+    def is_same_point(self, other: Image) -> bool:
+        """Whether both are the same volume at the same cut, whatever could be read of it."""
+        return (self.domain, self.space, self.point) == (other.domain, other.space, other.point)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,10 @@ class Contents:
         assert self.keeps_sums, "sums are kept only where they were asked for"
         return self._first_sums.table(), self._sums.table()
 
+    def spaces(self) -> list[bytes]:
+        """The ids of all spaces that have runs, named by a record or not."""
+        return list(self._spaces)
+
     def runs(self, space: bytes) -> Table:
         """The runs of one space, of type PLACED_RUNS, in no order."""
         number = self._spaces.get(space, -1)

@@ -130,11 +130,15 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
 
 
 def _with_damage(restored: Restored) -> RestoredWithDamage:
-    parts = [part for found in restored.maps.values() for part in found]
-    lost = sum(part.length for part in parts if part.kind == "lost")
-    in_doubt = sum(part.length for part in parts if part.kind == "doubtful")
+    maps = restored.maps.values()
+    parts = sum(len(found.parts) for found in maps)
+    lost, in_doubt, beyond = (
+        sum(found.bytes_of(kind) for found in maps) for kind in ("lost", "doubtful", "beyond")
+    )
+    bytes_text = f"{lost} bytes are lost, {in_doubt} doubtful and {beyond} beyond a known size"
+    doubts = len({doubt for found in maps for doubt in found.doubts})
     where = ", ".join(str(path) for path in restored.maps)
-    why = f"{lost} bytes are lost and {in_doubt} doubtful, in {len(parts)} parts: {where}"
+    why = f"{bytes_text}, in {parts} parts; {doubts} more doubts: {where}"
     return RestoredWithDamage("restored, but not everything", why)
 
 

@@ -16,7 +16,7 @@ from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
 from cdp_container.errors import TargetUnsuitable, UsageError
 from rehydrate.cli.progress import Meter, meter
-from rehydrate.damage import Damage, damages, doubtful, write_map
+from rehydrate.damage import Findings, examined, write_map
 from rehydrate.plan import Totals, VolumePlan
 from rehydrate.points import RestorePlan
 from rehydrate.restore import Source, restore_volume, sum_of
@@ -79,12 +79,12 @@ def _file_name(plan: VolumePlan) -> str:
 class Restored:
     """Where each volume stands now, and what this restore fetched and wrote for all of them.
 
-    `maps`: of each damaged volume where the map of it is, and what it lists.
+    `maps`: of each volume that is not as it was meant, where the map of it is, and what it tells.
     """
 
     paths: list[Path]
     done: Totals
-    maps: dict[Path, list[Damage]]
+    maps: dict[Path, Findings]
 
 
 def restore_all(
@@ -106,7 +106,7 @@ def restore_all(
                 say(printable(f"note: {target.note}"))
             if not target.done.nothing:
                 say(printable(f"note: going on with the interrupted restore into {target.path}"))
-        maps: dict[Path, list[Damage]] = {}
+        maps: dict[Path, Findings] = {}
         mapper = _mapper(source, made, maps) if targets.tolerant else None
         with meter(sum_of(made.volumes), "restore", clock) as report:
             done = _restore_each(source, made, opened, report, mapper)
@@ -131,17 +131,17 @@ def _open(
 
 def _image(source: Source, made: RestorePlan, volume: Volume) -> Image:
     place, domain = made.cut.place, source.contents.domain.hex()
-    return Image(domain, place.epoch, place.cut, volume.space.hex(), volume.size_bytes)
+    return Image(domain, place.epoch, place.cut, volume.space.hex(), volume.size_bytes, made.rests_on)
 
 
 Mapper = Callable[[VolumePlan, Target, tuple[Lost, ...]], None]
 """Makes the map of a volume's damage, before its target is finished."""
 
 
-def _mapper(source: Source, made: RestorePlan, maps: dict[Path, list[Damage]]) -> Mapper:
+def _mapper(source: Source, made: RestorePlan, maps: dict[Path, Findings]) -> Mapper:
     def write(plan: VolumePlan, target: Target, lost: tuple[Lost, ...]) -> None:
-        found = damages(lost, doubtful(source.contents, made.branch, plan.volume, made.faults))
-        if found:
+        found = examined(source.contents, made.branch, plan.volume, made.faults, lost, made.doubts)
+        if found.parts or found.doubts:
             image = _image(source, made, plan.volume)
             maps[write_map(target.path, image, plan.volume.name, found)] = found
 

@@ -81,7 +81,7 @@ class Restoring:
             source = Source(self.store, container.keys, contents)
             self.store.asked.clear()
             self.store.left = ends_after
-            image = Image(contents.domain.hex(), 1, cut, self.disk.hex(), SIZE)
+            image = Image(contents.domain.hex(), 1, cut, self.disk.hex(), SIZE, "")
             before = 0
             with (
                 contextlib.suppress(KeyboardInterrupt),
@@ -142,7 +142,7 @@ def test_a_killed_restore_goes_on_even_where_it_had_only_begun(restoring: Restor
     partial.touch()
     os.truncate(partial, SIZE)
     status = partial.stat()
-    image = Image(restoring.site.domain.hex(), 1, CUTS, restoring.disk.hex(), SIZE)
+    image = Image(restoring.site.domain.hex(), 1, CUTS, restoring.disk.hex(), SIZE, "")
     write_progress(path, Progress(image, status.st_ino, status.st_mtime_ns, Done()))
     restoring.run(path)
     assert path.read_bytes() == restoring.content()
@@ -195,7 +195,7 @@ def test_a_copy_and_an_older_state_and_another_size_are_refused(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 1, "done": 3}', b"\xff"]
+    "content", [b"", b"{", b"[]", b'{"version": 3}', b'{"version": 2, "done": 3}', b"\xff"]
 )
 def test_a_note_that_makes_no_sense_is_no_note(restoring: Restoring, half_done: Path, content: bytes) -> None:
     progress_path(half_done).write_bytes(content)
@@ -216,7 +216,7 @@ def test_a_finished_target_is_known_until_it_is_touched(restoring: Restoring, tm
     path = tmp_path / "disk.raw"
     assert restoring.run(path).gets > 0
     status = path.stat()
-    image = Image(restoring.site.domain.hex(), 1, CUTS, restoring.disk.hex(), SIZE)
+    image = Image(restoring.site.domain.hex(), 1, CUTS, restoring.disk.hex(), SIZE, "")
     write_progress(path, Progress(image, status.st_ino, status.st_mtime_ns, Done(upto=SIZE)))
     assert restoring.run(path).gets == 0
     write_progress(path, Progress(image, status.st_ino, status.st_mtime_ns, Done(upto=SIZE)))
