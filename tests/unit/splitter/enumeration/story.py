@@ -16,6 +16,7 @@ from typing import Any
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.ending import stop
 from cdp_agent.splitter.opening import FILE_BYTES_MIN, SHARED, open_capture
 from cdp_agent.splitter.settings import SplitterSettings, VolumeSettings
 from cdp_agent.splitter.volume import Volume
@@ -124,7 +125,7 @@ class Story:
         self.files.forget_descriptors()
 
     async def stop(self) -> None:
-        await self.serving.stop()
+        await stop(self.serving)
         self.leave()
 
     # --- what the guest does -------------------------------------------------------------------
