@@ -16,7 +16,9 @@ import pytest
 from cdp_agent.splitter import opening
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
+from cdp_agent.splitter.intent import Intents, WriteIntent
 from cdp_agent.splitter.journal_writer import JournalWriter
+from cdp_agent.splitter.map_file import MapFile
 from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.volume import Volume
 from cdp_container.journal import reader, record
@@ -183,6 +185,22 @@ def leave_a_dirty_block_out(patch: Patch) -> None:
     patch.setattr(DirtyBlocks, "mark", lambda self, source, offset, length: None)
 
 
+def append_before_the_region_is_marked(patch: Patch) -> None:
+    """A record does not wait for the write-intent map."""
+    patch.setattr(WriteIntent, "touch", lambda self, source, offset, length: True)
+
+
+def do_not_sync_marks(patch: Patch) -> None:
+    """It waits for the map to be written, and not for its sync."""
+    patch.setattr(MapFile, "sync", lambda self: None)
+
+
+def take_marks_back_without_a_sync(patch: Patch) -> None:
+    """Marks lapse with time alone."""
+    tidy = Intents.tidy
+    patch.setattr(Intents, "tidy", lambda self, is_synced, now_ns: tidy(self, True, now_ns))
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """A broken splitter, in which stories it must be found, and by what."""
@@ -217,6 +235,9 @@ CONTROLS = [
     Control(do_not_sync_names, "new", ("write", "flush"), "opening refuses"),
     Control(do_not_sync_headers, "turning", ("overlap", "kill"), "opening refuses"),
     Control(give_the_journal_up_in_secret, "full", ("write", "overlap", "flush"), LOST, 3),
+    Control(append_before_the_region_is_marked, "new", ("write",), STRAYS),
+    Control(do_not_sync_marks, "new", ("write", "far"), STRAYS),
+    Control(take_marks_back_without_a_sync, "new", ("write", "flush, disk fails", "idle"), STRAYS, 3),
     Control(leave_a_dirty_block_out, "full", ("far", "overlap", "go on"), STRAYS, 3),
 ]
 

@@ -14,14 +14,16 @@ and with what the streamer makes of it. Nothing here knows how the splitter work
 7. Below applied-up-to every disk has everything (`owed`).
 
 Of all the mixtures of journal sectors that end at the same record only those with the least and with the most
-behind it are recovered in full; with `every` all are. Disk sectors count each on its own, unless recovery
-looked at the disks: then all their mixtures are recovered.
+behind it are recovered in full, and of published pages that differ in the tail alone the first and the last;
+with `every` all are. Disk sectors count each on its own, unless recovery looked at the disks: then all their
+mixtures are recovered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from cdp_container.journal.record import Kind, Record
 from cdp_container.journal.shared import (
     PAGE_BYTES,
     SLOT_BYTES,
+    SPLITTER_FIELDS,
     SharedPages,
     SplitterPage,
     StreamerPage,
@@ -63,8 +66,7 @@ from tests.unit.splitter.machine import DOMAIN, StepClock
 VOLUMES = tuple(f"v{index}.raw" for index in range(len(VOLUME_BYTES)))
 NEW_GENERATIONS = 1 << 40  # those of recoveries, which are no part of a story
 _SLOT_HEAD_BYTES = 16
-_SPLITTER_CONTENT_BYTES = 128
-_STREAMER_CONTENT_BYTES = 24
+_SPLITTER_BYTES = struct.calcsize("<" + "".join(code for _, code in SPLITTER_FIELDS))
 
 
 class Broken(AssertionError):
@@ -164,7 +166,7 @@ class Judge:
 
     def _lost_power(self, at: _Moment) -> None:
         for names, sized in at.disks.names_left():
-            pages = list(_pages_left(at.disks, names, sized))
+            pages = list(_pages_left(at.disks, names, sized, self.every))
             for journal in self._journals_left(at, names, sized):
                 for page in pages:
                     self._lose(at, journal | page, names)
@@ -238,14 +240,15 @@ class Judge:
         key = frozenset(files.items()), boot, tuple((cut.position, cut.episode) for cut in cuts)
         if key not in self._known:
             lay_out(self.scratch, files)
-            self._known[key] = self._open(settings_of(self.scratch, self.limit_files), boot, cuts)
+            self._known[key] = self._open(files, boot, cuts)
         return self._known[key]
 
-    def _open(self, settings: SplitterSettings, boot: int, cuts: list[Cut]) -> Recovered:
+    def _open(self, names: Iterable[str], boot: int, cuts: list[Cut]) -> Recovered:
         self.recovered += 1
+        settings = settings_of(self.scratch, self.limit_files)
         recorder = Recorder(self.scratch)
-        for path in (path for path in self.scratch.rglob("*") if path.is_file()):
-            recorder.know(path)
+        for name in names:
+            recorder.know(name)
         number = itertools.count(NEW_GENERATIONS)
         with shared_is_noted(recorder):
             pages = SharedPages(self.scratch / SHARED)
@@ -357,21 +360,35 @@ class _Moment:
         return tuple(bytes(self.disks.now[names[name]]) for name in VOLUMES)
 
 
-def _pages_left(disks: Disks, names: Mapping[str, int], sized: set[int]) -> Iterator[dict[str, bytes]]:
-    """One for each pair of pages that may be the newest: the other slot of a page is never looked at."""
-    seen = set()
+def _pages_left(
+    disks: Disks, names: Mapping[str, int], sized: set[int], every: bool
+) -> Iterator[dict[str, bytes]]:
+    """One for each pair of pages that may be the newest: the other slot of a page is never looked at.
+
+    Without `every` only the first and the last of those whose splitter page differs in the tail alone.
+    """
+    newest: dict[tuple[tuple[int, bytes], ...], dict[str, bytes]] = {}
     for left in disks.contents_left(names, sized, lambda path: path == SHARED):
-        content = left[SHARED]
-        newest = tuple(
-            max(
-                int.from_bytes(content[page + slot + 8 : page + slot + 16], "little")
-                for slot in (0, SLOT_BYTES)
-            )
-            for page in (0, PAGE_BYTES)
-        )
-        if newest not in seen:
-            seen.add(newest)
-            yield left
+        slots = tuple(_newest_slot(left[SHARED], page) for page in (0, PAGE_BYTES))
+        newest.setdefault(slots, left)
+    if every:
+        yield from newest.values()
+        return
+    first: dict[object, dict[str, bytes]] = {}
+    last: dict[object, dict[str, bytes]] = {}
+    for slots, left in sorted(newest.items(), key=lambda item: item[0]):
+        page = decode_splitter_page(slots[0][1][:_SPLITTER_BYTES])
+        alike = replace(page, tail=NOWHERE, applied=NOWHERE, used_bytes=0), slots[1]
+        first.setdefault(alike, left)
+        last[alike] = left
+    yield from first.values()
+    yield from (left for alike, left in last.items() if left is not first[alike])
+
+
+def _newest_slot(content: bytes, page: int) -> tuple[int, bytes]:
+    """Its sequence number and what it holds."""
+    slots = [content[page + slot : page + slot + SLOT_BYTES] for slot in (0, SLOT_BYTES)]
+    return max((int.from_bytes(slot[8:16], "little"), slot[_SLOT_HEAD_BYTES:]) for slot in slots)
 
 
 async def _go_on(capture: SplitterCapture, pages: SharedPages) -> None:

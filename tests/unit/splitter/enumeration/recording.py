@@ -40,10 +40,11 @@ class Recorder(OsFiles):
         self.ids: dict[str, int] = {}  # every name that is there
         self.descriptors: dict[int, int] = {}
         self._files_made = 0
+        self._root_length = len(str(root)) + 1
 
-    def know(self, path: Path) -> None:
+    def know(self, name: str) -> None:
         """A file that is there before the story begins."""
-        self.ids[self._name(path)] = self._new_id()
+        self.ids[name] = self._new_id()
 
     def forget_descriptors(self) -> None:
         """What the kernel does for a process that is gone."""
@@ -65,7 +66,7 @@ class Recorder(OsFiles):
         return self._files_made
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        return str(path)[self._root_length :]
 
     def open(self, path: Path, create: bool = False) -> int:
         name = self._name(path)
@@ -81,7 +82,7 @@ class Recorder(OsFiles):
         super().close(fd)
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        self.reads += 1
+        self.reads += self.descriptors[fd] in self.volume_ids
         return super().pread(fd, length, offset)
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cdp_agent.splitter import ending
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.ending import stop
+from cdp_agent.splitter.intent import ROUND_NS, ROUNDS_KEPT
 from cdp_agent.splitter.opening import FILE_BYTES_MIN, SHARED, open_capture
 from cdp_agent.splitter.settings import SplitterSettings, VolumeSettings
 from cdp_agent.splitter.volume import Volume
@@ -32,6 +34,8 @@ from tests.unit.splitter.enumeration.recording import (
     shared_is_noted,
 )
 from tests.unit.splitter.machine import DOMAIN, StepClock
+
+REGION_BYTES = 4096  # of the write-intent map: the larger volume has two
 
 
 def boot_of(number: int) -> bytes:
@@ -51,8 +55,9 @@ def settings_of(root: Path, limit_files: int) -> SplitterSettings:
         for index, size in enumerate(VOLUME_BYTES)
     )
     return SplitterSettings(
-        root, DOMAIN, volumes, limit_files * FILE_BYTES_MIN, root / "nbd.sock", file_bytes=FILE_BYTES_MIN
-    )
+        root, DOMAIN, volumes, limit_files * FILE_BYTES_MIN, root / "nbd.sock",
+        file_bytes=FILE_BYTES_MIN, region_bytes=REGION_BYTES,
+    )  # fmt: skip
 
 
 @dataclass
@@ -72,9 +77,9 @@ class Story:
         (self.root / "journal").mkdir()
         for volume in self.settings.volumes:
             volume.backing.write_bytes(bytes(volume.size_bytes))
-            self.files.know(volume.backing)
+            self.files.know(volume.backing.name)
         self.pages = SharedPages(self.root / SHARED)
-        self.files.know(self.root / SHARED)
+        self.files.know(SHARED)
         self.first = Rebooted(
             {name: (self.root / name).read_bytes() for name in self.files.ids}, dict(self.files.ids)
         )
@@ -125,7 +130,7 @@ class Story:
         self.files.forget_descriptors()
 
     async def stop(self) -> None:
-        await stop(self.serving)
+        await ending.stop(self.serving)
         self.leave()
 
     # --- what the guest does -------------------------------------------------------------------
@@ -187,6 +192,14 @@ class Story:
 
     async def mend(self) -> None:
         await self.serving.mend()
+
+    async def idle(self) -> None:
+        """Nothing is asked for, and what is done from time to time is done so often that marks lapse."""
+        for _ in range(ROUNDS_KEPT + 2):
+            self.clock.sleep(ROUND_NS / 1e9)
+            with suppress(OSError):
+                await self.serving.sync()
+            await self.serving.keep_intents()
 
     async def prove(self) -> None:
         """The container has everything that was published."""
@@ -260,6 +273,7 @@ LETTERS: dict[str, Step] = {
     "flush, disk fails": lambda story: story.flush_failing(".raw"),
     "flush, journal fails": lambda story: story.flush_failing(".jnl"),
     "mend": lambda story: story.mend(),
+    "idle": lambda story: story.idle(),
     "prove": lambda story: story.prove(),
     "go on": lambda story: story.go_on(),
     "settle": lambda story: story.settle(),
