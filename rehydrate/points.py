@@ -41,8 +41,8 @@ class Point:
 class RestorePlan:
     """What a restore of some volumes at one cut takes. `notes`: what whoever chose it should be told.
 
-    `faults`: segments that cannot be read, where the plan was made despite them. `doubts`: those of the notes
-    that damage is the reason of; whoever restores by such a plan does not get what was meant.
+    `faults`: segments that cannot be read, where the plan was made despite them. `doubts`: what damage may
+    hide or have taken, in words; whoever restores even so may not get what was meant.
     """
 
     cut: Cut
@@ -179,6 +179,8 @@ def plan_restore(
     ]
     doubts = (*hidden, *record_doubts(contents, branch, faults))
     notes = (*doubts, *_passed_over(history, contents, choice, names, cut))
+    if _leading(history, contents, choice) == history.newest:
+        doubts = (*history.notes, *doubts)  # each says that there may have been newer ones than the newest
     protected = history.is_protected(cut.place)
     return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts)
 

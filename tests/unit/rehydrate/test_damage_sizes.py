@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from cdp_container.errors import RestoredWithDamage
-from cdp_container.format.keys import segment_key
+from cdp_container.format.keys import OWNER_KEY, segment_key
 from tests.containers import Site, write
 from tests.unit.rehydrate.conftest import Run
 
@@ -41,9 +43,31 @@ def test_an_older_point_than_was_promised_is_damage(run: Run, empty: Site, place
     report, members = mapped(run, place, out)
     assert report["point"] == members["point"] == "1.4"
     assert members["damage"] == []
-    (doubt,) = members["doubts"]
-    assert "1.4 is what is left of it" in doubt
+    (doubt,) = (doubt for doubt in members["doubts"] if "1.4 is what is left of it" in doubt)
     assert doubt in report["notes"]
+
+
+@pytest.mark.parametrize("how", ["owner gone, segment gone", "unproven segment damaged"])
+def test_an_older_point_that_only_the_history_knows_of_is_damage(
+    how: str, run: Run, empty: Site, place: Path, out: Path
+) -> None:
+    """Nothing says what was proven, or it was not proven yet: what is behind the damage counts for nobody."""
+    disk = empty.add_volume("disk", SIZE)
+    empty.begin_epoch()
+    cuts = [empty.cut([write(disk, number * 4096, b"data")]) for number in range(4)]
+    empty.protect(cuts[1])
+    path = place / segment_key(1, 3)
+    if how == "owner gone, segment gone":
+        path.unlink()
+        (place / OWNER_KEY).unlink()
+    else:
+        path.write_bytes(b"nothing that we know")
+    report, members = mapped(run, place, out)
+    assert report["point"] == "1.2"
+    assert members["damage"] == []
+    assert members["doubts"]
+    command = ("restore", place, "--target", out / "old.raw", "--on-damage", "map", "--at", "1.2")
+    assert run(*command)[0] == 0
 
 
 def test_a_point_that_was_asked_for_and_is_whole_is_none(
