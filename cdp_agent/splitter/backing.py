@@ -72,6 +72,16 @@ def sync_of(files: Files, backings: Iterable[Backing]) -> Callable[[], None]:
     return sync
 
 
+def forget_cached(files: Files, backings: Iterable[Backing]) -> None:
+    """After a failed sync the page cache may show what the disks never got; from here on it does not.
+
+    Raises:
+        OSError: it still may.
+    """
+    for backing in backings:
+        files.forget_cached(backing.fd)
+
+
 def extents_of(files: Files, fd: int, offset: int, length: int, count_max: int) -> Sequence[Extent]:
     """The first parts of a range, at most `count_max`: holes and data, as the file system tells now.
 

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cdp_agent.splitter.backing import Backing, sync_of
+from cdp_agent.splitter.backing import Backing, forget_cached, sync_of
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.failures import Failure, Failures, JournalUnusable
 from cdp_agent.splitter.files import Files
@@ -79,6 +79,7 @@ class Capture:
         self.files = files
         self.sync_is_due = asyncio.Event()
         self.last_error = ""
+        self.losses = 0  # failed syncs of what no journal has, which guests must be told of
         self.removed = set(settings.removed)
         self._backings = backings
         self._writer = writer
@@ -193,26 +194,20 @@ class Capture:
         self._publish(durable=durable)
 
     async def note(self, note: Note) -> None:
-        """Put a note into the journal, durably, if there is one.
-
-        Raises:
-            JournalFull, OSError: it may not be there.
-        """
+        """Put a note into the journal, durably, if there is one. Raises JournalFull, OSError."""
         writer = self._writer
         if writer is None:
             return
         writer.append_note(note)
         self._tail = writer.tail
-        try:
-            await self._sync_journal(writer)
-        except OSError as error:
-            self._journal_failed("syncing the journal", error)
-            raise
+        await self._sync_journal(writer)
         self._publish()
 
     async def _sync_journal(self, writer: JournalWriter) -> None:
         error = await self._threads.sync(writer.begin_sync(), self._threads.journal)
         if error is not None:
+            if writer is self._writer:
+                self._journal_failed("syncing the journal", error)
             raise error
 
     # --- writes that take their time ---------------------------------------------------------
@@ -336,6 +331,7 @@ class Capture:
         writer = await self.in_thread(lambda: self._begin_again(end))
         try:
             await self.in_thread(lambda: self.dirty.save(writer.tail.generation))
+            await self.sync()  # so that the quiet time is short
             async with self._gate.quiet():
                 await self._go_on_in(writer)
         except (CdpError, OSError):
@@ -346,6 +342,7 @@ class Capture:
         return True
 
     async def _go_on_in(self, writer: JournalWriter) -> None:
+        await self.sync()  # what fails from here on is in the journal
         await self._intents.renew(writer.tail.generation)
         writer.append_note(Note.DISKS_TAKEN)  # guests wrote since the last record
         await self._sync_journal(writer)
@@ -415,6 +412,7 @@ class Capture:
         """Sync what was written; a failure is noted at once, as an overflow must see it."""
         error = await self._threads.sync(sync_of(self.files, self._backings), self._threads.disks)
         if error is not None:
+            self.losses += self._writer is None
             self._backing_failed("syncing the backing store", error)
 
     async def _give_up_journal(self) -> None:
@@ -438,6 +436,7 @@ class Capture:
         """Bring back what a failure may have lost; returns whether all is well.
 
         For the backing stores that is a redo of everything since the synced point; a journal is given up.
+        What a disk lost without a journal stays lost, and the guests are told: see `losses`.
         """
         if self._failures.first is None:
             return True
@@ -452,33 +451,34 @@ class Capture:
         return self._failures.first is None
 
     async def _redo(self) -> None:
-        """Apply everything since the synced point again and sync it."""
+        """Apply everything since the synced point again, if there is a journal, and sync it."""
         async with self._gate.quiet():
             writer, tail, count = self._writer, self._tail, self._failures.count
-            if writer is None:
-                raise OSError(errno.EIO, "there is no journal to redo from")
-            if self._failures.journal is None:
-                error = await self._threads.sync(writer.begin_sync(), self._threads.journal)
-                if error is not None:
-                    self._journal_failed("syncing the journal", error)
-                    raise error
-            self._published.page = replace(self.page, redos=self.page.redos + 1)
-            self._publish()  # first: whoever copies a disk meanwhile must know
-            between = self.page.synced, tail
-            await self.in_thread(
-                lambda: redo_all(self.files, self._journal, self._backings, between, self.removed)
-            )
-            error = await self._threads.sync(sync_of(self.files, self._backings), self._threads.disks)
-            if error is not None:
-                raise error
+            for backing in self._backings:  # all: what failed may not have been written since
+                backing.dirty = True
+            if writer is not None:
+                await self._apply_again(writer, tail)
+            await self._sync_backings()
             if self._failures.count != count:
                 raise OSError(errno.EIO, self.last_error)
-            if self._failures.journal is None:
+            if writer is None:  # what is compared later must be what the disks have
+                await self.in_thread(lambda: forget_cached(self.files, self._backings))
+            elif self._failures.journal is None:
                 writer.append_note(Note.REDO_PROGRESS)  # a change of the disk that is ours
                 self._advance(tail)
             self._failures.backing = None
             self._publish()
-            _log.warning("what failed is mended: the journal was applied again and synced")
+            _log.warning("what failed is mended: everything was synced again")
+
+    async def _apply_again(self, writer: JournalWriter, tail: Position) -> None:
+        if self._failures.journal is None:
+            await self._sync_journal(writer)
+        self._published.page = replace(self.page, redos=self.page.redos + 1)
+        self._publish()  # first: whoever copies a disk meanwhile must know
+        between = self.page.synced, tail
+        await self.in_thread(
+            lambda: redo_all(self.files, self._journal, self._backings, between, self.removed)
+        )
 
     async def keep_intents(self) -> None:
         """Take back what nobody writes any more, so that a power loss brings little to compare."""

@@ -76,6 +76,10 @@ class Files(Protocol):
         """Begin to bring a range into the page cache."""
         ...
 
+    def forget_cached(self, fd: int) -> None:
+        """Let go of what the page cache holds of a file, but for what is not written yet."""
+        ...
+
     def allocate(self, fd: int, length: int) -> None:
         """Make the file `length` bytes long, with storage behind all of it."""
         ...
@@ -192,6 +196,10 @@ class OsFiles:
     def will_need(self, fd: int, offset: int, length: int) -> None:
         """See `Files.will_need`."""
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def forget_cached(self, fd: int) -> None:
+        """See `Files.forget_cached`."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def allocate(self, fd: int, length: int) -> None:
         """See `Files.allocate`."""

@@ -71,8 +71,6 @@ def redo_all(
     by_index = {backing.volume.index: backing for backing in backings}
     with JournalReader(*journal) as reader:
         redo(files, reader, by_index, *between, lambda: None, removed)
-    for backing in backings:  # all: what failed may not have been written since
-        backing.dirty = True
 
 
 def refuse_changed_times(files: Files, backings: Mapping[int, Backing], last_write_ns: int) -> None:

@@ -43,6 +43,7 @@ class Volume:
         self._files = capture.files
         self._ranges = RangesInFlight()
         self._is_removed = False
+        self._losses_told = capture.losses
 
     def grow(self, size_bytes: int) -> None:
         """Whoever connects from now on sees this size."""
@@ -77,7 +78,7 @@ class Volume:
                     lambda: self._files.pwritev(self._fd, (data,), offset),
                 )
         if fua:
-            await self._capture.sync()
+            await self.flush()
 
     def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
         """See `Export.write_now`: one call for the journal's part of all of them."""
@@ -110,17 +111,23 @@ class Volume:
         """See `Export.zero`."""
         await self._clear(Kind.ZERO, offset, length, may_trim)
         if fua:
-            await self._capture.sync()
+            await self.flush()
 
     async def trim(self, offset: int, length: int, fua: bool) -> None:
         """See `Export.trim`; what was trimmed reads as zeros, so that disk and container agree."""
         await self._clear(Kind.DISCARD, offset, length, may_trim=True)
         if fua:
-            await self._capture.sync()
+            await self.flush()
 
     async def flush(self) -> None:
-        """See `Export.flush`."""
-        await self._capture.sync()
+        """See `Export.flush`. What a disk lost for good is told once, even if later syncs go well."""
+        try:
+            if self._losses_told != self._capture.losses:
+                raise OSError(errno.EIO, "a sync failed, and what it lost was nowhere else")
+            await self._capture.sync()
+        except OSError:
+            self._losses_told = self._capture.losses
+            raise
 
     async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
         """See `Export.extents`; asked of the backing store, which has every write that was answered."""

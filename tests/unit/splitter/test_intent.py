@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from cdp_agent.splitter import intent
+from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.intent import GROUP_REGIONS, ROUND_NS, ROUNDS_KEPT, WriteIntent, read_intent
 from cdp_agent.splitter.map_file import MapFile
 from cdp_container.journal.block_map import (
@@ -332,14 +333,26 @@ def take_marks_back_unsynced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WriteIntent, "touch", touch)
 
 
-def forget_marks_of_an_overflow(patch: pytest.MonkeyPatch) -> None:
-    real = WriteIntent.renew
+def go_on_unsynced_and_unmarked(patch: pytest.MonkeyPatch) -> None:
+    """Either alone is enough: the sync before the journal goes on, or the marks of what came before it."""
+    go_on, renew, sync = Capture.go_on, WriteIntent.renew, Capture.sync
 
-    def renew(self: WriteIntent, generation: int) -> None:
+    def renew_unmarked(self: WriteIntent, generation: int) -> None:
         self.forget()
-        real(self, generation)
+        renew(self, generation)
 
-    patch.setattr(WriteIntent, "renew", renew)
+    async def go_on_unsynced(self: Capture) -> bool:
+        patch.setattr(Capture, "sync", no_sync)
+        try:
+            return await go_on(self)
+        finally:
+            patch.setattr(Capture, "sync", sync)
+
+    async def no_sync(self: Capture) -> None:
+        return
+
+    patch.setattr(Capture, "go_on", go_on_unsynced)
+    patch.setattr(WriteIntent, "renew", renew_unmarked)
 
 
 def forget_earlier_doubts(patch: pytest.MonkeyPatch) -> None:
@@ -352,7 +365,7 @@ def forget_earlier_doubts(patch: pytest.MonkeyPatch) -> None:
         mark_without_a_sync,
         let_writes_pass_unmarked,
         take_marks_back_unsynced,
-        forget_marks_of_an_overflow,
+        go_on_unsynced_and_unmarked,
         forget_earlier_doubts,
     ],
     ids=lambda broken: broken.__name__,
