@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.splitter import ending
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.ending import stop
@@ -130,7 +129,7 @@ class Story:
         self.files.forget_descriptors()
 
     async def stop(self) -> None:
-        await ending.stop(self.serving)
+        await stop(self.serving)
         self.leave()
 
     # --- what the guest does -------------------------------------------------------------------
