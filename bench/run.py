@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,7 +43,10 @@ def main() -> int:
         return 2
     for number in ENDS:
         signal.signal(number, _end)
-    return run({name: GROUPS[name] for name in wanted}, knobs(), RESULT)
+    # One place around all others: what an interrupted removal leaves of them goes with it.
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        return run({name: GROUPS[name] for name in wanted}, knobs(), RESULT)
 
 
 def run(groups: Mapping[str, Group], chosen: Knobs, result: Path) -> int:

@@ -154,15 +154,19 @@ def write_backlog(site: Site, volume: str, source: Path) -> None:
 def write_all(client: NbdClient, writes: Iterator[tuple[int, bytes]]) -> None:
     """Offsets and bytes, QUEUE of them in flight; durable at the end."""
     in_flight = 0
-    for offset, data in writes:
-        client.submit_write(offset, data)
-        in_flight += 1
-        if in_flight == QUEUE:
+    try:
+        for offset, data in writes:
+            client.submit_write(offset, data)
+            in_flight += 1
+            if in_flight == QUEUE:
+                assert client.wait_any().error == 0
+                in_flight -= 1
+        for _ in range(in_flight):
             assert client.wait_any().error == 0
-            in_flight -= 1
-    for _ in range(in_flight):
-        assert client.wait_any().error == 0
-    client.flush()
+        client.flush()
+    except BaseException:
+        client.abort()  # a goodbye would wait for what is under way
+        raise
 
 
 def cpu_seconds(pid: int) -> float:
