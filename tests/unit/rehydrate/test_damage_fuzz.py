@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from cdp_container.errors import RestoredWithDamage
+from cdp_container.errors import RestoredWithDamage, WrongPassphrase
 from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from tests.containers import Site, Write, discard, write, zero
@@ -119,12 +119,18 @@ def unlisted(target: Path, expected: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_is_wrong_is_listed_or_it_refuses(seed: int, run: Run, place: Path, out: Path) -> None:
+def test_whatever_is_wrong_is_listed_or_it_refuses(
+    seed: int, run: Run, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(seed)
-    container = made(place, rng, encrypted=seed % 2 == 0)
+    encrypted = seed % 2 == 0
+    container = made(place, rng, encrypted)
+    if not encrypted:
+        monkeypatch.delenv("CDP_PASSPHRASE")  # a passphrase for what is not sealed is refused
     images = {(at.epoch, at.cut): image for at, image in container.site.images.items()}
     what = hurt(place, rng, container.site)
     code, stdout, stderr = run("restore", place, "--all", "--target-dir", out, "--on-damage", "map", "--json")
+    assert code != WrongPassphrase.exit_code
     if code not in (0, RestoredWithDamage.exit_code):
         assert not list(out.glob("*.raw")), (what, code, stderr)
         return
