@@ -1,4 +1,7 @@
-"""How an epoch's sending begins, and when it cannot go on. What is decided here is done by the engine."""
+"""How an epoch's sending begins, when it cannot go on, and what cannot be asked of it.
+
+What is decided here is done by the engine.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copying import Copying
-from cdp_agent.streamer.engine_types import Epoch, Outside, Wishes
+from cdp_agent.streamer.engine_types import Answered, Epoch, Outside, Wishes
 from cdp_agent.streamer.resume import Plan, epoch_keys
 from cdp_agent.streamer.step_types import Lacking
+from cdp_agent.streamer.steps import ASKED_MAX
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import Claimant
 from cdp_container.errors import PositionUnknown
+from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
 MENDS_ITSELF: Final = (
@@ -97,3 +102,28 @@ def may_copy(page: SplitterPage, began: SplitterPage) -> bool:
     """Whether what is read of the volumes is what the guests see, or older than what the journal holds."""
     same = page.generation == began.generation and page.redos == began.redos
     return same and page.running and not page.sync_failed and not page.overflowed
+
+
+def tail_after_copy(page: SplitterPage | None, began: SplitterPage) -> Position:
+    """What was just read of a volume may hold writes up to this tail.
+
+    Raises:
+        PositionUnknown: old records were put over the volume meanwhile; the next run compares anew.
+    """
+    if page is None or not may_copy(page, began):
+        why = "the splitter started again, or mended a disk; it begins anew"
+        raise PositionUnknown("the copy was given up", why, MENDS_ITSELF)
+    return page.tail
+
+
+def refusal(page: SplitterPage | None, lacks: bool, waiting: int) -> Answered | None:
+    """Why a cut that is asked for cannot be taken. `lacks`: it needs more than the container holds."""
+    if page is None:
+        return Answered(None, "the splitter is not running yet")
+    if page.overflowed:
+        return Answered(None, "the journal is full, and writes go past it", MENDS_ITSELF)
+    if lacks:
+        return Answered(None, NOT_WHOLE, MENDS_ITSELF)
+    if waiting >= ASKED_MAX:
+        return Answered(None, f"{ASKED_MAX} others are waiting already")
+    return None

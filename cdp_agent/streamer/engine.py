@@ -11,14 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.begin import (
-    MENDS_ITSELF,
-    NOT_WHOLE,
     begin_copying,
     believed,
     builder_of,
@@ -26,6 +24,8 @@ from cdp_agent.streamer.begin import (
     claimant_of,
     may_copy,
     not_whole,
+    refusal,
+    tail_after_copy,
 )
 from cdp_agent.streamer.build import CutBuilder
 from cdp_agent.streamer.copying import Copying
@@ -36,7 +36,7 @@ from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
-from cdp_container.errors import CdpError, Fenced, PositionUnknown
+from cdp_container.errors import CdpError, Fenced, JournalDamaged, PositionUnknown
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
@@ -116,20 +116,16 @@ class Engine:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
         seen_ns = self._outside.clock.wall_ns()
         page = self._splitter_page()
-        if page is None:
-            reply(Answered(None, "the splitter is not running yet"))
-        elif page.overflowed:
-            reply(Answered(None, "the journal is full, and writes go past it", MENDS_ITSELF))
-        elif name is not None and self.not_whole:
-            reply(Answered(None, NOT_WHOLE, MENDS_ITSELF))
-        elif len(self._waiting) >= steps.ASKED_MAX:
-            reply(Answered(None, f"{steps.ASKED_MAX} others are waiting already"))
-        else:
-            self._tickets += 1
-            self._waiting[self._tickets] = reply
-            self._look(page, seen_ns)
-            asked = st.Asked(self._tickets, self.stream.tail, name, note, application, seen_ns)
-            self._stream(st.AskedFor(asked))
+        refused = refusal(page, name is not None and bool(self.not_whole), len(self._waiting))
+        if refused is not None:
+            reply(refused)
+            return
+        assert page is not None, "refused"
+        self._tickets += 1
+        self._waiting[self._tickets] = reply
+        self._look(page, seen_ns)
+        asked = st.Asked(self._tickets, self.stream.tail, name, note, application, seen_ns)
+        self._stream(st.AskedFor(asked))
 
     @property
     def may_finish(self) -> bool:
@@ -187,6 +183,8 @@ class Engine:
         except PositionUnknown as error:
             self.shown.standing = f"refused: {error}"
             return
+        except JournalDamaged as error:
+            self._journal_damaged(error)
         if not self._note_lacking(frozenset(sources[index].whole_id for index in plan.in_full)):
             return
         if plan.lacking and page.overflowed:
@@ -349,18 +347,28 @@ class Engine:
         assert builder is not None
 
         def work() -> Done:
-            match effect:
-                case st.ReadCut():
-                    read = builder.read(effect)
-                    return lambda: self._cut_read(effect, read)
-                case st.SealSegment():
-                    sealed, built = builder.seal(effect)
-                    return lambda: self._sealed(sealed, built)
-                case st.WriteCatalog(level, number):
-                    made = self._catalogs.get((level, number)) or builder.catalog(effect)
-                    return lambda: self._put_catalog(effect, made)
+            try:
+                match effect:
+                    case st.ReadCut():
+                        read = builder.read(effect)
+                        return lambda: self._cut_read(effect, read)
+                    case st.SealSegment():
+                        sealed, built = builder.seal(effect)
+                        return lambda: self._sealed(sealed, built)
+                    case st.WriteCatalog(level, number):
+                        made = self._catalogs.get((level, number)) or builder.catalog(effect)
+                        return lambda: self._put_catalog(effect, made)
+            except JournalDamaged as error:
+                return partial(self._journal_damaged, error)
 
         self.jobs.append(Job(Lane.BUILD, work))
+
+    def _journal_damaged(self, error: JournalDamaged) -> NoReturn:
+        """End the run. If the journal was given up, the next one does without it, and compares everything."""
+        page = self._splitter_page()
+        if page is not None and page.overflowed:
+            self._note_lacking(self._notes.whole)  # durable, before that is published
+        raise error
 
     def _cut_read(self, effect: st.ReadCut, read: st.CutRead) -> None:
         tail = self._tail_after_copy()
@@ -377,17 +385,8 @@ class Engine:
             self._copy_ended(tail)
 
     def _tail_after_copy(self) -> Position | None:
-        """What was just read of a volume may hold writes up to this tail; None if nothing was read of one.
-
-        Nothing of it is kept if old records were put over the volume meanwhile: the next run compares anew.
-        """
-        if not self.stream.copying:
-            return None
-        page = self._splitter_page()
-        if page is None or not may_copy(page, self._began):
-            why = "the splitter started again, or mended a disk; it begins anew"
-            raise PositionUnknown("the copy was given up", why, MENDS_ITSELF)
-        return page.tail
+        """See `tail_after_copy`; None if nothing was read of a volume."""
+        return tail_after_copy(self._splitter_page(), self._began) if self.stream.copying else None
 
     def _copy_ended(self, tail: Position | None) -> None:
         """A round was read to its end."""
