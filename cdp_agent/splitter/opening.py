@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.splitter.backing import Backing, open_backing, served_by
+from cdp_agent.splitter.backing import Backing, forget_cached, open_backing, served_by
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
@@ -166,11 +166,16 @@ class _Opening:
         self.pages.splitter.publish(page, durable=True)
         if writer is not None and settings.full_copy:
             writer.forget_older_generations()
-        return Capture(
+        capture = Capture(
             self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
             self._begin_again, self._dirty_blocks(), self._intent(generation, backings, writer is not None),
             settings, self.clock,
         )  # fmt: skip
+        if last.overflowed and last.sync_failed and last.boot == self.boot:
+            # A process that was killed could not mend it: what the disks lost then is lost.
+            forget_cached(self.files, backings)
+            capture.losses += 1
+        return capture
 
     def _save_regions_in_doubt(self, last: SplitterPage, generation: int) -> bool:
         """After a power loss: save where the disks and the container may differ as the maps of a new episode.

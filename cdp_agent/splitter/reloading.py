@@ -109,7 +109,7 @@ def _take_over(
     volumes[:] = [volume for volume in volumes if volume.source in staying]
     backings[:] = [backing for backing in backings if backing.volume.index in staying]
     backings.extend(added)
-    volumes.extend(Volume(backing, capture) for backing in added)
+    volumes.extend(Volume(backing, capture, capture.losses) for backing in added)
     capture.dirty.change(decision.volumes)
     capture.intent.change(decision.volumes)
     capture.removed = set(decision.removed)

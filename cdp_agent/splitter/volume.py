@@ -26,12 +26,15 @@ from nbd_export.backend import Extent
 
 
 class Volume:
-    """Implements `nbd_export.backend.Export`. `write_count` and `written_bytes` are for status."""
+    """Implements `nbd_export.backend.Export`. `write_count` and `written_bytes` are for status.
+
+    `losses_told`: how many of the capture's losses are not this volume's, or its guest was told of them.
+    """
 
     read_only = False
     description = "protected volume"
 
-    def __init__(self, backing: Backing, capture: Capture) -> None:
+    def __init__(self, backing: Backing, capture: Capture, losses_told: int = 0) -> None:
         self.name = backing.volume.name
         self.size_bytes = backing.volume.size_bytes
         self.write_count = 0
@@ -43,7 +46,7 @@ class Volume:
         self._files = capture.files
         self._ranges = RangesInFlight()
         self._is_removed = False
-        self._losses_told = capture.losses
+        self._losses_told = losses_told
 
     def grow(self, size_bytes: int) -> None:
         """Whoever connects from now on sees this size."""

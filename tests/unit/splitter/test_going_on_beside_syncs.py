@@ -178,3 +178,29 @@ def test_a_sync_that_fails_as_the_journal_goes_on_leaves_it_given_up(
         assert await splitter.stop()
 
     asyncio.run(lives())
+
+
+@pytest.mark.parametrize("boots", [False, True])
+def test_a_kill_does_not_hide_what_was_lost(machine: Machine, forgetful: Forgetful, boots: bool) -> None:
+    """The next process finds nothing to sync, and the page cache still shows what no disk has."""
+
+    async def lives() -> None:
+        splitter = machine.start()
+        await overflow(splitter)
+        await splitter.volume.write(40 * 4096, b"never on the disk" * 100, False)
+        forgetful.failures = 1
+        with pytest.raises(OSError, match="thin pool"):
+            await splitter.capture.sync()
+        splitter.release()
+        if boots:
+            machine.reboot()
+        again = machine.start()
+        for volume in again.volumes:
+            if not boots:
+                with pytest.raises(OSError, match="a sync failed"):
+                    await volume.flush()
+                assert machine.disk()[40 * 4096 :].startswith(bytes(4096))
+            await volume.flush()
+        assert await again.stop()
+
+    asyncio.run(lives())
