@@ -1,8 +1,7 @@
-"""Which volumes are served, in a number: splitter and streamer must mean the same volumes and disks. PURE.
+"""Which volumes are served, and from which disks, in two numbers. PURE.
 
-A volume's file may be replaced by another one of its name, agent.json may be ahead of a splitter that was not
-told yet: then the streamer would read another disk than guests write, or miss one. What is done about it does
-not belong here.
+Splitter and streamer must mean the same volumes, or one would be missed; and where a copy is read, the same
+disks: a volume's file may be replaced by another one of its name. What is done about it does not belong here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import TypeAlias
 DiskId: TypeAlias = tuple[int, int]
 """What tells an open disk from all others: a block device's number, or a file's device and inode."""
 
-_SERVED = struct.Struct("<Q16sQQQ")
+_VOLUME = struct.Struct("<Q16sQ")
+_DISK = struct.Struct("<QQQ")
 
 
 def disk_of(status: os.stat_result) -> DiskId:
@@ -27,9 +27,15 @@ def disk_of(status: os.stat_result) -> DiskId:
     return status.st_dev, status.st_ino
 
 
-def served(volumes: Iterable[tuple[int, bytes, int, DiskId]]) -> int:
-    """A digest, 8 bytes, of volumes in any order: index of the source, space, size in bytes, disk."""
-    digest = hashlib.blake2b(digest_size=8)
-    for index, space, size_bytes, disk in sorted(volumes):
-        digest.update(_SERVED.pack(index, space, size_bytes, *disk))
-    return int.from_bytes(digest.digest(), "little")
+def volumes_served(volumes: Iterable[tuple[int, bytes, int]]) -> int:
+    """A digest, 8 bytes, of volumes in any order: index of the source, space, size in bytes."""
+    return _digest(_VOLUME.pack(*volume) for volume in sorted(volumes))
+
+
+def disks_served(disks: Iterable[tuple[int, DiskId]]) -> int:
+    """A digest, 8 bytes, of the disks of volumes in any order: index of the source, disk."""
+    return _digest(_DISK.pack(index, *disk) for index, disk in sorted(disks))
+
+
+def _digest(parts: Iterable[bytes]) -> int:
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "little")

@@ -1,9 +1,9 @@
 """Which volumes agent.json names next, and how `reload` and a running splitter agree on it.
 
-`reload` decides and leaves the decision in agent.wanted.json. A splitter that runs takes it from there, and
-it alone writes agent.json then, in a time without writes, when nothing can fail any more: so agent.json
-always names what is served, or what the next start serves. What does not belong here: opening disks
-(`splitter`), what the administrator sees (`cli.reload`).
+`reload` leaves its decision as agent.wanted-<name>.json. A splitter that runs takes it from there, and it
+alone renames it to agent.json, in a time without writes, when nothing can fail any more: so agent.json always
+names what is served, or what the next start serves, and a decision that was withdrawn cannot be done. What
+does not belong here: opening disks (`splitter`), what the administrator sees (`cli.reload`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from cdp_agent.identity import (
     load_identity,
 )
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_container.domain.durable import replace_file
-from cdp_container.errors import BackingUnreadable, ReloadRefused
+from cdp_container.domain.durable import replace_file, sync_directory
+from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
-WANTED_NAME: Final = "agent.wanted.json"
+WANTED_PREFIX: Final = "agent.wanted-"
+WANTED_SUFFIX: Final = ".json"
 SizeAndPath: TypeAlias = tuple[int, str]
 
 
@@ -84,9 +85,13 @@ def _changed(source: SourceIdentity, wanted: SizeAndPath | None) -> SourceIdenti
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Other volumes, as `reload` decided them. See `splitter.reloading.Decision`."""
+    """Other volumes, as `reload` decided them. See `splitter.reloading.Decision`.
+
+    `name` is never that of another decision: by it `reload` knows what came of its own.
+    """
 
     directory: Path
+    name: str
     before: AgentIdentity
     after: AgentIdentity
 
@@ -100,34 +105,68 @@ class Decision:
         """Indexes of the sources that are not."""
         return removed_of(self.after)
 
+    def leave(self) -> None:
+        """For the splitter that runs, in place of all that were left before. Raises CdpError."""
+        withdraw_all(self.directory)
+        replace_file(self._path, encode_identity(self.after))
+
+    def withdraw(self) -> bool:
+        """Nobody shall do it any more; False if it is done, or was withdrawn. Raises OSError."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        sync_directory(self.directory)
+        return True
+
     def commit(self) -> None:
-        """Make it what every start serves from here on, durably. Raises OSError: it is as it was before."""
+        """Make it what every start serves from here on, durably.
+
+        Raises:
+            ReloadRefused: it was withdrawn.
+            OSError: it is as it was before.
+        """
         path = self.directory / IDENTITY_NAME
         try:
-            replace_file(path, encode_identity(self.after))
+            self._path.rename(path)
+        except FileNotFoundError:
+            raise ReloadRefused("nothing was changed", "the reload was given up meanwhile") from None
+        try:
+            sync_directory(self.directory)
         except OSError:
-            replace_file(path, encode_identity(self.before))  # it may have the new name already
+            try:
+                replace_file(path, encode_identity(self.before))
+            except CdpError:
+                return  # whoever starts next reads this one, unless the power goes before a sync succeeds
             raise
 
-    def forget(self) -> None:
-        """It was done or refused: nobody shall find it again."""
-        (self.directory / WANTED_NAME).unlink(missing_ok=True)
+    @property
+    def _path(self) -> Path:
+        return self.directory / f"{WANTED_PREFIX}{self.name}{WANTED_SUFFIX}"
 
 
-def leave_decision(directory: Path, after: AgentIdentity) -> None:
-    """For the splitter that runs."""
-    replace_file(directory / WANTED_NAME, encode_identity(after))
+def withdraw_all(directory: Path) -> None:
+    """Whatever a reload left, nobody shall do it any more. Raises OSError."""
+    for path in _left(directory):
+        path.unlink(missing_ok=True)
 
 
 def find_decision(directory: Path) -> Decision | None:
     """What was decided and is not done yet. Raises ConfigInvalid, ReloadRefused: it fits no more."""
     before = load_identity(directory)
-    if not (directory / WANTED_NAME).exists():
+    left = _left(directory)
+    if not left:
         return None
-    after = load_identity(directory, WANTED_NAME)
+    after = load_identity(directory, left[0].name)
     if replace(after, sources=before.sources) != before or not _follows(before, after):
+        left[0].unlink(missing_ok=True)
         raise ReloadRefused("cannot take over other volumes", "they were chosen for an older agent.json")
-    return Decision(directory, before, after)
+    name = left[0].name.removeprefix(WANTED_PREFIX).removesuffix(WANTED_SUFFIX)
+    return Decision(directory, name, before, after)
+
+
+def _left(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{WANTED_PREFIX}*{WANTED_SUFFIX}"))
 
 
 def _follows(before: AgentIdentity, after: AgentIdentity) -> bool:

@@ -335,7 +335,7 @@ class VolumesChanged(CdpError):
 
     exit_code = 72
     default_hint = (
-        "nothing: the streamer begins anew; if it stays so, a disk was replaced: start the agent again"
+        "nothing: the streamer begins anew; if it stays so, a disk was replaced: put it back, or start again"
     )
 
 

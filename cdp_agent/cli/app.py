@@ -244,6 +244,7 @@ def _child(work: Callable[[], int]) -> int:
     def guarded_work() -> int:
         # Ctrl-C reaches the whole process group; it is for the supervisor alone, who knows the order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload may come before the splitter listens
         die_with_parent()
         return work()
 

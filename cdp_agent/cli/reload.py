@@ -22,7 +22,7 @@ from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
-from cdp_agent.volume_set import Decision, changed_identity, leave_decision
+from cdp_agent.volume_set import Decision, changed_identity, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
 from cdp_container.errors import AlreadyRunning, BackingUnreadable, CdpError, ReloadRefused
@@ -43,7 +43,8 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
     directory = Path(settings.journal.directory)
     lock = take_lock(directory / "reload.lock", clock)
     try:
-        before = load_identity(directory)  # another reload may have ended meanwhile
+        withdraw_all(directory)  # of a reload that was killed: from here on nobody does it
+        before = load_identity(directory)
         wanted = {
             volume.name: (inspect_backing(volume.path).size_bytes, volume.path) for volume in settings.volumes
         }
@@ -53,8 +54,12 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
             return 0
         for path in _added_paths(before, after):
             _refuse_locked(path)
-        if not _tell_splitter(directory, after, clock):
-            _write(directory, before, after, clock)
+        decision = Decision(directory, entropy(8).hex(), before, after)
+        splitter = holder_of(directory / SPLITTER_LOCK)
+        if splitter is None:
+            _do_it(decision, clock)
+        else:
+            _have_it_done(decision, splitter, clock)
         for line in _changes(before, after):
             say(line)
     finally:
@@ -62,40 +67,40 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
     return 0
 
 
-def _write(directory: Path, before: AgentIdentity, after: AgentIdentity, clock: Clock) -> None:
+def _do_it(decision: Decision, clock: Clock) -> None:
     """No agent runs, and none may start before it is done."""
     try:
-        lock = take_lock(directory / "lock", clock, wait_seconds=0)
+        lock = take_lock(decision.directory / "lock", clock, wait_seconds=0)
     except AlreadyRunning as error:
         why = f"the agent runs without its splitter now ({error.why})"
         raise ReloadRefused("cannot take over other volumes", why, "try again in a moment") from error
     try:
-        Decision(directory, before, after).commit()
+        decision.leave()
+        decision.commit()
     finally:
         os.close(lock)
     say("the agent does not run: it is done at its next start")
 
 
-def _tell_splitter(directory: Path, after: AgentIdentity, clock: Clock) -> bool:
-    """Have the splitter do it; False if none runs."""
-    pid = holder_of(directory / SPLITTER_LOCK)
-    if pid is None:
-        return False
-    count = _read_facts(directory / SPLITTER_FACTS).get("reloads", 0)
-    leave_decision(directory, after)
-    os.kill(pid, signal.SIGHUP)
+def _have_it_done(decision: Decision, splitter: int, clock: Clock) -> None:
+    """By the splitter that runs. Raises ReloadRefused: it did not do it, and will not."""
+    decision.leave()
+    os.kill(splitter, signal.SIGHUP)
     until_ns = clock.boottime_ns() + int(APPLIED_SECONDS_MAX * 1e9)
     while clock.boottime_ns() < until_ns:
-        if load_identity(directory) == after:
-            return True
-        facts = _read_facts(directory / SPLITTER_FACTS)
-        if facts.get("pid") == pid and facts.get("reloads", 0) > count and facts.get("reload_error"):
-            raise ReloadRefused("the splitter goes on with the volumes that it had", facts["reload_error"])
+        found = _read_facts(decision.directory / SPLITTER_FACTS).get("reload", {})
+        if found.get("name") == decision.name and not found.get("error"):
+            return
+        if found.get("name") == decision.name:
+            raise ReloadRefused("the splitter goes on with the volumes that it had", found["error"])
         clock.sleep(POLL_SECONDS)
+    if decision.withdraw():
+        why = f"the splitter did not come to it within {APPLIED_SECONDS_MAX:g} s"
+        raise ReloadRefused("the volumes are as they were", why, "look at `cdp-agent status` and its log")
     raise ReloadRefused(
-        "the volumes are not what they should be yet",
-        f"the splitter did not say so within {APPLIED_SECONDS_MAX:g} s",
-        "look at `cdp-agent status` and its log; it may still do it. `cdp-agent reload` says whether it did",
+        "nobody knows yet what came of it",
+        "the splitter began with it, and says nothing any more",
+        "look at `cdp-agent status`; `cdp-agent reload` says whether there is something to do yet",
     )
 
 

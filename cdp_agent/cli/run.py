@@ -15,7 +15,7 @@ from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_id
 from cdp_agent.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
-from cdp_agent.volume_set import volumes_of
+from cdp_agent.volume_set import volumes_of, withdraw_all
 from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
@@ -26,7 +26,6 @@ from cdp_container.errors import (
     BackingChanged,
     BackingUnreadable,
     CdpError,
-    ConfigInvalid,
     Fenced,
     UsageError,
 )
@@ -34,16 +33,16 @@ from cdp_container.journal.shared import SharedPages
 
 PR_SET_PDEATHSIG = 1
 
-# Starting these again is no use before somebody acted: the run ends and says why.
+# Starting these again is no use before somebody acted: the run ends and says why. A configuration was fit
+# when the run began; one that is being edited will be fit again.
 SPLITTER_FINAL: tuple[type[CdpError], ...] = (
     UsageError,
-    ConfigInvalid,
     AlreadyRunning,
     BackingUnreadable,
     BackingChanged,
 )
 # The splitter goes on serving guests without a streamer.
-STREAMER_FINAL: tuple[type[CdpError], ...] = (UsageError, ConfigInvalid, Fenced)
+STREAMER_FINAL: tuple[type[CdpError], ...] = (UsageError, Fenced)
 
 
 def run_agent(config: Path, wish: Wish) -> int:
@@ -54,6 +53,7 @@ def run_agent(config: Path, wish: Wish) -> int:
     directory = Path(settings.journal.directory)
     lock = take_lock(directory / "lock", SystemClock())
     try:
+        withdraw_all(directory)
         identity = _take_moved_disks(config)
         pages = SharedPages(directory / "shared")
         try:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cdp_agent.served import DiskId, disk_of, served
+from cdp_agent.served import DiskId, disk_of, disks_served, volumes_served
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import AlreadyRunning, BackingUnreadable
@@ -53,9 +53,10 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
     return Backing(volume, fd, disk, dirty=True)  # what an earlier process wrote may not be on the disk yet
 
 
-def served_by(backings: Iterable[Backing]) -> int:
-    """What the splitter publishes of which volumes it serves."""
-    return served((one.volume.index, one.volume.space, one.volume.size_bytes, one.disk) for one in backings)
+def served_by(backings: Sequence[Backing]) -> tuple[int, int]:
+    """What the splitter publishes of which volumes it serves, and from which disks."""
+    volumes = ((one.volume.index, one.volume.space, one.volume.size_bytes) for one in backings)
+    return volumes_served(volumes), disks_served((one.volume.index, one.disk) for one in backings)
 
 
 def sync_of(files: Files, backings: Iterable[Backing]) -> Callable[[], None]:

@@ -354,7 +354,7 @@ class Capture:
         except OSError:
             self._writer, self._tail, self._published.page = None, before.tail, before
             with suppress(OSError):
-                self._publish()
+                self._publish(durable=True)  # the other one may have come to the disk
             raise
 
     def trim(self) -> bool:
@@ -486,7 +486,7 @@ class Capture:
         try:
             await self._intents.tidy(is_synced, self._clock.boottime_ns())
         except OSError as error:
-            self._journal_failed("writing the intent map", error)
+            self.last_error = f"writing the intent map: {error}"  # it says too much, and is tried again
 
     async def end(self) -> None:
         """Let everything that was begun end."""

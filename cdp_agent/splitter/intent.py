@@ -178,18 +178,29 @@ class WriteIntent:
 
     def _write(self, source: int, header: MapHeader, bits: bytearray) -> None:
         """All bits, each time: where a sync fails nobody knows which of the last ones the disk has."""
-        found = self._maps.get(source)
-        if found is None or found.header != header:
+        found = self._maps.get(source) or self._left_map(source)
+        if found is not None and found.header == header:
+            found.put(0, bits)
+            found.sync()
+        elif found is not None and replace(found.header, episode=self.generation) == header:
+            # Of an earlier generation, which counts for nothing any more, or as everything is in doubt.
+            found.begin_again(header, bits)
+        else:
             path = self._directory / intent_map_name(source)
             path.parent.mkdir(exist_ok=True)
             self._files.sync_directory(path.parent.parent)
             made = create_map(self._files, path, header, bits)  # never a moment without its marks
             if found is not None:
                 found.close()
-            self._maps[source] = made
-        else:
-            found.put(0, bits)
-            found.sync()
+            found = made
+        self._maps[source] = found
+
+    def _left_map(self, source: int) -> MapFile | None:
+        """What an earlier start left: it can be written again where the disk is full."""
+        try:
+            return open_map(self._files, self._directory / intent_map_name(source))
+        except (OSError, JournalDamaged):
+            return None
 
     # --- taking marks back ---------------------------------------------------------------------
 

@@ -33,6 +33,17 @@ class MapFile:
     def _write(self, start: int, stop: int) -> None:
         self._files.pwritev(self._fd, (bytes(self.bits[start:stop]),), MAP_HEADER_BYTES + start)
 
+    def begin_again(self, header: MapHeader, bits: bytes | bytearray) -> None:
+        """Replace everything, for another episode or generation of the same volume. Raises OSError.
+
+        Needs no room on the disk. Torn by a power loss it has either header with any of the bits: whoever
+        calls this must bear that.
+        """
+        self.bits[:] = bits
+        self._files.pwritev(self._fd, (encode_map_header(header), bits), 0)
+        self.header = header
+        self.sync()
+
     def put(self, start: int, data: bytes | bytearray) -> None:
         """Replace bytes of bits, the first of them at `start`; not durable. Raises OSError."""
         self.bits[start : start + len(data)] = data

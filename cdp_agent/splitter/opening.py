@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from cdp_agent.splitter.backing import Backing, forget_cached, open_backing, served_by
 from cdp_agent.splitter.capture import Capture
@@ -23,6 +23,7 @@ from cdp_agent.splitter.redo import redo, refuse_changed_content, refuse_changed
 from cdp_agent.splitter.settings import REDO_NOTE_SECONDS, OnJournalFull, SplitterSettings
 from cdp_container.clock import Clock
 from cdp_container.errors import (
+    BackingChanged,
     ConfigInvalid,
     DeviceError,
     JournalDamaged,
@@ -33,13 +34,17 @@ from cdp_container.errors import (
 from cdp_container.journal.files import JournalFile, file_name, list_numbers
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
-from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Note
+from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Note, Record
 from cdp_container.journal.shared import SharedPages, SplitterPage
 
 JOURNAL: Final = "journal"
 SHARED: Final = "shared"
 # A journal file must hold a header, a record with a sector, and the END_OF_FILE behind it.
 FILE_BYTES_MIN: Final = FILE_HEADER_BYTES + 2 * RECORD_HEADER_BYTES + 4096
+
+
+Regions: TypeAlias = Mapping[int, Sequence[tuple[int, int]]]
+"""Ranges (offset, length) by source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,7 @@ class _Opening:
         if redoes:
             assert found is not None
             self._refuse_doubts(by_index, found, published is not None)
+        regions = self._regions_in_doubt(by_index, last, found)
         end = found.end if found else NOWHERE
         redos = last.redos
         if redoes and published:
@@ -142,7 +148,7 @@ class _Opening:
         # What the journal may lack of the disks.
         is_in_doubt = settings.full_copy or (found is not None and not found.is_clean)
         unfinished = Published(self.pages, last).unfinished_episode
-        is_placed = is_in_doubt and not settings.full_copy and self._save_regions_in_doubt(last, generation)
+        is_placed = regions is not None and self._save_regions(regions, unfinished, generation)
         # No room for a generation: disks and journal are equal up to the end of the old one, if there is one.
         given_up_at = end if found else Position(generation, 0)
         if keeps_overflow:
@@ -161,7 +167,8 @@ class _Opening:
             applied=tail,
             redos=redos,
             episode=generation if is_in_doubt else last.episode,
-            sources=served_by(backings),
+            sources=served_by(backings)[0],
+            disks=served_by(backings)[1],
         )
         self.pages.splitter.publish(page, durable=True)
         if writer is not None and settings.full_copy:
@@ -177,21 +184,31 @@ class _Opening:
             capture.losses += 1
         return capture
 
-    def _save_regions_in_doubt(self, last: SplitterPage, generation: int) -> bool:
-        """After a power loss: save where the disks and the container may differ as the maps of a new episode.
-
-        Returns whether that is known: the journal was there, its marks too, and what was in doubt before.
-        """
+    def _regions_in_doubt(
+        self, backings: Mapping[int, Backing], last: SplitterPage, found: Found | None
+    ) -> Regions | None:
+        """After a power loss: where the disks and the container may differ; None: anywhere."""
         settings = self.settings
-        if last.overflowed:
-            return False
+        if found is None or found.is_clean or settings.full_copy or last.overflowed:
+            return None
         regions = read_intent(
             self.files, settings.journal_dir, settings.domain, last.generation, settings.volumes
         )
         if regions is None:
-            return False
+            return None
+        try:
+            refuse_changed_content(
+                self.files, self.reader, backings, found.look_from, found.synced, found.end,
+                settings.removed, lambda record: not _is_within(record, regions),
+            )  # fmt: skip
+        except BackingChanged:
+            return None  # a disk that was put back from an older copy: no mark says what differs
+        return regions
+
+    def _save_regions(self, regions: Regions, unfinished: int | None, generation: int) -> bool:
+        """Save them as the maps of a new episode, with what was in doubt before; whether that is known."""
         dirty = self._dirty_blocks()
-        dirty.begin(Published(self.pages, last).unfinished_episode)
+        dirty.begin(unfinished)
         for source, ranges in regions.items():
             for offset, length in ranges:
                 dirty.mark(source, offset, length)
@@ -435,6 +452,14 @@ class _Opening:
             self.files.fdatasync(fd)
         finally:
             self.files.close(fd)
+
+
+def _is_within(record: Record, regions: Regions) -> bool:
+    """Whether a record touches one of these regions."""
+    return any(
+        record.offset < offset + length and offset < record.offset + record.span
+        for offset, length in regions.get(record.source, ())
+    )
 
 
 def _holds(run: Sequence[JournalFile], position: Position) -> bool:

@@ -87,9 +87,8 @@ class _Process:
         self._files = files
         self._entropy = entropy
         self._on_opened = on_opened
-        self._reload = reload
-        self._reloads = 0
-        self._reload_error = ""
+        self._find_decision = reload
+        self._reload = "", ""  # the newest decision's name, and why it was refused
         self._started_ns = clock.wall_ns()
         self._tcp = None if settings.tcp is None else TcpExports(settings.tcp)
 
@@ -141,18 +140,18 @@ class _Process:
     async def _reload_volumes(self, capture: Capture, backings: list[Backing], volumes: list[Volume]) -> None:
         """What cannot be done is told to whoever asked; the volumes that there are go on."""
         try:
-            decision = self._reload()
+            decision = self._find_decision()
             if decision is None:
                 return
-            self._reload_error = "it ended without saying why"
+            self._reload = decision.name, "it was begun"
             try:
                 await reload_volumes(decision, self._files, capture, backings, volumes)
-                self._reload_error = ""
-            finally:
-                decision.forget()
+            except BaseException:
+                decision.withdraw()
+                raise
+            self._reload = decision.name, ""
         except (CdpError, OSError) as error:
-            self._reload_error = str(error)
-        self._reloads += 1
+            self._reload = self._reload[0], str(error)
 
     async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
         capture.publish(
@@ -223,8 +222,7 @@ class _Process:
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
                 "last_error": capture.last_error,
-                "reloads": self._reloads,
-                "reload_error": self._reload_error,
+                "reload": {"name": self._reload[0], "error": self._reload[1]},
                 "tcp": None if self._tcp is None else self._tcp.facts(),
                 "volumes": [
                     {

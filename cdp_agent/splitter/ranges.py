@@ -31,6 +31,11 @@ class RangesInFlight:
             return False
         return any(held.start < offset + length and offset < held.end for held in self._held)
 
+    async def none(self) -> None:
+        """Return when nothing is in flight, if nothing more comes."""
+        while self._held:
+            await self._held[0].released.wait()
+
     @asynccontextmanager
     async def hold(self, offset: int, length: int) -> AsyncIterator[None]:
         """Wait for all that came earlier and overlaps, then hold the range."""

@@ -103,6 +103,7 @@ def refuse_changed_content(
     synced: Position,
     end: Position,
     removed: Collection[int] = (),
+    counts: Callable[[Record], bool] = lambda record: True,
 ) -> None:
     """Refuse backing stores from which the newest synced records that nothing overlaps do not read back.
 
@@ -114,13 +115,15 @@ def refuse_changed_content(
         synced: the synced point.
         end: the end of the journal.
         removed: sources that are passed over.
+        counts: whether a record must read back.
 
     Raises:
         BackingChanged: one of them holds something else.
         JournalDamaged, PositionUnknown: the journal cannot be read.
         OSError: a backing store failed.
     """
-    before = deque(_without(removed, reader.records(from_position, synced)), maxlen=READ_BACK_RECORDS_MAX)
+    synced_records = filter(counts, _without(removed, reader.records(from_position, synced)))
+    before = deque(synced_records, maxlen=READ_BACK_RECORDS_MAX)
     for record in _not_overlapped(before, reader.records(synced, end)):
         _read_back(files, reader, _backing_of(record, backings), record)
 

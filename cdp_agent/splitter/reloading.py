@@ -8,19 +8,23 @@ What does not belong here: who decides, and where that is written (`volume_set`,
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from cdp_agent.splitter.backing import Backing, open_backing, served_by
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.files import Files
-from cdp_agent.splitter.settings import VolumeSettings
+from cdp_agent.splitter.settings import DRAIN_SECONDS, VolumeSettings
 from cdp_agent.splitter.volume import Volume
-from cdp_container.errors import BackingUnreadable
+from cdp_container.errors import BackingUnreadable, ReloadRefused
 from cdp_container.journal.record import Note
+
+QUIET_SECONDS_MAX: Final = 5.0
+"""So long guests may wait for those of a disk that is slow."""
 
 
 class Decision(Protocol):
@@ -36,12 +40,17 @@ class Decision(Protocol):
         """Indexes of all sources that ever were removed."""
         ...
 
-    def commit(self) -> None:
-        """Every start from here on serves these, durably. Raises OSError: it is as it was before."""
+    @property
+    def name(self) -> str:
+        """By which whoever decided knows what came of it."""
         ...
 
-    def forget(self) -> None:
-        """It was done, or refused."""
+    def commit(self) -> None:
+        """Every start from here on serves these, durably. Raises CdpError, OSError: it is as it was."""
+        ...
+
+    def withdraw(self) -> bool:
+        """It was refused."""
         ...
 
 
@@ -54,6 +63,7 @@ async def reload_volumes(
 
     Raises:
         BackingUnreadable, AlreadyRunning: a disk that is to come or grow is not fit; nothing was changed.
+        ReloadRefused: requests did not end in time, or the decision was withdrawn; likewise.
         JournalFull, OSError: a disk that goes could not be synced, or the decision be made durable; likewise.
     """
     wanted = decision.volumes
@@ -66,7 +76,7 @@ async def reload_volumes(
     leaving = [volume for volume in volumes if volume.source in {one.volume.index for one in gone}]
     try:
         await _drain(capture, gone, leaving)
-        async with capture.standstill():
+        async with _soon(capture):
             await capture.note(Note.DISKS_TAKEN)  # what comes may be younger than all that was written
             await capture.in_thread(decision.commit)
             _take_over(decision, capture, backings, volumes, grown, added)
@@ -85,11 +95,29 @@ async def _drain(capture: Capture, gone: Sequence[Backing], leaving: Sequence[Vo
     """Whoever uses the disks next finds everything that was answered."""
     for volume in leaving:
         volume.remove()
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            for volume in leaving:  # while the others go on: a disk that hangs may be why it goes
+                await volume.drained()
+    except TimeoutError:
+        raise ReloadRefused("nothing was changed", "requests to a volume that goes do not end") from None
+    for backing in gone:
+        backing.dirty = True
     if gone:
-        async with capture.standstill():  # what was under way is there
-            for backing in gone:
-                backing.dirty = True
         await capture.sync()
+
+
+@asynccontextmanager
+async def _soon(capture: Capture) -> AsyncIterator[None]:
+    """A time without writes, if it comes soon: those that come wait for it."""
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(QUIET_SECONDS_MAX):
+                await stack.enter_async_context(capture.standstill())
+        except TimeoutError:
+            why = f"writes that are under way did not end within {QUIET_SECONDS_MAX:g} s"
+            raise ReloadRefused("nothing was changed", why) from None
+        yield
 
 
 def _take_over(
@@ -113,8 +141,9 @@ def _take_over(
     capture.dirty.change(decision.volumes)
     capture.intent.change(decision.volumes)
     capture.removed = set(decision.removed)
+    sources, disks = served_by(backings)
     with suppress(OSError):  # the next write publishes it, or gives the journal up
-        capture.publish(replace(capture.page, sources=served_by(backings)))
+        capture.publish(replace(capture.page, sources=sources, disks=disks))
 
 
 def _refuse_small(files: Files, backing: Backing, new: VolumeSettings) -> None:

@@ -56,6 +56,10 @@ class Volume:
         """Refuse every request from now on; those that began go on."""
         self._is_removed = True
 
+    async def drained(self) -> None:
+        """Return when no write of this volume is under way; of one that refuses requests."""
+        await self._ranges.none()
+
     def readmit(self) -> None:
         """Take requests again."""
         self._is_removed = False

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.served import DiskId, disk_of, served
+from cdp_agent.served import DiskId, disk_of, disks_served, volumes_served
 from cdp_agent.streamer.copy import ROUND_READ_BYTES_MAX, Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
@@ -38,14 +38,8 @@ class LocalDirectory:
         self._domain = settings.identity.domain
         self._spaces = [source.space for source in settings.identity.sources]
         self._boot = self.boot()
-        self._volumes = {
-            index: Volume(index, Path(source.path), source.size_bytes, _disk_at(source.path))
-            for index, source in settings.identity.active.items()
-        }
-        self._served = served(
-            (index, self._spaces[index], volume.size_bytes, volume.disk or NO_DISK)
-            for index, volume in self._volumes.items()
-        )
+        self._sources = settings.identity.active
+        self._served = volumes_served((i, s.space, s.size_bytes) for i, s in self._sources.items())
 
     def load_notes(self) -> Notes:
         """See `Local.load_notes`."""
@@ -57,10 +51,14 @@ class LocalDirectory:
 
     def splitter(self) -> SplitterPage | None:
         """See `Local.splitter`. Raises VolumesChanged where it serves others than those that we know."""
-        page = self._pages.splitter.read()
+        page = self.shown()
         if page is not None and page.running and page.boot == self._boot and page.sources != self._served:
-            raise VolumesChanged("the streamer begins anew", "the splitter serves other volumes or disks")
+            raise VolumesChanged("the streamer begins anew", "the splitter serves other volumes")
         return page
+
+    def shown(self) -> SplitterPage | None:
+        """What the splitter published, whatever it serves."""
+        return self._pages.splitter.read()
 
     def boot(self) -> bytes:
         """See `Local.boot`."""
@@ -76,7 +74,7 @@ class LocalDirectory:
 
     def doubt(self, source: int, episode: int | None) -> Doubt:
         """See `Local.doubt`. A map that cannot be read, or is of something else, says nothing."""
-        volume = self._volumes[source]
+        volume = self._volume(source)
         if episode is None:
             return Doubt(volume, None, self._round_bytes)
         path = self._directory / dirty_map_name(source)
@@ -92,10 +90,20 @@ class LocalDirectory:
         whole = header == expected and len(bits) == header.map_bytes
         return Doubt(volume, dirty_ranges(header, bits) if whole else None, self._round_bytes)
 
+    def _volume(self, source: int) -> Volume:
+        """Raises VolumesChanged where a disk's file is not the one that the splitter serves."""
+        disks = {index: disk_at(one.path) for index, one in self._sources.items()}
+        page = self.shown()
+        if page is None or disks_served(disks.items()) != page.disks:
+            why = "the file of a volume was replaced by another one, or is gone"
+            raise VolumesChanged("the volumes cannot be copied", why)
+        one = self._sources[source]
+        return Volume(source, Path(one.path), one.size_bytes, disks[source])
 
-def _disk_at(path: str) -> DiskId | None:
-    """None where there is none: then nothing is like what the splitter serves."""
+
+def disk_at(path: str) -> DiskId:
+    """NO_DISK where there is none: that is like nothing that the splitter serves."""
     try:
         return disk_of(os.stat(path))
     except OSError:
-        return None
+        return NO_DISK

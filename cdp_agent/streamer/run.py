@@ -292,7 +292,7 @@ class _Runner:
         fresh = self.shown_ns <= wall_ns < self.shown_ns + FACTS_SECONDS * 1e9
         if state is None and fresh and not self.asking:
             return
-        splitter = local.splitter()
+        splitter = local.shown()
         measured = lag.measure(splitter, local.streamer(), wall_ns)
         self.facts = describe(
             self.engine, self.settings.identity, splitter, measured, wall_ns, self.connecting.why

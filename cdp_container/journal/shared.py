@@ -52,6 +52,7 @@ SPLITTER_FIELDS: Final = (
     ("applied_offset", "Q"),
     ("episode", "Q"),
     ("sources", "Q"),
+    ("disks", "Q"),
 )
 STREAMER_FIELDS: Final = (
     ("proven_generation", "Q"),
@@ -93,7 +94,8 @@ class SplitterPage:
             read of them meanwhile may be older than what guests see.
         episode: names the newest event since which the records up to the tail do not hold everything that
             guests wrote; 0 if there was none. Durable.
-        sources: a digest of the volumes that are served, and of which disks they are.
+        sources: a digest of the volumes that are served.
+        disks: a digest of which disks they are.
     """
 
     generation: int = 0
@@ -112,6 +114,7 @@ class SplitterPage:
     redos: int = 0
     episode: int = 0
     sources: int = 0
+    disks: int = 0
 
     @property
     def overflowed(self) -> bool:
@@ -145,7 +148,7 @@ def encode_splitter_page(page: SplitterPage) -> bytes:
         page.generation, page.tail.generation, page.tail.offset, page.synced.generation, page.synced.offset,
         page.overflow_at.generation, page.overflow_at.offset, page.overflow_ns, flags,
         page.redos & _REDOS_MASK, page.used_bytes, page.limit_bytes, page.boot,
-        page.applied.generation, page.applied.offset, page.episode, page.sources,
+        page.applied.generation, page.applied.offset, page.episode, page.sources, page.disks,
     )  # fmt: skip
 
 
@@ -153,7 +156,7 @@ def decode_splitter_page(data: bytes) -> SplitterPage:
     """The page of a slot's content."""
     (
         generation, tail_g, tail, synced_g, synced, over_g, over, over_ns, flags, redos, used, limit,
-        boot, applied_g, applied, episode, sources,
+        boot, applied_g, applied, episode, sources, disks,
     ) = _SPLITTER.unpack(data)  # fmt: skip
     return SplitterPage(
         generation=generation,
@@ -172,6 +175,7 @@ def decode_splitter_page(data: bytes) -> SplitterPage:
         redos=redos,
         episode=episode,
         sources=sources,
+        disks=disks,
     )
 
 

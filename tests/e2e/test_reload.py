@@ -14,7 +14,7 @@ import pytest
 
 from cdp_agent.cli.reload import holder_of
 from cdp_agent.identity import load_identity
-from cdp_agent.volume_set import WANTED_NAME, Decision, changed_identity, leave_decision
+from cdp_agent.volume_set import Decision, changed_identity
 from cdp_container.errors import BackingUnreadable, ReloadRefused
 from tests.e2e.site import MIB, Agent, Site, new_site
 from tests.nbd_client import NbdError
@@ -147,7 +147,7 @@ def decide(site: Site) -> Decision:
     """What `reload` decides; it goes no further."""
     before = load_identity(site.journal)
     wanted = {name: (site.backing(name).stat().st_size, str(site.backing(name))) for name in site.volumes}
-    return Decision(site.journal, before, changed_identity(before, wanted, os.urandom))
+    return Decision(site.journal, "decided", before, changed_identity(before, wanted, os.urandom))
 
 
 def assert_protected(site: Site, *names: str) -> None:
@@ -170,10 +170,10 @@ def assert_protected(site: Site, *names: str) -> None:
 def test_a_reload_that_is_killed_before_it_told_anybody_is_done_by_the_next() -> None:
     with serving() as (site, _agent, volumes):
         add(site, volumes, "extra", b"content")
-        leave_decision(site.journal, decide(site).after)
+        decide(site).leave()
         assert "extra: captured" in site.agent_command("reload").must().err
         assert_protected(site, "db", "extra")
-        assert not (site.journal / WANTED_NAME).exists()
+        assert not list(site.journal.glob("agent.wanted*"))
 
 
 def test_a_reload_that_is_killed_while_the_splitter_does_it_is_done() -> None:
@@ -181,12 +181,12 @@ def test_a_reload_that_is_killed_while_the_splitter_does_it_is_done() -> None:
     with serving() as (site, _agent, volumes):
         os.truncate(site.backing("db"), SIZE + 2 * MIB)
         add(site, volumes, "extra", b"content")
-        after = decide(site).after
-        leave_decision(site.journal, after)
+        decision = decide(site)
+        decision.leave()
         splitter = holder_of(site.journal / "splitter.lock")
         assert splitter is not None
         os.kill(splitter, signal.SIGHUP)
-        wait_until(lambda: load_identity(site.journal) == after, "the splitter did it", SECONDS_MAX)
+        wait_until(lambda: load_identity(site.journal) == decision.after, "the splitter did it", SECONDS_MAX)
         assert "nothing to do" in site.agent_command("reload").must().err
         with site.client("db") as client:
             client.write(SIZE + MIB, b"behind the old end")

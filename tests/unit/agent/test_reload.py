@@ -19,10 +19,10 @@ from cdp_agent.identity import (
     load_identity,
 )
 from cdp_agent.supervisor import take_lock
-from cdp_agent.volume_set import Decision, changed_identity, find_decision, leave_decision
+from cdp_agent.volume_set import Decision, changed_identity, find_decision, withdraw_all
 from cdp_container.clock import SystemClock
 from cdp_container.domain.durable import replace_file
-from cdp_container.errors import BackingUnreadable, ReloadRefused
+from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 DB, LOG = SourceIdentity("db", "/db", b"d" * 16, 100), SourceIdentity("log", "/log", b"l" * 16, 200)
 IDENTITY = AgentIdentity(bytes(16), "shop", "a", "none", b"", b"", b"", bytes(32), (DB, LOG))
@@ -80,40 +80,70 @@ def test_a_disk_elsewhere_is_no_reload() -> None:
         changed_identity(IDENTITY, {**SAME, "db": (100, "/elsewhere")}, entropy)
 
 
+def decided(directory: Path, after: AgentIdentity, name: str = "one") -> Decision:
+    decision = Decision(directory, name, load_identity(directory), after)
+    decision.leave()
+    return decision
+
+
 def test_a_decision_is_done_by_its_commit_alone(tmp_path: Path) -> None:
     directory = agent(tmp_path)
     assert find_decision(directory) is None
     after = changed_identity(IDENTITY, {"log": (250, "/log"), "new": (1, "/new")}, entropy)
-    leave_decision(directory, after)
+    decided(directory, after)
     decision = find_decision(directory)
     assert decision is not None
-    assert [(one.name, one.index, one.size_bytes) for one in decision.volumes] == [
-        ("log", 1, 250),
-        ("new", 2, 1),
-    ]
-    assert decision.removed == {0}
+    found = [(one.name, one.index, one.size_bytes) for one in decision.volumes]
+    assert found == [("log", 1, 250), ("new", 2, 1)]
+    assert (decision.name, decision.removed) == ("one", frozenset({0}))
     assert load_identity(directory) == IDENTITY
     decision.commit()
-    decision.forget()
     assert load_identity(directory) == after
+    assert find_decision(directory) is None
+    assert not decision.withdraw(), "it is done"
+
+
+def test_what_was_withdrawn_or_decided_anew_is_never_done(tmp_path: Path) -> None:
+    directory = agent(tmp_path)
+    after = changed_identity(IDENTITY, {"db": (100, "/db")}, entropy)
+    first = decided(directory, after)
+    assert first.withdraw()
+    with pytest.raises(ReloadRefused, match="given up"):
+        first.commit()
+    first.leave()
+    second = decided(directory, after, "two")
+    with pytest.raises(ReloadRefused, match="given up"):
+        first.commit()
+    assert load_identity(directory) == IDENTITY
+    found = find_decision(directory)
+    assert found is not None
+    assert found.name == second.name
+    withdraw_all(directory)
     assert find_decision(directory) is None
 
 
-def test_a_commit_that_fails_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("also", [False, True])
+def test_a_commit_that_fails_leaves_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, also: bool
+) -> None:
+    """If putting it back fails, too, what can be read counts for everybody."""
     directory = agent(tmp_path)
-    after = changed_identity(IDENTITY, {"db": (100, "/db")}, entropy)
-    calls = 0
+    decision = decided(directory, changed_identity(IDENTITY, {"db": (100, "/db")}, entropy))
 
-    def fails_once(path: Path, data: bytes) -> None:
-        nonlocal calls
-        calls += 1
-        replace_file(path, data)
-        if calls == 1:
-            raise OSError(errno.EIO, "the directory was not synced")
+    def fails(*given: object) -> None:
+        raise OSError(errno.EIO, "the directory was not synced")
 
-    monkeypatch.setattr("cdp_agent.volume_set.replace_file", fails_once)
+    def refuses(*given: object) -> None:
+        raise CdpError("cannot write", "input/output error")
+
+    monkeypatch.setattr("cdp_agent.volume_set.sync_directory", fails)
+    if also:
+        monkeypatch.setattr("cdp_agent.volume_set.replace_file", refuses)
+        decision.commit()
+        assert load_identity(directory) == decision.after
+        return
     with pytest.raises(OSError, match="not synced"):
-        Decision(directory, IDENTITY, after).commit()
+        decision.commit()
     assert load_identity(directory) == IDENTITY
 
 
@@ -132,14 +162,15 @@ def test_a_decision_for_another_agent_json_is_refused(
     tmp_path: Path, after: tuple[SourceIdentity, ...]
 ) -> None:
     directory = agent(tmp_path)
-    leave_decision(directory, replace(IDENTITY, sources=after))
+    decided(directory, replace(IDENTITY, sources=after))
     with pytest.raises(ReloadRefused, match="older"):
         find_decision(directory)
+    assert find_decision(directory) is None, "it is not asked for again and again"
 
 
 def test_what_was_removed_does_not_come_back(tmp_path: Path) -> None:
     directory = agent(tmp_path, replace(IDENTITY, sources=(DB, replace(LOG, removed=True))))
-    leave_decision(directory, IDENTITY)
+    decided(directory, IDENTITY)
     with pytest.raises(ReloadRefused):
         find_decision(directory)
 

@@ -164,6 +164,58 @@ def test_a_map_that_cannot_be_written_gives_up_the_journal(machine: Machine) -> 
     asyncio.run(life())
 
 
+def test_a_mark_that_cannot_be_taken_back_disturbs_nobody(machine: Machine) -> None:
+    async def life() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"x", False)
+        machine.files.fail = lambda name, path: (
+            OSError(errno.EIO, "gone") if path.parent.name == "intent" else None
+        )
+        await pass_rounds(splitter, 2 * ROUNDS_KEPT)
+        await splitter.volume.flush()
+        assert not splitter.capture.page.overflowed
+        assert marked(machine) == [(0, REGION)]
+        machine.files.fail = lambda name, path: None
+        await pass_rounds(splitter, 1)
+        assert marked(machine) == []
+        await splitter.stop()
+
+    asyncio.run(life())
+
+
+def test_a_start_on_a_full_disk_needs_no_room_for_the_maps(machine: Machine) -> None:
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"x", False)
+        assert await splitter.stop()
+        machine.files.fail = lambda name, path: (
+            OSError(errno.ENOSPC, "full") if (name, path.suffix) == ("allocate", ".new") else None
+        )
+        again = machine.start()
+        assert marked(machine) == []
+        await again.volume.write(5 * REGION, b"y", False)
+        assert marked(machine) == [(5 * REGION, REGION)]
+        await again.stop()
+
+    asyncio.run(lives())
+
+
+def test_a_disk_that_was_put_back_from_an_older_copy_is_compared_whole(machine: Machine) -> None:
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(9 * REGION, b"long ago", True)
+        await pass_rounds(splitter)
+        await splitter.volume.write(0, b"a moment ago", False)
+        splitter.release()
+        machine.overwrite(9 * REGION, bytes(8))
+        machine.reboot()
+        again = machine.start()
+        assert again.capture.page.compare_all
+        again.release()
+
+    asyncio.run(lives())
+
+
 # --- what counts after a power loss -----------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ import pytest
 
 from cdp_agent.splitter.reloading import reload_volumes
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_container.errors import BackingUnreadable
+from cdp_container.errors import BackingUnreadable, ReloadRefused
 from tests.unit.splitter.machine import Machine, Splitter, run
 
 SIZE = 256 << 10
@@ -37,6 +38,7 @@ class Decided:
     machine: Machine
     volumes: tuple[VolumeSettings, ...]
     error: OSError | None = None
+    name: str = "decided"
 
     @property
     def removed(self) -> frozenset[int]:
@@ -50,7 +52,8 @@ class Decided:
         settings = self.machine.settings
         self.machine.settings = replace(settings, volumes=self.volumes, removed=self.removed)
 
-    def forget(self) -> None: ...
+    def withdraw(self) -> bool:
+        return False
 
 
 async def reload(
@@ -225,3 +228,32 @@ def test_what_fails_late_changes_nothing_either(machine: Machine, fault: str) ->
         await again.stop()
 
     asyncio.run(lives())
+
+
+def test_a_disk_that_hangs_can_be_taken_out_while_the_others_go_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot, until its requests end; but nobody else waits for that."""
+    monkeypatch.setattr("cdp_agent.splitter.reloading.DRAIN_SECONDS", 0.2)
+    release = threading.Event()
+
+    def hang(name: str, path: Path) -> OSError | None:
+        if (name, path.name) == ("pwritev", "v1.raw"):
+            release.wait(30)
+        return None
+
+    async def scenario(splitter: Splitter) -> None:
+        stays, hangs = splitter.volumes
+        machine.files.fail = hang
+        writing = asyncio.create_task(hangs.write(0, b"h" * (128 << 10), False))
+        reloading = asyncio.create_task(reload(machine, splitter, machine.settings.volumes[0]))
+        while not hangs._is_removed:
+            await asyncio.sleep(0)
+        assert stays.write_now([(0, b"nobody waits")]) == 1
+        with pytest.raises(ReloadRefused, match="do not end"):
+            await reloading
+        release.set()
+        await writing
+        await hangs.write(0, b"served as before", False)
+
+    run(machine, scenario)

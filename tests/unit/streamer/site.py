@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from cdp_agent.identity import AgentIdentity, SourceIdentity
-from cdp_agent.served import disk_of, served
+from cdp_agent.served import disks_served, volumes_served
 from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.streamer.control import call
-from cdp_agent.streamer.local import BOOT_ID
+from cdp_agent.streamer.local import BOOT_ID, disk_at
 from cdp_agent.streamer.run import run_streamer
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.clock import SystemClock
@@ -159,11 +159,10 @@ class AgentSite:
     def publish(self, **changes: object) -> None:
         assert self.writer is not None
         reached = {"tail": self.writer.tail, "synced": self.writer.tail, "applied": self.writer.tail}
-        sources = served(
-            (index, source.space, source.size_bytes, disk_of(os.stat(source.path)))
-            for index, source in self.identity.active.items()
-        )
-        changed = {**reached, "sources": sources, **changes}
+        active = self.identity.active.items()
+        sources = volumes_served((index, source.space, source.size_bytes) for index, source in active)
+        disks = disks_served((index, disk_at(source.path)) for index, source in active)
+        changed = {**reached, "sources": sources, "disks": disks, **changes}
         self.page = replace(self.page, **changed)  # type: ignore[arg-type]  # tests name them
         self.pages.splitter.publish(self.page)
 

@@ -155,7 +155,7 @@ def test_a_copy_that_ended_early_goes_on_where_it_was(
     round_bytes, sent_rounds = 64 << 10, 3
 
     def in_small_rounds(self: LocalDirectory, source: int, episode: int | None) -> Doubt:
-        return Doubt(self._volumes[source], None, round_bytes)
+        return Doubt(self._volume(source), None, round_bytes)
 
     def ends_early(ranges: Iterable[Range], cover: bool) -> Iterator[Chunk]:
         for found in ranges:

@@ -286,14 +286,22 @@ def test_a_splitter_that_serves_other_volumes_ends_the_run_before_any_cut(tmp_pa
     assert len(site.recovery().cuts) == before
 
 
-def test_another_file_of_the_same_name_is_not_copied(tmp_path: Path) -> None:
-    site = AgentSite(tmp_path, whole=False)
-    site.fill(0, 0, b"what the splitter serves")
-    settings = site.settings()
-    volume = LocalDirectory(settings, site.pages).doubt(0, None).volume
+def test_another_file_of_the_same_name_is_not_copied_and_ends_no_other_protection(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    doubt = LocalDirectory(site.settings(), site.pages).doubt(0, None)
     path = Path(site.identity.sources[0].path)
     other = path.with_suffix(".other")
     other.write_bytes(bytes(site.size_bytes))
+    page = site.page
     other.rename(path)
     with pytest.raises(VolumesChanged, match="another file"):
-        list(whole_of(volume))
+        list(whole_of(doubt.volume))
+    site.pages.splitter.publish(page)
+    with pytest.raises(VolumesChanged, match="was replaced"):
+        LocalDirectory(site.settings(), site.pages).doubt(0, None)
+    with site.streaming():
+        assert site.writer is not None
+        site.writer.append_write(0, 0, b"in the journal")
+        site.publish(disks=page.disks)
+        site.flush()
+    assert site.restored("disk").startswith(b"in the journal")

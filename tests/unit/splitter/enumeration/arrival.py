@@ -80,7 +80,9 @@ def _mapped(
 ) -> dict[int, tuple[tuple[int, int], ...] | None]:
     """What of the volumes their dirty maps leave in doubt; None: everything."""
     active = {
-        volume.index: SimpleNamespace(path=str(volume.backing), size_bytes=volume.size_bytes)
+        volume.index: SimpleNamespace(
+            path=str(volume.backing), size_bytes=volume.size_bytes, space=volume.space
+        )
         for volume in settings.volumes
     }
     identity = SimpleNamespace(domain=DOMAIN, sources=settings.volumes, active=active)
