@@ -59,6 +59,26 @@ def test_a_disk_changed_later_is_refused(machine: Machine, clean: bool) -> None:
     asyncio.run(lives())
 
 
+def test_without_the_check_a_redo_would_destroy_an_offline_change(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: what the refusal above keeps from being lost."""
+    monkeypatch.setattr(opening, "refuse_changed_times", lambda *given: None)
+    monkeypatch.setattr(opening, "refuse_changed_content", lambda *given: None)
+
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"in the journal", False)
+        splitter.release()
+        machine.overwrite(0, b"changed offline")
+        touch_later(machine, 11)
+        again = machine.start()
+        assert machine.disk().startswith(b"in the journal"), "the harness would not see the loss"
+        again.release()
+
+    asyncio.run(lives())
+
+
 def test_a_disk_that_is_kept_is_not_redone_and_waits_for_its_copy(machine: Machine) -> None:
     async def lives() -> None:
         await life(machine, clean=False)
