@@ -16,6 +16,8 @@ from tests.sim.clock import VirtualTime
 SECTOR = 512
 VOLUME_BYTES = 48 << 10
 WRITE_SECTORS_MAX = 12
+UNSYNCED_RECORDS_MAX = 150
+"""What a power loss takes at most."""
 
 
 WriteDisk = Callable[[int, int, bytes], None]
@@ -28,6 +30,7 @@ class Change:
     record: Record
     payload: bytes
     captured: bool = True
+    lost: bool = False
 
 
 @dataclass
@@ -106,15 +109,16 @@ class SimJournal:
         """
         count = rng.randrange(min(len(self.changes) - self.trimmed, records_max) + 1)
         first = len(self.changes) - count
-        while count and not all(change.captured for change in self.changes[first:]):
+        while count and not all(map(self._may_be_lost, self.changes[first:])):
             first, count = first + 1, count - 1
         if not count:
             self.apply_all(write)
             return
-        kept = rng.randrange(count + 1)
+        kept = rng.choice((0, rng.randrange(count + 1), max(0, count - rng.randrange(8))))
         self.tail = self.changes[first + kept].record.position if kept < count else self.tail
         lost = self.changes[first + kept :]
         for change in lost:
+            change.lost = True
             self._lost.add(change.record.position)
             self._lost.add(change.record.end)
         self._lost.discard(self.tail)
@@ -130,9 +134,15 @@ class SimJournal:
                 self.dirty = defaultdict(set, kept_marks)
         self.apply_all(write)
 
+    def _may_be_lost(self, change: Change) -> bool:
+        """Whatever an earlier start of the splitter found was synced by that start."""
+        return change.captured and change.record.position.generation == self.tail.generation
+
     def trim(self, proven: Position) -> None:
+        """Let go of what is proven and synced; the newest records never are."""
         if proven != NOWHERE:
-            self.trimmed = max(self.trimmed, self._number_of[proven])
+            synced = max(0, len(self.changes) - UNSYNCED_RECORDS_MAX)
+            self.trimmed = max(self.trimmed, min(self._number_of[proven], synced))
 
     # --- the model -----------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class SimJournal:
 
     def records(self, from_position: Position, to_position: Position) -> Iterator[Record]:
         for change in self.changes[self._at(from_position) : self._at(to_position)]:
-            if change.captured and change.record.position not in self._lost:
+            if change.captured and not change.lost:
                 yield change.record
 
     def read_payload(self, record: Record, start: int = 0, length: int | None = None) -> bytes:

@@ -35,14 +35,13 @@ from cdp_container.journal.position import NOWHERE, Position
 from tests.recovery import Recovery
 from tests.sim.clock import SECOND, VirtualTime
 from tests.sim.intruder import Intruder
-from tests.sim.journal import VOLUME_BYTES, SimJournal
+from tests.sim.journal import UNSYNCED_RECORDS_MAX, VOLUME_BYTES, SimJournal
 from tests.sim.local import SimLocal
 from tests.sim.sealing import CountingGCM
 from tests.sim.store import CALM, STORMY, SimStore
 
 PASSPHRASE = "simulated"
 CHEAP = ScryptCost(n=2, r=1, p=1)
-LOST_RECORDS_MAX = 30
 SETTLE_SECONDS = 400.0
 """After the storm everything must be protected within so long: all back-offs and late requests."""
 
@@ -193,7 +192,9 @@ class World:
         if is_compared:
             self.journal.dirty.clear()
         reverted = self.rng.random() < 0.3
-        self.journal.lose_end(self.rng, self.write_disk, 0 if page.overflowed else LOST_RECORDS_MAX, reverted)
+        self.journal.lose_end(
+            self.rng, self.write_disk, 0 if page.overflowed else UNSYNCED_RECORDS_MAX, reverted
+        )
         is_placed = not page.overflowed and (is_compared or not page.compare_all) and self.has_intent_maps
         episode = self.rng.getrandbits(63) + 1
         self.local.splitter_page = replace(page, episode=episode, compare_all=not is_placed)
