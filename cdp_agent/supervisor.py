@@ -28,6 +28,8 @@ BACKOFF_FIRST_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 60.0
 """A child that dies again and again costs one start a minute (and one epoch at most)."""
 STEADY_SECONDS = 60.0
+ANEW_NS_MIN = 2_000_000_000
+"""Whoever begins anew after less than this is slowed down like one that fails."""
 """A child that lived this long starts from the first back-off again."""
 STOP_SECONDS = 60.0
 """How long a child may take to end after SIGTERM: a drain of guests' writes and one sync."""
@@ -38,12 +40,16 @@ STREAMER_LOCK_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start one child, and which of its exit codes mean that starting it again is no use."""
+    """How to start one child, and which of its exit codes mean that starting it again is no use.
+
+    With one of `anew_codes` it asks to be started again at once: nothing failed.
+    """
 
     name: str
     argv: tuple[str, ...]
     final_codes: frozenset[int]
     ends_everything: bool
+    anew_codes: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -185,6 +191,9 @@ class Supervisor:
             child.final_code = code
             self.report(f"{child.spec.name} ended for good with exit code {code}")
             return code
+        if code in child.spec.anew_codes and now_ns - child.started_ns >= ANEW_NS_MIN:
+            self.report(f"{child.spec.name} begins anew")
+            return None
         lived_seconds = (now_ns - child.started_ns) / 1e9
         child.deaths = 1 if lived_seconds >= STEADY_SECONDS else child.deaths + 1
         pause_seconds = backoff_seconds(child.deaths)

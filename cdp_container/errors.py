@@ -298,7 +298,7 @@ class BackingChanged(CdpError):
 
     exit_code = 66
     default_hint = (
-        "`cdp-agent run --redo` puts the journal over it; `--keep-disk` keeps it as it is and copies it again"
+        "`cdp-agent run --redo` puts the journal over it; `--keep-disk` keeps it as it is; both compare it"
     )
 
 

@@ -146,13 +146,16 @@ def run(
     config: Config = DEFAULT_CONFIG,
     redo: Annotated[
         bool,
-        typer.Option("--redo", help="Put the journal over a disk that was changed behind our back; copy."),
+        typer.Option(
+            "--redo", help="Put the journal over a disk that was changed behind our back; compare all."
+        ),
     ] = False,
     full_copy: Annotated[
-        bool, typer.Option("--full-copy", help="Copy every volume again before the exports open.")
+        bool,
+        typer.Option("--full-copy", help="Compare every volume with the container, and send what differs."),
     ] = False,
     keep_disk: Annotated[
-        bool, typer.Option("--keep-disk", help="The disks are right as they are: no redo, copy them again.")
+        bool, typer.Option("--keep-disk", help="The disks are right as they are: no redo, compare all.")
     ] = False,
 ) -> int:
     """Protect: open the exports and stream every write. Runs until SIGTERM or SIGINT."""

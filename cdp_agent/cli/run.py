@@ -28,6 +28,7 @@ from cdp_container.errors import (
     CdpError,
     Fenced,
     UsageError,
+    VolumesChanged,
 )
 from cdp_container.journal.shared import SharedPages
 
@@ -122,6 +123,7 @@ def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
             argv("streamer-process"),
             frozenset(kind.exit_code for kind in STREAMER_FINAL),
             ends_everything=False,
+            anew_codes=frozenset({VolumesChanged.exit_code}),
         ),
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.children import load_agent
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.identity import AgentIdentity
+from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import FACTS_NAME, Lag
 from cdp_agent.wish import load_wish
@@ -87,6 +88,8 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     directory = Path(settings.journal.directory)
     splitter, streamer = _pages(directory)
     running = _is_locked(directory / "lock")
+    if not _is_locked(directory / SPLITTER_LOCK):
+        splitter = replace(splitter, running=False)  # it was killed, and could not say so
     facts = _ask_streamer(directory)
     answering = facts is not None
     if facts is None:
@@ -211,6 +214,8 @@ def _problems(
     if isinstance(fault, dict) and shown.get("state") == "refused":
         problems.append(f"the exports stay closed: {fault.get('what')}: {fault.get('why')}")
         problems.append(f"hint: {fault.get('hint')}")
+    elif running and splitter.exports_open and not splitter.running:
+        problems.append("the exports are closed: the splitter ended and is started again; guests wait")
     elif running and not splitter.exports_open:
         problems.append("the exports are not open yet")
     tcp = shown.get("tcp")

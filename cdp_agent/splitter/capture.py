@@ -290,7 +290,7 @@ class Capture:
                 self._forget_journal_failure()  # that of a sync which began before the journal was given up
                 return
             self._failures.refuse_backing()  # what they lack would be lost without the journal
-            _log.error("the journal holds no further writes, the volumes must be copied again: %s", why)
+            _log.error("the journal holds no further writes, what is written now is compared later: %s", why)
             self.last_error = f"overflow: {why}"
             for backing in self._backings:
                 backing.dirty = True

@@ -158,6 +158,9 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
     """The cut was read: it is numbered now, or comes to nothing."""
     assert state.reading, event
     taking = state.taking if event.reached else ()
+    # Nothing was written, but a cut there lets the journal go of all generations before: starts without a
+    # write would fill it otherwise.
+    begins_anew = event.empty and not state.copying and event.position.generation != state.position.generation
     state = replace(
         state,
         reading=False,
@@ -168,7 +171,7 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
         taking=(),
         cut_at_ns=state.cut_at_ns if state.copying else now_ns + state.pace.cadence_ns,
         copied_last=state.copying,
-        announce=state.announce and state.copying,
+        announce=begins_anew or (state.announce and state.copying),
         copy_from=NO_POSITION if event.position == state.copy_from else state.copy_from,
     )
     tickets = tuple(asked.ticket for asked in taking)

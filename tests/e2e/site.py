@@ -30,7 +30,7 @@ from tests.waiting import wait_until
 MIB = 1 << 20
 BIN = Path(sys.executable).parent
 OPEN_SECONDS_MAX = 30.0
-END_SECONDS_MAX = 30.0
+END_SECONDS_MAX = 90.0
 PROTECTED_SECONDS_MAX = 90.0
 PASSPHRASE = "correct horse battery staple"
 PRIVATE_KEY = hashlib.sha256(b"a recipient of the tests").digest()

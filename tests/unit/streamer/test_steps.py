@@ -148,6 +148,22 @@ def test_the_first_cut_of_an_epoch_says_again_which_spaces_there_are() -> None:
     assert not play.one(ReadCut).announce
 
 
+def test_a_generation_without_a_write_is_worth_a_cut() -> None:
+    """Else the journal could let go of nothing: an idle agent that is started often would fill it."""
+    play = Play().began()
+    play.on(TailMoved(Position(9, 64)), after_seconds=1)
+    play.one(ReadCut)
+    play.on(CutRead(Position(9, 64), empty=True, reached=True))
+    cut = play.one(ReadCut)
+    assert (cut.from_position, cut.to_position, cut.announce) == (Position(9, 64), Position(9, 64), True)
+    play.on(CutRead(Position(9, 64), empty=False, reached=True))
+    play.on(SegmentSealed(1, b"x" * 32, 1000, complete=True))
+    play.stored(1)
+    play.on(CutProven(Place(5, 1, 1)))
+    assert play.one(Protected).position == Position(9, 64)
+    assert play.all(ReadCut) == []
+
+
 def test_a_cut_that_holds_nothing_takes_no_number() -> None:
     play = Play().began()
     play.on(TailMoved(at(100)))
