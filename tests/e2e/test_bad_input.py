@@ -355,7 +355,9 @@ def test_a_full_disk_under_the_target(tmp_path: Path) -> None:
         content = os.urandom(8 * MIB)
         site.backing("db").write_bytes(content)
         site.init().must()
-        assert site.start().stop() == 0
+        agent = site.start()
+        site.flush_when_ready()
+        assert agent.stop() == 0
         with small_disk(tmp_path):
             target = tmp_path / "image.raw"
             assert_refused(restore(site, "--target", str(target)), LocalDiskFull, str(target))
