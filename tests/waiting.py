@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline: the one way in which a test may wait.
+"""Waiting for a condition with a deadline: the one way in which a test may wait, in a thread or in a loop.
 
 What does not belong here: pauses of a fixed length. A test that needs one has a condition
 that it does not name yet, or wants a simulated clock.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -35,3 +36,18 @@ def wait_until(condition: Callable[[], T], what: str, deadline_seconds: float) -
             raise AssertionError(f"waited {deadline_seconds} s in vain until {what}")
         never.wait(POLL_SECONDS)
     return answer
+
+
+async def until(condition: Callable[[], object], what: str, deadline_seconds: float = 30.0) -> None:
+    """The same within an event loop, where the condition is asked in every turn of it."""
+    ends_at = time.monotonic() + deadline_seconds
+    while not condition():
+        if time.monotonic() >= ends_at:
+            raise AssertionError(f"waited {deadline_seconds} s in vain until {what}")
+        await turn()
+
+
+@types.coroutine
+def turn() -> Generator[None, None, None]:
+    """Suspend once: the loop runs what is ready, each task up to where it waits. No time is waited for."""
+    yield

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nbd_export.eager import rest_of
+from tests.waiting import turn
 
 
 def begin(coroutine: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
@@ -30,7 +31,7 @@ async def stubborn(future: asyncio.Future[str]) -> str:
     try:
         return await future
     except (asyncio.CancelledError, OSError):
-        await asyncio.sleep(0)
+        await turn()
         return "mended"
 
 
@@ -38,7 +39,7 @@ def test_one_future_may_hold_many() -> None:
     async def main() -> list[str]:
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         tasks = [begin(waiting(future)) for _ in range(3)]
-        await asyncio.sleep(0)
+        await turn()
         tasks.append(begin(waiting(future)))
         future.set_result("x")
         return await asyncio.gather(*tasks)
@@ -58,8 +59,8 @@ def test_a_future_done_before_the_task_runs_is_no_trouble() -> None:
 
 def test_a_bare_yield_waits_for_the_next_iteration() -> None:
     async def napping() -> str:
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turn()
+        await turn()
         return "rested"
 
     async def main() -> str:
@@ -93,7 +94,7 @@ def test_a_cancelled_task_cancels_the_coroutine() -> None:
     async def main(kind: Callable[[asyncio.Future[str]], Coroutine[Any, Any, str]]) -> tuple[bool, str]:
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = begin(kind(future))
-        await asyncio.sleep(0)
+        await turn()
         task.cancel()
         done, _ = await asyncio.wait([task])
         assert done == {task}
@@ -113,7 +114,7 @@ def test_a_coroutine_may_end_on_cancellation_without_waiting_again() -> None:
     async def main() -> str:
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = begin(yielding(future))
-        await asyncio.sleep(0)
+        await turn()
         task.cancel()
         return await task
 

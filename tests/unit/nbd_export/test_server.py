@@ -27,7 +27,7 @@ from tests.unit.nbd_export.raw_client import (
     receive,
 )
 from tests.unit.nbd_export.wire_client import DISC, FLAGS, FLUSH, READ, WRITE, request, simple_replies
-from tests.waiting import wait_until
+from tests.waiting import turn, wait_until
 
 SIZE = 1 << 20
 
@@ -67,7 +67,7 @@ class FailingExport(MemoryExport):
 
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
         if offset % 2:
-            await asyncio.sleep(0)
+            await turn()
         raise self.error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import struct
@@ -33,6 +32,7 @@ from tests.unit.nbd_export.wire_client import (
     request,
     simple_replies,
 )
+from tests.waiting import turn
 
 SIZE = 1 << 20
 
@@ -82,7 +82,7 @@ def test_an_export_that_fails_to_read_is_told_in_a_chunk(path: Path) -> None:
             raise OSError(errno.EIO, "broken")
 
         async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
-            await asyncio.sleep(0)
+            await turn()
             raise OSError(errno.EIO, "broken")
 
     with serving(Broken(SIZE), path), structured_client(path) as client:

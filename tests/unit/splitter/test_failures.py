@@ -15,6 +15,7 @@ from cdp_agent.splitter.settings import OnJournalFull
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage, StreamerPage
 from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter, run
+from tests.waiting import turn, until
 
 DEADLINE_SECONDS = 30.0
 
@@ -190,9 +191,7 @@ def test_writes_wait_for_room_where_that_was_chosen(machine: Machine) -> None:
 
     async def scenario(splitter: Splitter) -> None:
         filling = asyncio.ensure_future(fill(splitter, 60))
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not splitter.capture.last_error:
-                await asyncio.sleep(0)
+        await until(lambda: splitter.capture.last_error, "the journal is full", DEADLINE_SECONDS)
         assert "limit" in splitter.capture.last_error
         assert not filling.done()
         await splitter.volume.flush()  # reads and flushes go on
@@ -202,7 +201,7 @@ def test_writes_wait_for_room_where_that_was_chosen(machine: Machine) -> None:
                 await splitter.volume.flush()
                 machine.pages.streamer.publish(StreamerPage(splitter.capture.page.tail))
                 splitter.capture.trim()
-                await asyncio.sleep(0)
+                await turn()
         await filling
         assert not splitter.capture.page.overflowed
 

@@ -13,6 +13,7 @@ import pytest
 
 from cdp_agent.splitter.settings import OnJournalFull
 from tests.unit.splitter.machine import FILE_BYTES, Lossy, Machine
+from tests.waiting import turn
 
 
 class SlowDisk(Lossy):
@@ -50,7 +51,7 @@ def test_a_flush_beside_an_overflow_does_not_fail_for_ever(tmp_path: Path) -> No
         filling = asyncio.create_task(fill())
         await asyncio.to_thread(files.disk_syncs.wait, 30)
         flushing = asyncio.create_task(splitter.volume.flush())
-        await asyncio.sleep(0)
+        await turn()
         files.go.set()
         await filling
         await asyncio.gather(flushing, return_exceptions=True)  # it may fail, once
@@ -81,7 +82,7 @@ def test_no_write_begins_in_a_second_quiet_time(tmp_path: Path) -> None:
             await second.wait()
             async with capture._gate.quiet():
                 for _ in range(10):
-                    await asyncio.sleep(0)
+                    await turn()
                 looked.set()
                 return len(capture._gate._in_flight)
 
@@ -91,9 +92,9 @@ def test_no_write_begins_in_a_second_quiet_time(tmp_path: Path) -> None:
             capture.done(ticket)
 
         tasks = [asyncio.create_task(quiet_first()), asyncio.create_task(quiet_second())]
-        await asyncio.sleep(0)
+        await turn()
         tasks.append(asyncio.create_task(write()))
-        await asyncio.sleep(0)
+        await turn()
         first.set()
         second.set()
         begun = (await asyncio.gather(*tasks))[1]

@@ -16,6 +16,7 @@ from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.shared import SharedPage, SplitterPage
 from tests.unit.splitter.machine import Lossy, Machine, Splitter, run
 from tests.unit.splitter.test_failures import failing, healthy
+from tests.waiting import turn, until
 
 
 @pytest.fixture
@@ -98,14 +99,13 @@ def test_a_mending_waits_for_the_sync_that_runs(machine: Machine) -> None:
         await splitter.volume.write(0, b"a" * 4096, False)
         files.is_slow = True
         flush = asyncio.create_task(splitter.volume.flush())
-        while not files.journal_waiting.is_set():
-            await asyncio.sleep(0)
+        await until(files.journal_waiting.is_set, "the journal's sync began")
         files.fail = failing("pwritev", ".raw")
         with pytest.raises(OSError, match="injected"):
             await splitter.volume.write(8192, b"b" * 4096, False)
         files.fail = healthy
         mending = asyncio.create_task(capture.mend())
-        await asyncio.sleep(0)
+        await turn()
         files.journal_may.set()
         beside = await asyncio.to_thread(files.redone.wait, 0.1)
         files.disk_may.set()
@@ -183,8 +183,9 @@ def test_flushes_beside_an_overflow_do_not_notice_it(machine: Machine) -> None:
         machine.files.fail = failing("fdatasync", ".jnl")
         await splitter.volume.write(0, b"a", False)
         flushes = [asyncio.create_task(splitter.volume.flush()) for _ in range(3)]
-        while not splitter.capture.failure and not all(flush.done() for flush in flushes):
-            await asyncio.sleep(0)
+        await until(
+            lambda: splitter.capture.failure or all(flush.done() for flush in flushes), "the sync failed"
+        )
         flushes.append(asyncio.create_task(splitter.volume.flush()))
         await asyncio.gather(*flushes)
         assert splitter.capture.page.overflowed

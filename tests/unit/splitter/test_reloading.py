@@ -16,6 +16,7 @@ from cdp_agent.splitter.reloading import reload_volumes
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import BackingUnreadable, ReloadRefused
 from tests.unit.splitter.machine import Machine, Splitter, run
+from tests.waiting import turn, until
 
 SIZE = 256 << 10
 
@@ -164,7 +165,7 @@ def test_writes_under_way_are_waited_for(machine: Machine) -> None:
         gone = splitter.volumes[1]
         data = b"w" * (128 << 10)
         writing = asyncio.create_task(gone.write(0, data, False))
-        await asyncio.sleep(0)
+        await turn()
         await reload(machine, splitter, machine.settings.volumes[0])
         await writing
         assert (machine.directory / "v1.raw").read_bytes()[: len(data)] == data
@@ -247,8 +248,7 @@ def test_a_disk_that_hangs_can_be_taken_out_while_the_others_go_on(
         machine.files.fail = hang
         writing = asyncio.create_task(hangs.write(0, b"h" * (128 << 10), False))
         reloading = asyncio.create_task(reload(machine, splitter, machine.settings.volumes[0]))
-        while not hangs._is_removed:
-            await asyncio.sleep(0)
+        await until(lambda: hangs._is_removed, "the volume refuses requests")
         assert stays.write_now([(0, b"nobody waits")]) == 1
         with pytest.raises(ReloadRefused, match="do not end"):
             await reloading

@@ -13,6 +13,7 @@ import pytest
 
 from cdp_agent.splitter.settings import SUMMED_BY_THREAD_BYTES_MIN
 from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter, run
+from tests.waiting import turn
 
 LARGE = 80 << 10
 
@@ -97,7 +98,7 @@ def test_a_small_write_waits_for_a_large_one_beneath_it(machine: Machine) -> Non
     async def scenario(splitter: Splitter) -> None:
         machine.files.fail = hold_disk
         large = asyncio.ensure_future(splitter.volume.write(0, b"L" * LARGE, False))
-        await asyncio.sleep(0)
+        await turn()
         tail = splitter.capture.page.tail
         small = asyncio.ensure_future(splitter.volume.write(10, b"small", False))
         await splitter.volume.write(LARGE, b"beside", False)  # what does not overlap goes on
@@ -138,7 +139,7 @@ def test_a_flush_waits_for_each_of_the_syncs(machine: Machine, held: str) -> Non
         machine.files.fail = hold_sync
         flush = asyncio.ensure_future(splitter.volume.flush())
         for _ in range(100):
-            await asyncio.sleep(0)
+            await turn()
         assert not flush.done()
         release.set()
         await flush
@@ -221,7 +222,7 @@ def test_the_synced_point_does_not_pass_a_write_that_has_not_returned(machine: M
         machine.files.fail = hold_disk
         begun = splitter.capture.page.tail
         slow = asyncio.ensure_future(splitter.volume.zero(0, 4096, False, True))
-        await asyncio.sleep(0)
+        await turn()
         await splitter.volume.write(8192, b"x", True)
         assert splitter.capture.page.synced == begun
         release.set()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.splitter.machine import Machine, Splitter, run
+from tests.waiting import turn
 
 BLOCK = 4096
 LARGE = 80 << 10
@@ -59,7 +60,7 @@ def test_one_that_overlaps_a_write_in_flight_waits_with_all_behind_it(machine: M
     async def scenario(splitter: Splitter) -> None:
         machine.files.fail = hold_disk
         large = asyncio.ensure_future(splitter.volume.write(10 * BLOCK, b"L" * LARGE, False))
-        await asyncio.sleep(0)
+        await turn()
         assert splitter.volume.write_now([*batch(2), (12 * BLOCK, b"s" * BLOCK), *batch(1, 5)]) == 2
         release.set()
         await large

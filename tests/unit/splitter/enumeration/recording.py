@@ -22,6 +22,7 @@ from cdp_agent.splitter.threads import Threads, nothing
 from cdp_container.journal import shared
 from tests.unit.splitter.enumeration.owed import Answered, Asked, Started
 from tests.unit.splitter.enumeration.power import Call, Named, NamesSynced, Sized, Synced, Unlinked, Wrote
+from tests.waiting import turn
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ class InTurn(Threads):
 
 async def let_others_run() -> None:
     for _ in range(10):
-        await asyncio.sleep(0)
+        await turn()
 
 
 def lay_out(root: Path, files: dict[str, bytes]) -> None:
