@@ -14,6 +14,7 @@ from bench.data import fill
 from bench.knobs import Knobs, alternating
 from bench.site import (
     Spent,
+    against,
     baseline_argv,
     bench_site,
     ceph,
@@ -28,7 +29,7 @@ from bench.site import (
     write_all,
     write_backlog,
 )
-from bench.table import Figure, ratios
+from bench.table import Figure
 from tests.e2e.site import MIB, Site
 from tests.nbd_client import NbdClient
 
@@ -77,17 +78,8 @@ def _rate(knobs: Knobs) -> list[Figure]:
         pairs = alternating(knobs.pairs, ours, lambda: theirs(best))
     gib = knobs.mib / 1024
     name = f"{gib:g} GiB from Ceph RGW"
-    rates = ratios((theirs.seconds, ours.seconds) for ours, theirs in pairs)
-    cpus = ratios((ours.cpu_seconds, theirs.cpu_seconds) for ours, theirs in pairs)
-    ours_rate = tuple(knobs.mib / ours.seconds for ours, _ in pairs)
-    ours_cpu = tuple(ours.cpu_seconds / gib for ours, _ in pairs)
     note = f"whole processes; comparator with {best} threads, the best of {', '.join(map(str, THREADS))}"
-    return [
-        Figure(GROUP, f"{name}: rate to GET-open-decompress-write", "ratio", rates, at_least=0.8, note=note),
-        Figure(GROUP, f"{name}: CPU to the same", "ratio", cpus, at_most=1.4),
-        Figure(GROUP, f"{name}: rate", "MiB/s", ours_rate),
-        Figure(GROUP, f"{name}: CPU", "s/GiB", ours_cpu),
-    ]
+    return against(GROUP, name, "GET-open-decompress-write", pairs, knobs.mib, note)
 
 
 def _into_new_file(site: Site, argv: Callable[[Path], list[str]]) -> Spent:

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.data import shuffled
+from bench.table import Figure, ratios
 from cdp_agent.streamer.control import call
 from tests.e2e.site import BIN, MIB, Agent, Site, check_logs, new_site
 from tests.nbd_client import NbdClient
@@ -45,6 +46,22 @@ class Spent:
 
     def __str__(self) -> str:
         return f"{self.seconds:.2f} s ({self.cpu_seconds:.2f} s of CPU)"
+
+
+def against(
+    group: str, name: str, program: str, pairs: Sequence[tuple[Spent, Spent]], mib: int, note: str
+) -> list[Figure]:
+    """Rate and CPU of ours (first of each pair) to those of a small program that did as much, in MiB."""
+    rates = ratios((theirs.seconds, ours.seconds) for ours, theirs in pairs)
+    cpus = ratios((ours.cpu_seconds, theirs.cpu_seconds) for ours, theirs in pairs)
+    ours_rate = tuple(mib / ours.seconds for ours, _ in pairs)
+    ours_cpu = tuple(ours.cpu_seconds / (mib / 1024) for ours, _ in pairs)
+    return [
+        Figure(group, f"{name}: rate to {program}", "ratio", rates, at_least=0.8, note=note),
+        Figure(group, f"{name}: CPU to the same", "ratio", cpus, at_most=1.4),
+        Figure(group, f"{name}: rate", "MiB/s", ours_rate),
+        Figure(group, f"{name}: CPU", "s/GiB", ours_cpu),
+    ]
 
 
 @contextmanager

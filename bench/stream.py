@@ -13,6 +13,7 @@ from bench.data import fill
 from bench.knobs import Knobs
 from bench.site import (
     Spent,
+    against,
     baseline_argv,
     bench_site,
     ceph,
@@ -26,7 +27,7 @@ from bench.site import (
     weighed,
     write_backlog,
 )
-from bench.table import Figure, ratios
+from bench.table import Figure
 from tests.e2e.site import MIB, Agent, Site
 from tests.servers.s3 import S3Server
 
@@ -54,17 +55,8 @@ def measure(knobs: Knobs) -> list[Figure]:
         assert agent.stop() == 0
     gib = knobs.mib / 1024
     name = f"backlog of {gib:g} GiB to Ceph RGW"
-    rates = ratios((theirs.seconds, ours.seconds) for ours, theirs in pairs)
-    cpus = ratios((ours.cpu_seconds, theirs.cpu_seconds) for ours, theirs in pairs)
-    ours_rate = tuple(knobs.mib / ours.seconds for ours, _ in pairs)
-    ours_cpu = tuple(ours.cpu_seconds / gib for ours, _ in pairs)
     note = f"comparator with {best} threads, the best of {', '.join(map(str, THREADS))}"
-    return [
-        Figure(GROUP, f"{name}: rate to read-compress-seal-PUT", "ratio", rates, at_least=0.8, note=note),
-        Figure(GROUP, f"{name}: CPU per GiB to the same", "ratio", cpus, at_most=1.4),
-        Figure(GROUP, f"{name}: rate", "MiB/s", ours_rate),
-        Figure(GROUP, f"{name}: CPU", "s/GiB", ours_cpu),
-    ]
+    return against(GROUP, name, "read-compress-seal-PUT", pairs, knobs.mib, note)
 
 
 def _ours(site: Site, agent: Agent) -> Spent:
