@@ -234,11 +234,6 @@ class WriteIntent:
         self.generation = generation
         self._stale = set(self._spaces)
 
-    def forget(self) -> None:
-        """Everything is synced: no region is marked."""
-        for source, ages in self._ages.items():
-            self._ages[source] = bytearray(len(ages))
-
     def close(self) -> None:
         """Close the files."""
         while self._maps:

@@ -153,6 +153,7 @@ class _Opening:
         given_up_at = end if found else Position(generation, 0)
         if keeps_overflow:
             given_up_at = self._given_up_at(last, found)
+        sources, disks = served_by(backings)
         page = SplitterPage(
             generation=generation,
             tail=tail,
@@ -167,8 +168,8 @@ class _Opening:
             applied=tail,
             redos=redos,
             episode=generation if is_in_doubt else last.episode,
-            sources=served_by(backings)[0],
-            disks=served_by(backings)[1],
+            sources=sources,
+            disks=disks,
         )
         self.pages.splitter.publish(page, durable=True)
         if writer is not None and settings.full_copy:

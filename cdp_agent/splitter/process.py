@@ -154,9 +154,8 @@ class _Process:
             self._reload = self._reload[0], str(error)
 
     async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
-        capture.publish(
-            replace(capture.page, exports_open=True)
-        )  # first: whoever sees a write must have seen this
+        # First: whoever sees a write must have seen this.
+        capture.publish(replace(capture.page, exports_open=True))
         try:
             return await serve(FixedExports(volumes), self._settings.socket)
         except (SocketInUse, OSError) as error:

@@ -24,7 +24,7 @@ from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeS
 from cdp_agent.splitter.volume import Volume
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind
-from cdp_container.journal.shared import SharedPages
+from cdp_container.journal.shared import SharedPages, StreamerPage
 
 DOMAIN = bytes(range(16))
 SECTOR_BYTES = 512
@@ -258,3 +258,18 @@ def run(machine: Machine, scenario: Callable[[Splitter], Coroutine[Any, Any, Non
             await splitter.stop()
 
     asyncio.run(started())
+
+
+async def overflow(splitter: Splitter) -> None:
+    """Guests write until the journal is full; then all that it held is synced."""
+    for number in range(60):
+        await splitter.volume.write(0, bytes([number + 1]) * 8192, False)
+        if splitter.capture.page.overflowed:
+            return
+    raise AssertionError("the journal took everything")
+
+
+def give_up(splitter: Splitter, compared: int = 0) -> None:
+    """The streamer needs nothing of the journal any more."""
+    overflow_at = splitter.capture.page.overflow_at
+    splitter.machine.pages.streamer.publish(StreamerPage(overflow_at, compared))

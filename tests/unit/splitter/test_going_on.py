@@ -22,7 +22,7 @@ from cdp_container.journal.block_map import (
     set_bits,
 )
 from cdp_container.journal.shared import StreamerPage
-from tests.unit.splitter.machine import FILE_BYTES, Lossy, Machine, Splitter, run
+from tests.unit.splitter.machine import FILE_BYTES, Lossy, Machine, Splitter, give_up, overflow, run
 
 BLOCK = DIRTY_BLOCK_BYTES
 VOLUME_BYTES = 1 << 20
@@ -33,20 +33,6 @@ def machine(tmp_path: Path) -> Machine:
     made = Machine(tmp_path, VOLUME_BYTES, volumes=2)
     made.settings = replace(made.settings, limit_bytes=2 * FILE_BYTES)
     return made
-
-
-async def overflow(splitter: Splitter) -> None:
-    """Guests write until the journal is full; then all that it held is synced."""
-    for number in range(60):
-        await splitter.volume.write(0, bytes([number + 1]) * 8192, False)
-        if splitter.capture.page.overflowed:
-            return
-    raise AssertionError("the journal took everything")
-
-
-def give_up(machine: Machine, splitter: Splitter, compared: int = 0) -> None:
-    """The streamer needs nothing of the journal any more."""
-    machine.pages.streamer.publish(StreamerPage(splitter.capture.page.overflow_at, compared))
 
 
 def dirty(machine: Machine, index: int = 0) -> list[tuple[int, int]]:
@@ -68,7 +54,7 @@ def test_it_goes_on_and_says_what_was_written_meanwhile(machine: Machine) -> Non
         await splitter.volume.write(5 * BLOCK + 100, b"x" * 10, False)
         await splitter.volume.zero(20 * BLOCK, 3 * BLOCK, False, True)
         await splitter.volumes[1].write(9 * BLOCK, b"y" * (100 << 10), True)
-        give_up(machine, splitter)
+        give_up(splitter)
         assert await capture.go_on()
         page = capture.page
         assert not page.overflowed
@@ -104,7 +90,7 @@ def test_a_start_amid_it_leaves_everything_in_doubt(machine: Machine) -> None:
         again = machine.start()
         assert again.capture.page.overflowed
         await again.volume.write(BLOCK, b"past it, too", False)
-        give_up(machine, again)
+        give_up(again)
         assert await again.capture.go_on()
         assert again.capture.page.compare_all
         await again.stop()
@@ -117,14 +103,14 @@ def test_what_was_not_compared_yet_stays_in_the_maps(machine: Machine, compared:
     async def scenario(splitter: Splitter) -> None:
         await overflow(splitter)
         await splitter.volume.write(50 * BLOCK, b"x", False)
-        give_up(machine, splitter)
+        give_up(splitter)
         assert await splitter.capture.go_on()
         episode = splitter.capture.page.episode
         if compared:
             machine.pages.streamer.publish(StreamerPage(splitter.capture.page.synced, episode))
         await overflow(splitter)
         await splitter.volume.write(70 * BLOCK, b"x", False)
-        give_up(machine, splitter, episode if compared else 0)
+        give_up(splitter, episode if compared else 0)
         assert await splitter.capture.go_on()
         assert not splitter.capture.page.compare_all
         kept = [] if compared else [(50 * BLOCK, BLOCK)]
@@ -136,11 +122,11 @@ def test_what_was_not_compared_yet_stays_in_the_maps(machine: Machine, compared:
 def test_maps_that_are_gone_leave_everything_in_doubt(machine: Machine) -> None:
     async def scenario(splitter: Splitter) -> None:
         await overflow(splitter)
-        give_up(machine, splitter)
+        give_up(splitter)
         assert await splitter.capture.go_on()
         (machine.directory / dirty_map_name(1)).unlink()
         await overflow(splitter)
-        give_up(machine, splitter)
+        give_up(splitter)
         assert await splitter.capture.go_on()
         assert splitter.capture.page.compare_all
 
@@ -156,7 +142,7 @@ def test_a_disk_that_takes_no_map_leaves_everything_in_doubt(machine: Machine, c
     async def scenario(splitter: Splitter) -> None:
         await overflow(splitter)
         machine.files.fail = fail
-        give_up(machine, splitter)
+        give_up(splitter)
         assert await splitter.capture.go_on()
         assert splitter.capture.page.compare_all
         await splitter.volume.write(0, b"guests notice nothing", True)
@@ -170,7 +156,7 @@ def test_a_journal_disk_that_still_fails_is_tried_again(machine: Machine) -> Non
 
     async def scenario(splitter: Splitter) -> None:
         await overflow(splitter)
-        give_up(machine, splitter)
+        give_up(splitter)
         machine.files.fail = fail
         with pytest.raises(OSError, match="the journal"):
             await splitter.capture.go_on()
@@ -188,7 +174,7 @@ def test_an_attempt_that_was_not_published_does_not_hinder_the_next(
     async def lives() -> None:
         splitter = machine.start()
         await overflow(splitter)
-        give_up(machine, splitter)
+        give_up(splitter)
         before = splitter.capture.page
         with monkeypatch.context() as patched:
             patched.setattr(type(machine.pages.splitter), "publish", failing)
@@ -222,7 +208,7 @@ def test_power_is_lost_at_any_moment_of_it(machine: Machine, seed: int) -> None:
         splitter = machine.start()
         await overflow(splitter)
         await splitter.volume.write(40 * BLOCK, b"before", True)
-        give_up(machine, splitter)
+        give_up(splitter)
         calls = rng.randrange(20)
 
         def count(name: str, path: Path) -> OSError | None:
@@ -262,7 +248,7 @@ def test_a_journal_that_was_given_up_may_lose_its_end(machine: Machine) -> None:
         assert again.capture.page.overflowed
         assert again.capture.page.compare_all
         assert machine.disk()[40 * BLOCK :].startswith(b"on the disk alone")
-        give_up(machine, again)
+        give_up(again)
         assert await again.capture.go_on()
         assert await again.stop()
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from cdp_container.journal.block_map import MAP_HEADER_BYTES, decode_map_header, dirty_map_name, dirty_ranges
-from cdp_container.journal.shared import StreamerPage
-from tests.unit.splitter.machine import FILE_BYTES, SECTOR_BYTES, Lossy, Machine, Splitter
+from tests.unit.splitter.machine import FILE_BYTES, SECTOR_BYTES, Lossy, Machine, Splitter, give_up, overflow
 
 VOLUME_BYTES = 1 << 20
 
@@ -25,14 +24,10 @@ def machine(tmp_path: Path) -> Machine:
     return made
 
 
-async def overflow(splitter: Splitter) -> None:
+async def given_up(splitter: Splitter) -> None:
     """Guests write until the journal is given up, and the streamer needs nothing of it."""
-    for number in range(60):
-        await splitter.volume.write(0, bytes([number + 1]) * 8192, False)
-        if splitter.capture.page.overflowed:
-            splitter.machine.pages.streamer.publish(StreamerPage(splitter.capture.page.overflow_at))
-            return
-    raise AssertionError("the journal took everything")
+    await overflow(splitter)
+    give_up(splitter)
 
 
 class Held:
@@ -67,7 +62,7 @@ def test_a_flush_beside_it_does_not_take_the_synced_point_back(machine: Machine)
     async def lives() -> None:
         splitter = machine.start()
         await splitter.volume.write(512 << 10, b"journaled" * 400, True)
-        await overflow(splitter)
+        await given_up(splitter)
         await splitter.volume.write(0, b"past it " * 1024, False)
         await (await beside_a_flush(machine, splitter))
         page = splitter.capture.page
@@ -114,7 +109,7 @@ def test_a_failed_sync_amid_an_overflow_is_mended(machine: Machine, forgetful: F
 
     async def lives() -> None:
         splitter = machine.start()
-        await overflow(splitter)
+        await given_up(splitter)
         await splitter.volume.write(40 * 4096, b"never on the disk" * 100, False)
         forgetful.failures = 2
         with pytest.raises(OSError, match="thin pool"):
@@ -144,7 +139,7 @@ def test_each_guest_is_told_once_of_what_was_lost(machine: Machine, forgetful: F
 
     async def lives() -> None:
         splitter = machine.start()
-        await overflow(splitter)
+        await given_up(splitter)
         await splitter.volume.write(40 * 4096, b"never on the disk" * 100, False)
         forgetful.failures = 1
         with pytest.raises(OSError, match="thin pool"):
@@ -166,7 +161,7 @@ def test_a_sync_that_fails_as_the_journal_goes_on_leaves_it_given_up(
 
     async def lives() -> None:
         splitter = machine.start()
-        await overflow(splitter)
+        await given_up(splitter)
         await splitter.volume.write(40 * 4096, b"never on the disk" * 100, False)
         forgetful.failures = 1
         with pytest.raises(OSError, match="thin pool"):
@@ -186,7 +181,7 @@ def test_a_kill_does_not_hide_what_was_lost(machine: Machine, forgetful: Forgetf
 
     async def lives() -> None:
         splitter = machine.start()
-        await overflow(splitter)
+        await given_up(splitter)
         await splitter.volume.write(40 * 4096, b"never on the disk" * 100, False)
         forgetful.failures = 1
         with pytest.raises(OSError, match="thin pool"):

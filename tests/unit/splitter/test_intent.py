@@ -390,7 +390,7 @@ def go_on_unsynced_and_unmarked(patch: pytest.MonkeyPatch) -> None:
     go_on, renew, sync = Capture.go_on, WriteIntent.renew, Capture.sync
 
     def renew_unmarked(self: WriteIntent, generation: int) -> None:
-        self.forget()
+        self._ages = {source: bytearray(len(ages)) for source, ages in self._ages.items()}
         renew(self, generation)
 
     async def go_on_unsynced(self: Capture) -> bool:
