@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from cdp_container.journal.record import JOURNAL_FILE_BYTES
+
 JOURNAL_SHARE: Final = 0.8
 """So much of the journal's limit in use is worth an alert: there is still time to act."""
 REPEAT_SECONDS: Final = 900
@@ -33,7 +35,8 @@ class Look:
     Attributes:
         lag_seconds: how much would be lost now, None where it is not known.
         rpo_target_seconds: what it may be.
-        used_bytes: of the journal. limit_bytes: what it may use, 0 where it is not known yet.
+        used_bytes: of the journal, in the measure that decides whether it is full. limit_bytes: what it may
+            use, 0 where it is not known yet.
         overflowed: writes go past the journal.
         fenced, refused, damage: why, "" where it is not so.
     """
@@ -65,6 +68,11 @@ class News:
     message: str
 
 
+def _alert_bytes(limit_bytes: int) -> float:
+    """In use of the journal when it is worth an alert; a start of the splitter has room for its file."""
+    return min(JOURNAL_SHARE * limit_bytes, limit_bytes - JOURNAL_FILE_BYTES)
+
+
 def troubles(look: Look) -> dict[Kind, str]:
     """Every kind of trouble that there is, each with a sentence."""
     found: dict[Kind, str] = {}
@@ -72,7 +80,7 @@ def troubles(look: Look) -> dict[Kind, str]:
         found[Kind.RPO] = f"{look.lag_seconds:.0f} s would be lost now; target {look.rpo_target_seconds:g} s"
     if look.overflowed:
         found[Kind.JOURNAL] = "the journal is full and writes go past it"
-    elif look.limit_bytes and look.used_bytes >= JOURNAL_SHARE * look.limit_bytes:
+    elif look.limit_bytes and look.used_bytes >= _alert_bytes(look.limit_bytes):
         found[Kind.JOURNAL] = f"{look.used_bytes / look.limit_bytes:.0%} of the journal are in use"
     spoken = {Kind.FENCED: look.fenced, Kind.REFUSED: look.refused, Kind.DAMAGE: look.damage}
     return found | {kind: why for kind, why in spoken.items() if why}

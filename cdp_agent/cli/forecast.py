@@ -19,7 +19,7 @@ def seconds_until_full(
     Args:
         lag_seconds: age of the oldest write that is not protected.
         lag_bytes: bytes of journal since then.
-        used_bytes: bytes of journal that may not be trimmed.
+        used_bytes: what is in use of the limit.
         limit_bytes: the journal's limit.
 
     Returns:

@@ -449,8 +449,9 @@ class JournalWriter:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of records in files that may not be recycled yet."""
-        return sum(file.end - file.start for file in list(self._run)[self._free :])
+        """What is in use of the limit: whole files, as `_create` counts them, but for the newest."""
+        newest, before = self._run[-1], len(self._run) - self._free - 1
+        return before * self._file_bytes + FILE_HEADER_BYTES + newest.end - newest.start
 
     # --- syncing -----------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ class _Opening:
             compare_all=not is_placed and (is_in_doubt or unfinished is None),
             running=True,
             used_bytes=writer.used_bytes if writer else last.used_bytes,
-            limit_bytes=settings.limit_bytes,
+            limit_bytes=settings.limit_bytes // settings.file_bytes * settings.file_bytes,  # what can be used
             boot=self.boot,
             applied=tail,
             redos=redos,

@@ -86,8 +86,8 @@ class SplitterPage:
         exports_open: guests may be writing.
         sync_failed: a sync or a backing write failed and was not mended yet; flushes fail.
         running: the splitter has opened its journal and did not stop since (or was killed).
-        used_bytes: bytes of records that may not be trimmed yet.
-        limit_bytes: the journal's limit.
+        used_bytes: of the limit: files that may not be recycled yet, the newest as far as it is written.
+        limit_bytes: the journal's limit, in whole files.
         boot: the boot id under which the splitter runs, 16 bytes.
         applied: applied-up-to: below it every backing write has returned. Stands still while one has failed.
         redos: how often old records were put over the backing stores, counted before each time: what was

@@ -18,7 +18,8 @@ from cdp_container.domain.settings import ALERT_WORDS_MAX, parse_settings
 from cdp_container.errors import ConfigInvalid
 
 SECOND_NS = 10**9
-WELL = Look(rpo_target_seconds=30.0, lag_seconds=30.0, used_bytes=799, limit_bytes=1000)
+MIB = 1 << 20
+WELL = Look(rpo_target_seconds=30.0, lag_seconds=30.0, used_bytes=799 * MIB, limit_bytes=1000 * MIB)
 CONFIG = """\
 domain: shop
 site: a
@@ -33,7 +34,8 @@ alerts: %s
     ("look", "kind", "message"),
     [
         (Look(30.0, lag_seconds=31.0), Kind.RPO, "31 s would be lost now; target 30 s"),
-        (Look(30.0, used_bytes=800, limit_bytes=1000), Kind.JOURNAL, "80% of the journal"),
+        (Look(30.0, used_bytes=800 * MIB, limit_bytes=1000 * MIB), Kind.JOURNAL, "80% of the journal"),
+        (Look(30.0, used_bytes=193 * MIB, limit_bytes=256 * MIB), Kind.JOURNAL, "75% of the journal"),
         (Look(30.0, overflowed=True), Kind.JOURNAL, "writes go past it"),
         (Look(30.0, fenced="another run"), Kind.FENCED, "another run"),
         (Look(30.0, refused="it lies"), Kind.REFUSED, "it lies"),
@@ -44,6 +46,17 @@ def test_each_trouble_is_found(look: Look, kind: Kind, message: str) -> None:
     found = troubles(look)
     assert list(found) == [kind]
     assert message in found[kind]
+
+
+@pytest.mark.parametrize("files", range(4, 200))
+def test_every_journal_is_told_of_before_a_start_finds_it_full(files: int) -> None:
+    """A start takes a whole file, however little was written into the one before."""
+    starts = [
+        troubles(Look(30.0, used_bytes=64 * MIB * before + 1, limit_bytes=64 * MIB * files))
+        for before in range(files)
+    ]
+    assert starts[-1]
+    assert not starts[0]
 
 
 def test_what_is_well_or_not_known_is_no_trouble() -> None:

@@ -20,6 +20,7 @@ from cdp_container.journal.shared import SharedPages, SplitterPage
 from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 20.0
+MIB = 1 << 20
 KEEPS = '#!/bin/sh\n{ cat; env | grep -c "AWS_\\|CDP_" || true ; } >> "$1"\n'
 
 
@@ -56,7 +57,7 @@ class Place:
         }
         self.settings = parse_settings(json.dumps(members).encode(), "agent.yaml")
         self.pages = SharedPages(root / "shared")
-        self.pages.splitter.publish(SplitterPage(limit_bytes=1000))
+        self.pages.splitter.publish(SplitterPage(limit_bytes=1000 * MIB))
         self.clock = SettableClock()
         self.watch = self.opened()
 
@@ -111,14 +112,14 @@ def test_nothing_is_watched_where_nothing_is_configured(place: Place) -> None:
 
 
 def test_a_breach_is_told_with_the_figures_and_without_secrets(place: Place) -> None:
-    place.pages.splitter.publish(SplitterPage(limit_bytes=1000, used_bytes=10))
+    place.pages.splitter.publish(SplitterPage(limit_bytes=1000 * MIB, used_bytes=10))
     place.show("streamer", lag_seconds=31.5, state="streaming")
     place.show("splitter", state="serving")
     place.later()
     event = place.must_hear("rpo-breach on")[0]
     assert event["domain"] == "shop"
     assert event["lag_seconds"] == 31.5
-    assert (event["journal_used_bytes"], event["journal_limit_bytes"]) == (10, 1000)
+    assert (event["journal_used_bytes"], event["journal_limit_bytes"]) == (10, 1000 * MIB)
     assert place.heard.read_text().splitlines()[-1] == "0", "no variable of ours"
     place.later(2.0)
     assert len(place.events()) == 1
@@ -138,7 +139,7 @@ def test_a_streamer_that_shows_nothing_new_falls_behind(place: Place) -> None:
 
 
 def test_journal_damage_and_refusals(place: Place) -> None:
-    place.pages.splitter.publish(SplitterPage(limit_bytes=1000, used_bytes=800, sync_failed=True))
+    place.pages.splitter.publish(SplitterPage(limit_bytes=1000 * MIB, used_bytes=800 * MIB, sync_failed=True))
     place.show("streamer", lag_seconds=0.0, state="waiting", store_refused="trust the store: it lies")
     place.later()
     heard = place.must_hear("journal-high on", "refused on", "damage on")

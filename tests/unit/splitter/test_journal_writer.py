@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -12,7 +14,7 @@ from cdp_agent.splitter.journal_writer import BLOCK_BYTES, JournalWriter
 from cdp_container.errors import JournalFull
 from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.reader import JournalReader
-from cdp_container.journal.record import RECORD_HEADER_BYTES, Kind
+from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Kind
 from tests.unit.splitter.machine import DOMAIN, FILE_BYTES, Lossy
 
 
@@ -71,6 +73,22 @@ def test_recycled_files_hold_only_what_is_new(tmp_path: Path, files: Lossy) -> N
         kept = [reader.read_payload(record)[0] for record in reader.records(reader.start, writer.tail)]
     assert kept == list(range(200))[-len(kept) :]
     assert writer.used_bytes <= FILE_BYTES
+    writer.close()
+
+
+def test_what_is_used_grows_with_the_writes_and_is_the_limit_when_it_is_full(
+    tmp_path: Path, files: Lossy
+) -> None:
+    """What is shown must be what decides, or an alert at a share of the limit came too late."""
+    writer, used = writer_in(tmp_path, files, file_count=5), [FILE_HEADER_BYTES]
+    with suppress(JournalFull):
+        while writer.append_write(0, 0, bytes(1000)) != writer.tail:
+            used.append(writer.used_bytes)
+    steps = [after - before for before, after in itertools.pairwise(used)]
+    assert 0 < min(steps) <= max(steps) <= FILE_HEADER_BYTES + 2 * (RECORD_HEADER_BYTES + 1000)
+    assert 5 * FILE_BYTES - 2 * (RECORD_HEADER_BYTES + 1000) < used[-1] <= 5 * FILE_BYTES
+    assert writer.trim((writer.tail,))
+    assert writer.used_bytes == used[-1] - 4 * FILE_BYTES
     writer.close()
 
 
@@ -167,7 +185,7 @@ def test_a_large_write_beyond_the_limit_leaves_nothing(tmp_path: Path, files: Lo
         with pytest.raises(JournalFull):
             writer.append_write(0, 0, bytes(200 << 10))
         assert writer.tail == before
-        assert writer.used_bytes == 0
+        assert writer.used_bytes == FILE_HEADER_BYTES
     writer.append_write(0, 0, b"x")
     assert contents(tmp_path, writer) == b"x"
     assert writer.tail.offset == RECORD_HEADER_BYTES + 8

@@ -289,6 +289,28 @@ def test_every_start_has_a_generation_of_its_own(machine: Machine) -> None:
     assert len(set(asyncio.run(lives()))) == 3
 
 
+def test_starts_use_up_whole_files_and_that_is_shown_before_it_is_full(machine: Machine) -> None:
+    """Of a limit that is no whole number of files what is behind the last one cannot be used."""
+    machine.settings = replace(machine.settings, limit_bytes=5 * FILE_BYTES - 1)
+
+    async def used_in_lives() -> list[int]:
+        used = []
+        for _ in range(4):
+            splitter = machine.start()
+            page = splitter.capture.page
+            assert not page.overflowed
+            assert page.limit_bytes == 4 * FILE_BYTES
+            used.append(page.used_bytes)
+            splitter.release()
+        splitter = machine.start()
+        assert splitter.capture.page.overflowed
+        splitter.release()
+        return used
+
+    used = asyncio.run(used_in_lives())
+    assert [bytes_ // FILE_BYTES for bytes_ in used] == [0, 1, 2, 3]
+
+
 def test_no_room_for_a_generation_is_an_overflow_at_start(machine: Machine) -> None:
     machine.settings = replace(machine.settings, limit_bytes=FILE_BYTES)
 
