@@ -33,6 +33,11 @@ class CdpError(Exception):
         self.hint = hint if hint is not None else self.default_hint
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 segment`, `2 segments`: how messages count what takes an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 # --- 2: how we were called -------------------------------------------------------------------
 
 
@@ -54,7 +59,7 @@ class ConfigInvalid(CdpError):
 
 
 class Incomplete(CdpError):
-    """The command finished, but its result is not whole (status behind target, findings in verify)."""
+    """Finished, but not all is well: status behind target; verify found faults in what no point needs."""
 
     exit_code = 3
     default_hint = "read the report above: it names what is missing"
@@ -155,6 +160,13 @@ class RestoredWithDamage(CdpError):
 
     exit_code = 26
     default_hint = "the map beside the target lists every byte that is lost or doubtful, and why"
+
+
+class PointsDamaged(CdpError):
+    """`verify` has read everything, and recovery points cannot be restored whole."""
+
+    exit_code = 27
+    default_hint = "`rehydrate points` says which can; bring what is named back from a replica or a version"
 
 
 # --- 30..39: keys and credentials ------------------------------------------------------------

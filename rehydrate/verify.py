@@ -1,7 +1,7 @@
 """Reading every object and saying what is wrong with which: shape, digests, seals, frames, chain, presence.
 
-One fault does not end it. What the findings mean for the exit code is decided by the report; printing them
-does not belong here.
+One fault does not end it. What the findings mean is decided by the report; printing them does not belong
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from cdp_container.domain.faults import faults_of
 from cdp_container.domain.heads import BROKEN, Broken, Seen
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.parallel import in_parallel
-from cdp_container.errors import CdpError, DamagedObject, Incomplete, KeyMissing, MissingObject, NotFound
+from cdp_container.errors import (
+    CdpError,
+    DamagedObject,
+    Incomplete,
+    KeyMissing,
+    MissingObject,
+    NotFound,
+    PointsDamaged,
+    counted,
+)
 from cdp_container.format.domain import (
     config_digest,
     parse_config,
@@ -83,12 +92,19 @@ class Report:
     ignored: list[str] = field(default_factory=list)
 
     @property
-    def exit_code(self) -> int:
-        """0 if all is well; 3 if only what no point needs is not; else the code of the gravest finding."""
-        needed = {finding.error.exit_code for finding in self.findings if finding.needed}
-        if DamagedObject.exit_code in needed:
-            return DamagedObject.exit_code
-        return min(needed) if needed else Incomplete.exit_code if self.findings else 0
+    def error(self) -> CdpError | None:
+        """What the findings come to: None, Incomplete if no point needs what is wrong, else PointsDamaged.
+
+        Never the class of a finding: DamagedObject and its kin say that there was no verification.
+        """
+        needed = sum(finding.needed for finding in self.findings)
+        if needed:
+            why = f"{counted(needed, 'finding')} in what recovery points need"
+            return PointsDamaged("the container is not whole", why)
+        if self.findings:
+            why = f"{counted(len(self.findings), 'finding')} in what no recovery point needs"
+            return Incomplete("not everything is as it was written", why)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

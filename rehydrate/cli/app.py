@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     help="Rebuild protected volumes from a container alone. Only reading is needed.",
-    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-26 damage; docs/exit-codes.md.",
+    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-27 damage; docs/exit-codes.md.",
 )
 
 Address = Annotated[

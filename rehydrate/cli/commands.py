@@ -156,7 +156,9 @@ def verify(access: Access, choice: Choice, as_json: bool) -> int:
             report = verification.verify(container, listed, scope, progress)
         _tell(list(container.history.notes))
         _answer(views.report_members(report), as_json, views.report_text(report))
-    return report.exit_code
+    if report.error is not None:
+        raise report.error
+    return 0
 
 
 def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int], list[Found]]:

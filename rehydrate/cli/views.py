@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdp_container.console import printable
+from cdp_container.errors import counted
 from cdp_container.format.domain import Owner
 from rehydrate.cli.text import seconds_text, size_text, table, time_text
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
@@ -182,7 +183,8 @@ def report_text(report: Report) -> str:
         lines.append(printable(f"{found.kind}: {found.key}: {found.error.why}{rest}"))
     lines += [printable(f"ignored: {key}") for key in report.ignored]
     by_digest = "by digest only, nothing was decrypted (no key)"
-    opened = f"{report.frames} frames opened" if report.opened else by_digest
-    lines.append(f"{report.objects} objects, {size_text(report.stored_bytes)}, {opened}")
-    lines.append(f"{len(report.findings)} findings" if report.findings else "everything is as it was written")
+    opened = f"{counted(report.frames, 'frame')} opened" if report.opened else by_digest
+    lines.append(f"{counted(report.objects, 'object')}, {size_text(report.stored_bytes)}, {opened}")
+    found_many = counted(len(report.findings), "finding")
+    lines.append(found_many if report.findings else "everything is as it was written")
     return "\n".join(lines)

@@ -39,6 +39,14 @@ def refused(run: Run, code: int, *arguments: object) -> str:
     return lines[0]
 
 
+def verified(run: Run, code: int, place: Path) -> str:
+    """A verification that finds something, and says so like an error; gives its report."""
+    found, stdout, stderr = run("verify", place)
+    assert found == code
+    assert [line.split(":")[0] for line in stderr.splitlines()[-2:]] == ["error", "hint"]
+    return stdout
+
+
 # --- bad input -------------------------------------------------------------------------------
 
 
@@ -127,17 +135,22 @@ def test_damage_is_named_and_nothing_is_left(run: Run, site: Site, place: Path, 
     replace_object(place, key, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     assert key in refused(run, 20, "restore", place, "--volume", "disk", "--target", out / "disk.raw")
     assert list(out.iterdir()) == []
-    code, stdout, _ = run("verify", place)
-    assert code == 20
-    assert f"damaged: {key}" in stdout
+    assert f"damaged: {key}" in verified(run, 27, place)
 
 
 def test_a_missing_object_is_named(run: Run, site: Site, place: Path) -> None:
     (place / segment_key(2, 2)).unlink()
     assert segment_key(2, 2) in refused(run, 21, "plan", place)
-    code, stdout, _ = run("verify", place)
-    assert code == 21
-    assert f"missing: {segment_key(2, 2)}" in stdout
+    assert f"missing: {segment_key(2, 2)}" in verified(run, 27, place)
+
+
+def test_a_verification_that_did_not_happen_is_told_from_one_with_findings(
+    run: Run, site: Site, place: Path
+) -> None:
+    replace_object(place, OWNER_KEY, b"{}")
+    for record in (place / "domain" / "epochs").iterdir():
+        replace_object(place, str(record.relative_to(place)), b"{}")
+    refused(run, 20, "verify", place)
 
 
 def test_a_newer_format_is_refused(run: Run, site: Site, place: Path) -> None:
@@ -373,10 +386,10 @@ def test_what_no_point_needs_is_told_with_its_own_code(run: Run, site: Site, pla
     data = (place / zombie).read_bytes()
     replace_object(place, zombie, data[:-1])
     (place / "readme").write_text("what is this")
-    code, stdout, _ = run("verify", place)
-    assert code == 3
+    stdout = verified(run, 3, place)
     assert f"damaged: {zombie}" in stdout
     assert "ignored: readme" in stdout
+    assert "1 finding\n" in stdout
     assert run("plan", place)[0] == 0
 
 

@@ -17,6 +17,7 @@ from cdp_container.errors import (
     ForeignObject,
     MissingObject,
     NewerFormat,
+    PointsDamaged,
 )
 from cdp_container.format.keys import KeyKind, parse_key, segment_key
 from cdp_container.format.layout import PREAMBLE
@@ -82,7 +83,7 @@ def named(store: Store) -> set[str]:
         report = verified(store)
     except CdpError as error:
         return {error.what}
-    assert report.exit_code or not report.findings
+    assert report.error or not report.findings
     return {finding.key for finding in report.findings}
 
 
@@ -125,7 +126,7 @@ def flips(objects: Objects) -> Iterator[tuple[str, Objects]]:
 
 def test_nothing_is_found_in_a_sound_container(site: Site, tmp_path: Path) -> None:
     report = verified(site.store)
-    assert (report.findings, report.ignored, report.exit_code) == ([], [], 0)
+    assert (report.findings, report.ignored, report.error) == ([], [], None)
     assert report.frames == 5
     assert restored(site.store, tmp_path) is not None
 
@@ -194,7 +195,7 @@ def test_an_object_of_a_newer_format_is_refused_by_name(objects: Objects) -> Non
     (finding,) = (finding for finding in report.findings if finding.key == key)
     assert isinstance(finding.error, NewerFormat)
     assert finding.kind == "newer"
-    assert report.exit_code == NewerFormat.exit_code
+    assert isinstance(report.error, PointsDamaged)
 
 
 def test_a_missing_segment_stops_the_plan_before_the_first_byte(objects: Objects) -> None:
@@ -206,7 +207,7 @@ def test_a_missing_segment_stops_the_plan_before_the_first_byte(objects: Objects
         pytest.raises(MissingObject, match=key),
     ):
         plan_restore(container, contents, Choice(), [])
-    assert verified(store).exit_code == MissingObject.exit_code
+    assert isinstance(verified(store).error, PointsDamaged)
 
 
 def test_a_time_does_not_mean_an_older_cut_where_damage_hides_the_newer(objects: Objects) -> None:
