@@ -15,8 +15,10 @@ from cdp_agent.streamer import build, coalesce, engine, resume, steps
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.copy import Doubt
 from cdp_agent.streamer.engine import Engine
+from cdp_agent.streamer.noted import Noted
 from cdp_agent.streamer.payloads import Chunk, chunks_of
 from cdp_agent.streamer.put import PutResult
+from cdp_agent.streamer.sending import Sending
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.notes import Notes
@@ -47,9 +49,9 @@ Break = Callable[[pytest.MonkeyPatch, World], None]
 def resume_at_a_local_note(patch: pytest.MonkeyPatch, world: World) -> None:
     """Goes on where the last run said that it was, which may be past what ever arrived."""
     notes: list[Position] = []
-    taken = Engine._cut_read
+    taken = Sending._cut_read
 
-    def noting(self: Engine, effect: st.ReadCut, read: st.CutRead) -> None:
+    def noting(self: Sending, effect: st.ReadCut, read: st.CutRead) -> None:
         notes.append(read.position)
         taken(self, effect, read)
 
@@ -60,19 +62,19 @@ def resume_at_a_local_note(patch: pytest.MonkeyPatch, world: World) -> None:
         known = notes and world.journal.contains(notes[-1], world.journal.tail)
         return replace(plan, position=notes[-1]) if known else plan
 
-    patch.setattr(Engine, "_cut_read", noting)
+    patch.setattr(Sending, "_cut_read", noting)
     patch.setattr(engine, "plan_epoch", resume_there)
 
 
 def build_a_sealed_seq_again(patch: pytest.MonkeyPatch, world: World) -> None:
     """Seals a segment anew for every put, instead of keeping its bytes."""
-    real = Engine._put
+    real = Sending._put
 
-    def put(self: Engine, built: SealedObject, ended: Callable[[PutResult], None]) -> None:
+    def put(self: Sending, built: SealedObject, ended: Callable[[PutResult], None]) -> None:
         data = built.data[:32] + world.rng.randbytes(16) + built.data[48:]
         real(self, replace(built, data=data), ended)
 
-    patch.setattr(Engine, "_put", put)
+    patch.setattr(Sending, "_put", put)
 
 
 def coalesce_across_a_cut(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -157,12 +159,12 @@ def use_an_object_id_again(patch: pytest.MonkeyPatch, world: World) -> None:
 
 def protect_what_is_not_acknowledged(patch: pytest.MonkeyPatch, world: World) -> None:
     """Takes a put without an answer for one that was done."""
-    real = Engine._put_ended
+    real = Sending._put_ended
 
-    def ended(self: Engine, seq: int, result: PutResult) -> None:
+    def ended(self: Sending, seq: int, result: PutResult) -> None:
         real(self, seq, PutResult(st.PutOutcome.STORED))
 
-    patch.setattr(Engine, "_put_ended", ended)
+    patch.setattr(Sending, "_put_ended", ended)
 
 
 def forget_pending_nonces(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -221,7 +223,7 @@ def forget_a_gap(patch: pytest.MonkeyPatch, world: World) -> None:
 
 def take_for_whole_what_was_not_finished(patch: pytest.MonkeyPatch, world: World) -> None:
     """A run that ends within a copy leaves nothing that says so."""
-    patch.setattr(Engine, "_note_lacking", lambda self, lacking: True)
+    patch.setattr(Noted, "note_lacking", lambda self, lacking: True)
     real = resume.plan_epoch
 
     def without(end: End, page: SplitterPage, seen_ns: int, notes: Notes, *others: object) -> resume.Plan:
