@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.accepted import load_running
 from cdp_agent.streamer.control import MARKER_RULE, call, is_marker_name
 from cdp_container.errors import AgentNotRunning, Incomplete, UsageError
 
@@ -30,7 +30,7 @@ def ask_flush(config: Path, *, timeout_seconds: float) -> int:
 
 
 def _ask(config: Path, request: dict[str, Any], what: str, timeout_seconds: float) -> dict[str, Any]:
-    settings, _ = load_agent(config, other_volumes=True)
+    settings = load_running(config).settings
     try:
         answer = call(Path(settings.journal.directory), request, timeout_seconds)
     except OSError as error:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdp_agent.alerts.watch import Watch, open_watch
+from cdp_agent.cli.accepted import keep_accepted
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
 from cdp_agent.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_agent.splitter.settings import VolumeSettings
@@ -34,8 +35,7 @@ from cdp_container.journal.shared import SharedPages
 
 PR_SET_PDEATHSIG = 1
 
-# Starting these again is no use before somebody acted: the run ends and says why. A configuration was fit
-# when the run began; one that is being edited will be fit again.
+# Starting these again is no use before somebody acted: the run ends and says why.
 SPLITTER_FINAL: tuple[type[CdpError], ...] = (
     UsageError,
     AlreadyRunning,
@@ -64,7 +64,8 @@ def run_agent(config: Path, wish: Wish) -> int:
                     _take_wish(directory, wish)
                 elif not ever_ran(directory):
                     _note_empty_volumes(directory, volumes_of(identity))
-            return _supervise(config, pages, open_watch(settings, pages, SystemClock()))
+            accepted = keep_accepted(config, settings)
+            return _supervise(accepted, pages, open_watch(settings, pages, SystemClock()))
         finally:
             pages.close()
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from cdp_agent.alerts.watch import shown_error
-from cdp_agent.cli.children import load_agent
+from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
@@ -64,6 +64,7 @@ class Status:
     limits: dict[str, Any] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)
     alerts: str = ""
+    configuration: str = ""
 
     @property
     def on_target(self) -> bool:
@@ -73,8 +74,13 @@ class Status:
 
 def show_status(config: Path, *, as_json: bool) -> int:
     """Print the status; 0 on target, 3 not. Raises ConfigInvalid."""
-    settings, identity = load_agent(config, other_volumes=True)
-    status = gather(settings, identity, SystemClock())
+    agent = load_running(config)
+    status = gather(agent.settings, agent.identity, SystemClock())
+    if agent.fault:
+        kept = f"cannot be used, the agent goes on with that of its last start: {agent.fault}"
+        status = replace(status, configuration=kept, alerts="not known")
+    else:
+        status = replace(status, configuration=standing(config, agent.settings))
     if as_json:
         document = {"schema": SCHEMA, "on_target": status.on_target, **_members(status)}
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
@@ -270,6 +276,7 @@ def _print(status: Status) -> None:
         ("limits", _limits(status.limits)),
         ("exports", "open" if status.exports_open else "closed"),
         ("alerts", status.alerts),
+        ("configuration", status.configuration),
         ("last error", status.last_error or "-"),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")

@@ -12,12 +12,21 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from cdp_container.domain.schedule import CalendarTimes, zone_of
@@ -127,10 +136,28 @@ def _absolute(value: object) -> object:
     return value
 
 
-SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
-Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
-ByteRate = Annotated[float, BeforeValidator(_bytes_per_second), Field(ge=BYTES_PER_SECOND_MIN)]
-RequestRate = Annotated[float, BeforeValidator(_requests_per_second), Field(ge=REQUESTS_PER_SECOND_MIN)]
+def _written(unit: str) -> PlainSerializer:
+    """A number as a configuration has it, exactly: digits and a unit, or `unlimited`."""
+
+    def write(value: float) -> str:
+        return _UNLIMITED if math.isinf(value) else f"{Decimal(value):f}{unit}"
+
+    return PlainSerializer(write)
+
+
+def _written_requests(value: float) -> float | str:
+    return _UNLIMITED if math.isinf(value) else value
+
+
+SizeBytes = Annotated[int, BeforeValidator(_size_bytes), _written("B")]
+Seconds = Annotated[float, BeforeValidator(_duration_seconds), _written("s")]
+ByteRate = Annotated[float, BeforeValidator(_bytes_per_second), Field(ge=BYTES_PER_SECOND_MIN), _written("B")]
+RequestRate = Annotated[
+    float,
+    BeforeValidator(_requests_per_second),
+    Field(ge=REQUESTS_PER_SECOND_MIN),
+    PlainSerializer(_written_requests),
+]
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 Name = Annotated[str, Field(pattern=_NAME)]
 
@@ -315,6 +342,12 @@ def parse_settings(text: bytes, name: str) -> AgentSettings:
     if len(faults) > len(shown):
         shown.append(f"and {len(faults) - len(shown)} more")
     raise ConfigInvalid(f"{name} is refused", "\n".join(["", *shown]))
+
+
+def dump_settings(settings: AgentSettings) -> bytes:
+    """A configuration that says the same, for `parse_settings`."""
+    document = settings.model_dump(exclude_none=True)
+    return bytes(yaml.safe_dump(document, encoding="utf-8", allow_unicode=False))
 
 
 _Place = tuple[str | int, ...]

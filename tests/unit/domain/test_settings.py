@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdp_container.domain.settings import CONFIG_BYTES_MAX, load_settings, parse_settings
+from cdp_container.domain.settings import (
+    CONFIG_BYTES_MAX,
+    WindowSettings,
+    dump_settings,
+    load_settings,
+    parse_settings,
+)
 from cdp_container.errors import ConfigInvalid
 
 GOOD = b"""\
@@ -162,3 +168,23 @@ def test_absent_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         load_settings(tmp_path / "none.yaml")
     assert caught.value.exit_code == 4
+
+
+@given(
+    limit=st.integers(256 << 20, 16 << 40),
+    seconds=st.floats(1, 3600),
+    rate=st.floats(100_000, allow_nan=False),
+    requests=st.floats(2, allow_nan=False),
+)
+def test_what_is_dumped_says_the_same(limit: int, seconds: float, rate: float, requests: float) -> None:
+    settings = parse_settings(GOOD + b"nbd: {listen: '[::1]:10809'}\nlimits: {schedule: []}\n", "agent.yaml")
+    window = WindowSettings.model_construct(cron="0 8 * * mon-fri", requests_per_second=requests)
+    changed = settings.model_copy(
+        update={
+            "journal": settings.journal.model_copy(update={"limit": limit}),
+            "cut_every": seconds,
+            "copy_rate": rate,
+            "limits": settings.limits.model_copy(update={"bytes_per_second": rate, "schedule": [window]}),
+        }
+    )
+    assert parse_settings(dump_settings(changed), "agent.yaml") == changed

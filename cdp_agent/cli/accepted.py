@@ -1,0 +1,119 @@
+"""The configuration that `run` accepted: a copy in the journal directory, which its processes go by.
+
+A file that is just being edited must not decide whether guests have disks, so splitter and streamer never
+read it. Commands that only talk to the running agent find it by the copy, too. The copy leaves out `alerts`,
+which may hold secrets and are the supervisor's alone. What does not belong here: which volumes there are
+(agent.json).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cdp_agent.cli.children import load_agent
+from cdp_agent.identity import AgentIdentity
+from cdp_container.console import say
+from cdp_container.domain.durable import replace_file
+from cdp_container.domain.settings import (
+    CONFIG_BYTES_MAX,
+    AgentSettings,
+    dump_settings,
+    load_settings,
+    parse_settings,
+)
+from cdp_container.errors import CdpError, ConfigInvalid
+
+ACCEPTED_NAME: Final = "accepted.yaml"
+
+# `directory` is a key of `journal` alone. Looked for by its looks, as the page may be no YAML just now.
+_DIRECTORY: Final = re.compile(
+    r"""^[^#\n]*?\bdirectory["']?\s*:\s*(?:"(/[^"\n]*)"|'(/[^'\n]*)'|(/[^\n,}#]*))""", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the running agent goes by. `fault`: why the configuration itself cannot be used, "" if it can."""
+
+    settings: AgentSettings
+    identity: AgentIdentity
+    fault: str = ""
+
+
+def keep_accepted(config: Path, settings: AgentSettings) -> Path:
+    """Keep what a start accepted; gives the file that its processes read.
+
+    That is the configuration itself where the copy cannot be written: a full disk stops no start.
+    """
+    path = Path(settings.journal.directory) / ACCEPTED_NAME
+    kept = settings.model_copy(update={"alerts": None})
+    text = _header(config) + dump_settings(kept)
+    assert parse_settings(text, ACCEPTED_NAME) == kept
+    if _read(path) == text:
+        return path
+    try:
+        replace_file(path, text)
+    except CdpError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # an older one would be believed
+        say(f"warning: {error}; until the next start {config} must stay fit to be read")
+        return config
+    return path
+
+
+def load_running(config: Path) -> Running:
+    """What the agent of this configuration goes by, also while the file is half edited; then a note is said.
+
+    Raises ConfigInvalid: the file cannot be used, and nothing in it leads to an agent that did use it.
+    """
+    try:
+        return Running(*load_agent(config, other_volumes=True))
+    except ConfigInvalid as error:
+        path = _accepted(config)
+        if path is None:
+            raise
+        settings, identity = load_agent(path, other_volumes=True)
+        say(f"note: {error}")
+        say("note: the agent goes on with the configuration of its last start; the next one needs it mended")
+        return Running(settings, identity, " ".join(str(error).split()))
+
+
+def standing(config: Path, settings: AgentSettings) -> str:
+    """Whether a start would take over something else of a fit configuration than the last one did."""
+    path = _accepted(config)
+    if path is None:
+        return "not started yet"
+    apart: dict[str, object] = {"alerts": None, "volumes": []}  # not in the copy; told by `reload`
+    if settings.model_copy(update=apart) == load_settings(path).model_copy(update=apart):
+        return "as at the last start"
+    return "edited since the last start, waits for the next one"
+
+
+def _accepted(config: Path) -> Path | None:
+    """The copy of this configuration, None where none can be found."""
+    text = _read(config).decode("utf-8", "replace")
+    found = {next(filter(None, match.groups())).strip() for match in _DIRECTORY.finditer(text)}
+    if len(found) != 1:
+        return None
+    path = Path(found.pop()) / ACCEPTED_NAME
+    return path if _read(path).startswith(_header(config)) else None
+
+
+def _header(config: Path) -> bytes:
+    """Whose copy it is: what is half edited may name the directory of another agent."""
+    return (
+        f"# kept by `cdp-agent run`, not to be edited; accepted from {os.path.abspath(config)!a}\n".encode()
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(CONFIG_BYTES_MAX + 1)
+    except (OSError, ValueError):  # none, not ours to read, or no path at all
+        return b""

@@ -1,0 +1,173 @@
+"""A configuration that is half edited: the running agent is found all the same, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cdp_agent.cli.accepted import ACCEPTED_NAME, keep_accepted, load_running, standing
+from cdp_agent.cli.ask import ask_flush, ask_marker
+from cdp_agent.cli.children import splitter_settings, streamer_settings
+from cdp_agent.cli.init import initialise
+from cdp_agent.cli.status import show_status
+from cdp_container.clock import SystemClock
+from cdp_container.domain.settings import load_settings
+from cdp_container.errors import AgentNotRunning, ConfigInvalid
+from cdp_container.format.keyblock import ScryptCost
+from cdp_container.store.memory import MemoryStore
+
+SECRET = "https://hooks.example.com/T0KEN"
+
+
+def make_site(folder: Path, domain: str = "shop", journal: str = "journal") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "db01.raw").write_bytes(bytes(1 << 20))
+    path = folder / "agent.yaml"
+    path.write_text(
+        f"domain: {domain}\nsite: hamburg\nstore: {folder}/container\nencryption: none\n"
+        f"journal:\n  directory: {folder}/{journal}\nrpo_target: 7s\n"
+        f"volumes:\n  - name: db01\n    path: {folder}/db01.raw\n"
+        f"alerts:\n  webhook: {SECRET}\n"
+    )
+    clock, cost = SystemClock(), ScryptCost(n=16)
+    initialise(load_settings(path), MemoryStore(clock), lambda: "", clock, os.urandom, cost)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return make_site(tmp_path)
+
+
+def keep(config: Path) -> Path:
+    return keep_accepted(config, load_settings(config))
+
+
+HALF_EDITED = [
+    ("rpo_target: 7s", "rpo_target: 7"),
+    ("rpo_target: 7s", "rpo_target: 7s\n  limits: {"),
+    ("domain: shop", "domain: shopp"),
+    ("volumes:", "volumes\n"),
+    ("journal:\n  ", "journal: {"),
+    ("alerts:", "# directory: /elsewhere\nalert:"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), HALF_EDITED)
+def test_the_running_agent_is_found_by_what_is_left_of_its_configuration(
+    config: Path, before: str, after: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(config)
+    text = config.read_text()
+    assert before in text
+    config.write_text(text.replace(before, after))
+    agent = load_running(config)
+    assert agent.settings.rpo_target == 7
+    assert agent.identity.name == "shop"
+    assert "agent.yaml is refused" in agent.fault
+    assert "the agent goes on with the configuration of its last start" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "domain: shop\nsite: ham", "journal: {directory: relative", "directory: /x\0"]
+)
+def test_where_nothing_leads_to_the_agent_the_fault_is_told(config: Path, text: str) -> None:
+    keep(config)
+    config.write_text(text)
+    with pytest.raises(ConfigInvalid, match=r"agent\.yaml"):
+        load_running(config)
+
+
+def test_two_directories_are_none(config: Path) -> None:
+    keep(config)
+    config.write_text(config.read_text() + "\njournal:\n  directory: /elsewhere\n")
+    with pytest.raises(ConfigInvalid, match="twice"):
+        load_running(config)
+
+
+def test_an_agent_that_accepted_another_file_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    ours, theirs = make_site(tmp_path / "ours"), make_site(tmp_path / "theirs", domain="bank")
+    keep(ours)
+    keep(theirs)
+    ours.write_text(ours.read_text().replace(f"{ours.parent}/journal", f"{theirs.parent}/journal"))
+    with pytest.raises(ConfigInvalid, match="it is not what `init` was run with"):
+        load_running(ours)
+
+
+def test_an_agent_that_never_started_has_no_copy(config: Path) -> None:
+    config.write_text(config.read_text().replace("7s", "7"))
+    with pytest.raises(ConfigInvalid, match="rpo_target"):
+        load_running(config)
+
+
+def test_the_processes_do_not_depend_on_the_file_that_is_edited(config: Path) -> None:
+    splitter, streamer = splitter_settings(config), streamer_settings(config)
+    accepted = keep(config)
+    config.write_text("half edited: [")
+    assert splitter_settings(accepted) == splitter
+    assert streamer_settings(accepted) == streamer
+
+
+@pytest.mark.parametrize("journal", ["a folder", "it's", "ü"])
+def test_folders_of_any_name_are_found(tmp_path: Path, journal: str) -> None:
+    config = make_site(tmp_path, journal=journal)
+    keep(config)
+    config.write_text(config.read_text() + "junk: 1\n")
+    assert load_running(config).fault
+
+
+def test_the_copy_is_private_and_holds_no_secret(config: Path) -> None:
+    path = keep(config)
+    assert path == config.parent / "journal" / ACCEPTED_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "T0KEN" not in path.read_text()
+    before = path.stat().st_ino
+    keep(config)
+    assert path.stat().st_ino == before  # a start that changes nothing writes nothing
+
+
+def test_a_full_disk_stops_no_start(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = keep(config)
+    config.write_text(config.read_text().replace("7s", "8s"))
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert keep(config) == config
+    assert not older.exists()
+    assert "must stay fit to be read" in capsys.readouterr().err
+
+
+def test_status_answers_and_says_what_is_wrong(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(config)
+    config.write_text(config.read_text().replace("7s", "7"))
+    assert show_status(config, as_json=True) == 3  # it does not run; with 4 nobody would know
+    shown = capsys.readouterr()
+    document = orjson.loads(shown.out)
+    assert "rpo_target" in document["configuration"]
+    assert document["alerts"] == "not known"
+    assert "note: " in shown.err
+
+
+def test_marker_and_flush_ask_the_agent(config: Path) -> None:
+    keep(config)
+    config.write_text(config.read_text().replace("7s", "7"))
+    with pytest.raises(AgentNotRunning):
+        ask_flush(config, timeout_seconds=1)
+    with pytest.raises(AgentNotRunning):
+        ask_marker(config, "m", "", application=False, timeout_seconds=1)
+
+
+def test_an_edit_that_waits_for_the_next_start_is_told(config: Path) -> None:
+    assert standing(config, load_settings(config)) == "not started yet"
+    keep(config)
+    assert standing(config, load_settings(config)) == "as at the last start"
+    config.write_text(config.read_text().replace("7s", "8s"))
+    assert standing(config, load_settings(config)).startswith("edited since the last start")
