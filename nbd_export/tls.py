@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -74,9 +76,22 @@ def _load(files: TlsFiles) -> ssl.SSLContext:
     # Each connection shows its certificate: none may rest on what was trusted when a ticket was given.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
-    context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    context.load_verify_locations(cafile=files.client_ca)
+    for path in (files.certificate, files.key, files.client_ca):
+        with path.open("rb"):
+            pass  # the library does not say which of them it cannot read
+    with _naming(f"{files.certificate} with {files.key}"):
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    with _naming(str(files.client_ca)):
+        context.load_verify_locations(cafile=files.client_ca)
     return context
+
+
+@contextmanager
+def _naming(files: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{files}: {_said(error)}") from error
 
 
 def _no_password() -> NoReturn:
@@ -96,4 +111,7 @@ def _stamp_of_file(path: Path) -> tuple[int, int, int] | None:
 
 
 def _said(error: OSError | ValueError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    why = error.strerror or str(error)
+    return why if error.filename is None else f"{error.filename}: {why}"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
-from cdp_agent.identity import IDENTITY_NAME
+from cdp_agent.identity import IDENTITY_NAME, AgentIdentity
 from cdp_container.console import print_error
 from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
-from cdp_container.errors import CdpError, ConfigInvalid, NotFound
+from cdp_container.errors import BackingUnreadable, CdpError, ConfigInvalid, NotFound
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.store.address import open_store
@@ -25,22 +25,26 @@ def check(config: Path) -> int:
     """Print what is right to stdout and what is not to stderr; the exit code is that of the first fault."""
     settings = load_settings(config)
     print(f"{config}: domain {settings.domain} at site {settings.site}")
-    faults = _check_volumes(settings) + _attempt(partial(_show_nbd, settings))
-    domain: bytes | None = None
+    directory = Path(settings.journal.directory)
+    faults: list[CdpError] = []
+    identity: AgentIdentity | None = None
     initialised = False
     try:
-        initialised = (Path(settings.journal.directory) / IDENTITY_NAME).exists()
+        initialised = (directory / IDENTITY_NAME).exists()
+        if initialised:
+            identity = load_agent(config, other_volumes=True)[1]
+            print(f"initialised: domain id {identity.domain.hex()}")
+            load_agent(config)
+        else:
+            print("not initialised yet: run `cdp-agent init`")
     except OSError as error:
-        directory, why = settings.journal.directory, error.strerror or "unreadable"
+        why = error.strerror or "unreadable"
         faults.append(ConfigInvalid(f"cannot read {directory}", why, "run as the agent's user"))
-    if initialised:
-        try:
-            domain = load_agent(config)[1].domain
-            print(f"initialised: domain id {domain.hex()}")
-        except CdpError as error:
-            faults.append(error)
-    else:
-        print("not initialised yet: run `cdp-agent init`")
+    except CdpError as error:
+        faults.append(error)
+    faults = _check_volumes(settings, identity) + faults
+    faults += _attempt(partial(_show_nbd, settings)) + _attempt(partial(_show_alerts, settings))
+    domain = None if identity is None else identity.domain
     faults += _check_store(settings, initialised, domain)
     for fault in faults:
         print_error(fault)
@@ -55,14 +59,47 @@ def _attempt(work: Callable[[], None]) -> list[CdpError]:
     return []
 
 
-def _check_volumes(settings: AgentSettings) -> list[CdpError]:
-    return [fault for volume in settings.volumes for fault in _attempt(partial(_show_volume, volume))]
+def _check_volumes(settings: AgentSettings, identity: AgentIdentity | None) -> list[CdpError]:
+    """`identity`: what is protected by now, None where nothing is."""
+    before = {} if identity is None else {one.name: one.size_bytes for one in identity.active.values()}
+    return [
+        fault
+        for volume in settings.volumes
+        for fault in _attempt(partial(_show_volume, volume, before.get(volume.name)))
+    ]
 
 
-def _show_volume(volume: VolumeSettings) -> None:
+def _show_volume(volume: VolumeSettings, before_bytes: int | None) -> None:
     backing = inspect_backing(volume.path)
     kind = "device" if backing.is_device else "file"
     print(f"volume {volume.name}: {kind} {volume.path}, {backing.size_bytes} bytes")
+    if before_bytes is None or backing.size_bytes == before_bytes:
+        return
+    if backing.size_bytes < before_bytes:
+        raise BackingUnreadable(
+            f"volume {volume.name} shrank",
+            f"{volume.path} has {backing.size_bytes} bytes, but {before_bytes} are protected",
+            "put it back to its size, or protect a smaller disk under another name",
+        )
+    print(f"volume {volume.name}: grew from {before_bytes} bytes; `cdp-agent reload` takes that over")
+
+
+def _show_alerts(settings: AgentSettings) -> None:
+    """Never what they are: arguments and URLs may be secrets."""
+    alerts = settings.alerts
+    if alerts is None:
+        print("alerts: none")
+        return
+    if alerts.command is not None and not os.path.isfile(alerts.command[0]):
+        raise _unusable_alerts("there is no such file as its first word names")
+    if alerts.command is not None and not os.access(alerts.command[0], os.X_OK):
+        raise _unusable_alerts("the file that its first word names may not be executed")
+    print(f"alerts: {'a webhook' if alerts.command is None else 'a command'}")
+
+
+def _unusable_alerts(why: str) -> ConfigInvalid:
+    hint = "name a program by its absolute path, and let the agent's user execute it (chmod +x)"
+    return ConfigInvalid("alerts.command cannot be run", why, hint)
 
 
 def _show_nbd(settings: AgentSettings) -> None:

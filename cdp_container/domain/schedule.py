@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -16,6 +16,8 @@ from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped
 
 LOOK_BACK: Final = timedelta(days=400)
 """A time that did not come for so long does not count: the rarest that is planned comes once a year."""
+LAST_YEARS: Final = datetime(9500, 1, 1, tzinfo=UTC)
+"""The calendar repeats itself every 400 years, and ends in 9999: what comes at all comes after this."""
 _WEEKDAY_FIELD: Final = 4
 
 
@@ -41,6 +43,11 @@ class CalendarTimes:
             why = f"{str(error)[:1].lower()}{str(error)[1:]}"
             raise ValueError(f"is no crontab line (like 0 8 * * mon-fri): {why}") from error
         self._trigger = trigger
+
+    @property
+    def ever_come(self) -> bool:
+        """Whether there is such a time at all; a 31 February is none."""
+        return self.next(LAST_YEARS) is not None
 
     def next(self, now: datetime) -> datetime | None:
         """The first time that is not before `now` (which has a zone); None if none ever comes."""

@@ -108,7 +108,8 @@ def _requests_per_second(value: object) -> object:
 def _cron(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError("is no crontab line (like 0 8 * * mon-fri)")
-    CalendarTimes(value)
+    if not CalendarTimes(value, "UTC").ever_come:
+        raise ValueError("never comes: none of its months has such a day")
     return value
 
 

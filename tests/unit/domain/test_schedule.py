@@ -50,8 +50,17 @@ def test_time_of_another_zone_and_its_summer() -> None:
     assert times.last(summer) == datetime(2026, 3, 29, 6, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    "line", ["0 8 * * *", "0 0 29 2 *", "0 0 29 2 mon", "59 23 31 1,4 sun", "0 0 last * *"]
+)
+def test_even_the_rarest_day_comes(line: str) -> None:
+    assert CalendarTimes(line, "UTC").ever_come
+
+
 def test_day_that_never_comes() -> None:
     times = CalendarTimes("0 8 30 2 *", "UTC")
+    assert not times.ever_come
+    assert not CalendarTimes("0 0 31 2,4,6,9,11 *", "UTC").ever_come
     assert times.last(MONDAY) is None
     assert times.next(MONDAY) is None
     assert newest([times], MONDAY) is None

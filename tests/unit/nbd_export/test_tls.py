@@ -335,6 +335,7 @@ def test_unusable_new_certificates_change_nothing_but_are_told(
         assert tls.current() is good
         assert tls.current() is good
     assert "cannot be used" in tls.error
+    assert str(path) in tls.error, "which of the three it is"
     assert len(caplog.records) == 1, "told once"
     caplog.clear()  # it was expected
     path.write_bytes(before + b"\n")
