@@ -19,10 +19,10 @@ from typing import Final
 
 import typer
 
+from cdp_container.entry import EXIT_INTERRUPTED
 from cdp_container.errors import CdpError, ConfigInvalid, DeviceError, KeyMissing, LocalDiskFull, UsageError
 from cdp_container.format.keyblock import text_of_file
 
-EXIT_INTERRUPTED: Final = 130
 _HELP_INSTEAD: Final = "NoArgsIsHelpError"
 """What click raises where no command is given; its message is the help, unless that was printed already."""
 SECRET_BYTES_MAX: Final = 4096
@@ -69,15 +69,12 @@ def print_error(error: CdpError) -> None:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command and turn what it raises into messages and an exit code."""
+    """Run a command and turn what it raises into messages and an exit code; interruptions go on."""
     try:
         return command()
     except CdpError as error:
         print_error(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        say("error: interrupted: nothing half-done was left that looks done")
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output (head, less) has gone; Python would complain again at its own end.
         _drop_output()
@@ -94,7 +91,7 @@ def _drop_output() -> None:
 
 
 def run_app(app: typer.Typer) -> int:
-    """Run a command line; gives its exit code."""
+    """Run a command line; gives its exit code, EXIT_INTERRUPTED where it was interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter

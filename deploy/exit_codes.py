@@ -18,7 +18,7 @@ BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 RESERVED = {
     0: "Done.",
     129: "`rehydrate`: ended by SIGHUP; nothing half-done was left that looks done.",
-    130: "Interrupted by the user (Ctrl-C).",
+    130: "Interrupted by the user (Ctrl-C); the last line says what to do next.",
     143: "`rehydrate`: ended by SIGTERM; nothing half-done was left that looks done.",
 }
 

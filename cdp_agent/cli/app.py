@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +31,7 @@ DEFAULT_CONFIG = Path("/etc/cdp/agent.yaml")
 
 
 def main() -> int:
-    """Run a command; gives the exit code. The console script `cdp-agent`."""
+    """Run a command; gives the exit code. What `cdp-agent` does when it has started (main)."""
     return run_app(app)
 
 
@@ -245,8 +244,6 @@ def _child(work: Callable[[], int]) -> int:
     from cdp_agent.cli.run import die_with_parent
 
     def guarded_work() -> int:
-        # Ctrl-C reaches the whole process group; it is for the supervisor alone, who knows the order.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload may come before the splitter listens
         die_with_parent()
         return work()
@@ -274,7 +271,3 @@ def _streamer(config: Path) -> int:
     from cdp_agent.streamer.run import run_streamer
 
     return run_streamer(streamer_settings(config), SystemClock())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

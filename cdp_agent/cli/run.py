@@ -110,7 +110,7 @@ def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> N
 
 def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
     def argv(process: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", "cdp_agent.cli.app", process, "--config", str(config))
+        return (sys.executable, "-m", "cdp_agent.cli.main", process, "--config", str(config))
 
     children = [
         ChildSpec(

@@ -45,7 +45,7 @@ class OnDamage(StrEnum):
 
 
 def main() -> int:
-    """Run a command; gives the exit code. The console script `rehydrate`."""
+    """Run a command; gives the exit code. What `rehydrate` does when it has started (main)."""
     return run_app_until_ended(app)
 
 

@@ -13,7 +13,7 @@ import pytest
 from cdp_container.clock import Clock
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.store.memory import MemoryStore
-from rehydrate.cli import app
+from rehydrate.cli import main
 from tests.containers import PASSPHRASE, Site
 
 Run = Callable[..., tuple[int, str, str]]
@@ -58,7 +58,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rehydrate", *map(str, arguments)])
-        code = app.main()
+        code = main.main()
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

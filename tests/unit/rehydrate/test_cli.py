@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.console import EXIT_INTERRUPTED, guarded
+from cdp_container.console import guarded
+from cdp_container.entry import EXIT_INTERRUPTED
 from cdp_container.errors import CdpError, UsageError
 from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.preamble import parse_preamble
@@ -17,6 +18,7 @@ from cdp_container.store import address as addresses
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.cli import commands
+from rehydrate.cli.main import NEXT_STEPS
 from rehydrate.cli.progress import Lines
 from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, table, time_text, tree
 from rehydrate.plan import Totals
@@ -210,12 +212,20 @@ def test_an_unexpected_fault_says_everything_and_exits_with_1(
     assert "Traceback" in stderr
 
 
-def test_an_interruption_is_130(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> int:
+def test_an_interruption_is_130_and_says_what_to_do_next(
+    run: Run, site: Site, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    assert guarded(interrupted) == EXIT_INTERRUPTED
-    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(commands, "restore", interrupted)
+    monkeypatch.setattr(commands, "points", interrupted)
+    assert run("restore", place, "--target", "x") == (
+        EXIT_INTERRUPTED,
+        "",
+        f"interrupted: rehydrate restore: {NEXT_STEPS['restore']}\n",
+    )
+    assert run("points", place)[2].startswith("interrupted: rehydrate points: nothing was changed")
 
 
 def test_every_class_of_error_gives_its_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,7 +102,7 @@ def test_nohup_is_respected(
 
 def command(*arguments: object, stdout: int, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """The real command, as a process of its own."""
-    line = "import sys; from rehydrate.cli.app import main; sys.exit(main())"
+    line = "import sys; from rehydrate.cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", line, *map(str, arguments)],
         stdout=stdout,

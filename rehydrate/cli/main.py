@@ -1,0 +1,25 @@
+"""The console script `rehydrate`: what is said after an interruption, before anything else is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from cdp_container.entry import entered
+
+_READING: Final = "nothing was changed; the same command begins again"
+NEXT_STEPS: Final = {
+    **dict.fromkeys(("", "domains", "points", "plan", "verify", "show"), _READING),
+    "restore": "nothing half-done looks done; the same command goes on with what is durable, or begins again",
+}
+
+
+def main() -> int:
+    """Run a command; gives the exit code."""
+    return entered("rehydrate", NEXT_STEPS, _load)
+
+
+def _load() -> Callable[[], int]:
+    from rehydrate.cli.app import main as run_command
+
+    return run_command

@@ -1,0 +1,81 @@
+"""An interruption of either command, at whatever moment, is one line and no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cdp_agent.cli.main as agent
+import rehydrate.cli.main as reader
+from cdp_agent.cli.app import app as agent_app
+from cdp_container.entry import EXIT_INTERRUPTED, entered
+from rehydrate.cli.app import app as reader_app
+
+STEPS = {"": "again", "copy": "goes on"}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "interrupted: tool: again"),
+        (["--help"], "interrupted: tool: again"),
+        (["x\x1b[2J"], "interrupted: tool: again"),
+        (["copy", "a"], "interrupted: tool copy: goes on"),
+    ],
+)
+def test_an_interruption_names_the_command_and_the_next_step(
+    words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tool", *words])
+
+    def load() -> Callable[[], int]:
+        raise KeyboardInterrupt  # while it is imported
+
+    def work() -> int:
+        raise KeyboardInterrupt
+
+    for loader in (load, lambda: work, lambda: lambda: EXIT_INTERRUPTED):
+        assert entered("tool", STEPS, loader) == EXIT_INTERRUPTED
+        assert capsys.readouterr() == ("", line + "\n")
+
+
+def test_what_was_not_interrupted_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entered("tool", STEPS, lambda: lambda: 3) == 3
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_command_has_a_next_step() -> None:
+    for app, steps in ((agent_app, agent.NEXT_STEPS), (reader_app, reader.NEXT_STEPS)):
+        shown = [one for one in app.registered_commands if not one.hidden]
+        names = {
+            one.name or (one.callback.__name__.replace("_", "-") if one.callback else "") for one in shown
+        }
+        assert names - {"version"} == set(steps) - {""}
+
+
+@pytest.mark.parametrize(
+    ("module", "library"), [("cdp_agent.cli.main", "typer"), ("rehydrate.cli.main", "typer")]
+)
+def test_an_interruption_during_the_imports_is_no_traceback(
+    module: str, library: str, tmp_path: Path
+) -> None:
+    """The library stands for everything slow: a Ctrl-C comes while it is imported."""
+    (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    line = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+sys.path.insert(0, {str(tmp_path)!r})
+from {module} import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", line, "restore"], capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == EXIT_INTERRUPTED, done
+    assert done.stderr.startswith(b"interrupted: "), done
+    assert done.stderr.count(b"\n") == 1
+    assert done.stdout == b""
