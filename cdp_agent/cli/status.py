@@ -17,6 +17,7 @@ import orjson
 from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
+from cdp_agent.cli.last_error import LastError, newest_error
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
@@ -56,7 +57,7 @@ class Status:
     journal_full_in_seconds: float | None
     exports_open: bool
     state: str
-    last_error: str
+    last_error: LastError
     epoch: int | None
     rpo_target_seconds: float
     problems: list[str]
@@ -122,7 +123,9 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         ),
         exports_open=running and splitter.running and splitter.exports_open,
         state=str(facts.get("state", "")) if answering else "the streamer does not answer",
-        last_error=str(facts.get("last_error") or shown.get("last_error") or ""),
+        last_error=newest_error(
+            facts, shown, clock.wall_ns(), well=_is_well(facts, splitter, running and answering)
+        ),
         epoch=facts.get("epoch"),
         rpo_target_seconds=settings.rpo_target,
         problems=_problems(settings, facts, shown, splitter, load_notes(directory), running, answering),
@@ -131,6 +134,14 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         counters=dict(facts.get("counters", {})),
         alerts=_alerts(settings, directory),
     )
+
+
+def _is_well(facts: dict[str, Any], splitter: SplitterPage, running: bool) -> bool:
+    """Whether nothing fails just now."""
+    serves = (
+        splitter.running and splitter.exports_open and not splitter.overflowed and not splitter.sync_failed
+    )
+    return running and serves and not facts.get("troubles") and str(facts.get("state")) in STEADY_STATES
 
 
 def _alerts(settings: AgentSettings, directory: Path) -> str:
@@ -253,7 +264,13 @@ def _problems(
 
 
 def _members(status: Status) -> dict[str, Any]:
-    return {name: getattr(status, name) for name in Status.__slots__}
+    members = {name: getattr(status, name) for name in Status.__slots__}
+    error = status.last_error
+    return members | {
+        "last_error": error.text,
+        "last_error_age_seconds": error.age_seconds,
+        "last_error_over": error.over,
+    }
 
 
 def _print(status: Status) -> None:
@@ -277,7 +294,7 @@ def _print(status: Status) -> None:
         ("exports", "open" if status.exports_open else "closed"),
         ("alerts", status.alerts),
         ("configuration", status.configuration),
-        ("last error", status.last_error or "-"),
+        ("last error", str(status.last_error)),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")
 

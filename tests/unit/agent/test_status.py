@@ -121,3 +121,16 @@ def test_torn_facts_are_no_facts(config: Path, junk: bytes) -> None:
 def test_a_wish_that_is_not_done_is_shown(config: Path) -> None:
     save_wish(config.parent / "journal", Wish(keep_disk=True))
     assert "asked for and not done yet: --keep-disk" in problems(config, HEALTHY)
+
+
+def test_the_last_error_has_an_age(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problems(config, HEALTHY)
+    facts = {"last_error": "overflow: no room", "last_error_ns": SystemClock().wall_ns() - 600 * 10**9}
+    (config.parent / "journal" / "splitter.json").write_bytes(orjson.dumps(facts))
+    show_status(config, as_json=True)
+    document = orjson.loads(capsys.readouterr().out)
+    assert document["last_error"] == "overflow: no room"
+    assert document["last_error_age_seconds"] >= 600
+    assert document["last_error_over"] is False, "nothing runs, so nobody knows"
+    show_status(config, as_json=False)
+    assert "overflow: no room (10 min ago)" in capsys.readouterr().out
