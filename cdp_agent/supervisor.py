@@ -100,6 +100,21 @@ def _is_taken(fd: int) -> bool:
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock of a journal directory. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 @contextmanager
 def streamer_lock(directory: Path, clock: Clock) -> Iterator[None]:
     """Be the one that writes notes.json and the streamer's page; waits for a streamer that is ending.

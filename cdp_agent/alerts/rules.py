@@ -14,6 +14,8 @@ from cdp_container.journal.record import JOURNAL_FILE_BYTES
 
 JOURNAL_SHARE: Final = 0.8
 """So much of the journal's limit in use is worth an alert: there is still time to act."""
+DOWN_SECONDS_MIN: Final = 10.0
+"""A splitter that died once is back sooner, and no guest has given up by then."""
 REPEAT_SECONDS: Final = 900
 """What is said of one kind is not said again sooner, however often it comes and goes."""
 
@@ -26,6 +28,7 @@ class Kind(StrEnum):
     FENCED = "fenced"
     REFUSED = "refused"
     DAMAGE = "damage"
+    DOWN = "splitter-down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Look:
         used_bytes: of the journal, in the measure that decides whether it is full. limit_bytes: what it may
             use, 0 where it is not known yet.
         overflowed: writes go past the journal.
+        down_seconds: since when no volume is served, 0 where they are.
         fenced, refused, damage: why, "" where it is not so.
     """
 
@@ -46,6 +50,7 @@ class Look:
     used_bytes: int = 0
     limit_bytes: int = 0
     overflowed: bool = False
+    down_seconds: float = 0.0
     fenced: str = ""
     refused: str = ""
     damage: str = ""
@@ -82,6 +87,8 @@ def troubles(look: Look) -> dict[Kind, str]:
         found[Kind.JOURNAL] = "the journal is full and writes go past it"
     elif look.limit_bytes and look.used_bytes >= _alert_bytes(look.limit_bytes):
         found[Kind.JOURNAL] = f"{look.used_bytes / look.limit_bytes:.0%} of the journal are in use"
+    if look.down_seconds >= DOWN_SECONDS_MIN:
+        found[Kind.DOWN] = f"no volume was served for {look.down_seconds:.0f} s: guests' I/O stands still"
     spoken = {Kind.FENCED: look.fenced, Kind.REFUSED: look.refused, Kind.DAMAGE: look.damage}
     return found | {kind: why for kind, why in spoken.items() if why}
 

@@ -18,6 +18,7 @@ import orjson
 from cdp_agent.alerts.hook import EVENT_BYTES_MAX, Hook
 from cdp_agent.alerts.rules import Kind, Look, News, Said, after_saying, news, troubles
 from cdp_agent.streamer.facts import FACTS_NAME
+from cdp_agent.supervisor import is_locked
 from cdp_container.clock import Clock
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.settings import AgentSettings
@@ -26,6 +27,7 @@ from cdp_container.journal.shared import SharedPages, SplitterPage
 
 ALERTS_NAME: Final = "alerts.json"
 SPLITTER_FACTS_NAME: Final = "splitter.json"
+SPLITTER_LOCK_NAME: Final = "splitter.lock"
 SCHEMA: Final = 1
 LOOK_SECONDS: Final = 1.0
 """The facts are replaced once a second."""
@@ -69,10 +71,13 @@ class Watch:
     hook: Hook
     _streamer: _Shown
     _splitter: _Shown
+    served_ns: int
+    """When a splitter was last seen to serve, by the boot-time clock; before that, when the watch began."""
     said: dict[Kind, Said] = field(default_factory=dict)
     _waiting: list[News] = field(default_factory=list)
     _look_at_ns: int = 0
     _error: str | None = None
+    _ending: bool = False
 
     def poll(self) -> None:
         """Look once a second, start the hook where there is news. Returns at once."""
@@ -90,6 +95,7 @@ class Watch:
         """Look once more and say everything, for FINISH_SECONDS_MAX at most."""
         until_ns = self.clock.boottime_ns() + FINISH_SECONDS_MAX * 1_000_000_000
         self._look_at_ns = 0
+        self._ending = True
         self.poll()
         while (self.hook.busy or self._waiting) and self.clock.boottime_ns() < until_ns:
             self.clock.sleep(POLL_SECONDS)
@@ -130,6 +136,7 @@ class Watch:
             used_bytes=page.used_bytes if page is not None else 0,
             limit_bytes=page.limit_bytes if page is not None else 0,
             overflowed=page is not None and page.overflowed,
+            down_seconds=self._down_seconds(page, now_ns),
             fenced=self._fenced(),
             refused=_refused(facts) or ("" if is_damage else why),
             damage=(why if is_damage else "") or disk or str(index),
@@ -141,6 +148,16 @@ class Watch:
             return self.pages.splitter.read(), ""
         except (CdpError, OSError):
             return None, "the journal directory cannot be read"
+
+    def _down_seconds(self, page: SplitterPage | None, now_ns: int) -> float:
+        """How long guests were not served; a splitter that was killed could not say so on its page."""
+        is_open = page is None or (page.running and page.exports_open)  # a page that is torn tells nothing
+        lock = Path(self.settings.journal.directory) / SPLITTER_LOCK_NAME
+        # Of a run that ends nothing new is said: it may have been told to, and what was said stands.
+        stood = self._ending and not (Kind.DOWN in self.said and self.said[Kind.DOWN].on)
+        if stood or (not self._ending and is_open and _is_held(lock)):
+            self.served_ns = now_ns
+        return (now_ns - self.served_ns) / 1e9
 
     def _is_proven(self, page: SplitterPage | None) -> bool:
         try:
@@ -200,7 +217,7 @@ def open_watch(settings: AgentSettings, pages: SharedPages, clock: Clock) -> Wat
         for name in (FACTS_NAME, SPLITTER_FACTS_NAME)
     )
     hook = Hook(settings.alerts, clock, os.environ)
-    return Watch(settings, pages, clock, hook, streamer, splitter, _load_said(directory))
+    return Watch(settings, pages, clock, hook, streamer, splitter, now_ns, _load_said(directory))
 
 
 def shown_error(directory: Path) -> str:
@@ -218,6 +235,14 @@ def _load_said(directory: Path) -> dict[Kind, Said]:
         return {Kind(kind): Said(int(said["at_ns"]), bool(said["on"])) for kind, said in record.items()}
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether somebody holds it; yes where that cannot be found out, as the disk's fault is told anyway."""
+    try:
+        return is_locked(lock)
+    except OSError:
+        return True
 
 
 def _read(path: Path) -> bytes:

@@ -6,8 +6,6 @@ the newest protected cut. What does not belong here: anything that changes somet
 
 from __future__ import annotations
 
-import fcntl
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from cdp_agent.identity import AgentIdentity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import FACTS_NAME, Lag
+from cdp_agent.supervisor import is_locked
 from cdp_agent.wish import load_wish
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.notes import Notes, load_notes
@@ -94,8 +93,8 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     """Look at everything that can be known here and now."""
     directory = Path(settings.journal.directory)
     splitter, streamer = _pages(directory)
-    running = _is_locked(directory / "lock")
-    if not _is_locked(directory / SPLITTER_LOCK):
+    running = is_locked(directory / "lock")
+    if not is_locked(directory / SPLITTER_LOCK):
         splitter = replace(splitter, running=False)  # it was killed, and could not say so
     facts = _ask_streamer(directory)
     answering = facts is not None
@@ -161,20 +160,6 @@ def _pages(directory: Path) -> tuple[SplitterPage, StreamerPage]:
         return pages.splitter.read() or SplitterPage(), pages.streamer.read() or StreamerPage()
     finally:
         pages.close()
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _ask_streamer(directory: Path) -> dict[str, Any] | None:

@@ -37,6 +37,7 @@ alerts: %s
         (Look(30.0, used_bytes=800 * MIB, limit_bytes=1000 * MIB), Kind.JOURNAL, "80% of the journal"),
         (Look(30.0, used_bytes=193 * MIB, limit_bytes=256 * MIB), Kind.JOURNAL, "75% of the journal"),
         (Look(30.0, overflowed=True), Kind.JOURNAL, "writes go past it"),
+        (Look(30.0, down_seconds=12.0), Kind.DOWN, "no volume was served for 12 s: guests' I/O stands still"),
         (Look(30.0, fenced="another run"), Kind.FENCED, "another run"),
         (Look(30.0, refused="it lies"), Kind.REFUSED, "it lies"),
         (Look(30.0, damage="a disk"), Kind.DAMAGE, "a disk"),
@@ -62,6 +63,7 @@ def test_every_journal_is_told_of_before_a_start_finds_it_full(files: int) -> No
 def test_what_is_well_or_not_known_is_no_trouble() -> None:
     assert troubles(WELL) == {}
     assert troubles(Look(30.0)) == {}
+    assert troubles(Look(30.0, down_seconds=9.9)) == {}
     assert JOURNAL_SHARE == 0.8
 
 

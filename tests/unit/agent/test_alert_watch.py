@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 
 from cdp_agent.alerts.hook import HOOK_SECONDS_MAX
-from cdp_agent.alerts.rules import REPEAT_SECONDS
+from cdp_agent.alerts.rules import DOWN_SECONDS_MIN, REPEAT_SECONDS
 from cdp_agent.alerts.watch import Watch, open_watch, shown_error
+from cdp_agent.splitter.process import LOCK
+from cdp_agent.supervisor import take_lock
+from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.domain.settings import parse_settings
 from cdp_container.journal.shared import SharedPages, SplitterPage
@@ -57,7 +61,8 @@ class Place:
         }
         self.settings = parse_settings(json.dumps(members).encode(), "agent.yaml")
         self.pages = SharedPages(root / "shared")
-        self.pages.splitter.publish(SplitterPage(limit_bytes=1000 * MIB))
+        self.serve()
+        self.lock = take_lock(root / LOCK, SystemClock())
         self.clock = SettableClock()
         self.watch = self.opened()
 
@@ -65,6 +70,11 @@ class Place:
         watch = open_watch(self.settings, self.pages, self.clock)
         assert watch is not None
         return watch
+
+    def serve(self, is_open: bool = True) -> None:
+        """What a splitter publishes that serves, or not yet."""
+        page = SplitterPage(limit_bytes=1000 * MIB, running=True, exports_open=is_open)
+        self.pages.splitter.publish(page)
 
     def show(self, name: str, **members: object) -> None:
         (self.root / f"{name}.json").write_text(json.dumps(members))
@@ -216,6 +226,59 @@ def test_a_hook_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> Non
 
     wait_until(ended, "it is killed", DEADLINE_SECONDS)
     place.pages.close()
+
+
+def test_a_splitter_that_was_killed_and_does_not_come_back(place: Place) -> None:
+    """Its page says that all is well: it could not take that back."""
+    place.later()
+    os.close(place.lock)
+    place.later(DOWN_SECONDS_MIN - 1)
+    place.later(0)
+    assert not place.watch.hook.busy
+    place.later(5)
+    heard = place.must_hear("splitter-down on")[0]
+    assert "no volume was served for 14 s" in heard["message"]
+    place.later(60)
+    assert len(place.events()) == 1
+    place.lock = take_lock(place.root / LOCK, SystemClock())
+    place.show("splitter", state="serving")
+    place.show("streamer", lag_seconds=0.0, state="streaming")
+    place.later()
+    place.must_hear("splitter-down on", "splitter-down over")
+
+
+def test_a_splitter_that_lives_and_does_not_open_its_exports(place: Place) -> None:
+    place.serve(is_open=False)
+    place.later(DOWN_SECONDS_MIN)
+    place.must_hear("splitter-down on")
+
+
+def test_a_restart_is_no_news(place: Place) -> None:
+    for _ in range(5):
+        place.serve(is_open=False)
+        place.later(DOWN_SECONDS_MIN - 1)
+        place.serve()
+        place.later()
+    assert place.events() == []
+
+
+def test_a_planned_stop_is_no_news_however_long_it_takes(place: Place) -> None:
+    place.later()
+    place.serve(is_open=False)
+    os.close(place.lock)
+    place.clock.now_ns += 60 * 10**9
+    place.watch.finish()
+    assert place.events() == []
+
+
+def test_a_run_that_ends_while_it_is_down_does_not_say_that_it_is_over(place: Place) -> None:
+    place.show("splitter", state="serving")
+    place.show("streamer", lag_seconds=0.0, state="streaming")
+    place.serve(is_open=False)
+    place.later(DOWN_SECONDS_MIN)
+    place.must_hear("splitter-down on")
+    place.watch.finish()
+    place.must_hear("splitter-down on")
 
 
 def test_a_page_that_cannot_be_read_is_damage_and_ends_nothing(place: Place) -> None:
