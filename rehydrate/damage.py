@@ -17,12 +17,13 @@ from cdp_container.domain.contents import Contents
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.faults import Fault
 from cdp_container.domain.image import Branch, Volume, on_branch, runs_of
-from cdp_container.errors import LimitExceeded
+from cdp_container.errors import CdpError, LimitExceeded
 from cdp_container.extents.intervals import Intervals, gaps, merged
 from cdp_container.extents.resolve import resolve, windows
 from cdp_container.extents.tables import COVER, Table
-from cdp_container.format.jsontext import dump_object
+from cdp_container.format.jsontext import dump_object, load_object
 from cdp_container.format.keys import segment_key
+from rehydrate.localio import os_errors, sync_directory
 from rehydrate.resume import Image, Lost
 
 MAP_SUFFIX: Final = ".damage.json"
@@ -30,6 +31,16 @@ MAP_VERSION: Final = 1
 
 PARTS_MAX: Final = 100_000
 """Damaged parts that are listed; a container with more of them is not worth a map."""
+MAP_BYTES_MAX: Final = 256 << 20
+"""More than a map of so many parts has."""
+
+
+MAP_HINT: Final = "`restore --on-damage map` restores what is left and maps what is not"
+
+
+def with_map_hint(error: CdpError) -> CdpError:
+    """The same error of a restore that stopped at damage, with a hint that it need not."""
+    return type(error)(error.what, error.why, f"{error.hint}; {MAP_HINT}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +191,33 @@ def map_path(target: Path) -> Path:
     """Where the map of a target goes: beside a file, and for a device into the working directory."""
     name = target.name + MAP_SUFFIX
     return Path(name).absolute() if target.is_block_device() else target.with_name(name)
+
+
+def remove_map(target: Path) -> Path | None:
+    """Remove the map of an earlier restore of a target that is whole and durable now; gives where it was.
+
+    What is no map of this target is left. Raises LocalDiskFull, AccessDenied, DeviceError.
+    """
+    path = map_path(target)
+    with os_errors(f"remove {path}, which tells of an earlier restore"):
+        if not _is_map_of(path, target):
+            return None
+        path.unlink()
+        sync_directory(path.parent)
+    return path
+
+
+def _is_map_of(path: Path, target: Path) -> bool:
+    """Beside a file the name says it; a working directory is no device's own."""
+    try:
+        with path.open("rb") as file:
+            members = load_object(file.read(MAP_BYTES_MAX + 1), MAP_BYTES_MAX, str(path))
+    except (FileNotFoundError, IsADirectoryError, CdpError):
+        return False
+    said = members.get("target")
+    return "damage" in members and (
+        said == str(target) if target.is_block_device() else isinstance(said, str)
+    )
 
 
 def write_map(target: Path, image: Image, name: str, found: Findings) -> Path:

@@ -20,7 +20,7 @@ from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchP
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
-from rehydrate.damage import record_doubts
+from rehydrate.damage import record_doubts, with_map_hint
 from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
 
 Fits = Callable[[Cut], bool]
@@ -164,7 +164,10 @@ def plan_restore(
         cut = _sound_cut(history, contents, choice, names)
     except BROKEN as error:
         if not tolerant:
-            raise _with_way_out(error, history, contents, choice, names) from error
+            stopped = _with_way_out(error, history, contents, choice, names)
+            raise (
+                with_map_hint(stopped) if _is_mappable(history, contents, choice, names) else stopped
+            ) from error
         cut, faults = _damaged_cut(history, contents, choice, names)
         point = f"{cut.place.epoch}.{cut.place.cut}"
         hidden = (
@@ -209,6 +212,15 @@ def _damaged_cut(
         if not fault.seq or not (isinstance(fault.error, MissingObject) or key in contents.broken):
             raise fault.error
     return cut, faults
+
+
+def _is_mappable(history: History, contents: Contents, choice: Choice, names: list[str]) -> bool:
+    """Whether a restore that tolerates damage would go on."""
+    try:
+        cut, _ = _damaged_cut(history, contents, choice, names)
+        return bool(pick_volumes(volumes_of(contents, history.branch_of(cut.place), cut), names, cut))
+    except CdpError:
+        return False
 
 
 def _leading(history: History, contents: Contents, choice: Choice) -> Place:

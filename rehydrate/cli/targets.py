@@ -6,7 +6,7 @@ What a target is stands one package above (target); what is read for it in resto
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from pathlib import Path
 from cdp_container.clock import Clock
 from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
-from cdp_container.errors import TargetUnsuitable, UsageError
+from cdp_container.errors import DamagedObject, MissingObject, TargetUnsuitable, UsageError
 from rehydrate.cli.progress import Meter, meter
-from rehydrate.damage import Findings, examined, write_map
+from rehydrate.damage import Findings, examined, map_path, remove_map, with_map_hint, write_map
 from rehydrate.plan import Totals, VolumePlan
 from rehydrate.points import RestorePlan
 from rehydrate.restore import Source, restore_volume, sum_of
@@ -110,9 +110,17 @@ def restore_all(
         mapper = _mapper(source, made, maps) if targets.tolerant else None
         with meter(sum_of(made.volumes), "restore", clock) as report:
             done = _restore_each(source, made, opened, report, mapper)
-        for target in opened:
+        for target in opened:  # the map before the note: with that gone, nobody would come here again
+            _drop_stale_map(target.path, maps)
             target.forget()
     return Restored([target.path for target in opened], done, maps)
+
+
+def _drop_stale_map(path: Path, maps: Mapping[Path, Findings]) -> None:
+    """A target that is whole now needs no map of what an earlier restore of it lacked."""
+    removed = None if map_path(path) in maps else remove_map(path)
+    if removed is not None:
+        say(printable(f"note: removed {removed}, the map of an earlier restore: the volume is whole now"))
 
 
 def _open(
@@ -159,6 +167,8 @@ def _restore_each(
             on_damage = None if mapper is None else functools.partial(mapper, plan, target)
             done += restore_volume(source, plan, target, report, on_damage)
             finished += 1
+    except (DamagedObject, MissingObject) as error:  # none comes where damage is mapped
+        raise with_map_hint(error) from error
     finally:
         if finished < len(opened):
             _say_unfinished(made, opened, finished)

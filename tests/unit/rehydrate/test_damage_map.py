@@ -18,7 +18,9 @@ from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate import keeper as keeping
 from rehydrate import plan as planning
+from rehydrate.cli import targets
 from rehydrate.container import Secret, open_container
+from rehydrate.damage import MAP_HINT, remove_map
 from rehydrate.plan import Choice
 from rehydrate.points import plan_restore
 from rehydrate.restore import Source, restore_volume
@@ -126,7 +128,9 @@ def test_exactly_what_a_damaged_frame_held_is_lost(
     else:
         data = (place / key).read_bytes()
         (place / key).write_bytes(data[:-200])
-    assert run("restore", place, "--target", out / "disk.raw")[0] == DamagedObject.exit_code
+    code, _, stderr = run("restore", place, "--target", out / "disk.raw")
+    assert code == DamagedObject.exit_code
+    assert MAP_HINT in stderr.splitlines()[-1]
     content, members = mapped(run, place, out)
     assert blocks_of(members, "lost") == model.written_by(cut)
     assert blocks_of(members, "doubtful") == set()
@@ -146,8 +150,9 @@ def test_what_a_lost_segment_may_have_written_is_doubtful(
     path.unlink()
     if how != "deleted":
         path.write_bytes(data[:400] if how == "cut in its head" else b"nothing that we know")
-    code = run("restore", place, "--target", out / "disk.raw")[0]
+    code, _, stderr = run("restore", place, "--target", out / "disk.raw")
     assert code == (MissingObject if how == "deleted" else DamagedObject).exit_code
+    assert (MAP_HINT in stderr.splitlines()[-1]) == (cut > 1)
     if cut == 1:  # it names the volume
         assert run("restore", place, "--target", out / "disk.raw", "--on-damage", "map")[0] != 0
         assert list(out.iterdir()) == []
@@ -174,7 +179,48 @@ def test_a_broken_chain_is_refused_even_so(run: Run, model: Model, place: Path, 
     record.write_bytes(next((out / "domain" / "epochs").iterdir()).read_bytes())
     target = place.parent / "disk.raw"
     assert run("restore", place, "--target", target, "--on-damage", "map")[0] >= 20
+    assert MAP_HINT not in run("restore", place, "--target", target)[2]
     assert not target.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--on-damage", "map")])
+def test_a_whole_restore_removes_the_map_of_an_earlier_one(
+    options: tuple[str, ...], run: Run, model: Model, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, target = segment_key(1, CUTS - 1), out / "disk.raw"
+    data = (place / key).read_bytes()
+    (place / key).unlink()
+    mapped(run, place, out)
+    stale = out / "disk.raw.damage.json"
+    again = ("restore", place, "--target", target, "--force")
+    assert run(*again)[0] == MissingObject.exit_code
+    assert stale.exists(), "what stands there is still what the map tells of"
+    (place / key).write_bytes(data)
+
+    def after_finish(path: Path) -> Path | None:
+        assert target.read_bytes() == model.content(), "the map goes only when the target is whole"
+        assert (out / "disk.raw.partial.progress").exists(), "else nobody comes here again after a crash"
+        return remove_map(path)
+
+    monkeypatch.setattr(targets, "remove_map", after_finish)
+    code, _, stderr = run(*again, *options)
+    assert code == 0, stderr
+    assert f"removed {stale}" in stderr
+    assert [path.name for path in out.iterdir()] == ["disk.raw"]
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes", b"[]", b'{"damage": []}', b'{"target": "x"}', None])
+def test_what_is_no_map_is_left(
+    content: bytes | None, run: Run, model: Model, place: Path, out: Path
+) -> None:
+    beside = out / "disk.raw.damage.json"
+    if content is None:
+        beside.mkdir()
+    else:
+        beside.write_bytes(content)
+    assert run("restore", place, "--target", out / "disk.raw")[0] == 0
+    assert beside.exists()
+    assert content is None or beside.read_bytes() == content
 
 
 class Torn(CountingStore):
