@@ -36,6 +36,6 @@ async def stop(capture: Capture) -> bool:
 
 
 def _failed(capture: Capture, error: OSError | JournalFull) -> bool:
-    capture.last_error = f"stopping: {error}"
+    capture.failures.last_error = f"stopping: {error}"
     _log.error("the stop is not clean: %s", error)
     return False

@@ -1,6 +1,8 @@
-"""What failed and was not mended yet. Sticky: a later sync that succeeds proves nothing.
+"""What failed and was not mended yet, and what of it guests and `status` are told.
 
-What does not belong here: how it is mended (`capture`).
+Sticky: a later sync that succeeds proves nothing.
+
+What does not belong here: how it is mended (`mending`).
 """
 
 from __future__ import annotations
@@ -27,11 +29,15 @@ class Failures:
         backing: the backing stores may lack what the journal holds; a redo mends it.
         journal: the journal may lack what it held; only an overflow ends it.
         count: so that a mending ends only what it has seen.
+        losses: failed syncs of what no journal has, which guests must be told of.
+        last_error: the newest, mended or not; for `status`.
     """
 
     backing: Failure | None = None
     journal: Failure | None = None
     count: int = 0
+    losses: int = 0
+    last_error: str = ""
 
     @property
     def first(self) -> Failure | None:

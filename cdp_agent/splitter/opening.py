@@ -182,7 +182,7 @@ class _Opening:
         if last.overflowed and last.sync_failed and last.boot == self.boot:
             # A process that was killed could not mend it: what the disks lost then is lost.
             forget_cached(self.files, backings)
-            capture.losses += 1
+            capture.failures.losses += 1
         return capture
 
     def _regions_in_doubt(

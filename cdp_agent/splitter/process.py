@@ -166,19 +166,19 @@ class _Process:
 
     async def _sync_from_time_to_time(self, capture: Capture) -> None:
         while True:
-            await _wait(capture.sync_is_due, self._settings.sync_seconds)
-            if capture.failure is not None and not await capture.mend():
-                capture.sync_is_due.clear()
+            await _wait(capture.appending.sync_is_due, self._settings.sync_seconds)
+            if capture.failures.first is not None and not await capture.mend():
+                capture.appending.sync_is_due.clear()
                 continue
             try:
                 await capture.go_on()
             except (CdpError, OSError) as error:
-                capture.last_error = f"going on with the journal: {error}"
+                capture.failures.last_error = f"going on with the journal: {error}"
             try:
                 await capture.sync()
             except OSError as error:
                 # Noted by the capture, and every flush fails; the next round tries to mend it.
-                capture.last_error = capture.last_error or str(error)
+                capture.failures.last_error = capture.failures.last_error or str(error)
             await capture.keep_intents()
 
     def _keep_house(self, capture: Capture, volumes: Sequence[Volume]) -> None:
@@ -186,7 +186,7 @@ class _Process:
             capture.trim()
             self._show_volumes("serving" if capture.page.exports_open else "exports closed", capture, volumes)
         except (CdpError, OSError) as error:  # a full disk, a torn page: guests must not notice
-            capture.last_error = f"housekeeping: {error}"
+            capture.failures.last_error = f"housekeeping: {error}"
 
     # --- facts -------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class _Process:
                 "exports_open": page.exports_open,
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
-                "last_error": capture.last_error,
+                "last_error": capture.failures.last_error,
                 "reload": {"name": self._reload[0], "error": self._reload[1]},
                 "tcp": None if self._tcp is None else self._tcp.facts(),
                 "volumes": [

@@ -1,6 +1,7 @@
 """The splitter's page of `shared` as it stands: what changed is put there, what did not stays.
 
-What the fields mean is in `cdp_container.journal.shared`, when they change in `capture` and `opening`.
+What the fields mean is in `cdp_container.journal.shared`, when they change in `appending`, `overflow` and
+`opening`.
 """
 
 from __future__ import annotations

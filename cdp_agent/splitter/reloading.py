@@ -137,10 +137,10 @@ def _take_over(
     volumes[:] = [volume for volume in volumes if volume.source in staying]
     backings[:] = [backing for backing in backings if backing.volume.index in staying]
     backings.extend(added)
-    volumes.extend(Volume(backing, capture, capture.losses) for backing in added)
+    volumes.extend(Volume(backing, capture, capture.failures.losses) for backing in added)
     capture.dirty.change(decision.volumes)
     capture.intent.change(decision.volumes)
-    capture.removed = set(decision.removed)
+    capture.remove(decision.removed)
     sources, disks = served_by(backings)
     with suppress(OSError):  # the next write publishes it, or gives the journal up
         capture.publish(replace(capture.page, sources=sources, disks=disks))

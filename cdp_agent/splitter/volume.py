@@ -43,6 +43,7 @@ class Volume:
         self._fd = backing.fd
         self.source = self._source = backing.volume.index
         self._capture = capture
+        self._appending = capture.appending
         self._files = capture.files
         self._ranges = RangesInFlight()
         self._is_removed = False
@@ -81,7 +82,7 @@ class Volume:
             async with self._ranges.hold(offset, len(data)):
                 crc = await self._sum(data)
                 await self._admit(
-                    lambda: self._capture.append_write(self._source, offset, data, crc),
+                    lambda: self._appending.append_write(self._source, offset, data, crc),
                     lambda: self._files.pwritev(self._fd, (data,), offset),
                 )
         if fua:
@@ -89,15 +90,15 @@ class Volume:
 
     def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
         """See `Export.write_now`: one call for the journal's part of all of them."""
-        capture, ranges = self._capture, self._ranges
-        if not capture.is_open or self._is_removed:
+        appending, ranges = self._appending, self._ranges
+        if not appending.gate.is_open or self._is_removed:
             return 0
         eligible = 0
         for offset, data in writes:
             if len(data) > INLINE_BYTES_MAX or ranges.overlaps(offset, len(data)):
                 break
             eligible += 1
-        count = capture.append_writes(self._source, writes[:eligible])
+        count = appending.append_writes(self._source, writes[:eligible])
         if not count:
             return 0
         self._backing.dirty = True
@@ -109,7 +110,7 @@ class Volume:
                 done_bytes += len(data)
         except OSError as error:
             # This one and the rest come again by `write`: a second record of the same is no harm.
-            capture.write_failed(self.name, error)
+            appending.write_failed(self.name, error)
         self.write_count += done
         self.written_bytes += done_bytes
         return done
@@ -129,11 +130,11 @@ class Volume:
     async def flush(self) -> None:
         """See `Export.flush`. What a disk lost for good is told once, even if later syncs go well."""
         try:
-            if self._losses_told != self._capture.losses:
+            if self._losses_told != self._appending.failures.losses:
                 raise OSError(errno.EIO, "a sync failed, and what it lost was nowhere else")
-            await self._capture.sync()
+            await self._capture.syncing.sync()
         except OSError:
-            self._losses_told = self._capture.losses
+            self._losses_told = self._appending.failures.losses
             raise
 
     async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
@@ -151,7 +152,7 @@ class Volume:
         self.write_count += 1
         async with self._ranges.hold(offset, length):
             await self._admit(
-                lambda: self._capture.append_range(kind, self._source, offset, length),
+                lambda: self._appending.append_range(kind, self._source, offset, length),
                 lambda: self._files.zero(self._fd, offset, length, may_trim),
             )
 
@@ -161,20 +162,20 @@ class Volume:
 
     def _write_now(self, offset: int, data: bytes | memoryview) -> bool:
         """Write at once if nothing is in the way; False if that cannot be and nothing was done."""
-        capture = self._capture
-        if len(data) > INLINE_BYTES_MAX or not capture.is_open or self._is_removed:
+        appending = self._appending
+        if len(data) > INLINE_BYTES_MAX or not appending.gate.is_open or self._is_removed:
             return False
         if self._ranges.overlaps(offset, len(data)):
             return False
         try:
-            capture.append_write(self._source, offset, data)
+            appending.append_write(self._source, offset, data)
         except (JournalUnusable, IntentMissing):
             return False
         self._backing.dirty = True
         try:
             self._files.pwritev(self._fd, (data,), offset)
         except OSError as error:
-            capture.write_failed(self.name, error)
+            appending.write_failed(self.name, error)
             raise
         return True
 
@@ -195,10 +196,10 @@ class Volume:
         try:
             await self._capture.in_thread(apply)
         except OSError as error:
-            self._capture.write_failed(self.name, error)
+            self._appending.write_failed(self.name, error)
             raise
         except asyncio.CancelledError:  # the thread goes on: nobody knows when it will have written
-            self._capture.write_failed(self.name, OSError(errno.ECANCELED, "given up at the end"))
+            self._appending.write_failed(self.name, OSError(errno.ECANCELED, "given up at the end"))
             raise
         finally:
             self._backing.dirty = True

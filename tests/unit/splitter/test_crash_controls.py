@@ -14,7 +14,7 @@ from zlib import crc32
 import pytest
 
 from cdp_agent.splitter import opening
-from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.appending import Appending
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.intent import Intents, WriteIntent
 from cdp_agent.splitter.journal_writer import JournalWriter
@@ -123,12 +123,12 @@ def write_the_disk_first(patch: Patch) -> None:
 
 def forget_a_failed_sync_of_a_disk(patch: Patch) -> None:
     """The next sync that succeeds is taken for one of everything."""
-    patch.setattr(Capture, "_backing_failed", lambda self, what, error: None)
+    patch.setattr(Appending, "backing_failed", lambda self, what, error: None)
 
 
 def forget_a_failed_sync_of_the_journal(patch: Patch) -> None:
     """Likewise; the journal is not given up."""
-    patch.setattr(Capture, "_journal_failed", lambda self, what, error: None)
+    patch.setattr(Appending, "journal_failed", lambda self, what, error: None)
 
 
 def say_that_all_is_applied(patch: Patch) -> None:
@@ -143,8 +143,8 @@ def say_that_all_is_applied(patch: Patch) -> None:
 
 def sync_past_a_write_under_way(patch: Patch) -> None:
     """The synced point does not wait for the writes under way: a redo would leave them out."""
-    advance = Capture._advance
-    patch.setattr(Capture, "_advance", lambda self, synced: advance(self, self._tail))
+    advance = Appending.advance
+    patch.setattr(Appending, "advance", lambda self, synced: advance(self, self.tail))
 
 
 def open_without_redo(patch: Patch) -> None:

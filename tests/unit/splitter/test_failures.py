@@ -191,8 +191,8 @@ def test_writes_wait_for_room_where_that_was_chosen(machine: Machine) -> None:
 
     async def scenario(splitter: Splitter) -> None:
         filling = asyncio.ensure_future(fill(splitter, 60))
-        await until(lambda: splitter.capture.last_error, "the journal is full", DEADLINE_SECONDS)
-        assert "limit" in splitter.capture.last_error
+        await until(lambda: splitter.capture.failures.last_error, "the journal is full", DEADLINE_SECONDS)
+        assert "limit" in splitter.capture.failures.last_error
         assert not filling.done()
         await splitter.volume.flush()  # reads and flushes go on
         assert await splitter.volume.read(0, 1) is not None

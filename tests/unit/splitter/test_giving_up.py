@@ -75,19 +75,19 @@ def test_no_write_begins_in_a_second_quiet_time(tmp_path: Path) -> None:
         first, second, looked = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def quiet_first() -> None:
-            async with capture._gate.quiet():
+            async with capture.appending.gate.quiet():
                 await first.wait()
 
         async def quiet_second() -> int:
             await second.wait()
-            async with capture._gate.quiet():
+            async with capture.appending.gate.quiet():
                 for _ in range(10):
                     await turn()
                 looked.set()
-                return len(capture._gate._in_flight)
+                return len(capture.appending.gate._in_flight)
 
         async def write() -> None:
-            ticket = await capture.admit(lambda: capture.append_write(0, 0, b"w" * 512))
+            ticket = await capture.admit(lambda: capture.appending.append_write(0, 0, b"w" * 512))
             await looked.wait()
             capture.done(ticket)
 

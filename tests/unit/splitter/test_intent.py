@@ -15,6 +15,7 @@ from cdp_agent.splitter import intent
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.intent import GROUP_REGIONS, ROUND_NS, ROUNDS_KEPT, WriteIntent, read_intent
 from cdp_agent.splitter.map_file import MapFile
+from cdp_agent.splitter.syncing import Syncing
 from cdp_container.journal.block_map import (
     DIRTY_BLOCK_BYTES,
     MAP_HEADER_BYTES,
@@ -253,7 +254,7 @@ def test_a_volume_that_grew_may_have_been_written_in_its_last_region(machine: Ma
         splitter = machine.start()
         await splitter.volume.write(odd - BLOCK, b"x", False)
         splitter.capture.intent.change(volumes)
-        await splitter.capture.admit(lambda: splitter.capture.append_write(0, odd, b"y"))
+        await splitter.capture.admit(lambda: splitter.capture.appending.append_write(0, odd, b"y"))
         splitter.release()
         return splitter.capture.page.generation
 
@@ -301,7 +302,7 @@ class Story:
         """The journal is given up; sometimes it goes on, and all that lacked was compared."""
         capture = splitter.capture
         if not capture.page.overflowed:
-            await capture._overflow("for a test")
+            await capture._overflow.give_up("for a test")
         for _ in range(self.rng.randrange(4)):
             await self._write(splitter)
         if self.rng.random() < 0.7:
@@ -387,20 +388,20 @@ def take_marks_back_unsynced(patch: pytest.MonkeyPatch) -> None:
 
 def go_on_unsynced_and_unmarked(patch: pytest.MonkeyPatch) -> None:
     """Either alone is enough: the sync before the journal goes on, or the marks of what came before it."""
-    go_on, renew, sync = Capture.go_on, WriteIntent.renew, Capture.sync
+    go_on, renew, sync = Capture.go_on, WriteIntent.renew, Syncing.sync
 
     def renew_unmarked(self: WriteIntent, generation: int) -> None:
         self._ages = {source: bytearray(len(ages)) for source, ages in self._ages.items()}
         renew(self, generation)
 
     async def go_on_unsynced(self: Capture) -> bool:
-        patch.setattr(Capture, "sync", no_sync)
+        patch.setattr(Syncing, "sync", no_sync)
         try:
             return await go_on(self)
         finally:
-            patch.setattr(Capture, "sync", sync)
+            patch.setattr(Syncing, "sync", sync)
 
-    async def no_sync(self: Capture) -> None:
+    async def no_sync(self: Syncing) -> None:
         return
 
     patch.setattr(Capture, "go_on", go_on_unsynced)

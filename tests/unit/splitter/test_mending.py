@@ -184,7 +184,8 @@ def test_flushes_beside_an_overflow_do_not_notice_it(machine: Machine) -> None:
         await splitter.volume.write(0, b"a", False)
         flushes = [asyncio.create_task(splitter.volume.flush()) for _ in range(3)]
         await until(
-            lambda: splitter.capture.failure or all(flush.done() for flush in flushes), "the sync failed"
+            lambda: splitter.capture.failures.first or all(flush.done() for flush in flushes),
+            "the sync failed",
         )
         flushes.append(asyncio.create_task(splitter.volume.flush()))
         await asyncio.gather(*flushes)

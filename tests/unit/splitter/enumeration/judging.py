@@ -395,7 +395,7 @@ async def _go_on(capture: SplitterCapture, pages: SharedPages) -> None:
     """The container has all of a journal that was given up; then it must go on, and say what to compare."""
     before = pages.streamer.read() or StreamerPage()
     pages.streamer.publish(replace(before, proven=capture.page.overflow_at))
-    capture._threads = InTurn()
+    capture.appending.threads = InTurn()
     _demand(await capture.go_on(), "a journal that was given up does not go on")
     capture.end_threads()
 

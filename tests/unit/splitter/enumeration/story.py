@@ -101,8 +101,8 @@ class Story:
             self.pages,
             lambda progress: None,
         )
-        self.capture._threads.end()
-        self.capture._threads = InTurn()
+        self.capture.appending.threads.end()
+        self.capture.appending.threads = InTurn()
         self.volumes = [Volume(backing, self.capture) for backing in self._backings]
         self.events.append(Started())
 
@@ -117,7 +117,7 @@ class Story:
 
     @property
     def threads(self) -> InTurn:
-        threads = self.serving._threads
+        threads = self.serving.appending.threads
         assert isinstance(threads, InTurn), "in turn"
         return threads
 
