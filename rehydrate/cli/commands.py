@@ -103,7 +103,7 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
         asked = paths_of(made, targets)
         members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
         _say_plan(members, as_json)
-        restored = restore_all(source, made, asked, targets, clock)
+        restored = restore_all(source, made, asked, targets, clock, as_json)
     elapsed_seconds = (clock.boottime_ns() - began_ns) / 1e9
     done, totals = restored.done, sum_of(made.volumes)
     report = {
@@ -152,7 +152,7 @@ def verify(access: Access, choice: Choice, as_json: bool) -> int:
     with _container(access) as container:
         scope, listed = _verify_scope(container, choice)
         planned = Totals(gets=len(listed), fetch_bytes=sum(found.size for found in listed))
-        with meter(planned, "verify", clock) as progress:
+        with meter(planned, "verify", clock, as_json) as progress:
             report = verification.verify(container, listed, scope, progress)
         _tell(list(container.history.notes))
         _answer(views.report_members(report), as_json, views.report_text(report))

@@ -1,10 +1,10 @@
-"""Progress against the plan: a bar on a terminal, else one JSON line a second, both on stderr."""
+"""Progress against the plan, on stderr: JSON for programs, else a bar on a terminal or text in a log."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -20,9 +20,14 @@ from rich.progress import (
 
 from cdp_container.clock import Clock
 from cdp_container.console import say
+from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.plan import Totals
 
-LINE_EVERY_NS: Final = 1_000_000_000
+JSON_EVERY_NS: Final = 1_000_000_000
+TEXT_EVERY_NS: Final = 10_000_000_000
+"""A log of hours is to stay readable."""
+
+Text = Callable[[Totals, Totals, float], str]
 
 
 class Meter(Protocol):
@@ -34,14 +39,14 @@ class Meter(Protocol):
 
 
 @contextmanager
-def meter(plan: Totals, what: str, clock: Clock) -> Iterator[Meter]:
+def meter(plan: Totals, what: str, clock: Clock, as_json: bool) -> Iterator[Meter]:
     """A meter for work of this plan; at its end it shows the last state."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not as_json:
         with _bar() as bar:
             task = bar.add_task(what, total=plan.fetch_bytes + plan.write_bytes)
             yield lambda done: bar.advance(task, done.fetch_bytes + done.write_bytes)
     else:
-        lines = Lines(plan, what, clock)
+        lines = (json_lines if as_json else text_lines)(plan, what, clock)
         yield lines
         lines.show()
 
@@ -58,12 +63,13 @@ def _bar() -> Progress:
 
 
 class Lines:
-    """One JSON object a line, at most one a second."""
+    """One line now and then: `text` makes it of what is done, what is planned and the seconds it took."""
 
-    def __init__(self, plan: Totals, what: str, clock: Clock) -> None:
+    def __init__(self, plan: Totals, clock: Clock, every_ns: int, text: Text) -> None:
         self._plan = plan
-        self._what = what
         self._clock = clock
+        self._every_ns = every_ns
+        self._text = text
         self._began_ns = self._shown_ns = clock.boottime_ns()
         self._done = Totals()
 
@@ -71,22 +77,42 @@ class Lines:
         """See `Meter`."""
         self._done += done
         now_ns = self._clock.boottime_ns()
-        if now_ns - self._shown_ns >= LINE_EVERY_NS:
+        if now_ns - self._shown_ns >= self._every_ns:
             self._shown_ns = now_ns
             self.show()
 
     def show(self) -> None:
         """Write a line now."""
-        elapsed_seconds = (self._clock.boottime_ns() - self._began_ns) / 1e9
+        say(self._text(self._done, self._plan, (self._clock.boottime_ns() - self._began_ns) / 1e9))
+
+
+def json_lines(plan: Totals, what: str, clock: Clock) -> Lines:
+    """For programs."""
+
+    def text(done: Totals, plan: Totals, elapsed_seconds: float) -> str:
         members = {
             "event": "progress",
-            "what": self._what,
+            "what": what,
             "elapsed_seconds": round(elapsed_seconds, 3),
-            "gets": self._done.gets,
-            "gets_planned": self._plan.gets,
-            "fetched_bytes": self._done.fetch_bytes,
-            "fetched_bytes_planned": self._plan.fetch_bytes,
-            "written_bytes": self._done.write_bytes,
-            "written_bytes_planned": self._plan.write_bytes,
+            "gets": done.gets,
+            "gets_planned": plan.gets,
+            "fetched_bytes": done.fetch_bytes,
+            "fetched_bytes_planned": plan.fetch_bytes,
+            "written_bytes": done.write_bytes,
+            "written_bytes_planned": plan.write_bytes,
         }
-        say(json.dumps(members))
+        return json.dumps(members)
+
+    return Lines(plan, clock, JSON_EVERY_NS, text)
+
+
+def text_lines(plan: Totals, what: str, clock: Clock) -> Lines:
+    """For people who read it in a log."""
+
+    def text(done: Totals, plan: Totals, elapsed_seconds: float) -> str:
+        parts = [f"{size_text(done.fetch_bytes)} of {size_text(plan.fetch_bytes)} fetched"]
+        if plan.write_bytes:  # a verification writes nothing
+            parts.append(f"{size_text(done.write_bytes)} of {size_text(plan.write_bytes)} written")
+        return f"{what}: {', '.join(parts)} in {seconds_text(elapsed_seconds)}"
+
+    return Lines(plan, clock, TEXT_EVERY_NS, text)

@@ -88,9 +88,9 @@ class Restored:
 
 
 def restore_all(
-    source: Source, made: RestorePlan, paths: list[Path], targets: Targets, clock: Clock
+    source: Source, made: RestorePlan, paths: list[Path], targets: Targets, clock: Clock, as_json: bool
 ) -> Restored:
-    """Restore every volume. All targets are opened before any is touched."""
+    """Restore every volume. All targets are opened before any is touched. `as_json`: how progress is told."""
     check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
     opened: list[Target] = []
     with ExitStack() as stack:
@@ -108,7 +108,7 @@ def restore_all(
                 say(printable(f"note: going on with the interrupted restore into {target.path}"))
         maps: dict[Path, Findings] = {}
         mapper = _mapper(source, made, maps) if targets.tolerant else None
-        with meter(sum_of(made.volumes), "restore", clock) as report:
+        with meter(sum_of(made.volumes), "restore", clock, as_json) as report:
             done = _restore_each(source, made, opened, report, mapper)
         for target in opened:  # the map before the note: with that gone, nobody would come here again
             _drop_stale_map(target.path, maps)

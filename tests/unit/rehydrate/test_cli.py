@@ -19,7 +19,7 @@ from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.cli import commands
 from rehydrate.cli.main import NEXT_STEPS
-from rehydrate.cli.progress import Lines
+from rehydrate.cli.progress import json_lines, text_lines
 from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, table, time_text, tree
 from rehydrate.plan import Totals
 from tests.containers import PASSPHRASE, Site, busy_container
@@ -311,13 +311,10 @@ def test_a_volume_is_restored_at_a_point(
 
 
 def test_all_volumes_are_restored_into_a_directory(run: Run, site: Site, place: Path, out: Path) -> None:
-    code, stdout, stderr = run("restore", place, "--all", "--target-dir", out)
+    code, stdout, _ = run("restore", place, "--all", "--target-dir", out)
     assert code == 0
     assert sorted(path.name for path in out.iterdir()) == ["disk.raw", "log.raw"]
     assert "restored disk to" in stdout
-    last = json.loads(stderr.splitlines()[-1])
-    assert last["fetched_bytes"] == last["fetched_bytes_planned"]
-    assert last["written_bytes"] == last["written_bytes_planned"]
     for path in out.iterdir():
         data = path.read_bytes()
         assert data == image_of(site, "6.2", len(data))
@@ -452,7 +449,23 @@ def test_numbers_and_times_are_written_for_people() -> None:
     assert tree({"a": {"b": [1, {"c": None}]}, "d": []}) == "a:\n  b:\n    - 1\n    -\n      c: -\nd: -"
 
 
-def test_progress_is_a_line_a_second_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_json_where_it_was_asked_for_and_text_where_not(
+    run: Run, site: Site, place: Path, out: Path
+) -> None:
+    words = ("restore", place, "--all", "--target-dir", out)
+    code, _, stderr = run(*words)
+    assert (code, "{" in stderr) == (0, False)
+    assert stderr.splitlines()[-1].startswith("restore: ")
+    code, _, stderr = run(*words, "--force", "--json")
+    assert code == 0
+    last = json.loads(stderr.splitlines()[-1])
+    assert last["fetched_bytes"] == last["fetched_bytes_planned"]
+    assert last["written_bytes"] == last["written_bytes_planned"]
+    assert "{" not in run("verify", place)[2]
+    assert json.loads(run("verify", place, "--json")[2])["what"] == "verify"
+
+
+def test_progress_is_a_line_a_second_at_most_of_text_one_in_ten(capsys: pytest.CaptureFixture[str]) -> None:
     class Ticks(SystemClock):
         now_ns = 0
 
@@ -460,10 +473,18 @@ def test_progress_is_a_line_a_second_at_most(capsys: pytest.CaptureFixture[str])
             return self.now_ns
 
     clock = Ticks()
-    lines = Lines(Totals(gets=4, fetch_bytes=40), "restore", clock)
+    lines = json_lines(Totals(gets=4, fetch_bytes=40), "restore", clock)
     for _ in range(4):
         Ticks.now_ns += 600_000_000
         lines(Totals(gets=1, fetch_bytes=10))
     shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["fetched_bytes"] for line in shown] == [20, 40]
     assert {line["fetched_bytes_planned"] for line in shown} == {40}
+    words = text_lines(Totals(fetch_bytes=4096, write_bytes=8192), "restore", clock)
+    for _ in range(4):
+        Ticks.now_ns += 6_000_000_000
+        words(Totals(fetch_bytes=1024, write_bytes=2048))
+    assert capsys.readouterr().err.splitlines() == [
+        "restore: 2.0 KiB of 4.0 KiB fetched, 4.0 KiB of 8.0 KiB written in 12 s",
+        "restore: 4.0 KiB of 4.0 KiB fetched, 8.0 KiB of 8.0 KiB written in 24 s",
+    ]
