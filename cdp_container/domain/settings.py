@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from cdp_container.domain.config_words import fault_words, yaml_words
 from cdp_container.domain.schedule import CalendarTimes, zone_of
 from cdp_container.errors import ConfigInvalid
 
@@ -361,8 +362,7 @@ def _load_yaml(text: bytes, name: str) -> tuple[object, dict[_Place, int], list[
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        why = " ".join(str(error).split()) or "nested too deeply"
-        raise ConfigInvalid(f"{name} is refused", f"it is not YAML: {why}") from error
+        raise ConfigInvalid(f"{name} is refused", f"it is not YAML: {yaml_words(error)}") from error
     lines: dict[_Place, int] = {}
     faults: list[str] = []
     for place, line, twice in _walk(root, ()):
@@ -428,14 +428,10 @@ def _reason(detail: ErrorDetails, place: _Place) -> str:
         return "must be keys and values, like `domain: shop`"
     if detail["type"] == "missing":
         return "is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    if isinstance(value, str | int | float | bool) and place[:1] not in _SECRETIVE:
-        return f"{str(value)[:80]!r} {_sentence(message)}"
-    return message
-
-
-def _sentence(message: str) -> str:
-    return f"is refused: {message[0].lower()}{message[1:]}" if message[:1].isupper() else message
+    key = next((part for part in reversed(place) if isinstance(part, str)), "")
+    limits = detail.get("ctx", {})
+    may_show = place[:1] not in _SECRETIVE
+    return fault_words(detail["type"], detail["msg"], value, limits, key, may_show)
 
 
 def _known_keys(place: _Place) -> list[str]:
