@@ -69,7 +69,7 @@ class Mending:
                 await self._apply_again(writer, tail)
             await self._syncing.sync_all_backings()
             if appending.failures.count != count:
-                raise OSError(errno.EIO, appending.failures.last_error)
+                raise OSError(errno.EIO, appending.failures.last_error or "a sync failed again")
             if writer is None:  # what is compared later must be what the disks have
                 await appending.threads.run(lambda: forget_cached(self._files, self._backings))
             elif appending.failures.journal is None:

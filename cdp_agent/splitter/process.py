@@ -89,6 +89,7 @@ class _Process:
         self._on_opened = on_opened
         self._find_decision = reload
         self._reload = "", ""  # the newest decision's name, and why it was refused
+        self._last_error = "", 0  # and when it was, by the wall clock
         self._started_ns = clock.wall_ns()
         self._tcp = None if settings.tcp is None else TcpExports(settings.tcp)
 
@@ -205,7 +206,14 @@ class _Process:
         except OSError:
             _log.error("the journal directory cannot be written")
 
+    def _take_error(self, capture: Capture) -> None:
+        """What is said again is as new as that."""
+        if capture.failures.last_error:
+            self._last_error = capture.failures.last_error, self._clock.wall_ns()
+            capture.failures.last_error = ""
+
     def _show_volumes(self, state: str, capture: Capture, volumes: Sequence[Volume]) -> None:
+        self._take_error(capture)
         page = capture.page
         self._show(
             state,
@@ -220,7 +228,8 @@ class _Process:
                 "exports_open": page.exports_open,
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
-                "last_error": capture.failures.last_error,
+                "last_error": self._last_error[0],
+                "last_error_ns": self._last_error[1],
                 "reload": {"name": self._reload[0], "error": self._reload[1]},
                 "tcp": None if self._tcp is None else self._tcp.facts(),
                 "volumes": [
