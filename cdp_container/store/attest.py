@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn, Protocol, runtime_checkable
 
 from cdp_container.errors import (
     CdpError,
@@ -33,6 +33,17 @@ PROBE_PREFIX = "domain/probe/"
 PROBE_OBJECT_BYTES = 1024
 RACE_CONNECTIONS_MAX = 256
 RACE_ROUNDS_MAX = 10_000
+VERSION_WITHOUT_VERSIONS: Final = "null"
+"""What S3 calls the one version of an object where versioning is suspended."""
+
+
+@runtime_checkable
+class TellsVersions(Protocol):
+    """A store that may keep the old versions of objects."""
+
+    def version_of(self, key: str) -> str:
+        """The version of an object: "" in a bucket that never kept any, "null" where it stopped to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,8 @@ def probe(store: Store, entropy: Entropy) -> Probed:
     with _deleted_after(store, key, absent):
         spelling = _probe_writes(store, key, absent, entropy)
         _probe_reads(store, name, key)
-    _probe_gone(store, key)
+    with _deleted_after(store, key):
+        _probe_gone(store, key, entropy)
     return Probed(spelling)
 
 
@@ -112,6 +124,7 @@ def _deleted_after(store: Store, *keys: str) -> Iterator[None]:
 def _probe_writes(store: Store, key: str, absent: str, entropy: Entropy) -> TagSpelling:
     first, second, other = (entropy(PROBE_OBJECT_BYTES) for _ in range(3))
     first_tag = store.put_new(key, first)
+    refuse_versions(store, key)
     _must_show(store, key, first, first_tag)
     _must_refuse(store, "create-only writes", lambda: store.put_new(key, other))
     _must_show(store, key, first, first_tag)
@@ -123,6 +136,19 @@ def _probe_writes(store: Store, key: str, absent: str, entropy: Entropy) -> TagS
     _must_refuse(store, "a tag where there is no object", lambda: store.put_if(absent, other, second_tag))
     _must_be_absent(store, absent)
     return spelling
+
+
+def refuse_versions(store: Store, key: str) -> None:
+    """Raises StoreRefused if the bucket keeps old versions of objects; `key` is of one that is there.
+
+    It is asked of an object: whoever may write one need not be allowed to ask how the bucket is configured.
+    """
+    if isinstance(store, TellsVersions) and store.version_of(key) not in ("", VERSION_WITHOUT_VERSIONS):
+        raise StoreRefused(
+            f"trust the store {store.address}",
+            "the bucket keeps old versions: some stores ignore conditions there, and nothing is ever freed",
+            "take a bucket that never kept versions and has no object lock; to suspend them may be enough",
+        )
 
 
 def _swap(store: Store, key: str, data: bytes, tag: str) -> TagSpelling:
@@ -161,10 +187,14 @@ def _probe_reads(store: Store, name: str, key: str) -> None:
         _refuse(store, "a listing after a key gives keys before it")
 
 
-def _probe_gone(store: Store, key: str) -> None:
+def _probe_gone(store: Store, key: str, entropy: Entropy) -> None:
     _must_be_absent(store, key)
     if list(store.list(key)):
         _refuse(store, "a listing right after a delete still shows the object")
+    try:
+        store.put_new(key, entropy(PROBE_OBJECT_BYTES))
+    except PreconditionFailed:  # Ceph 16 where versions are suspended
+        _refuse(store, "a key whose object was deleted cannot be written again")
 
 
 def _must_refuse(store: Store, promise: str, write: Callable[[], str]) -> None:

@@ -21,7 +21,7 @@ from cdp_container.errors import (
     UsageError,
 )
 from cdp_container.store.api import Store
-from cdp_container.store.attest import PROBE_PREFIX, Entropy, race
+from cdp_container.store.attest import PROBE_PREFIX, Entropy, TellsVersions, race, refuse_versions
 from cdp_container.store.s3_settings import SpellsTags, TagSpelling
 
 SMALL_BYTES: Final = 1024
@@ -61,15 +61,11 @@ class Row:
 
 
 @runtime_checkable
-class TellsMore(Protocol):
+class DeletesConditionally(Protocol):
     """A store of which more can be asked than this system ever uses."""
 
     def delete_if(self, key: str, tag: str) -> None:
         """Delete the object only if its tag is still `tag`. Raises PreconditionFailed."""
-        ...
-
-    def versioning(self) -> str:
-        """Whether the bucket keeps old versions: "on", "suspended" or "off"."""
         ...
 
 
@@ -348,17 +344,16 @@ def _big(table: _Table) -> str:
 
 
 def _unversioned(table: _Table) -> str:
-    if not isinstance(table.store, TellsMore):
+    if not isinstance(table.store, TellsVersions):
         raise _Unasked("this kind of store has no versions")
-    versioning = table.store.versioning()
-    if versioning == "on":
-        _break("the bucket keeps versions: some stores ignore conditions there, and nothing is ever freed")
-    return "" if versioning == "off" else f"versioning is {versioning}"
+    key, _, _ = table.written()
+    refuse_versions(table.store, key)
+    return "versioning is suspended" if table.store.version_of(key) else ""
 
 
 def _deletes_conditionally(table: _Table) -> str:
     store = table.store
-    if not isinstance(store, TellsMore):
+    if not isinstance(store, DeletesConditionally):
         raise _Unasked("this kind of store has none")
     key, _, tag = table.written()
     store.put_if(key, table.entropy(SMALL_BYTES), tag)

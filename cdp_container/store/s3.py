@@ -152,16 +152,16 @@ class S3Store:
             return
 
     def delete_if(self, key: str, tag: str) -> None:
-        """See `cdp_container.store.attest_table.TellsMore`: asked to know a store, never relied upon."""
+        """See `store.attest_table.DeletesConditionally`: asked to know a store, never relied upon."""
         spelled = tag if self._settings.tag_spelling == "as-given" else tag.strip('"')
         with self._errors("delete", key):
             self._control.delete_object(Bucket=self._settings.bucket, Key=self._full(key), IfMatch=spelled)
 
-    def versioning(self) -> str:
-        """See `cdp_container.store.attest_table.TellsMore`."""
-        with self._errors("look at", ""):
-            answer = self._control.get_bucket_versioning(Bucket=self._settings.bucket)
-        return {"Enabled": "on", "Suspended": "suspended"}.get(answer.get("Status", ""), "off")
+    def version_of(self, key: str) -> str:
+        """See `cdp_container.store.attest.TellsVersions`."""
+        with self._errors("look at", key):
+            answer = self._control.head_object(Bucket=self._settings.bucket, Key=self._full(key))
+        return answer.get("VersionId", "")
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[Found]:
         """See `Store.list`; keys that no store takes are left out."""

@@ -18,9 +18,13 @@ from tests.servers.s3 import S3Server
 pytestmark = pytest.mark.e2e
 
 
-def attest(tmp_path: Path, secrets: Mapping[str, str], *words: str) -> Done:
+def cdp_agent(tmp_path: Path, secrets: Mapping[str, str], *words: str) -> Done:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8", **secrets}
-    return run([str(BIN / "cdp-agent"), "attest", *words], environment)
+    return run([str(BIN / "cdp-agent"), *words], environment)
+
+
+def attest(tmp_path: Path, secrets: Mapping[str, str], *words: str) -> Done:
+    return cdp_agent(tmp_path, secrets, "attest", *words)
 
 
 def verdicts(done: Done) -> dict[str, dict[str, Any]]:
@@ -77,7 +81,21 @@ def test_a_ceph_gateway(ceph: S3Server, tmp_path: Path) -> None:
         bucket.admin.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
         refused = attest(tmp_path, ceph.environment(), address, "--rounds", "1").must(42)
         assert "BROKEN   the bucket keeps no old versions" in refused.out
-        assert "keeps versions" in refused.err
+        assert "keeps old versions" in refused.err
+        disk = tmp_path / "db.raw"
+        disk.write_bytes(bytes(4096))
+        config = tmp_path / "agent.yaml"
+        members = {
+            "domain": "shop",
+            "site": "a",
+            "store": address,
+            "journal": {"directory": str(tmp_path / "j")},
+            "volumes": [{"name": "db", "path": str(disk)}],
+        }
+        config.write_text(json.dumps(members))
+        for command in ("init", "check-config"):
+            done = cdp_agent(tmp_path, ceph.environment(), command, "--config", str(config))
+            assert "keeps old versions" in done.must(42).err
 
         denied = attest(tmp_path, ceph.environment() | {"AWS_SECRET_ACCESS_KEY": "wrong"}, address)
         assert denied.code == 32, denied

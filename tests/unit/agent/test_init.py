@@ -189,6 +189,18 @@ def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "journal" / PENDING_NAME).exists()
 
 
+def test_a_bucket_that_keeps_versions_is_refused(tmp_path: Path) -> None:
+    class Versioned(MemoryStore):
+        def version_of(self, key: str) -> str:
+            return self.head(key).tag
+
+    store = Versioned(SystemClock())
+    with pytest.raises(StoreRefused, match="keeps old versions"):
+        init(settings_in(tmp_path), store)
+    assert not (tmp_path / "journal" / PENDING_NAME).exists()
+    assert list(store.list("")) == []
+
+
 def test_the_kit_names_all_that_is_needed_and_no_secret(tmp_path: Path) -> None:
     init(settings_in(tmp_path), MemoryStore(SystemClock()))
     identity = load_identity(tmp_path / "journal")

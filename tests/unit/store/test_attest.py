@@ -130,6 +130,28 @@ class KeepsTheDeleted(Honest):
         return
 
 
+class RemembersKeys(Honest):
+    """Like Ceph 16 where versions are suspended: what marks the deleted counts as an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deleted: set[str] = set()
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        self.deleted.add(key)
+
+    def put_new(self, key: str, data: bytes) -> str:
+        if key in self.deleted:
+            raise PreconditionFailed("create", "an object has this key already")
+        return super().put_new(key, data)
+
+
+class Versioned(Honest):
+    def version_of(self, key: str) -> str:
+        return super().head(key).tag
+
+
 BROKEN = (
     (IgnoresIfNoneMatch, "create-only writes"), (SaysNoButWrites, "read right after a write"),
     (IgnoresIfMatch, "old tag"), (CreatesByIfMatch, "no object"), (NeverMatches, "under the right tag"),
@@ -137,7 +159,8 @@ BROKEN = (
     (LateListing, "listing right after a write"), (ListsTheDeleted, "listing right after a delete"),
     (IgnoresStartAfter, "listing after a key"), (IgnoresRanges, "ranged read"),
     (AlwaysUnchanged, "does not give a changed object"), (NeverUnchanged, "does not recognise the tag"),
-    (KeepsTheDeleted, "deleted or never written"),
+    (KeepsTheDeleted, "deleted or never written"), (Versioned, "keeps old versions"),
+    (RemembersKeys, "cannot be written again"),
 )  # fmt: skip
 
 
@@ -156,6 +179,16 @@ def test_an_honest_store_is_trusted() -> None:
     assert probe(store, os.urandom).tag_spelling == "as-given"
     assert race(store, os.urandom, 8, 3).won == 6
     assert [found.key for found in store.list("")] == ["log/0001"]
+
+
+@pytest.mark.parametrize("version", ["", "null"])
+def test_a_bucket_without_versions_or_with_versions_suspended_is_trusted(version: str) -> None:
+    class Unversioned(Honest):
+        def version_of(self, key: str) -> str:
+            super().head(key)
+            return version
+
+    probe(Unversioned(), os.urandom)
 
 
 class WantsUnquoted(Honest):

@@ -47,8 +47,9 @@ class Honest(MemoryStore):
             raise PreconditionFailed("delete", "it is another version")
         super().delete(key)
 
-    def versioning(self) -> str:
-        return "off"
+    def version_of(self, key: str) -> str:
+        super().head(key)
+        return ""
 
 
 class IgnoresIfNoneMatch(Honest):
@@ -173,8 +174,8 @@ class SmallObjectsOnly(Honest):
 
 
 class Versioned(Honest):
-    def versioning(self) -> str:
-        return "on"
+    def version_of(self, key: str) -> str:
+        return super().head(key).tag
 
 
 class DeletesAnyway(Honest):
@@ -288,6 +289,17 @@ def test_the_spelling_that_was_found_stays_in_force() -> None:
     store = NeverMatchesQuoted()
     judge(store, attest(store, os.urandom, **QUICK))
     assert store.spelling == "unquoted"
+
+
+def test_suspended_versions_are_no_fault_but_told() -> None:
+    class Suspended(Honest):
+        def version_of(self, key: str) -> str:
+            super().head(key)
+            return "null"
+
+    rows = attest(Suspended(), os.urandom, **QUICK)
+    assert {row.verdict for row in rows} == {Verdict.KEPT}
+    assert [row.said for row in rows if "versions" in row.promise] == ["versioning is suspended"]
 
 
 def test_what_does_not_apply_is_no_fault() -> None:

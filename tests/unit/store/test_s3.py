@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import boto3
 import pytest
@@ -25,7 +26,7 @@ from cdp_container.store.attest import probe
 from cdp_container.store.s3 import S3Store
 from cdp_container.store.s3_settings import DataClientName, S3Settings
 from tests.conformance.store_suite import BIG_BYTES, StoreSuite
-from tests.servers.bucket import Bucket, opened
+from tests.servers.bucket import Bucket, fresh_bucket, opened
 from tests.servers.front import Scripted, running_front
 from tests.servers.tls import make_ca
 
@@ -86,6 +87,23 @@ def test_keys_stand_below_the_prefix(store: S3Store, moto_bucket: Bucket) -> Non
         moto_bucket.admin.put_object(Bucket=moto_bucket.name, Key=key, Body=b"")
     assert [found.key for found in store.list("")] == ["log/0001"]
     assert moto_bucket.admin.head_object(Bucket=moto_bucket.name, Key=f"{prefix}/log/0001")
+
+
+def test_a_bucket_that_keeps_versions_is_refused_until_they_are_suspended(moto_bucket: Bucket) -> None:
+    """Whoever may not ask for the bucket's configuration is told too: the version of an object says it."""
+    with fresh_bucket(moto_bucket.server) as bucket:
+        settings = S3Settings(bucket.name, "place", bucket.server.endpoint)
+        with opened(settings) as store:
+            version_bucket(bucket, "Enabled")
+            with pytest.raises(StoreRefused, match="keeps old versions") as refused:
+                probe(store, os.urandom)
+            assert "suspend" in refused.value.hint
+            version_bucket(bucket, "Suspended")
+            probe(store, os.urandom)
+
+
+def version_bucket(bucket: Bucket, status: Literal["Enabled", "Suspended"]) -> None:
+    bucket.admin.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": status})
 
 
 def test_a_store_may_be_a_whole_bucket(moto_bucket: Bucket) -> None:
