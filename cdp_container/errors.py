@@ -261,7 +261,7 @@ class Fenced(CdpError):
 
 
 class AlreadyRunning(CdpError):
-    """Another process holds the lock of this journal directory or image."""
+    """Another process holds the lock of this journal directory, image or restore target."""
 
     exit_code = 60
     default_hint = "stop that process first; of a disk, find it with `fuser` or `lsof`"

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.errors import TargetNotEmpty, TargetUnsuitable
-from rehydrate.localio import os_errors, write_all
+from rehydrate.localio import lock_alone, os_errors, write_all
 from rehydrate.resume import Done
 from rehydrate.users import users_of
 
 HELD_BACK_BYTES: Final = 1 << 20
+LOCK_TRIES: Final = 20
+"""udev locks a disk for a moment whenever one who wrote it has closed it: a restore right before this one."""
 ZERO_BYTES_MAX: Final = 1 << 20
 """Zeros that are written at once where the device cannot zero by itself."""
 SAMPLES: Final = 64
@@ -99,6 +101,7 @@ def open_device(path: Path, size_bytes: int, force: bool, what: str) -> DeviceTa
         (device_bytes,) = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))
         if device_bytes < size_bytes:
             raise TargetUnsuitable(what, f"it has {device_bytes} bytes and the volume {size_bytes}")
+        lock_alone(fd, path, what, LOCK_TRIES)
         held.extend(users_of(path, os.fstat(fd)))
         if _holds_data(fd, device_bytes):
             held.append(f"{path} holds data")

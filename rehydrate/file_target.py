@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.errors import LocalDiskFull, TargetNotEmpty, TargetUnsuitable
-from rehydrate.localio import os_errors, sync_directory, write_all
+from rehydrate.localio import lock_alone, os_errors, sync_directory, write_all
 from rehydrate.resume import (
     Done,
     Image,
@@ -60,6 +60,7 @@ class FileTarget:
         self._partial = partial_path(path)
         self._fd = fd
         self._replaces = replaces
+        self.old_fd: int | None = None  # what is replaced, locked: no agent begins to serve it
         self._image = image
 
     def begin(self) -> None:
@@ -91,8 +92,7 @@ class FileTarget:
             os.fsync(self._fd)
             self._name()
             sync_directory(self.path.parent)
-        os.close(self._fd)
-        self._fd = -1
+        self._close()
 
     def forget(self) -> None:
         """See `Target.forget`."""
@@ -136,8 +136,15 @@ class FileTarget:
                 if self._is_ours():
                     self._partial.unlink()
                     remove_progress(self.path)
+        self._close()
+
+    def _close(self) -> None:
+        """Also let go of both locks."""
         os.close(self._fd)
         self._fd = -1
+        if self.old_fd is not None:
+            os.close(self.old_fd)
+            self.old_fd = None
 
 
 def partial_path(path: Path) -> Path:
@@ -156,6 +163,38 @@ def open_file(path: Path, status: os.stat_result | None, wanted: Wanted, what: s
         raise TargetNotEmpty(what, why, "--on-damage map goes on with it, --restart starts anew")
     if begun is not None and status is not None and _is_done(begun, status, wanted):
         return FileTarget(path, -1, "", False, None, begun.done)
+    old_fd = None if status is None else _lock_old(path, what)
+    try:
+        target = _open_partial(path, status, wanted, what, left, begun)
+    except BaseException:
+        if old_fd is not None:
+            os.close(old_fd)
+        raise
+    target.old_fd = old_fd
+    return target
+
+
+def _lock_old(path: Path, what: str) -> int:
+    """What will be replaced, locked: whoever serves it would go on with a file that has no name any more."""
+    access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # NFS locks only what is open for writing
+    fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        lock_alone(fd, path, what)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_partial(
+    path: Path,
+    status: os.stat_result | None,
+    wanted: Wanted,
+    what: str,
+    left: os.stat_result | None,
+    begun: Progress | None,
+) -> FileTarget:
+    """A new partial file, or the one that was `left` and is gone on with."""
     held = _what_file_holds(path, status)
     resumed = begun if begun is not None and left is not None and _is_left_by(begun, left, wanted) else None
     if left is not None:
@@ -218,7 +257,7 @@ def _reopen_partial(partial: Path, begun: Progress, what: str) -> int:
     """The partial file of an interrupted restore, locked, if what it wrote still reads back."""
     fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        _lock(fd, partial, what)
+        lock_alone(fd, partial, what)
         if os.fstat(fd).st_ino != begun.inode or not holds_samples(fd, begun.done.samples):
             why = (
                 f"{partial}, left by an interrupted restore, does not hold any more what was written into it"
@@ -259,7 +298,7 @@ def _take_partial(partial: Path, is_there: bool, what: str) -> int:
     if is_there:
         old = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            _lock(old, partial, what)
+            lock_alone(old, partial, what)
             partial.unlink(missing_ok=True)
         finally:
             os.close(old)
@@ -269,14 +308,6 @@ def _take_partial(partial: Path, is_there: bool, what: str) -> int:
         raise TargetNotEmpty(what, f"another process has made {partial} at this moment") from None
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
-
-
-def _lock(fd: int, partial: Path, what: str) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        why = f"another restore is writing {partial}"
-        raise TargetNotEmpty(what, why, "wait for it, or choose another target") from None
 
 
 def _what_file_holds(path: Path, status: os.stat_result | None) -> list[str]:

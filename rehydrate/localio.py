@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from cdp_container.clock import SystemClock
 from cdp_container.errors import (
     AccessDenied,
+    AlreadyRunning,
     CdpError,
     DeviceError,
     LocalDiskFull,
     TargetUnsuitable,
+)
+from rehydrate.users import users_of
+
+LOCK_RETRY_SECONDS: Final = 0.1
+LOCKED_HINT: Final = (
+    "an agent serves it, or another restore writes it: wait for that or stop it; --force does not help "
+    "(`cdp-agent reload` lets go of a volume that was taken out of the configuration)"
 )
 
 
@@ -32,6 +43,30 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def lock_alone(fd: int, path: Path, what: str, tries: int = 1) -> None:
+    """Take the lock that an agent takes of a disk that it serves, until `fd` is closed.
+
+    Args:
+        fd: what is to be locked.
+        path: its name.
+        what: what was tried.
+        tries: how often, LOCK_RETRY_SECONDS apart.
+
+    Raises:
+        AlreadyRunning: another process has it. No `--force` goes past that: its guests would write on.
+    """
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                why = [f"{path} is locked by another process", *users_of(path, os.fstat(fd))]
+                raise AlreadyRunning(what, "; ".join(why), LOCKED_HINT) from None
+            SystemClock().sleep(LOCK_RETRY_SECONDS)
+        else:
+            return
 
 
 @contextmanager

@@ -6,6 +6,7 @@ What a target is stands one package above (target); what is read for it in resto
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -91,13 +92,12 @@ def restore_all(
     source: Source, made: RestorePlan, paths: list[Path], targets: Targets, clock: Clock, as_json: bool
 ) -> Restored:
     """Restore every volume. All targets are opened before any is touched. `as_json`: how progress is told."""
+    _check_apart(paths)
     check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
     opened: list[Target] = []
     with ExitStack() as stack:
         for plan, path in zip(made.volumes, paths, strict=True):
             target = stack.enter_context(_open(source, made, plan, path, targets))
-            if any(target.path == other.path for other in opened):
-                raise TargetUnsuitable(f"restore into {path}", f"another volume goes to {target.path} too")
             opened.append(target)
         for target in opened:
             if target.overwrites:
@@ -114,6 +114,16 @@ def restore_all(
             _drop_stale_map(target.path, maps)
             target.forget()
     return Restored([target.path for target in opened], done, maps)
+
+
+def _check_apart(paths: list[Path]) -> None:
+    """Raises TargetUnsuitable where two of them are one: by links."""
+    ends: set[str] = set()
+    for path in paths:
+        end = os.path.realpath(path)
+        if end in ends:
+            raise TargetUnsuitable(f"restore into {path}", f"another volume goes to {end} too")
+        ends.add(end)
 
 
 def _drop_stale_map(path: Path, maps: Mapping[Path, Findings]) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.errors import DamagedObject, TargetNotEmpty
+from cdp_container.errors import AlreadyRunning, DamagedObject, TargetNotEmpty
 from cdp_container.format.keys import segment_key
 from rehydrate import keeper as keeping
 from rehydrate import plan as planning
@@ -208,7 +208,7 @@ def test_a_living_restore_is_never_joined(restoring: Restoring, half_done: Path)
     with half_done.with_name("disk.raw.partial").open("rb") as partial:
         fcntl.flock(partial, fcntl.LOCK_EX)
         for restart in (False, True):
-            with pytest.raises(TargetNotEmpty):
+            with pytest.raises(AlreadyRunning):
                 restoring.run(half_done, restart=restart)
 
 

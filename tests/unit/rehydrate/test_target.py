@@ -8,18 +8,23 @@ import fcntl
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cdp_agent.splitter.backing import open_backing
+from cdp_agent.splitter.files import OsFiles
+from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import (
     AccessDenied,
+    AlreadyRunning,
     DeviceError,
     LocalDiskFull,
     TargetNotEmpty,
     TargetUnsuitable,
 )
-from rehydrate import device_target
+from rehydrate import device_target, localio
 from rehydrate.device_target import HELD_BACK_BYTES, DeviceTarget
 from rehydrate.target import check_room_for, open_target
 
@@ -115,7 +120,7 @@ def test_a_partial_file_of_a_living_restore_is_refused_even_by_force(tmp_path: P
     path = tmp_path / "disk.raw"
     with open_target(path, SIZE, 0, force=False) as first:
         first.write(0, view(b"first"))
-        with pytest.raises(TargetNotEmpty, match="another restore"), open_target(path, SIZE, 0, force=True):
+        with pytest.raises(AlreadyRunning, match="partial is locked"), open_target(path, SIZE, 0, force=True):
             pass
         first.finish()
     assert path.read_bytes()[:5] == b"first"
@@ -306,6 +311,78 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     monkeypatch.setattr(device_target, "users_of", lambda path, status: [])
     return path
+
+
+@contextlib.contextmanager
+def served(path: Path) -> Iterator[None]:
+    """As by an agent, with its own code."""
+    files = OsFiles()
+    backing = open_backing(files, VolumeSettings("disk", path, path.stat().st_size, 0, bytes(16)))
+    try:
+        yield
+    finally:
+        files.close(backing.fd)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_file_that_an_agent_serves_is_refused_by_its_lock(force: bool, tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"guest" * 512)
+    with served(path), pytest.raises(AlreadyRunning, match="locked") as caught:
+        interrupted(path, force)
+    assert "--force does not help" in caught.value.hint
+    assert path.read_bytes() == b"guest" * 512
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_agent_begins_to_serve_a_file_that_is_being_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"guest" * 512)
+    with open_target(path, SIZE, 0, force=True) as target:
+        with pytest.raises(AlreadyRunning), served(path):
+            pass
+        target.finish()
+        with served(path):
+            assert path.stat().st_size == SIZE
+    interrupted(path, force=True)
+    with served(path):
+        pass
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_device_that_an_agent_serves_is_refused_by_its_lock(
+    force: bool, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localio, "LOCK_RETRY_SECONDS", 0)
+    device.write_bytes(b"guest" * 512 + bytes(4 << 20))
+    before = device.read_bytes()
+    with served(device), pytest.raises(AlreadyRunning, match="locked"):
+        interrupted(device, force)
+    assert device.read_bytes() == before
+
+
+def test_no_agent_begins_to_serve_a_half_restored_device(device: Path) -> None:
+    with open_target(device, SIZE, 0, force=True) as target:
+        target.begin()
+        with pytest.raises(AlreadyRunning), served(device):
+            pass
+        target.finish()
+        with served(device):
+            pass
+
+
+def test_a_lock_of_a_moment_is_waited_for(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(localio, "LOCK_RETRY_SECONDS", 0)
+    real, looks = fcntl.flock, iter([True])
+
+    def flock(fd: int, operation: int) -> None:
+        if next(looks, False):  # as udev holds it when the device was just closed
+            raise BlockingIOError
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_target(device, SIZE, 0, force=True) as target:
+        target.finish()
 
 
 def test_the_beginning_of_a_device_is_written_last(device: Path) -> None:
