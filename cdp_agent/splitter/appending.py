@@ -125,7 +125,7 @@ class Appending:
         self.unsynced_bytes += count
         if self.unsynced_bytes >= self._sync_bytes:
             self.sync_is_due.set()
-        make_ready = self.writer.begin_next()
+        make_ready = self.writer.run.begin_next()
         if make_ready is not None:
             self.threads.submit(make_ready)
         self.publish(before)  # what was appended is not on the disk yet

@@ -149,8 +149,8 @@ class Capture:
         writer, page = appending.writer, appending.page
         if writer is None:
             return False
-        has_room = writer.trim((appending.published.streamer().proven, page.synced))
-        appending.publish_page(replace(page, used_bytes=writer.used_bytes))
+        has_room = writer.run.trim((appending.published.streamer().proven, page.synced))
+        appending.publish_page(replace(page, used_bytes=writer.run.used_bytes))
         if has_room:
             self._room.set()
         return has_room

@@ -17,6 +17,7 @@ from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.intent import WriteIntent, read_intent
+from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.redo import redo, refuse_changed_content, refuse_changed_times
@@ -162,7 +163,7 @@ class _Opening:
             overflow_ns=self._in_doubt_since(last, found, writer is None or is_in_doubt),
             compare_all=not is_placed and (is_in_doubt or unfinished is None),
             running=True,
-            used_bytes=writer.used_bytes if writer else last.used_bytes,
+            used_bytes=writer.run.used_bytes if writer else last.used_bytes,
             limit_bytes=settings.limit_bytes // settings.file_bytes * settings.file_bytes,  # what can be used
             boot=self.boot,
             applied=tail,
@@ -173,7 +174,7 @@ class _Opening:
         )
         self.pages.splitter.publish(page, durable=True)
         if writer is not None and settings.full_copy:
-            writer.forget_older_generations()
+            writer.run.forget_older_generations()
         capture = Capture(
             self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
             self._begin_again, self._dirty_blocks(), self._intent(generation, backings, writer is not None),
@@ -394,11 +395,12 @@ class _Opening:
         newest_number: int = 0,
     ) -> JournalWriter:
         settings = self.settings
-        writer = JournalWriter(
+        run = JournalRun(
             self.files, self.directory, settings.domain, self.boot, self.clock.wall_ns,
             settings.file_bytes, settings.limit_bytes, reader.files, end, newest_number,
         )  # fmt: skip
-        writer.trim((self._proven(), synced))
+        run.trim((self._proven(), synced))
+        writer = JournalWriter(self.files, self.clock.wall_ns, run)
         writer.begin_generation(generation, beyond_limit=settings.full_copy)
         return writer
 

@@ -129,7 +129,7 @@ class Overflow:
         writer.append_note(Note.DISKS_TAKEN)  # guests wrote since the last record
         await appending.sync_journal(writer)
         is_complete = await appending.threads.run(appending.dirty.finish)
-        before = appending.published.go_on(writer.tail, writer.used_bytes, compare_all=not is_complete)
+        before = appending.published.go_on(writer.tail, writer.run.used_bytes, compare_all=not is_complete)
         appending.writer, appending.tail = writer, writer.tail
         try:
             # First: no record is behind a tail that a power loss takes back.

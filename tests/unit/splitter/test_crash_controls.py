@@ -17,6 +17,7 @@ from cdp_agent.splitter import opening
 from cdp_agent.splitter.appending import Appending
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.intent import Intents, WriteIntent
+from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.map_file import MapFile
 from cdp_agent.splitter.published import Published
@@ -165,7 +166,7 @@ def do_not_sync_names(patch: Patch) -> None:
 
 def do_not_sync_headers(patch: Patch) -> None:
     """The next file is begun before the header of the current one is durable."""
-    patch.setattr(JournalWriter, "_sync_header", lambda self, path: None)
+    patch.setattr(JournalRun, "_sync_header", lambda self, path: None)
 
 
 def give_the_journal_up_in_secret(patch: Patch) -> None:

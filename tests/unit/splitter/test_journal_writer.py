@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import BLOCK_BYTES, JournalWriter
 from cdp_container.errors import JournalFull
 from cdp_container.journal.position import NOWHERE
@@ -24,9 +25,10 @@ def files() -> Lossy:
 
 
 def writer_in(directory: Path, files: Lossy, file_count: int = 100) -> JournalWriter:
-    writer = JournalWriter(
+    run = JournalRun(
         files, directory, DOMAIN, b"b" * 16, lambda: 7, FILE_BYTES, file_count * FILE_BYTES, (), NOWHERE
     )
+    writer = JournalWriter(files, lambda: 7, run)
     writer.begin_generation(5)
     return writer
 
@@ -67,12 +69,12 @@ def test_recycled_files_hold_only_what_is_new(tmp_path: Path, files: Lossy) -> N
     writer = writer_in(tmp_path, files, file_count=3)
     for number in range(200):
         writer.append_write(0, 0, bytes([number]) * 4096)
-        writer.trim((writer.tail,))
+        writer.run.trim((writer.tail,))
     assert len(list(tmp_path.iterdir())) <= 3
     with JournalReader(tmp_path, DOMAIN) as reader:
         kept = [reader.read_payload(record)[0] for record in reader.records(reader.start, writer.tail)]
     assert kept == list(range(200))[-len(kept) :]
-    assert writer.used_bytes <= FILE_BYTES
+    assert writer.run.used_bytes <= FILE_BYTES
     writer.close()
 
 
@@ -83,12 +85,12 @@ def test_what_is_used_grows_with_the_writes_and_is_the_limit_when_it_is_full(
     writer, used = writer_in(tmp_path, files, file_count=5), [FILE_HEADER_BYTES]
     with suppress(JournalFull):
         while writer.append_write(0, 0, bytes(1000)) != writer.tail:
-            used.append(writer.used_bytes)
+            used.append(writer.run.used_bytes)
     steps = [after - before for before, after in itertools.pairwise(used)]
     assert 0 < min(steps) <= max(steps) <= FILE_HEADER_BYTES + 2 * (RECORD_HEADER_BYTES + 1000)
     assert 5 * FILE_BYTES - 2 * (RECORD_HEADER_BYTES + 1000) < used[-1] <= 5 * FILE_BYTES
-    assert writer.trim((writer.tail,))
-    assert writer.used_bytes == used[-1] - 4 * FILE_BYTES
+    assert writer.run.trim((writer.tail,))
+    assert writer.run.used_bytes == used[-1] - 4 * FILE_BYTES
     writer.close()
 
 
@@ -185,7 +187,7 @@ def test_a_large_write_beyond_the_limit_leaves_nothing(tmp_path: Path, files: Lo
         with pytest.raises(JournalFull):
             writer.append_write(0, 0, bytes(200 << 10))
         assert writer.tail == before
-        assert writer.used_bytes == FILE_HEADER_BYTES
+        assert writer.run.used_bytes == FILE_HEADER_BYTES
     writer.append_write(0, 0, b"x")
     assert contents(tmp_path, writer) == b"x"
     assert writer.tail.offset == RECORD_HEADER_BYTES + 8

@@ -22,6 +22,7 @@ from typing import Any
 from cdp_agent.identity import AgentIdentity, SourceIdentity
 from cdp_agent.served import disks_served, volumes_served
 from cdp_agent.splitter.files import OsFiles
+from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.local import BOOT_ID, disk_at
@@ -134,7 +135,7 @@ class AgentSite:
         directory = self.directory / "journal"
         end = NOWHERE if self.writer is None else self.writer.tail
         with JournalReader(directory, self.identity.domain) as reader:
-            self.writer = JournalWriter(
+            run = JournalRun(
                 OsFiles(),
                 directory,
                 self.identity.domain,
@@ -145,6 +146,7 @@ class AgentSite:
                 reader.files,
                 end if reader.files else NOWHERE,
             )
+            self.writer = JournalWriter(OsFiles(), SystemClock().wall_ns, run)
         generation = int.from_bytes(os.urandom(8), "little") or 1
         self.writer.begin_generation(generation)
         boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
