@@ -11,6 +11,7 @@ import pytest
 from cdp_agent.cli.init import initialise
 from cdp_agent.cli.status import NEVER_RAN, gather, show_status
 from cdp_agent.identity import load_identity
+from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
 from cdp_agent.wish import Wish, save_wish
 from cdp_container.clock import SystemClock
@@ -76,6 +77,17 @@ def test_an_agent_that_does_not_run(config: Path) -> None:
 
 def test_a_streamer_that_does_not_answer(config: Path) -> None:
     assert any("streamer does not answer" in line for line in problems(config, HEALTHY))
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_splitter_that_was_killed_is_known_by_its_lock(config: Path, lives: bool) -> None:
+    """What it published says that it runs: it had no time to say otherwise."""
+    directory = config.parent / "journal"
+    lock = take_lock(directory / SPLITTER_LOCK, SystemClock()) if lives else None
+    found = problems(config, HEALTHY)
+    if lock is not None:
+        os.close(lock)
+    assert any("the splitter ended and is started again" in line for line in found) is not lives
 
 
 @pytest.mark.parametrize(
