@@ -190,8 +190,9 @@ def plan_restore(
 
 def _sound_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
     """The cut that was asked for, after a check of all that it needs, and of all that decides which it is."""
-    if history.lost is not None and choice.at is None:
-        raise history.lost  # to go back to an older point than was promised is for a person to decide
+    newest_is_meant = choice.at is None and _leading(history, contents, choice) == history.newest
+    if history.in_doubt is not None and newest_is_meant:
+        raise history.in_doubt  # to go back to an older point than was promised is for a person to decide
     check_branch(contents, history.branch_of(_leading(history, contents, choice)), history.origins())
     cut = find_cut(history, contents, choice, names)
     check_branch(contents, history.branch_of(cut.place), history.origins())

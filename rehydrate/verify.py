@@ -263,9 +263,11 @@ def _check_domain_object(container: Container, parsed: ParsedKey, key: str, data
 
 
 def _lost_cut(container: Container) -> Iterator[Finding]:
-    """The newest protected cut, where it is not there any more."""
+    """The newest protected cut, where it is not there any more; what says which it is, where that is gone."""
     history = container.history
-    if history.lost is not None:
+    if history.lost is None and history.in_doubt is not None:
+        yield Finding(history.in_doubt, OWNER_KEY, needed=True)
+    elif history.lost is not None:
         place = history.owner.protected
         key = segment_key(place.epoch, place.seq) if place else epoch_key(history.owner.epoch_in_force)
         yield Finding(history.lost, key, needed=True)

@@ -84,6 +84,13 @@ class History:
     notes: tuple[str, ...]
 
     @property
+    def in_doubt(self) -> CdpError | None:
+        """Why there may be newer cuts that were proven than `newest`; None where there are none."""
+        if self.lost is None and not self.owner.version:  # no owner was ever written with version 0
+            return MissingObject(OWNER_KEY, "it is gone, so nobody knows how new the newest proven cut was")
+        return self.lost
+
+    @property
     def domain(self) -> bytes:
         """The domain's id."""
         return self.owner.domain

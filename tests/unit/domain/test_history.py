@@ -81,6 +81,7 @@ def test_without_an_owner_the_highest_epoch_record_stands_in(site: Site, store: 
     history = read_history(store)
     assert history.newest == newest
     assert any(OWNER_KEY in note for note in history.notes)
+    assert isinstance(history.in_doubt, MissingObject)
 
 
 def test_each_epoch_counts_up_to_what_its_successor_states(site: Site, store: MemoryStore) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume
-from cdp_container.format.keys import segment_key
+from cdp_container.errors import DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume, PointsDamaged
+from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.records import make_record
 from tests.containers import Site, write
 from tests.unit.rehydrate.conftest import Run, answer, damage
@@ -102,6 +102,36 @@ def test_a_lost_newest_point_is_refused_with_the_newest_that_is_left(
         assert code == MissingObject.exit_code
         assert "--at 1.3" in stderr.splitlines()[-1]
     assert run("plan", place, "--at", "1.3")[0] == 0
+
+
+@pytest.mark.parametrize("newest", [3, 4])
+def test_without_an_owner_nobody_knows_whether_the_newest_is_the_newest(
+    newest: int, run: Run, empty: Site, place: Path, out: Path
+) -> None:
+    nightly(empty)
+    (place / OWNER_KEY).unlink()
+    if newest == 3:
+        (place / segment_key(1, 4)).unlink()
+    target = ("--target", out / "disk.raw")
+    for choice in ((), ("--time", "2033-01-01T00:00:00Z"), ("--marker", "nightly")):
+        for command in (("plan", place, *choice), ("restore", place, *choice, *target)):
+            code, stdout, stderr = run(*command)
+            assert (code, stdout) == (MissingObject.exit_code, "")
+            assert f"error: {OWNER_KEY}: it is gone" in stderr
+            expected = 3 if "--marker" in choice else newest
+            assert f"--at 1.{expected} is the newest" in stderr.splitlines()[-1]
+    assert list(out.iterdir()) == []
+    assert run("restore", place, "--at", f"1.{newest}", *target)[0] == 0
+    code, stdout, _ = run("verify", place)
+    assert code == PointsDamaged.exit_code
+    assert f"missing: {OWNER_KEY}" in stdout
+
+
+def test_without_an_owner_an_older_time_means_what_it_meant(run: Run, empty: Site, place: Path) -> None:
+    nightly(empty)
+    second = answer(run, "plan", place, "--at", "1.2")["time"]
+    (place / OWNER_KEY).unlink()
+    assert answer(run, "plan", place, "--time", second)["point"] == "1.2"
 
 
 def test_newer_cuts_that_were_passed_over_are_told(run: Run, empty: Site, place: Path) -> None:
