@@ -59,7 +59,7 @@ def test_limits_that_cannot_be_are_refused_all_at_once() -> None:
         assert done.code == ConfigInvalid.exit_code
         for text in (
             "limits.bytes_per_second: '20' is not a rate (write a number and a unit, like 20MB",
-            "limits.requests_per_second: '1' is refused",
+            "limits.requests_per_second: 1 is too little: 2 or more",
             "limits.timezone: 'Hamburg' is not a time zone",
             "limits.schedule[0].cron: '0 8 * * 1-5' names days of the week by numbers",
             "limits.schedule[0].bytes_per_secnd: unknown key (did you mean bytes_per_second?)",
