@@ -88,7 +88,8 @@ def fault_words(
         return text
     if isinstance(value, str):
         return f"{value[:VALUE_CHARACTERS_MAX]!r} {text}"
-    return f"{_written(value, key)} {text}"
+    was_converted = kind in ("greater_than_equal", "less_than_equal")
+    return f"{_written(value, key if was_converted else '')} {text}"
 
 
 def _written(value: float, key: str) -> str:

@@ -58,7 +58,7 @@ def test_limits_that_cannot_be_are_refused_all_at_once() -> None:
         done = site.agent_command("check-config")
         assert done.code == ConfigInvalid.exit_code
         for text in (
-            "limits.bytes_per_second: '20' is not a rate (write a number and a unit, like 20MB",
+            "limits.bytes_per_second: 20 is not a rate (write a number and a unit, like 20MB",
             "limits.requests_per_second: 1 is too little: 2 or more",
             "limits.timezone: 'Hamburg' is not a time zone",
             "limits.schedule[0].cron: '0 8 * * 1-5' names days of the week by numbers",

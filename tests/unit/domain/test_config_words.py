@@ -35,6 +35,7 @@ def refusal(text: str) -> str:
         ("site:", "rpo_target: 90d\nsite:", "90d is too much: 30d or less"),
         ("site:", "cut_every: 1ms\nsite:", "1ms is too little: 100ms or more"),
         ("site:", "copy_rate: 1B\nsite:", "'1B' is too little: 100kB or more"),
+        ("site:", "copy_rate: 20\nsite:", "copy_rate: 20 is not a rate (write a number and a unit"),
         ("site:", "compression_level: 1.5\nsite:", "1.5 is no whole number"),
         ("site:", f"compression_level: 0x{'f' * 9000}\nsite:", "this number is too much: 19 or less"),
         ("site:", "limits: {schedule: {}}\nsite:", "limits.schedule: must be a list"),
