@@ -9,10 +9,11 @@ does not belong here (restore), nor the target's own file (file_target).
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from isal.isal_zlib import crc32
 
 from cdp_container.domain.durable import replace_file
 from cdp_container.errors import CdpError
@@ -148,7 +149,7 @@ def _parsed(members: dict[str, Any]) -> Progress | None:
 def sample_of(offset: int, data: memoryview) -> Sample:
     """A sample of what is written at an offset."""
     part = data[:SAMPLE_BYTES_MAX]
-    return Sample(offset, len(part), zlib.crc32(part))
+    return Sample(offset, len(part), crc32(part))
 
 
 def thinned(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
@@ -160,4 +161,4 @@ def thinned(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
 
 def holds_samples(fd: int, samples: tuple[Sample, ...]) -> bool:
     """Whether what was written still reads back. Raises OSError."""
-    return all(zlib.crc32(os.pread(fd, item.length, item.offset)) == item.crc32 for item in samples)
+    return all(crc32(os.pread(fd, item.length, item.offset)) == item.crc32 for item in samples)

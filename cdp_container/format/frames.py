@@ -5,8 +5,9 @@ Grouping extents into frames is the builders' work.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
+
+from isal.isal_zlib import crc32
 
 from cdp_container.errors import DamagedObject
 from cdp_container.format.codec import Compressor, decompress
@@ -38,7 +39,7 @@ def store_frame(number: int, raw: bytes, compressor: Compressor, cipher: FrameCi
     codec, packed = compressor.compress(raw)
     stored = packed if cipher is None else cipher.seal(number, packed)
     assert len(stored) <= FRAME_STORED_BYTES_MAX, len(stored)
-    return StoredFrame(stored, len(raw), zlib.crc32(stored), codec)
+    return StoredFrame(stored, len(raw), crc32(stored), codec)
 
 
 class FrameReader:
@@ -63,7 +64,7 @@ class FrameReader:
         frame = self._head.index.frame(number)
         if len(stored) != frame.stored_length:
             raise DamagedObject(what, f"{len(stored)} bytes instead of {frame.stored_length}")
-        if zlib.crc32(stored) != frame.crc32:
+        if crc32(stored) != frame.crc32:
             raise DamagedObject(what, "its CRC-32 is wrong")
         packed = bytes(stored)
         if frame.seal is not None:

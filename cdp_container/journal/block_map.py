@@ -9,9 +9,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
-from zlib import crc32
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from cdp_container.errors import JournalDamaged
 

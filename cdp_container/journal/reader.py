@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from cdp_container.errors import JournalDamaged, PositionUnknown
 from cdp_container.journal.files import JournalFile, list_numbers, read_file, runs_of

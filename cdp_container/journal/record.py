@@ -14,7 +14,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from cdp_container.journal.position import Position
 

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, TypeVar
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.position import NOWHERE, Position
