@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from cdp_agent.identity import AgentIdentity
-from cdp_agent.streamer.payloads import Chunk
+from cdp_agent.streamer.payloads import Chunk, is_zero
 from cdp_container.domain.blocks import SUM, WINDOW_BYTES, ZEROS, Blocks, blocks_of
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.faults import faults_of
@@ -184,16 +184,16 @@ def _changed(chunk: Chunk, start: int, end: int, blocks: Blocks) -> Iterator[Chu
             yield chunk._replace(offset=low, length=high - low, kind=kind, data=sent)
 
 
-def _kind_sent(data: bytes, block: int, blocks: Blocks) -> ExtentKind | None:
+def _kind_sent(data: bytes | memoryview, block: int, blocks: Blocks) -> ExtentKind | None:
     """How a block's content must be sent, None where the image has just that."""
     number = block - blocks.first
-    is_zero = data.count(0) == len(data)
+    zero = is_zero(data)
     known = blocks.kinds[number]
-    if known == ZEROS and is_zero:
+    if known == ZEROS and zero:
         return None
     if known == SUM and len(data) == SUM_BLOCK_BYTES and blocks.sums[number].tobytes() == block_sums(0, data):
         return None
-    return ExtentKind.ZERO if is_zero else ExtentKind.DATA
+    return ExtentKind.ZERO if zero else ExtentKind.DATA
 
 
 def _changed_void(chunk: Chunk, start: int, end: int, blocks: Blocks) -> Iterator[Chunk]:

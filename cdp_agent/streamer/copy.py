@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_agent.served import DiskId, disk_of
-from cdp_agent.streamer.payloads import Chunk
+from cdp_agent.streamer.payloads import Chunk, is_zero
 from cdp_container.errors import BackingUnreadable, DeviceError, VolumesChanged
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX
@@ -191,7 +191,7 @@ def _read(found: Range, cover: bool) -> Iterator[Chunk]:
     while at < found.end:
         end = min(found.end, at - at % EXTENT_DATA_BYTES_MAX + EXTENT_DATA_BYTES_MAX)
         part = data[at - found.start : end - found.start]
-        if part.count(0) != len(part):
+        if not is_zero(part):
             yield from _void(found, zeros_from, at, cover)
             yield Chunk(found.volume.source, at, len(part), ExtentKind.DATA, part, 0, 0)
             zeros_from = end

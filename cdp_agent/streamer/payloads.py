@@ -12,13 +12,15 @@ from typing import Final, NamedTuple, Protocol
 
 from cdp_agent.streamer.coalesce import CutExtent
 from cdp_container.format.layout import ExtentKind
+from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Record
 
-KEPT_BYTES_MAX: Final = 32 << 20
-"""Payloads that are kept: eight of the largest."""
+KEPT_BYTES_MAX: Final = 16 << 20
+"""Payloads that are kept: four of the largest."""
 KEPT_PAYLOAD_BYTES_MIN: Final = 64 << 10
 """Smaller ones are as quickly read again."""
+_ZEROS: Final = bytes(EXTENT_DATA_BYTES_MAX)
 
 
 class Chunk(NamedTuple):
@@ -28,7 +30,7 @@ class Chunk(NamedTuple):
     offset: int
     length: int
     kind: ExtentKind
-    data: bytes | None
+    data: bytes | memoryview | None
     first_ns: int
     last_ns: int
 
@@ -68,17 +70,52 @@ class Journal(Protocol):
 
 
 def chunks_of(extents: Iterable[CutExtent], journal: Journal) -> Iterator[Chunk]:
-    """The extents of a cut with their bytes, read when they are asked for."""
-    kept = _Kept(journal)
-    for extent in extents:
-        data = None
-        if extent.kind is ExtentKind.DATA:
-            parts = [kept.part(*piece) for piece in extent.pieces]
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            assert len(data) == extent.length, "pieces must join to their extent"
-        yield Chunk(
-            extent.source, extent.offset, extent.length, extent.kind, data, extent.first_ns, extent.last_ns
-        )
+    """The extents of a cut with their bytes, read when they are asked for.
+
+    Zeros that were written come as void chunks, neighbours joined: they need no frame, and no block of a
+    restored file.
+    """
+    void: Chunk | None = None
+    for chunk in _read(extents, _Kept(journal)):
+        if void is not None and _continues(void, chunk):
+            first_ns, last_ns = min(void.first_ns, chunk.first_ns), max(void.last_ns, chunk.last_ns)
+            void = void._replace(length=void.length + chunk.length, first_ns=first_ns, last_ns=last_ns)
+            continue
+        if void is not None:
+            yield void
+        void = chunk if chunk.kind is ExtentKind.ZERO else None
+        if void is None:
+            yield chunk
+    if void is not None:
+        yield void
+
+
+def is_zero(data: bytes | memoryview) -> bool:
+    """Whether a piece, of EXTENT_DATA_BYTES_MAX at most, holds nothing but zeros."""
+    # Most that does not shows it in its first byte or last; only bytes are compared by memcmp.
+    return not data[0] and not data[-1] and bytes(data) == _ZEROS[: len(data)]
+
+
+def _continues(void: Chunk, chunk: Chunk) -> bool:
+    return (
+        chunk.kind is ExtentKind.ZERO
+        and chunk.source == void.source
+        and chunk.offset == void.offset + void.length
+        and void.length + chunk.length <= EXTENT_VOID_BYTES_MAX
+    )
+
+
+def _read(extents: Iterable[CutExtent], kept: _Kept) -> Iterator[Chunk]:
+    for source, offset, length, kind, pieces, first_ns, last_ns in extents:
+        if kind is not ExtentKind.DATA:
+            yield Chunk(source, offset, length, kind, None, first_ns, last_ns)
+            continue
+        data = kept.part(*pieces[0]) if len(pieces) == 1 else b"".join([kept.part(*part) for part in pieces])
+        assert len(data) == length, "pieces must join to their extent"
+        if is_zero(data):
+            yield Chunk(source, offset, length, ExtentKind.ZERO, None, first_ns, last_ns)
+        else:
+            yield Chunk(source, offset, length, kind, data, first_ns, last_ns)
 
 
 class _Kept:
@@ -91,7 +128,7 @@ class _Kept:
         self._payloads: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._bytes = 0
 
-    def part(self, record: Record, skip: int, length: int) -> bytes:
+    def part(self, record: Record, skip: int, length: int) -> bytes | memoryview:
         """Bytes of a payload."""
         if length == record.payload_length or record.payload_length < KEPT_PAYLOAD_BYTES_MIN:
             return self._journal.read_payload(record, skip, length)
@@ -104,4 +141,4 @@ class _Kept:
                 self._bytes -= len(self._payloads.popitem(last=False)[1])
         else:
             self._payloads.move_to_end(key)
-        return payload[skip : skip + length]
+        return memoryview(payload)[skip : skip + length]
