@@ -54,6 +54,24 @@ def test_backoff_grows_to_its_limit() -> None:
     assert pauses[-1] == BACKOFF_MAX_SECONDS
 
 
+SHOWS_THE_ALLOCATOR = """
+import os, sys
+with open(sys.argv[1], "w") as log:
+    log.write(os.environ["MALLOC_ARENA_MAX"] + " " + os.environ["MALLOC_TRIM_THRESHOLD_"])
+raise SystemExit(66)
+"""
+
+
+def test_a_child_gives_freed_memory_back_and_the_administrator_has_the_last_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "123")
+    seen = tmp_path / "seen"
+    run = supervisor(child("splitter", SHOWS_THE_ALLOCATOR, str(seen), final=66, ends=True), said=[])
+    assert run.run() == 66
+    assert seen.read_text() == "1 123"
+
+
 def test_a_final_code_of_the_splitter_ends_everything() -> None:
     said: list[str] = []
     run = supervisor(child("splitter", "raise SystemExit(66)", final=66, ends=True), said=said)
