@@ -14,8 +14,8 @@ from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.engine_types import Answered, Epoch, Outside, Wishes
 from cdp_agent.streamer.resume import Plan, epoch_keys
+from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.streamer.step_types import Lacking
-from cdp_agent.streamer.steps import ASKED_MAX
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import Claimant
 from cdp_container.errors import PositionUnknown

@@ -30,7 +30,7 @@ from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.packing import PackingThreads
 from cdp_agent.streamer.settings import StreamerSettings
-from cdp_agent.streamer.steps import ASKED_MAX
+from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.errors import CdpError, Fenced, StoreRefused

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from cdp_agent.streamer import build, coalesce, engine, resume, steps
+from cdp_agent.streamer import build, coalesce, engine, resume, step_events
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.copy import Doubt
 from cdp_agent.streamer.engine import Engine
@@ -202,12 +202,12 @@ def copy_during_a_redo(patch: pytest.MonkeyPatch, world: World) -> None:
 
 def take_a_copy_for_whole_at_once(patch: pytest.MonkeyPatch, world: World) -> None:
     """Forgets that the last read saw writes that are in no cut yet."""
-    real = steps._copy_ended
+    real = step_events._copy_ended
 
     def ended(state: st.StreamState, event: st.CopyEnded) -> st.StreamState:
         return real(state, replace(event, tail=state.position))
 
-    patch.setattr(steps, "_copy_ended", ended)
+    patch.setattr(step_events, "_copy_ended", ended)
 
 
 def forget_a_gap(patch: pytest.MonkeyPatch, world: World) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from cdp_agent.streamer import steps
+from cdp_agent.streamer import step_events, steps
 from cdp_agent.streamer.step_types import (
     Answer,
     Asked,
@@ -299,7 +299,7 @@ def test_a_put_without_an_answer_is_repeated_and_never_sealed_again(outcome: Put
         pauses.append(play.now_ns - began_ns)
         assert play.effects == (PutSegment(1),)
     assert pauses == sorted(pauses)
-    assert pauses[-1] == steps.RETRY_MAX_NS
+    assert pauses[-1] == step_events.RETRY_MAX_NS
 
 
 def test_a_throttling_store_is_left_alone_with_everything() -> None:
@@ -400,7 +400,7 @@ def test_a_catalog_that_cannot_be_stored_is_left_out() -> None:
     play = Play().began()
     for number in range(1, 17):
         play.protected(number * 100)
-    for _ in range(steps.CATALOG_ATTEMPTS_MAX):
+    for _ in range(step_events.CATALOG_ATTEMPTS_MAX):
         assert play.one(WriteCatalog).number == 1
         play.on(CatalogEnded(0, 1, UNKNOWN))
         if steps.due_ns(play.state) is not None:
