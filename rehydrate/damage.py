@@ -17,7 +17,7 @@ from cdp_container.domain.contents import Contents
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.faults import Fault
 from cdp_container.domain.image import Branch, Volume, on_branch, runs_of
-from cdp_container.errors import CdpError, LimitExceeded
+from cdp_container.errors import CdpError, LimitExceeded, counted
 from cdp_container.extents.intervals import Intervals, gaps, merged
 from cdp_container.extents.resolve import resolve, windows
 from cdp_container.extents.tables import COVER, Table
@@ -89,7 +89,7 @@ def doubtful(contents: Contents, branch: Branch, volume: Volume, faults: Sequenc
         return []
     newest = _newest(faults)
     newer = runs_of(contents, branch, volume.space, after=newest)
-    why = f"{len(faults)} segments cannot be read, this the newest; they may have written here"
+    why = f"cannot be read: {counted(len(faults), 'segment')}, this the newest; it may have written here"
     key, extents = segment_key(*newest), contents.extents()
     found: list[Damage] = []
     for start, end in windows(extents, newer, volume.size_bytes):
@@ -137,8 +137,8 @@ def record_doubts(contents: Contents, branch: Branch, faults: Sequence[Fault]) -
     if not faults:
         return []
     key = segment_key(*_newest(faults))
-    many = f"{len(faults)} segments cannot be read, {key} the newest"
-    doubts = [f"{many}: they may have added, renamed, resized or removed volumes"]
+    many = f"cannot be read: {counted(len(faults), 'segment')}, {key} the newest"
+    doubts = [f"{many}; volumes may have been added, renamed, resized or removed there"]
     named = _named(contents, branch)
     for space in sorted(contents.spaces()):
         end = _end_of(runs_of(contents, branch, space))

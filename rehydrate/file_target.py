@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cdp_container.errors import LocalDiskFull, TargetNotEmpty, TargetUnsuitable
+from cdp_container.errors import LocalDiskFull, TargetNotEmpty, TargetUnsuitable, counted
 from rehydrate.localio import lock_alone, os_errors, sync_directory, write_all
 from rehydrate.resume import (
     Done,
@@ -159,7 +159,8 @@ def open_file(path: Path, status: os.stat_result | None, wanted: Wanted, what: s
     left = _left_over(partial_path(path), what)
     begun = None if wanted.restart or wanted.image is None else read_progress(path)
     if begun is not None and begun.image == wanted.image and begun.done.lost and not wanted.tolerant:
-        why = f"a restore that went on despite damage was interrupted; {len(begun.done.lost)} parts are lost"
+        lost = counted(len(begun.done.lost), "part")
+        why = f"a restore that went on despite damage was interrupted; lost: {lost}"
         raise TargetNotEmpty(what, why, "--on-damage map goes on with it, --restart starts anew")
     if begun is not None and status is not None and _is_done(begun, status, wanted):
         return FileTarget(path, -1, "", False, None, begun.done)
@@ -313,7 +314,7 @@ def _take_partial(partial: Path, is_there: bool, what: str) -> int:
 def _what_file_holds(path: Path, status: os.stat_result | None) -> list[str]:
     if status is None:
         return []
-    held = [f"{path} holds {status.st_size} bytes"] if status.st_size else []
+    held = [f"{path} holds {counted(status.st_size, 'byte')}"] if status.st_size else []
     return held + users_of(path, status)
 
 

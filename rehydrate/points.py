@@ -16,7 +16,7 @@ from cdp_container.domain.gathering import rescue
 from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import History
 from cdp_container.domain.image import Branch, Cut, Volume, Volumes, cuts_of, runs_of, volumes_of
-from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume
+from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume, counted
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
@@ -269,6 +269,5 @@ def _passed_over(
         return ()
     newest = newer[-1]
     why = _unfit(volumes_of(contents, history.branch_of(newest.place), newest), names)
-    many = "cut" if len(newer) == 1 else "cuts"
     point = f"{newest.place.epoch}.{newest.place.cut}"
-    return (f"{len(newer)} newer {many} up to {point} passed over: {why}",)
+    return (f"{counted(len(newer), 'newer cut')} up to {point} passed over: {why}",)

@@ -37,10 +37,13 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         + ("the passphrase:" if identity.key_block else "nothing else:"),
         "",
         f"    rehydrate points {quoted}",
+        f"    rehydrate plan {quoted}",
         *(
             f"    rehydrate restore {quoted} --volume {item.name} --target {item.name}.raw"
             for item in volumes
         ),
+        "",
+        "An older point: restore with --at EPOCH.NUMBER, --time 2026-11-20T14:00:00Z or --marker NAME.",
         "",
         "Without our software: copy the container with any S3 tool, read docs/container-format.md, and run",
         f"    python tests/reader.py COPY restore {volumes[0].name} {volumes[0].name}.raw"

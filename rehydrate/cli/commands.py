@@ -13,7 +13,7 @@ from typing import Any
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.errors import RestoredWithDamage, UsageError
+from cdp_container.errors import RestoredWithDamage, UsageError, counted
 from cdp_container.store.address import below, open_store, parse_address
 from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
@@ -70,7 +70,7 @@ def points(access: Access, last: int, as_json: bool) -> int:
         keyless = contents.sealed
         text = [views.points_text(shown, keyless)]
         if older:
-            text.append(f"and {older} older ones: --last 0")
+            text.append(f"and {counted(older, 'older one')}: --last 0")
         if keyless:
             text.append("volumes and markers are sealed: give --passphrase-file to see them")
         notes = _notes(container, contents)
@@ -135,10 +135,10 @@ def _with_damage(restored: Restored) -> RestoredWithDamage:
     lost, in_doubt, beyond = (
         sum(found.bytes_of(kind) for found in maps) for kind in ("lost", "doubtful", "beyond")
     )
-    bytes_text = f"{lost} bytes are lost, {in_doubt} doubtful and {beyond} beyond a known size"
+    bytes_text = f"bytes lost: {lost}, doubtful: {in_doubt}, beyond a known size: {beyond}"
     doubts = len({doubt for found in maps for doubt in found.doubts})
     where = ", ".join(str(path) for path in restored.maps)
-    why = f"{bytes_text}, in {parts} parts; {doubts} more doubts: {where}"
+    why = f"{bytes_text}, in {counted(parts, 'part')}; {counted(doubts, 'more doubt')}: {where}"
     return RestoredWithDamage("restored, but not everything", why)
 
 

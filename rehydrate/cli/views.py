@@ -150,12 +150,13 @@ def plan_text(members: Mapping[str, Any]) -> str:
     marked = "".join(f", marker {printable(name)}" for name in members["markers"])
     estimate = seconds_text(members["estimated_seconds"])
     rate = size_text(members["assumed_bytes_per_second"])
+    objects, gets = counted(members["objects"], "object"), counted(members["gets"], "GET")
     return "\n".join(
         (
             f"point {members['point']} of {members['time']} ({state}{marked})",
             table(("VOLUME", "SIZE", "OBJECTS", "GETS", "FETCH", "WRITE"), rows),
-            f"{members['objects']} objects, {members['gets']} GETs, {members['fetch_bytes']} bytes to fetch",
-            f"{members['write_bytes']} bytes to write, about {estimate} at {rate}/s",
+            f"{objects}, {gets}, {counted(members['fetch_bytes'], 'byte')} to fetch",
+            f"{counted(members['write_bytes'], 'byte')} to write, about {estimate} at {rate}/s",
         )
     )
 

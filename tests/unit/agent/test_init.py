@@ -206,6 +206,8 @@ def test_the_kit_names_all_that_is_needed_and_no_secret(tmp_path: Path) -> None:
     identity = load_identity(tmp_path / "journal")
     text = recovery_kit(identity, "s3://b/p?endpoint=https://s3.example.com", "PEM TEXT")
     assert "rehydrate restore 's3://b/p?endpoint=https://s3.example.com' --volume db01" in text
+    assert "rehydrate plan 's3://b/p?endpoint=https://s3.example.com'\n" in text
+    assert "--at EPOCH.NUMBER" in text
     assert "PEM TEXT" in text
     assert identity.domain.hex() in text
     assert PASSPHRASE not in text

@@ -22,8 +22,8 @@ from rehydrate.cli.main import NEXT_STEPS
 from rehydrate.cli.progress import json_lines, text_lines
 from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, table, time_text, tree
 from rehydrate.plan import Totals
-from tests.containers import PASSPHRASE, Site, busy_container
-from tests.unit.rehydrate.conftest import Run, answer
+from tests.containers import PASSPHRASE, Site, busy_container, write
+from tests.unit.rehydrate.conftest import Run, answer, damage
 
 
 @pytest.fixture
@@ -308,6 +308,22 @@ def test_a_volume_is_restored_at_a_point(
     plan = answer(run, "plan", place, "--volume", "disk", *choice)
     assert (plan["fetch_bytes"], plan["write_bytes"]) == (report["fetched_bytes"], report["written_bytes"])
     assert (plan["gets"], plan["objects"]) == (report["gets"], report["objects"])
+
+
+def test_one_of_a_thing_has_no_s(run: Run, place: Path, out: Path) -> None:
+    site = Site(DirectoryStore(place))
+    disk = site.add_volume("only", 4096)
+    site.begin_epoch()
+    site.cut([write(disk, 0, site.rng.randbytes(4096))])
+    site.cut([])
+    (out / "x.raw").write_bytes(b"x")
+    assert "1 object, 1 GET, " in run("plan", place)[1]
+    assert "and 1 older one: " in run("points", place, "--last", "1")[1]
+    assert "holds 1 byte\n" in run("restore", place, "--target", out / "x.raw")[2]
+    damage(place, segment_key(1, 1), -200)
+    restored = run("restore", place, "--target", out / "y.raw", "--on-damage", "map")
+    assert "in 1 part; 0 more doubts" in restored[2]
+    assert "1 finding\n" in run("verify", place)[1]
 
 
 def test_all_volumes_are_restored_into_a_directory(run: Run, site: Site, place: Path, out: Path) -> None:
