@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdp_agent.served import DiskId, disk_of, disks_served, volumes_served
@@ -57,6 +57,18 @@ def served_by(backings: Sequence[Backing]) -> tuple[int, int]:
     """What the splitter publishes of which volumes it serves, and from which disks."""
     volumes = ((one.volume.index, one.volume.space, one.volume.size_bytes) for one in backings)
     return volumes_served(volumes), disks_served((one.volume.index, one.disk) for one in backings)
+
+
+def served_before(backings: Mapping[int, Backing], sources: int) -> Collection[int]:
+    """The indexes of those that were all that was served when `sources` was published; all if that is not so.
+
+    What comes has higher indexes than what was there.
+    """
+    indexes = sorted(backings)
+    for count in range(len(indexes)):
+        if served_by([backings[index] for index in indexes[:count]])[0] == sources:
+            return indexes[:count]
+    return indexes
 
 
 def sync_of(files: Files, backings: Iterable[Backing]) -> Callable[[], None]:

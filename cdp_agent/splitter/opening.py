@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from cdp_agent.splitter.backing import Backing, forget_cached, open_backing, served_by
+from cdp_agent.splitter.backing import Backing, forget_cached, open_backing, served_before, served_by
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
@@ -131,7 +131,7 @@ class _Opening:
         redoes = found is not None and not last.overflowed and not settings.keep_disk
         if redoes:
             assert found is not None
-            self._refuse_doubts(by_index, found, published is not None)
+            self._refuse_doubts(by_index, found, published)
         regions = self._regions_in_doubt(by_index, last, found)
         end = found.end if found else NOWHERE
         redos = last.redos
@@ -245,16 +245,19 @@ class _Opening:
         since_ns = found.last_write_ns if found is not None else self.clock.wall_ns()
         return since_ns if is_in_doubt else 0
 
-    def _refuse_doubts(self, backings: Mapping[int, Backing], found: Found, has_page: bool) -> None:
+    def _refuse_doubts(
+        self, backings: Mapping[int, Backing], found: Found, published: SplitterPage | None
+    ) -> None:
         """Raise where a redo could put old data over new, unless the operator said so."""
         if self.settings.redo:
             return
-        if not has_page and any(self.reader.records(found.look_from, found.end)):
+        if published is None and any(self.reader.records(found.look_from, found.end)):
             raise JournalDamaged(
                 "opening the journal",
                 f"{self.settings.journal_dir / SHARED} is gone, so nobody knows what to redo",
             )
-        refuse_changed_times(self.files, backings, found.last_write_ns)
+        known = self._served_before(backings, found, published) if published else backings
+        refuse_changed_times(self.files, known, found.last_write_ns)
         if (
             found.is_clean
         ):  # after a power loss the disk may hold a write of which the journal lost the record
@@ -267,6 +270,20 @@ class _Opening:
                 found.end,
                 self.settings.removed,
             )
+
+    def _served_before(
+        self, backings: Mapping[int, Backing], found: Found, last: SplitterPage
+    ) -> Mapping[int, Backing]:
+        """Without those that no splitter served yet: they may be of any age, as all of them is copied.
+
+        After a power loss the page may be older than what was served, but no older than records that are
+        gone. Where it does not tell which volumes came, all count as served.
+        """
+        before = served_before(backings, last.sources)
+        if len(before) == len(backings):
+            return backings
+        written = {record.source for record in self.reader.records(found.look_from, found.end)}
+        return {index: one for index, one in backings.items() if index in before or index in written}
 
     # --- what is there -----------------------------------------------------------------------
 

@@ -12,9 +12,10 @@ from random import Random
 
 import pytest
 
+from cdp_agent.splitter.opening import SHARED
 from cdp_agent.splitter.reloading import reload_volumes
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_container.errors import BackingUnreadable, ReloadRefused
+from cdp_container.errors import BackingChanged, BackingUnreadable, ReloadRefused
 from tests.unit.splitter.machine import Machine, Splitter, run
 from tests.waiting import turn, until
 
@@ -99,6 +100,83 @@ def test_an_idle_site_takes_over_a_disk_that_was_just_filled(machine: Machine) -
         assert await again.stop()
 
     asyncio.run(lives())
+
+
+def filled_late(machine: Machine, volume: VolumeSettings) -> None:
+    """A disk is filled long after the journal's last write."""
+    machine.clock.sleep(600)
+    now_ns = machine.clock.wall_ns()
+    os.utime(volume.backing, ns=(now_ns, now_ns))
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_a_volume_that_no_splitter_served_yet_may_be_younger_than_the_journal(
+    machine: Machine, power: bool
+) -> None:
+    """It is copied whole: that it was filled while nothing ran is no change behind our back."""
+
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"the last write", True)
+        splitter.release()
+        if power:
+            machine.reboot()
+        new = another(machine)
+        filled_late(machine, new)
+        machine.settings = replace(machine.settings, volumes=(*machine.settings.volumes, new))
+        again = machine.start()
+        assert await again.stop()
+
+    asyncio.run(lives())
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_volume_that_comes_hides_no_change_of_another(machine: Machine, changed: int) -> None:
+    """Of volume 1 the journal holds no record: it was served all the same."""
+
+    async def life() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"the last write", True)
+        splitter.release()
+
+    asyncio.run(life())
+    filled_late(machine, machine.settings.volumes[changed])
+    machine.settings = replace(machine.settings, volumes=(*machine.settings.volumes, another(machine)))
+    with pytest.raises(BackingChanged, match=f"v{changed}"):
+        machine.start()
+
+
+def test_a_volume_that_was_served_may_not_be_filled_behind_our_back(machine: Machine) -> None:
+    new = another(machine)
+
+    async def life() -> None:
+        splitter = machine.start()
+        await reload(machine, splitter, *machine.settings.volumes, new)
+        splitter.release()
+
+    asyncio.run(life())
+    filled_late(machine, new)
+    with pytest.raises(BackingChanged, match="v2"):
+        machine.start()
+
+
+def test_a_volume_of_which_the_journal_holds_writes_was_served(machine: Machine) -> None:
+    """Though the page that told so did not come to the disk before the power was lost."""
+    new = another(machine)
+
+    async def life() -> None:
+        splitter = machine.start()
+        before = (machine.directory / SHARED).read_bytes()
+        await reload(machine, splitter, *machine.settings.volumes, new)
+        await splitter.volumes[2].write(0, b"acknowledged", True)
+        splitter.release()
+        machine.restore_shared(before)
+        machine.reboot()
+
+    asyncio.run(life())
+    filled_late(machine, new)
+    with pytest.raises(BackingChanged, match="v2"):
+        machine.start()
 
 
 @pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
