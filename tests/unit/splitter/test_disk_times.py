@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.splitter.settings import MTIME_SLACK_SECONDS
-from cdp_container.journal.shared import StreamerPage
-from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter
+from tests.unit.splitter.machine import FILE_BYTES, Machine, give_up, overflow
 
 LONG_NS = int(6 * MTIME_SLACK_SECONDS * 1e9)
 
@@ -30,15 +29,6 @@ def written_now(machine: Machine) -> None:
     os.utime(machine.settings.volumes[0].backing, ns=(now_ns, now_ns))
 
 
-async def overflow(splitter: Splitter) -> None:
-    for number in range(60):
-        await splitter.volume.write(0, bytes([number + 1]) * 8192, False)
-        if splitter.capture.page.overflowed:
-            splitter.machine.pages.streamer.publish(StreamerPage(splitter.capture.page.overflow_at))
-            return
-    raise AssertionError("the journal took everything")
-
-
 @pytest.mark.parametrize("power", [False, True])
 def test_it_goes_on_after_maps_that_took_their_time(machine: Machine, power: bool) -> None:
     def slow_maps(name: str, path: Path) -> OSError | None:
@@ -50,6 +40,7 @@ def test_it_goes_on_after_maps_that_took_their_time(machine: Machine, power: boo
     async def lives() -> None:
         splitter = machine.start()
         await overflow(splitter)
+        give_up(splitter)
         machine.files.fail = slow_maps
         assert await splitter.capture.go_on()
         machine.files.fail = lambda name, path: None
@@ -66,6 +57,7 @@ def test_a_note_that_cannot_be_written_leaves_the_journal_given_up(machine: Mach
     async def lives() -> None:
         splitter = machine.start()
         await overflow(splitter)
+        give_up(splitter)
         begun: list[Path] = []
 
         def fail(name: str, path: Path) -> OSError | None:

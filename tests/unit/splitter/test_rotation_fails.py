@@ -14,8 +14,7 @@ import pytest
 from cdp_agent.splitter.settings import OnJournalFull
 from cdp_container.journal.position import Position
 from cdp_container.journal.reader import JournalReader
-from cdp_container.journal.shared import StreamerPage
-from tests.unit.splitter.machine import DOMAIN, FILE_BYTES, Machine, Splitter
+from tests.unit.splitter.machine import DOMAIN, FILE_BYTES, Machine, Splitter, give_up, overflow
 
 Fault = Callable[[str, Path], OSError | None]
 
@@ -57,14 +56,8 @@ async def fill(splitter: Splitter, count: int = 7) -> None:
     await splitter.capture.sync()
 
 
-async def overflow(splitter: Splitter) -> None:
-    for _ in range(3):
-        await splitter.volume.write(0, b"k" * 8192, False)
-    assert splitter.capture.page.overflowed
-
-
 async def go_on(splitter: Splitter) -> None:
-    splitter.machine.pages.streamer.publish(StreamerPage(splitter.capture.page.overflow_at))
+    give_up(splitter)
     assert await splitter.capture.go_on()
     await splitter.volume.write(4096, b"captured" * 512, True)
 
