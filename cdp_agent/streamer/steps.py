@@ -31,7 +31,7 @@ from cdp_container.journal.position import NOWHERE as NO_POSITION
 
 PUTS_MAX: Final = 8
 """Requests in flight: enough to fill a WAN with objects of 8 MiB, few enough for a small machine."""
-WINDOW_BYTES_MAX: Final = 96 << 20
+WINDOW_BYTES_MAX: Final = 64 << 20
 """Sealed bytes that are not acknowledged; they are kept in memory, as a sealed seq is never built again."""
 FLYING_MAX: Final = 64
 """Sealed segments that are not acknowledged, however small: each is tried again by itself, and a store that
