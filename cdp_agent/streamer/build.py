@@ -35,10 +35,10 @@ Entropy = Callable[[int], bytes]
 
 BLOCK_BYTES: Final = 512
 """What a volume's record calls its block: the smallest that a guest may write."""
-HEADS_BYTES_MAX: Final = 64 << 20
+HEADS_BYTES_MAX: Final = 32 << 20
 """Heads that are kept for catalogs; the oldest are forgotten, and their catalog is left out."""
 
-ENTRIES_MAX: Final = 1024
+ENTRIES_MAX: Final = 512
 """Segments of the widest catalog, and those that are in flight meanwhile."""
 
 
@@ -142,7 +142,7 @@ class CutBuilder:
         if not batch.reached:
             # What comes next was written later, but perhaps long before the cut was asked for.
             position, taken_ns = batch.records[-1].end, batch.records[-1].time_ns
-        kept = [extent for extent in coalesce(batch.records) if not self._sources[extent.source].removed]
+        kept = (extent for extent in coalesce(batch.records) if not self._sources[extent.source].removed)
         return position, batch.reached, taken_ns, chunks_of(kept, self._journal)
 
     def _space_records(self) -> Iterator[Record]:

@@ -76,18 +76,16 @@ def take_batch(
     return Batch(taken, reached=True)
 
 
-def coalesce(records: Sequence[Record]) -> list[CutExtent]:
-    """Sorted extents without overlap that read as the records do, applied in order.
+def coalesce(records: Sequence[Record]) -> Iterator[CutExtent]:
+    """Sorted extents without overlap that read as the records do, applied in order; made as they are taken.
 
     Data extents end at multiples of EXTENT_DATA_BYTES_MAX in their space; neighbours are joined.
     """
     by_source: dict[int, list[Record]] = {}
     for record in records:
         by_source.setdefault(record.source, []).append(record)
-    extents: list[CutExtent] = []
     for source in sorted(by_source):
-        extents += _joined(source, _winners(by_source[source]))
-    return extents
+        yield from _joined(source, _winners(by_source[source]))
 
 
 def _winners(records: list[Record]) -> Iterator[tuple[int, int, Record]]:

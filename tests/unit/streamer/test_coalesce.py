@@ -82,7 +82,7 @@ def test_it_reads_as_if_written_in_order(drawn: list[tuple[Kind, int, int, int]]
     records = [
         record(number, kind, at, span, source) for number, (kind, at, span, source) in enumerate(drawn)
     ]
-    extents = coalesce(records)
+    extents = list(coalesce(records))
     check_shape(extents)
     assert shown_by(extents, records) == shown_by_writing(records, 100)
 
@@ -99,14 +99,14 @@ def test_it_reads_as_if_written_in_order(drawn: list[tuple[Kind, int, int, int]]
 )
 def test_it_does_so_across_the_limits_of_extents(drawn: list[tuple[Kind, int, int]]) -> None:
     records = [record(number, kind, at * 4096, span) for number, (kind, at, span) in enumerate(drawn)]
-    extents = coalesce(records)
+    extents = list(coalesce(records))
     check_shape(extents)
     covered = {at for one in records for at in range(one.offset // 4096, (one.offset + one.span) // 4096)}
     assert sum(extent.length for extent in extents) == 4096 * len(covered)
 
 
 def test_nothing_becomes_nothing() -> None:
-    assert coalesce([]) == []
+    assert list(coalesce([])) == []
 
 
 def test_neighbours_become_one_extent() -> None:
