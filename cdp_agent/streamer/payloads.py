@@ -16,8 +16,8 @@ from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Record
 
-KEPT_BYTES_MAX: Final = 16 << 20
-"""Payloads that are kept: four of the largest."""
+KEPT_BYTES_MAX: Final = 8 << 20
+"""Payloads that are kept: two of the largest."""
 KEPT_PAYLOAD_BYTES_MIN: Final = 64 << 10
 """Smaller ones are as quickly read again."""
 _ZEROS: Final = bytes(EXTENT_DATA_BYTES_MAX)
