@@ -80,6 +80,7 @@ def assemble(
         header_packed = cipher.seal(seal.SECTION_HEADER, header_packed, first)
         index_packed = cipher.seal(seal.SECTION_INDEX, index_packed, first)
     data = _join(first, header_packed, index_packed, frames)
+    del header_packed, index_packed  # a wide catalog has 20 MiB of them
     built = SealedObject(key, data, data[-32:], preamble.head_length)
     _check_pair(built, preamble, header_raw, index_raw, keys)
     return built

@@ -62,11 +62,13 @@ def build_catalog(
         "first": numbered[0],
         "last": numbered[-1],
     }
+    index_raw = build_index({"entries": rows, "heads": heads})
+    heads.clear()  # 20 MiB of a wide catalog
     return assemble(
         catalog_key(facts.epoch, facts.level, facts.number),
         Preamble(ObjectKind.CATALOG, keys.domain, object_id, facts.epoch, facts.number),
         header,
-        build_index({"entries": rows, "heads": heads}),
+        index_raw,
         (),
         keys,
         compressor,
