@@ -128,7 +128,7 @@ def _take_over(
     grown: Sequence[tuple[Backing, VolumeSettings]],
     added: Sequence[Backing],
 ) -> None:
-    """In a time without writes; nothing here fails, and nothing waits."""
+    """In a time without writes; nothing here fails, and nothing waits but for a disk."""
     by_source = {volume.source: volume for volume in volumes}
     for backing, new in grown:
         backing.volume = new
@@ -143,7 +143,9 @@ def _take_over(
     capture.remove(decision.removed)
     sources, disks = served_by(backings)
     with suppress(OSError):  # the next write publishes it, or gives the journal up
-        capture.publish(replace(capture.page, sources=sources, disks=disks))
+        # Durably: after a power loss an older page would say that no splitter ever served what came, when
+        # its records may be long gone, and a change behind our back would be passed over.
+        capture.publish(replace(capture.page, sources=sources, disks=disks), durable=True)
 
 
 def _refuse_small(files: Files, backing: Backing, new: VolumeSettings) -> None:

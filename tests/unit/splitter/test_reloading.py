@@ -16,6 +16,7 @@ from cdp_agent.splitter.opening import SHARED
 from cdp_agent.splitter.reloading import reload_volumes
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import BackingChanged, BackingUnreadable, ReloadRefused
+from cdp_container.journal.shared import SharedPage, SplitterPage, StreamerPage
 from tests.unit.splitter.machine import Machine, Splitter, run
 from tests.waiting import turn, until
 
@@ -158,6 +159,40 @@ def test_a_volume_that_was_served_may_not_be_filled_behind_our_back(machine: Mac
     filled_late(machine, new)
     with pytest.raises(BackingChanged, match="v2"):
         machine.start()
+
+
+def test_also_after_a_power_loss_a_volume_that_was_served_may_not_be_changed_behind_our_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page that is left may be the one that was durable last, and the volume's records may be gone."""
+    shared, left = machine.directory / SHARED, [b""]
+    publish = SharedPage.publish
+
+    def noted(self: SharedPage[SplitterPage], page: SplitterPage, durable: bool = False) -> None:
+        publish(self, page, durable)
+        if durable:
+            left[0] = shared.read_bytes()
+
+    monkeypatch.setattr(SharedPage, "publish", noted)
+
+    async def lives() -> None:
+        splitter = machine.start()
+        await splitter.volume.write(0, b"x", True)
+        new = another(machine)
+        await reload(machine, splitter, *machine.settings.volumes, new)
+        await splitter.volumes[2].write(0, b"served", True)
+        for number in range(60):  # so that its record is overtaken
+            await splitter.volume.write(0, bytes([number + 1]) * 8192, True)
+            machine.pages.streamer.publish(StreamerPage(splitter.capture.page.tail))
+            splitter.capture.trim()
+        splitter.release()
+        machine.reboot()
+        machine.restore_shared(left[0])
+        filled_late(machine, new)
+        with pytest.raises(BackingChanged, match="v2"):
+            machine.start()
+
+    asyncio.run(lives())
 
 
 def test_a_volume_of_which_the_journal_holds_writes_was_served(machine: Machine) -> None:
