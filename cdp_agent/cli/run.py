@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +108,21 @@ def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> N
     save_notes(directory, replace(load_notes(directory), whole=whole))
 
 
+def opened_since(pages: SharedPages) -> Callable[[], bool]:
+    """Asks whether exports were opened since now.
+
+    One that was killed could not say that its exports are closed, but the next one has another generation.
+    """
+    last = pages.splitter.read()
+    before = 0 if last is None else last.generation
+
+    def is_open() -> bool:
+        page = pages.splitter.read()
+        return page is not None and page.running and page.exports_open and page.generation != before
+
+    return is_open
+
+
 def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
     def argv(process: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "cdp_agent.cli.main", process, "--config", str(config))
@@ -128,11 +143,7 @@ def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
         ),
     ]
 
-    def exports_open() -> bool:
-        page = pages.splitter.read()
-        return page is not None and page.running and page.exports_open
-
-    supervisor = Supervisor(children, SystemClock(), exports_open, say)
+    supervisor = Supervisor(children, SystemClock(), opened_since(pages), say)
     if watch is not None:
         supervisor.watch, supervisor.last_look = watch.poll, watch.finish
     return supervisor.run()

@@ -97,6 +97,7 @@ def open_capture(
         raise ConfigInvalid("opening the journal", f"no file of {settings.file_bytes} bytes fits its limit")
     backings: list[Backing] = []
     try:
+        _say_closed(pages)
         backings.extend(open_backing(files, volume) for volume in settings.volumes)
         with JournalReader(directory, settings.domain) as reader:
             opening = _Opening(settings, files, clock, entropy, boot, pages, directory, reader, on_progress)
@@ -108,6 +109,13 @@ def open_capture(
             kind = LocalDiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
             raise kind("opening the journal and the disks", str(error)) from error
         raise
+
+
+def _say_closed(pages: SharedPages) -> None:
+    """A splitter that was killed left its page as it was while it served; opening may take long, or fail."""
+    last = pages.splitter.read()
+    if last is not None and (last.running or last.exports_open):
+        pages.splitter.publish(replace(last, running=False, exports_open=False))
 
 
 @dataclass(slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cdp_agent.cli.children import ever_ran, splitter_settings, streamer_settings
 from cdp_agent.cli.init import initialise
-from cdp_agent.cli.run import _note_empty_volumes, _take_moved_disks, _take_wish, run_agent
+from cdp_agent.cli.run import _note_empty_volumes, _take_moved_disks, _take_wish, opened_since, run_agent
 from cdp_agent.identity import load_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import STREAMER_LOCK, take_lock
@@ -203,3 +204,17 @@ def test_a_journal_whose_shared_pages_are_gone_is_no_first_run(config: Path) -> 
     (journal(config) / "journal").mkdir()
     (journal(config) / "journal" / "000000000001.jnl").write_bytes(bytes(4096))
     assert ever_ran(journal(config))
+
+
+def test_exports_of_a_run_that_was_killed_are_not_taken_for_open(config: Path) -> None:
+    """Guests would be started before their disks are there."""
+    pages = SharedPages(journal(config) / "shared")
+    left = SplitterPage(generation=1, running=True, exports_open=True)
+    pages.splitter.publish(left)
+    is_open = opened_since(pages)
+    assert not is_open()
+    pages.splitter.publish(replace(left, generation=2, exports_open=False))
+    assert not is_open()
+    pages.splitter.publish(replace(left, generation=2))
+    assert is_open()
+    pages.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.splitter import opening
+from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.redo import redo
 from cdp_agent.splitter.settings import OnJournalFull
 from cdp_container.errors import (
@@ -309,6 +310,30 @@ def test_starts_use_up_whole_files_and_that_is_shown_before_it_is_full(machine: 
 
     used = asyncio.run(used_in_lives())
     assert [bytes_ // FILE_BYTES for bytes_ in used] == [0, 1, 2, 3]
+
+
+def test_whoever_was_killed_does_not_seem_to_serve_while_the_next_one_opens(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may read a whole journal first, or come to nothing: `status` must not say that it serves."""
+    seen: list[bool] = []
+
+    def looked(*given: object) -> Backing:
+        page = machine.pages.splitter.read()
+        assert page is not None
+        seen.append(page.running or page.exports_open)
+        raise BackingUnreadable("opening", "no")
+
+    async def lives() -> None:
+        splitter = machine.start()
+        splitter.capture.publish(replace(splitter.capture.page, exports_open=True))
+        splitter.release()
+        monkeypatch.setattr(opening, "open_backing", looked)
+        with pytest.raises(BackingUnreadable):
+            machine.start()
+
+    asyncio.run(lives())
+    assert seen == [False]
 
 
 def test_no_room_for_a_generation_is_an_overflow_at_start(machine: Machine) -> None:
