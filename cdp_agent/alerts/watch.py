@@ -78,6 +78,7 @@ class Watch:
     _look_at_ns: int = 0
     _error: str | None = None
     _ending: bool = False
+    _served: bool = False
 
     def poll(self) -> None:
         """Look once a second, start the hook where there is news. Returns at once."""
@@ -86,10 +87,14 @@ class Watch:
         if now_ns >= self._look_at_ns:
             self._look_at_ns = now_ns + int(LOOK_SECONDS * 1e9)
             told = news(self.said, troubles(self._look(now_ns)), now_ns)
-            # What an earlier run said is over only where both processes of this one show that it is.
-            knows = bool(self._streamer.members and self._splitter.members)
-            self._waiting = [one for one in told if one.on or knows]
+            self._waiting = [one for one in told if one.on or self._knows(one.kind)]
         self._run_next(now_ns)
+
+    def _knows(self, kind: Kind) -> bool:
+        """Whether this run has seen enough to say that what an earlier one said is over."""
+        if kind is Kind.DOWN:
+            return self._served
+        return bool(self._streamer.members and self._splitter.members)
 
     def finish(self) -> None:
         """Look once more and say everything, for FINISH_SECONDS_MAX at most."""
@@ -155,8 +160,10 @@ class Watch:
         lock = Path(self.settings.journal.directory) / SPLITTER_LOCK_NAME
         # Of a run that ends nothing new is said: it may have been told to, and what was said stands.
         stood = self._ending and not (Kind.DOWN in self.said and self.said[Kind.DOWN].on)
-        if stood or (not self._ending and is_open and _is_held(lock)):
+        serves = not self._ending and is_open and _is_held(lock)
+        if serves or stood:
             self.served_ns = now_ns
+        self._served |= serves
         return (now_ns - self.served_ns) / 1e9
 
     def _is_proven(self, page: SplitterPage | None) -> bool:

@@ -281,6 +281,22 @@ def test_a_run_that_ends_while_it_is_down_does_not_say_that_it_is_over(place: Pl
     place.must_hear("splitter-down on")
 
 
+def test_a_new_run_does_not_say_that_it_is_over_before_anything_is_served(place: Place) -> None:
+    place.serve(is_open=False)
+    place.later(DOWN_SECONDS_MIN)
+    place.must_hear("splitter-down on")
+    place.watch.finish()
+    place.watch = place.opened()
+    place.show("splitter", state="redo")
+    place.show("streamer", lag_seconds=0.0, state="connecting")
+    for _ in range(3):
+        place.later()
+        assert not place.watch.hook.busy
+    place.serve()
+    place.later()
+    place.must_hear("splitter-down on", "splitter-down over")
+
+
 def test_a_page_that_cannot_be_read_is_damage_and_ends_nothing(place: Place) -> None:
     (place.root / "shared").write_bytes(b"\xff" * 8192)
     place.later()
