@@ -123,7 +123,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         exports_open=running and splitter.running and splitter.exports_open,
         state=str(facts.get("state", "")) if answering else "the streamer does not answer",
         last_error=newest_error(
-            facts, shown, clock.wall_ns(), well=_is_well(facts, splitter, running and answering)
+            facts, shown, clock.wall_ns(), well=_is_well(facts, shown, splitter, running and answering)
         ),
         epoch=facts.get("epoch"),
         rpo_target_seconds=settings.rpo_target,
@@ -135,12 +135,13 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     )
 
 
-def _is_well(facts: dict[str, Any], splitter: SplitterPage, running: bool) -> bool:
+def _is_well(facts: dict[str, Any], shown: dict[str, Any], splitter: SplitterPage, running: bool) -> bool:
     """Whether nothing fails just now."""
     serves = (
         splitter.running and splitter.exports_open and not splitter.overflowed and not splitter.sync_failed
     )
-    return running and serves and not facts.get("troubles") and str(facts.get("state")) in STEADY_STATES
+    fails = facts.get("troubles") or shown.get("writes_wait")
+    return running and serves and not fails and str(facts.get("state")) in STEADY_STATES
 
 
 def _alerts(settings: AgentSettings, directory: Path) -> str:
@@ -223,6 +224,8 @@ def _problems(
     tcp = shown.get("tcp")
     if running and isinstance(tcp, dict) and tcp.get("error"):
         problems.append(f"NBD over TCP: {tcp['error']}")
+    if running and splitter.running and shown.get("writes_wait"):
+        problems.append(f"guests' writes wait until the journal has room: {shown['writes_wait']}")
     if splitter.overflowed:
         problems.append(f"the journal is full and writes go past it: {MENDS_ITSELF}")
     if splitter.sync_failed:

@@ -82,6 +82,7 @@ class Capture:
         self._may_degrade = settings.on_journal_full is OnJournalFull.DEGRADE
         self._clock = clock
         self._room = asyncio.Event()
+        self.why_writes_wait = ""
         self._intents = Intents(intent, self.in_thread)
         self._overflow = Overflow(self.appending, self.syncing, self._intents, begin_again, clock)
         self._mending = Mending(files, backings, journal, self.appending, self.syncing, settings.removed)
@@ -139,7 +140,7 @@ class Capture:
         elif isinstance(reason, OSError):
             raise reason
         else:
-            self.failures.last_error = str(reason)
+            self.failures.last_error = self.why_writes_wait = str(reason)
             self._room.clear()
             await self._room.wait()
 
@@ -152,6 +153,7 @@ class Capture:
         has_room = writer.run.trim((appending.published.streamer().proven, page.synced))
         appending.publish_page(replace(page, used_bytes=writer.run.used_bytes))
         if has_room:
+            self.why_writes_wait = ""
             self._room.set()
         return has_room
 

@@ -226,6 +226,7 @@ class _Process:
                 "compare_all": page.compare_all,
                 "sync_failed": page.sync_failed,
                 "exports_open": page.exports_open,
+                "writes_wait": capture.why_writes_wait,
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
                 "last_error": self._last_error[0],

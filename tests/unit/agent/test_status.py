@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from cdp_agent.cli.init import initialise
-from cdp_agent.cli.status import NEVER_RAN, gather, show_status
+from cdp_agent.cli.status import NEVER_RAN, _is_well, gather, show_status
 from cdp_agent.identity import load_identity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
@@ -128,6 +128,19 @@ def test_torn_facts_are_no_facts(config: Path, junk: bytes) -> None:
     for name in ("splitter.json", "streamer.json"):
         (config.parent / "journal" / name).write_bytes(junk)
     assert problems(config, HEALTHY)
+
+
+def test_writes_that_wait_are_a_problem_and_not_over(config: Path) -> None:
+    """Whoever waits does not fail again: without a word of its own that would look as if it were over."""
+    directory = config.parent / "journal"
+    facts = {"state": "serving", "writes_wait": "it is at its limit", "last_error": "x", "last_error_ns": 1}
+    (directory / "splitter.json").write_bytes(orjson.dumps(facts))
+    lock = take_lock(directory / SPLITTER_LOCK, SystemClock())
+    assert "guests' writes wait until the journal has room: it is at its limit" in problems(config, HEALTHY)
+    os.close(lock)
+    streamer = {"state": "streaming"}
+    assert _is_well(streamer, {}, HEALTHY, running=True)
+    assert not _is_well(streamer, facts, HEALTHY, running=True)
 
 
 def test_a_wish_that_is_not_done_is_shown(config: Path) -> None:

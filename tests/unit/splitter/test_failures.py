@@ -193,7 +193,10 @@ def test_writes_wait_for_room_where_that_was_chosen(machine: Machine) -> None:
         filling = asyncio.ensure_future(fill(splitter, 60))
         await until(lambda: splitter.capture.failures.last_error, "the journal is full", DEADLINE_SECONDS)
         assert "limit" in splitter.capture.failures.last_error
+        assert "limit" in splitter.capture.why_writes_wait
         assert not filling.done()
+        splitter.capture.trim()
+        assert splitter.capture.why_writes_wait, "nothing is proven yet"
         await splitter.volume.flush()  # reads and flushes go on
         assert await splitter.volume.read(0, 1) is not None
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -203,6 +206,7 @@ def test_writes_wait_for_room_where_that_was_chosen(machine: Machine) -> None:
                 splitter.capture.trim()
                 await turn()
         await filling
+        assert not splitter.capture.why_writes_wait
         assert not splitter.capture.page.overflowed
 
     run(machine, scenario)
