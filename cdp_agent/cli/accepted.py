@@ -2,13 +2,14 @@
 
 A file that is just being edited must not decide whether guests have disks, so splitter and streamer never
 read it. Commands that only talk to the running agent find it by the copy, too. The copy leaves out `alerts`,
-which may hold secrets and are the supervisor's alone. What does not belong here: which volumes there are
-(agent.json).
+which may hold secrets and are the supervisor's alone, but for a digest. What does not belong here: which
+volumes there are (agent.json).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from cdp_container.domain.settings import (
     CONFIG_BYTES_MAX,
     AgentSettings,
     dump_settings,
-    load_settings,
     parse_settings,
 )
 from cdp_container.errors import CdpError, ConfigInvalid
@@ -52,7 +52,7 @@ def keep_accepted(config: Path, settings: AgentSettings) -> Path:
     """
     path = Path(settings.journal.directory) / ACCEPTED_NAME
     kept = settings.model_copy(update={"alerts": None})
-    text = _header(config) + dump_settings(kept)
+    text = _header(config) + _alerts_line(settings) + dump_settings(kept)
     assert parse_settings(text, ACCEPTED_NAME) == kept
     if _read(path) == text:
         return path
@@ -77,21 +77,32 @@ def load_running(config: Path) -> Running:
         path = _accepted(config)
         if path is None:
             raise
-        settings, identity = load_agent(path, other_volumes=True)
+        try:
+            settings, identity = load_agent(path, other_volumes=True)
+        except ConfigInvalid:
+            raise error from None  # the file can be mended, the copy cannot
         say(f"note: {error}")
-        say("note: the agent goes on with the configuration of its last start; the next one needs it mended")
+        say("note: a running agent goes on with that of its last start; the next start needs it mended")
         return Running(settings, identity, " ".join(str(error).split()))
 
 
-def standing(config: Path, settings: AgentSettings) -> str:
-    """Whether a start would take over something else of a fit configuration than the last one did."""
-    path = _accepted(config)
-    if path is None:
-        return "not started yet"
-    apart: dict[str, object] = {"alerts": None, "volumes": []}  # not in the copy; told by `reload`
-    if settings.model_copy(update=apart) == load_settings(path).model_copy(update=apart):
-        return "as at the last start"
-    return "edited since the last start, waits for the next one"
+def standing(config: Path, agent: Running) -> str:
+    """Whether a fit configuration says something else than what the last start, or `reload`, took over."""
+    text = _read(Path(agent.settings.journal.directory) / ACCEPTED_NAME)
+    if not text.startswith(_header(config)):
+        return "not known: no start kept a copy of this file"
+    try:
+        kept = parse_settings(text, ACCEPTED_NAME)
+    except ConfigInvalid:
+        return "not known: the copy of the last start cannot be used"
+    apart: dict[str, object] = {"alerts": None, "volumes": []}
+    is_same = agent.settings.model_copy(update=apart) == kept.model_copy(update=apart)
+    if not is_same or _alerts_line(agent.settings) not in text:
+        return "edited since the last start, waits for the next one"
+    protected = {one.name: one.path for one in agent.identity.active.values()}
+    if {one.name: one.path for one in agent.settings.volumes} != protected:
+        return "other volumes than are protected: `cdp-agent reload` or the next start takes them over"
+    return "as at the last start"
 
 
 def _accepted(config: Path) -> Path | None:
@@ -109,6 +120,12 @@ def _header(config: Path) -> bytes:
     return (
         f"# kept by `cdp-agent run`, not to be edited; accepted from {os.path.abspath(config)!a}\n".encode()
     )
+
+
+def _alerts_line(settings: AgentSettings) -> bytes:
+    """Tells whether `alerts` was edited, and nothing of what it is."""
+    said = "" if settings.alerts is None else settings.alerts.model_dump_json()
+    return f"# alerts: {hashlib.sha256(said.encode()).hexdigest()}\n".encode()
 
 
 def _read(path: Path) -> bytes:

@@ -77,10 +77,10 @@ def show_status(config: Path, *, as_json: bool) -> int:
     agent = load_running(config)
     status = gather(agent.settings, agent.identity, SystemClock())
     if agent.fault:
-        kept = f"cannot be used, the agent goes on with that of its last start: {agent.fault}"
+        kept = f"cannot be used; a running agent goes on with that of its last start: {agent.fault}"
         status = replace(status, configuration=kept, alerts="not known")
     else:
-        status = replace(status, configuration=standing(config, agent.settings))
+        status = replace(status, configuration=standing(config, agent))
     if as_json:
         document = {"schema": SCHEMA, "on_target": status.on_target, **_members(status)}
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())

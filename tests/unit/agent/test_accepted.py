@@ -69,7 +69,7 @@ def test_the_running_agent_is_found_by_what_is_left_of_its_configuration(
     assert agent.settings.rpo_target == 7
     assert agent.identity.name == "shop"
     assert "agent.yaml is refused" in agent.fault
-    assert "the agent goes on with the configuration of its last start" in capsys.readouterr().err
+    assert "a running agent goes on with that of its last start" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,36 @@ def test_marker_and_flush_ask_the_agent(config: Path) -> None:
         ask_marker(config, "m", "", application=False, timeout_seconds=1)
 
 
-def test_an_edit_that_waits_for_the_next_start_is_told(config: Path) -> None:
-    assert standing(config, load_settings(config)) == "not started yet"
+@pytest.mark.parametrize("before", ["7s", "T0KEN", "domain: shop\n"])
+def test_an_edit_that_waits_for_the_next_start_is_told(config: Path, before: str) -> None:
+    def told() -> str:
+        return standing(config, load_running(config))
+
+    assert told() == "not known: no start kept a copy of this file"
     keep(config)
-    assert standing(config, load_settings(config)) == "as at the last start"
-    config.write_text(config.read_text().replace("7s", "8s"))
-    assert standing(config, load_settings(config)).startswith("edited since the last start")
+    assert told() == "as at the last start"
+    after = {"7s": "8s", "T0KEN": "other"}.get(before, f"{before}cut_every: 2s\n")
+    config.write_text(config.read_text().replace(before, after))
+    assert told().startswith("edited since the last start")
+
+
+def test_volumes_that_wait_for_reload_are_told(config: Path) -> None:
+    keep(config)
+    config.write_text(config.read_text().replace("db01.raw", "db02.raw"))
+    assert "`cdp-agent reload`" in standing(config, load_running(config))
+
+
+def test_a_fit_configuration_finds_its_copy_however_it_is_written(config: Path) -> None:
+    keep(config)
+    folder = f"{config.parent}/journal"
+    config.write_text(config.read_text().replace(f"directory: {folder}", f'"dir\\x65ctory": {folder}'))
+    assert standing(config, load_running(config)) == "as at the last start"
+
+
+def test_a_copy_that_cannot_be_used_hides_no_other_fault(config: Path) -> None:
+    path = keep(config)
+    path.write_text(path.read_text() + "from_another_version: 1\n")
+    assert standing(config, load_running(config)) == "not known: the copy of the last start cannot be used"
+    config.write_text(config.read_text().replace("7s", "7"))
+    with pytest.raises(ConfigInvalid, match="rpo_target"):
+        load_running(config)
