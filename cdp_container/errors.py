@@ -166,7 +166,9 @@ class PointsDamaged(CdpError):
     """`verify` has read everything, and recovery points cannot be restored whole."""
 
     exit_code = 27
-    default_hint = "`rehydrate points` says which can; bring what is named back from a replica or a version"
+    default_hint = (
+        "bring what is named back from a replica or a version, or restore an earlier point with --at"
+    )
 
 
 # --- 30..39: keys and credentials ------------------------------------------------------------

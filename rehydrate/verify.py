@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.faults import faults_of
+from cdp_container.domain.faults import Fault, Soundness, faults_of
 from cdp_container.domain.heads import BROKEN, Broken, Seen
+from cdp_container.domain.history import History
+from cdp_container.domain.image import cuts_of
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import (
@@ -82,7 +84,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what was found. `opened`: frames were opened, not only checked by digest."""
+    """What was looked at, and what was found. `opened`: frames were opened, not only checked by digest.
+
+    `way_out`: which point nothing found stands in the way of, where there is one.
+    """
 
     objects: int = 0
     stored_bytes: int = 0
@@ -90,6 +95,7 @@ class Report:
     opened: bool = True
     findings: list[Finding] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    way_out: str = ""
 
     @property
     def error(self) -> CdpError | None:
@@ -100,7 +106,8 @@ class Report:
         needed = sum(finding.needed for finding in self.findings)
         if needed:
             why = f"{counted(needed, 'finding')} in what recovery points need"
-            return PointsDamaged("the container is not whole", why)
+            hint = f"{self.way_out}; else: {PointsDamaged.default_hint}" if self.way_out else None
+            return PointsDamaged("the container is not whole", why, hint)
         if self.findings:
             why = f"{counted(len(self.findings), 'finding')} in what no recovery point needs"
             return Incomplete("not everything is as it was written", why)
@@ -133,6 +140,7 @@ def verify(
     found: list[Found],
     scope: Mapping[int, int],
     progress: Callable[[Totals], None],
+    is_newest_meant: bool = True,
 ) -> Report:
     """Read and check these objects, and that nothing is missing of what the scope needs.
 
@@ -141,6 +149,7 @@ def verify(
         found: see `to_verify`.
         scope: for each epoch the last seq that counts.
         progress: told of every object that was read.
+        is_newest_meant: whether it counts that newer points were lost; not where one was named by its number.
     """
     report = Report(opened=not container.sealed or container.keys.private_key is not None)
     contents = Contents(container.history.domain, ledger=container.ledger)
@@ -151,11 +160,14 @@ def verify(
             progress(Totals(gets=1, fetch_bytes=checked.found.size))
             _count(report, contents, checked, scope)
             catalogs[checked.found.key] = checked.entries
-        for fault in faults_of(contents, scope, container.history.origins()):
+        faults = list(faults_of(contents, scope, container.history.origins()))
+        report.way_out = _way_out(container.history, contents, faults)
+        for fault in faults:
             if fault.error not in [finding.error for finding in report.findings]:
                 report.findings.append(Finding(fault.error, fault.error.what, needed=True))
         report.findings.extend(_lying_catalogs(contents, catalogs))
-        report.findings.extend(_lost_cut(container))
+        if is_newest_meant:
+            report.findings.extend(_lost_cut(container))
     finally:
         contents.close()
     return report
@@ -260,6 +272,19 @@ def _check_domain_object(container: Container, parsed: ParsedKey, key: str, data
             parse_holds(data, key, domain)
         case _:
             return
+
+
+def _way_out(history: History, contents: Contents, faults: list[Fault]) -> str:
+    """The newest point that can be restored, in words. Only who read every byte can tell: `points` cannot."""
+    try:
+        main = history.branch_of(history.newest)
+    except BROKEN:
+        return ""  # nothing leads to any point
+    sound = Soundness(faults, history.origins())
+    for cut in reversed(cuts_of(contents, main)):
+        if cut.whole and sound.fault_at(cut.place) is None:
+            return f"--at {cut.place.epoch}.{cut.place.cut} is the newest point that is sound"
+    return ""
 
 
 def _lost_cut(container: Container) -> Iterator[Finding]:

@@ -35,6 +35,11 @@ from cdp_container.format.keys import EPOCHS_PREFIX, OWNER_KEY, KeyKind, config_
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.api import Store
 
+_WITHOUT_OWNER: Final = (
+    f"bring it back from a replica or a version; a copy of the container without {OWNER_KEY} can be restored "
+    "from with --at"
+)
+
 EPOCHS_MAX: Final = 1_000_000
 """Epochs of one chain: a stop for records that lead nowhere."""
 
@@ -175,6 +180,8 @@ def _newest(
 def _read_owner(store: Store, notes: list[str]) -> Owner:
     try:
         return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+    except DamagedObject as error:
+        raise DamagedObject(error.what, error.why, _WITHOUT_OWNER) from error
     except NotFound:
         record = _highest_record(store)
     if record is None:
@@ -211,9 +218,10 @@ def _read_config(store: Store, owner: Owner) -> DomainConfig:
     try:
         data = store.get(key).data
     except NotFound as error:
-        raise MissingObject(key, f"{OWNER_KEY} names this configuration, and it is gone") from error
+        why = f"{OWNER_KEY} names this configuration, and it is gone"
+        raise MissingObject(key, why, _WITHOUT_OWNER) from error
     if config_digest(data) != owner.config:
-        raise DamagedObject(key, "it has not the digest that its key names")
+        raise DamagedObject(key, "it has not the digest that its key names", _WITHOUT_OWNER)
     return parse_config(data, key, owner.domain)
 
 

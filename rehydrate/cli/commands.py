@@ -153,7 +153,7 @@ def verify(access: Access, choice: Choice, as_json: bool) -> int:
         scope, listed = _verify_scope(container, choice)
         planned = Totals(gets=len(listed), fetch_bytes=sum(found.size for found in listed))
         with meter(planned, "verify", clock, as_json) as progress:
-            report = verification.verify(container, listed, scope, progress)
+            report = verification.verify(container, listed, scope, progress, choice.at is None)
         _tell(list(container.history.notes))
         _answer(views.report_members(report), as_json, views.report_text(report))
     if report.error is not None:

@@ -125,6 +125,7 @@ def test_without_an_owner_nobody_knows_whether_the_newest_is_the_newest(
     code, stdout, _ = run("verify", place)
     assert code == PointsDamaged.exit_code
     assert f"missing: {OWNER_KEY}" in stdout
+    assert run("verify", place, "--at", f"1.{newest}")[0] == 0
 
 
 def test_without_an_owner_an_older_time_means_what_it_meant(run: Run, empty: Site, place: Path) -> None:
@@ -184,3 +185,39 @@ def test_a_volume_of_no_size_breaks_its_points_and_no_listing(
     code, _, stderr = run("plan", place)
     assert code == DamagedObject.exit_code
     assert "--at 1.1" in stderr.splitlines()[-1]
+
+
+def test_verify_names_the_newest_point_that_is_sound_as_points_cannot(
+    run: Run, empty: Site, place: Path, out: Path
+) -> None:
+    disk = empty.add_volume("disk", 1 << 20)
+    empty.begin_epoch()
+    cuts = [empty.cut([write(disk, 0, empty.rng.randbytes(300_000))]) for _ in range(4)]  # beyond any head
+    empty.protect(cuts[-1])
+    damage(place, segment_key(1, 3), -150_000)
+    assert {item["broken"] for item in answer(run, "points", place)["points"]} == {None}
+    code, _, stderr = run("verify", place)
+    assert code == PointsDamaged.exit_code
+    hint = stderr.splitlines()[-1]
+    assert "--at 1.2 is the newest point that is sound" in hint
+    assert "rehydrate points" not in hint
+    assert run("restore", place, "--at", "1.2", "--target", out / "disk.raw")[0] == 0
+
+
+@pytest.mark.parametrize("what", ["owner damaged", "configuration damaged", "configuration gone"])
+def test_where_nothing_can_be_read_the_hint_tells_the_way_that_is_left(
+    what: str, run: Run, empty: Site, place: Path, out: Path
+) -> None:
+    nightly(empty)
+    (config,) = (place / "domain" / "config").iterdir()
+    if what == "configuration gone":
+        config.unlink()
+    else:
+        (place / OWNER_KEY if what == "owner damaged" else config).write_bytes(b"{}")
+    target = ("--target", out / "disk.raw")
+    for command in (("points", place), ("verify", place), ("restore", place, "--at", "1.4", *target)):
+        code, _, stderr = run(*command)
+        assert code in (DamagedObject.exit_code, MissingObject.exit_code)
+        assert f"a copy of the container without {OWNER_KEY} can be restored from with --at" in stderr
+    (place / OWNER_KEY).unlink()
+    assert run("restore", place, "--at", "1.4", *target)[0] == 0
