@@ -164,8 +164,11 @@ def open_file(path: Path, status: os.stat_result | None, wanted: Wanted, what: s
         raise TargetNotEmpty(what, why, "--on-damage map goes on with it, --restart starts anew")
     if begun is not None and status is not None and _is_done(begun, status, wanted):
         return FileTarget(path, -1, "", False, None, begun.done)
-    old_fd = None if status is None else _lock_old(path, what)
+    old_fd = None if status is None else _lock_old(path, status, what)
     try:
+        if left is not None and status is not None and os.path.samestat(left, status):
+            partial_path(path).unlink()  # the second name, where a restore was killed between two calls
+            left = None
         target = _open_partial(path, status, wanted, what, left, begun)
     except BaseException:
         if old_fd is not None:
@@ -175,12 +178,15 @@ def open_file(path: Path, status: os.stat_result | None, wanted: Wanted, what: s
     return target
 
 
-def _lock_old(path: Path, what: str) -> int:
+def _lock_old(path: Path, status: os.stat_result, what: str) -> int:
     """What will be replaced, locked: whoever serves it would go on with a file that has no name any more."""
     access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # NFS locks only what is open for writing
     fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         lock_alone(fd, path, what)
+        # Another restore may have ended since we looked: what it made was asked for by somebody.
+        if not (os.path.samestat(os.fstat(fd), status) and os.path.samestat(os.stat(path), status)):
+            raise TargetNotEmpty(what, f"another process has replaced {path} at this moment")
     except BaseException:
         os.close(fd)
         raise

@@ -449,3 +449,37 @@ def test_a_mounted_device_is_named(device: Path, monkeypatch: pytest.MonkeyPatch
     with open_target(device, SIZE, 0, force=True) as target:
         assert isinstance(target, DeviceTarget)
         assert "mounted" in target.overwrites
+
+
+def test_the_second_name_of_a_killed_restore_is_no_other_restore(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"whole" * 512)
+    os.link(path, tmp_path / "disk.raw.partial")  # killed between link and unlink
+    with pytest.raises(TargetNotEmpty, match="holds 2560 bytes"):
+        interrupted(path, force=False)
+    assert path.read_bytes() == b"whole" * 512
+    os.link(path, tmp_path / "disk.raw.partial")
+    with open_target(path, SIZE, 0, force=True) as target:
+        target.write(0, view(b"other"))
+        target.finish()
+    assert path.read_bytes()[:5] == b"other"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_restore_has_just_finished_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk.raw"
+    path.touch()
+    real = localio.lock_alone
+
+    def late(fd: int, locked: Path, what: str) -> None:
+        (tmp_path / "other").write_bytes(b"whole" * 512)
+        (tmp_path / "other").replace(path)
+        real(fd, locked, what)
+
+    monkeypatch.setattr("rehydrate.file_target.lock_alone", late)
+    with pytest.raises(TargetNotEmpty, match="replaced"):
+        interrupted(path, force=False)
+    assert path.read_bytes() == b"whole" * 512
+    assert list(tmp_path.iterdir()) == [path]
