@@ -199,7 +199,7 @@ def remove_map(target: Path) -> Path | None:
     What is no map of this target is left. Raises LocalDiskFull, AccessDenied, DeviceError.
     """
     path = map_path(target)
-    with os_errors(f"remove {path}, which tells of an earlier restore"):
+    with os_errors(f"remove {path}, the map of an earlier restore"):
         if not _is_map_of(path, target):
             return None
         path.unlink()
@@ -209,10 +209,12 @@ def remove_map(target: Path) -> Path | None:
 
 def _is_map_of(path: Path, target: Path) -> bool:
     """Beside a file the name says it; a working directory is no device's own."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             members = load_object(file.read(MAP_BYTES_MAX + 1), MAP_BYTES_MAX, str(path))
-    except (FileNotFoundError, IsADirectoryError, CdpError):
+    except CdpError:
         return False
     said = members.get("target")
     return "damage" in members and (

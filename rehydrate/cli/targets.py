@@ -15,7 +15,7 @@ from pathlib import Path
 from cdp_container.clock import Clock
 from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
-from cdp_container.errors import DamagedObject, MissingObject, TargetUnsuitable, UsageError
+from cdp_container.errors import CdpError, DamagedObject, MissingObject, TargetUnsuitable, UsageError
 from rehydrate.cli.progress import Meter, meter
 from rehydrate.damage import Findings, examined, map_path, remove_map, with_map_hint, write_map
 from rehydrate.plan import Totals, VolumePlan
@@ -109,9 +109,8 @@ def restore_all(
         maps: dict[Path, Findings] = {}
         mapper = _mapper(source, made, maps) if targets.tolerant else None
         with meter(sum_of(made.volumes), "restore", clock, as_json) as report:
-            done = _restore_each(source, made, opened, report, mapper)
-        for target in opened:  # the map before the note: with that gone, nobody would come here again
-            _drop_stale_map(target.path, maps)
+            done = _restore_each(source, made, opened, report, mapper, maps)
+        for target in opened:
             target.forget()
     return Restored([target.path for target in opened], done, maps)
 
@@ -128,9 +127,13 @@ def _check_apart(paths: list[Path]) -> None:
 
 def _drop_stale_map(path: Path, maps: Mapping[Path, Findings]) -> None:
     """A target that is whole now needs no map of what an earlier restore of it lacked."""
-    removed = None if map_path(path) in maps else remove_map(path)
-    if removed is not None:
-        say(printable(f"note: removed {removed}, the map of an earlier restore: the volume is whole now"))
+    try:
+        removed = None if map_path(path) in maps else remove_map(path)
+    except CdpError as error:  # no reason to leave the other volumes unrestored
+        say(printable(f"note: {path} is whole now, but cannot {error.what}: {error.why}"))
+    else:
+        if removed is not None:
+            say(printable(f"note: removed {removed}, the map of an earlier restore: the volume is whole now"))
 
 
 def _open(
@@ -167,7 +170,12 @@ def _mapper(source: Source, made: RestorePlan, maps: dict[Path, Findings]) -> Ma
 
 
 def _restore_each(
-    source: Source, made: RestorePlan, opened: list[Target], report: Meter, mapper: Mapper | None
+    source: Source,
+    made: RestorePlan,
+    opened: list[Target],
+    report: Meter,
+    mapper: Mapper | None,
+    maps: Mapping[Path, Findings],
 ) -> Totals:
     """One volume after another; whatever ends it early, the finished ones are named."""
     finished = 0
@@ -177,6 +185,8 @@ def _restore_each(
             on_damage = None if mapper is None else functools.partial(mapper, plan, target)
             done += restore_volume(source, plan, target, report, on_damage)
             finished += 1
+            # Before the note of how far it is goes: with that gone, nobody would come here again.
+            _drop_stale_map(target.path, maps)
     except (DamagedObject, MissingObject) as error:  # none comes where damage is mapped
         raise with_map_hint(error) from error
     finally:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import LocalDiskFull, TargetUnsuitable, UsageError
+from cdp_container.errors import AccessDenied, LocalDiskFull, TargetUnsuitable, UsageError
 from cdp_container.format.keys import segment_key
+from rehydrate.cli import targets
 from tests.containers import Site, write
 from tests.unit.rehydrate.conftest import Run, answer, damage
 
@@ -70,3 +71,30 @@ def test_the_report_names_where_a_link_leads(run: Run, empty: Site, place: Path,
     assert str(out / "real.raw") in stderr
     report = answer(run, "restore", place, "--volume", "a", "--target", out / "link", "--force")
     assert report["volumes"][0]["target"] == str(out / "real.raw")
+
+
+@pytest.mark.parametrize("fault", ["a later volume is damaged", "the map cannot be removed"])
+def test_a_finished_volume_keeps_no_map_of_an_earlier_restore(
+    fault: str, run: Run, empty: Site, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_volumes(empty)
+    sound = (place / segment_key(1, 1)).read_bytes()
+    damage(place, segment_key(1, 1), -5_000)
+    assert run("restore", place, "--volume", "a", "--target", out / "a.raw", "--on-damage", "map")[0] == 26
+    (place / segment_key(1, 1)).write_bytes(sound)
+    stale = out / "a.raw.damage.json"
+    words = ("restore", place, "--all", "--target-dir", out, "--force")
+    if fault == "a later volume is damaged":
+        damage(place, segment_key(1, 2), -5_000)
+        code, _, stderr = run(*words)
+        assert (code, stale.exists()) == (20, False)
+        assert f"removed {stale}" in stderr
+    else:
+
+        def denied(_: Path) -> None:
+            raise AccessDenied(f"remove {stale}", "Permission denied")
+
+        monkeypatch.setattr(targets, "remove_map", denied)
+        code, _, stderr = run(*words)
+        assert (code, (out / "b.raw").exists()) == (0, True)
+        assert f"note: {out / 'a.raw'} is whole now, but cannot remove {stale}: Permission denied" in stderr
