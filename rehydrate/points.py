@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from cdp_container.domain.contents import Contents
@@ -165,9 +166,8 @@ def plan_restore(
     except BROKEN as error:
         if not tolerant:
             stopped = _with_way_out(error, history, contents, choice, names)
-            raise (
-                with_map_hint(stopped) if _is_mappable(history, contents, choice, names) else stopped
-            ) from error
+            mappable = _is_mappable(history, contents, choice, names) or _is_rescued(container, choice, names)
+            raise (with_map_hint(stopped) if mappable else stopped) from error
         cut, faults = _damaged_cut(history, contents, choice, names)
         point = f"{cut.place.epoch}.{cut.place.cut}"
         hidden = (
@@ -222,6 +222,13 @@ def _is_mappable(history: History, contents: Contents, choice: Choice, names: li
         return bool(pick_volumes(volumes_of(contents, history.branch_of(cut.place), cut), names, cut))
     except CdpError:
         return False
+
+
+def _is_rescued(container: Container, choice: Choice, names: list[str]) -> bool:
+    """The same with what sound heads of damaged segments say. Read anew: `contents` is not to change."""
+    with closing(container.gather(scope_of(container.history, choice))) as contents:
+        rescue(container.store, container.keys, contents)
+        return _is_mappable(container.history, contents, choice, names)
 
 
 def _leading(history: History, contents: Contents, choice: Choice) -> Place:

@@ -309,3 +309,16 @@ def test_an_interrupted_one_remembers_what_was_lost(
             each_block(content), each_block(model.content()), strict=True
         ):
             assert found == (bytes(BLOCK) if block in lost else expected), block
+
+
+def test_damage_behind_the_head_of_what_names_the_volume_can_be_mapped(
+    run: Run, model: Model, place: Path, out: Path
+) -> None:
+    key = segment_key(1, 1)
+    data = (place / key).read_bytes()
+    (place / key).write_bytes(data[:-1])
+    target = ("--target", out / "disk.raw")
+    code, _, stderr = run("restore", place, *target)
+    assert code == DamagedObject.exit_code
+    assert MAP_HINT in stderr.splitlines()[-1]
+    assert run("restore", place, *target, "--on-damage", "map")[0] == 0  # no frame of it is damaged
