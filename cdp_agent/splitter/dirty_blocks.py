@@ -2,7 +2,7 @@
 
 The maps are worth something only if every write since the journal was given up is in them. So they are made
 durable when the journal goes on, by the process that saw all of it; one that was restarted meanwhile has
-none, and everything is compared. When the journal is given up and goes on does not belong here (`capture`).
+none, and everything is compared. When the journal is given up and goes on does not belong here (`overflow`).
 """
 
 from __future__ import annotations

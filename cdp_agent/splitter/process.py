@@ -178,8 +178,9 @@ class _Process:
             try:
                 await capture.sync()
             except OSError as error:
-                # Noted by the capture, and every flush fails; the next round tries to mend it.
-                capture.failures.last_error = capture.failures.last_error or str(error)
+                # Of a failure it is told what failed, and every flush fails; the next round tries to mend it.
+                if capture.failures.first is None:
+                    capture.failures.last_error = f"syncing: {error}"
             await capture.keep_intents()
 
     def _keep_house(self, capture: Capture, volumes: Sequence[Volume]) -> None:
