@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,10 @@ import cdp_agent.cli.main as agent
 import rehydrate.cli.main as reader
 from cdp_agent.cli.app import app as agent_app
 from cdp_container.entry import EXIT_INTERRUPTED, entered
+from cdp_container.store.directory import DirectoryStore
 from rehydrate.cli.app import app as reader_app
+from tests.containers import Site, write
+from tests.waiting import wait_until
 
 STEPS = {"": "again", "copy": "goes on"}
 
@@ -79,3 +83,42 @@ sys.exit(main())
     assert done.stderr.startswith(b"interrupted: "), done
     assert done.stderr.count(b"\n") == 1
     assert done.stdout == b""
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    """The first one waits for requests in flight: for a store that does not answer, a minute and more."""
+    site = Site(DirectoryStore(tmp_path), encrypted=False)
+    disk = site.add_volume("disk", 1 << 20)
+    site.begin_epoch()
+    site.protect(site.cut([write(disk, 0, site.rng.randbytes(1 << 20))]))
+    line = """
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rehydrate import restore
+def _get(*_):
+    print("asked", flush=True)
+    threading.Event().wait()
+restore._get = _get
+from rehydrate.cli.main import main
+sys.exit(main())
+"""
+    words = ["restore", str(tmp_path), "--target", str(tmp_path / "disk.raw")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", line, *words], stdout=pipe, stderr=pipe) as restore:
+        assert restore.stdout is not None
+        assert restore.stdout.readline() == b"asked\n"
+
+        def has_ended() -> bool:
+            restore.send_signal(signal.SIGINT)
+            return restore.poll() is not None
+
+        try:
+            wait_until(has_ended, "it ends", 30)
+        finally:
+            restore.kill()
+        assert restore.stderr is not None
+        told = restore.stderr.read()
+    assert restore.returncode == EXIT_INTERRUPTED
+    assert told.splitlines()[-1].startswith(b"interrupted: rehydrate restore: ")
+    assert told.count(b"interrupted") == 1
+    assert b"Traceback" not in told
