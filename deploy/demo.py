@@ -30,6 +30,7 @@ DISK_BYTES = 192 << 20
 BLOCK_BYTES = 4096
 COMMAND_SECONDS_MAX = 120.0
 OPEN_SECONDS_MAX = 30.0
+COPY_SECONDS_MAX = 120.0
 FIRST_FILES = 60
 SECOND_FILES = 60
 WRITE_ON_SECONDS = 3.0
@@ -269,8 +270,19 @@ def push_image(client: NbdClient, image: Path) -> None:
     client.flush()
 
 
+def is_on_target(site: Site) -> bool:
+    """Whether `status` has nothing to complain of; before the first copy is whole no point can be marked."""
+    status = [str(BIN / "cdp-agent"), "status", "--config", str(site.config)]
+    return (
+        subprocess.run(status, capture_output=True, timeout=COMMAND_SECONDS_MAX, check=False).returncode == 0
+    )
+
+
 def mark(site: Site) -> None:
     """Name this instant, remember what it holds."""
+    wait_for(
+        lambda: is_on_target(site), "the first copy of the disk to be in the container", COPY_SECONDS_MAX
+    )
     run(BIN / "cdp-agent", "marker", "before-the-upgrade", "--config", site.config, quiet=False)
     site.marked = dict(site.files)
 
