@@ -17,6 +17,7 @@ from cdp_agent.streamer.coalesce import coalesce, take_batch
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
+from cdp_agent.streamer.steps import CATALOG_SEGMENTS
 from cdp_container.clock import Clock
 from cdp_container.errors import LimitExceeded
 from cdp_container.format.assemble import SealedObject
@@ -24,6 +25,7 @@ from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor
 from cdp_container.format.index import Entry, Record
 from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.limits import BULK_INDEX_BYTES_MAX
 from cdp_container.format.place import Place
 from cdp_container.format.records import make_record
 from cdp_container.format.seal import WriterKeys
@@ -35,8 +37,9 @@ Entropy = Callable[[int], bytes]
 
 BLOCK_BYTES: Final = 512
 """What a volume's record calls its block: the smallest that a guest may write."""
-HEADS_BYTES_MAX: Final = 32 << 20
-"""Heads that are kept for catalogs; the oldest are forgotten, and their catalog is left out."""
+HEADS_BYTES_MAX: Final = BULK_INDEX_BYTES_MAX
+"""Heads that are kept for catalogs, as many as the widest may hold; the oldest are forgotten, and their
+catalog is left out."""
 
 ENTRIES_MAX: Final = 512
 """Segments of the widest catalog, and those that are in flight meanwhile."""
@@ -235,6 +238,8 @@ class CutBuilder:
     def catalog(self, effect: WriteCatalog) -> SealedObject | None:
         """Bundle the heads of these segments; None where they were forgotten, or are too many."""
         entries = [entry for entry in self._entries if effect.first_seq <= entry.seq <= effect.last_seq]
+        if effect.level == len(CATALOG_SEGMENTS) - 1:
+            self._forget(effect.last_seq)
         if len(entries) != effect.last_seq - effect.first_seq + 1:
             return None
         facts = CatalogFacts(
@@ -250,6 +255,11 @@ class CutBuilder:
         self._entries.append(entry)
         self._entries_bytes += len(entry.head)
         while self._entries_bytes > HEADS_BYTES_MAX or len(self._entries) > ENTRIES_MAX:
+            self._entries_bytes -= len(self._entries.popleft().head)
+
+    def _forget(self, last_seq: int) -> None:
+        """They are in their widest catalog, and narrower ones came before."""
+        while self._entries and self._entries[0].seq <= last_seq:
             self._entries_bytes -= len(self._entries.popleft().head)
 
 
