@@ -184,6 +184,21 @@ def status(
 
 
 @app.command()
+def owner(
+    config: Config = DEFAULT_CONFIG,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Who may write the domain, since when, and who did before."""
+
+    def work() -> int:
+        from cdp_agent.cli.owner import show_owner
+
+        return show_owner(config, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
 def marker(
     name: Annotated[str, typer.Argument(help="The recovery point's name.")],
     config: Config = DEFAULT_CONFIG,

@@ -12,7 +12,7 @@ from cdp_container.entry import entered
 CHILDREN: Final = ("splitter-process", "streamer-process")
 _LOOKING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
-    **dict.fromkeys(("", "attest", "check-config", "kit", "status"), _LOOKING),
+    **dict.fromkeys(("", "attest", "check-config", "kit", "owner", "status"), _LOOKING),
     "init": "the same command finishes what was begun",
     "run": "the same command starts the agent",
     "reload": "a running agent may take the volumes over even so; the same command says what is left to do",

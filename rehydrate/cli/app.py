@@ -154,6 +154,19 @@ def verify(
 
 
 @app.command()
+def history(
+    address: Address,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Who owned the domain when, and up to which cut; the chain of digests across epochs is checked."""
+    from rehydrate.cli import commands
+
+    return guarded(lambda: commands.history(commands.Access(address, passphrase_file, key_file), json))
+
+
+@app.command()
 def show(
     address: Address,
     what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],

@@ -13,10 +13,11 @@ from typing import Any
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.errors import RestoredWithDamage, UsageError, counted
+from cdp_container.errors import PointsDamaged, RestoredWithDamage, UsageError, counted
 from cdp_container.store.address import below, open_store, parse_address
 from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
+from cdp_container.telling import owner_members, owner_text
 from rehydrate import verify as verification
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
@@ -24,6 +25,7 @@ from rehydrate.cli.progress import meter
 from rehydrate.cli.targets import Restored, Targets, check_targets, paths_of, restore_all
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, find_domains, open_container
+from rehydrate.epochs import epochs_of
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
@@ -158,6 +160,21 @@ def verify(access: Access, choice: Choice, as_json: bool) -> int:
         _answer(views.report_members(report), as_json, views.report_text(report))
     if report.error is not None:
         raise report.error
+    return 0
+
+
+def history(access: Access, as_json: bool) -> int:
+    """`rehydrate history`."""
+    with _everything(access) as (container, contents):
+        _tell(_notes(container, contents))
+        epochs = [views.epoch_members(epoch) for epoch in epochs_of(container.history, contents)]
+        owner = owner_members(container.history.owner)
+    members = {"domain": container.history.domain.hex(), "owner": owner, "epochs": epochs}
+    shown = views.history_text(epochs) if epochs else "no epoch yet: nothing was ever protected"
+    _answer(members, as_json, f"{owner_text(owner)}\n{shown}")
+    broken = [str(epoch["epoch"]) for epoch in epochs if epoch["fault"] is not None]
+    if broken:
+        raise PointsDamaged("the history is no whole chain", f"epochs: {', '.join(broken)}")
     return 0
 
 

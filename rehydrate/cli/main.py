@@ -9,7 +9,7 @@ from cdp_container.entry import entered
 
 _READING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
-    **dict.fromkeys(("", "domains", "points", "plan", "verify", "show"), _READING),
+    **dict.fromkeys(("", "domains", "points", "plan", "verify", "history", "show"), _READING),
     "restore": "nothing half-done looks done; the same command goes on with what is durable, or begins again",
 }
 

@@ -1,16 +1,16 @@
-"""Numbers, times and tables as people read them, and times as they write them. PURE."""
+"""Numbers and nested members as people read them, and times and points as they write them. PURE."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from cdp_container.console import printable
 from cdp_container.errors import UsageError
+from cdp_container.telling import UNIX_EPOCH
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _POINT: Final = re.compile(r"([0-9]{1,10})\.([0-9]{1,20})")
 
 
@@ -34,12 +34,6 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def time_text(time_ns: int) -> str:
-    """RFC 3339 in UTC, with milliseconds."""
-    moment = _EPOCH + timedelta(microseconds=time_ns // 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def parse_time(text: str) -> int:
     """Nanoseconds since 1970 from RFC 3339. Raises UsageError; also where the offset from UTC is left out."""
     try:
@@ -48,7 +42,7 @@ def parse_time(text: str) -> int:
         raise UsageError("read --time", f"{text!r} is no time", "write 2026-11-20T14:00:00Z") from None
     if moment.tzinfo is None:
         raise UsageError("read --time", f"{text!r} does not say its offset from UTC", "end it in Z or +01:00")
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    return (moment - UNIX_EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def parse_point(text: str) -> tuple[int, int]:
@@ -57,14 +51,6 @@ def parse_point(text: str) -> tuple[int, int]:
     if match is None:
         raise UsageError("read --at", f"{text!r} is not EPOCH.NUMBER", "`rehydrate points` prints them so")
     return int(match[1]), int(match[2])
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be, two blanks between them."""
-    cells = [[printable(cell) for cell in row] for row in (titles, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def tree(value: object) -> str:

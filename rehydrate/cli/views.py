@@ -8,21 +8,24 @@ from typing import Any
 from cdp_container.console import printable
 from cdp_container.errors import counted
 from cdp_container.format.domain import Owner
-from rehydrate.cli.text import seconds_text, size_text, table, time_text
+from cdp_container.telling import (
+    Members,
+    members_table,
+    place_name,
+    point_name,
+    record_members,
+    table,
+    time_text,
+)
+from rehydrate.cli.text import seconds_text, size_text
+from rehydrate.epochs import Epoch
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
 from rehydrate.points import Point, RestorePlan
 from rehydrate.restore import sum_of
 from rehydrate.verify import Report
 
-Members = dict[str, Any]
-
 POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers", "notes")
 """What the members of a plan say of its point."""
-
-
-def point_name(epoch: int, cut: int) -> str:
-    """How people name a cut."""
-    return f"{epoch}.{cut}"
 
 
 def domain_members(address: str, owner: Owner | Exception) -> Members:
@@ -159,6 +162,33 @@ def plan_text(members: Mapping[str, Any]) -> str:
             f"{counted(members['write_bytes'], 'byte')} to write, about {estimate} at {rate}/s",
         )
     )
+
+
+def epoch_members(epoch: Epoch) -> Members:
+    """One epoch that counts, and whether its chain is whole."""
+    return {
+        **record_members(epoch.record, epoch.until_ns),
+        "last_cut": place_name(epoch.last),
+        "side_branch": epoch.side,
+        "fault": None if epoch.fault is None else str(epoch.fault),
+    }
+
+
+def history_text(epochs: Sequence[Members]) -> str:
+    """Every epoch that counts, oldest first."""
+    names = ("epoch", "site", "from", "until", "base", "last_cut", "reason", "operator")
+    titles, rows = members_table(names, epochs)
+    chains = [_chain(members) for members in epochs]
+    return table([*titles, "CHAIN"], [[*row, chain] for row, chain in zip(rows, chains, strict=True)])
+
+
+def _chain(members: Members) -> str:
+    if members["fault"] is not None:
+        return f"BROKEN: {members['fault']}"
+    said = ["sound"]
+    said += ["ends in a side branch"] if members["side_branch"] else []
+    said += ["unsynchronised"] if members["unsynchronised"] else []
+    return ", ".join(said)
 
 
 def report_members(report: Report) -> Members:

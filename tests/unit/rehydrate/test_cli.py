@@ -15,9 +15,10 @@ from cdp_container.format.preamble import parse_preamble
 from cdp_container.store import address as addresses
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
+from cdp_container.telling import table, time_text
 from rehydrate.cli import commands
 from rehydrate.cli.main import NEXT_STEPS
-from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, table, time_text, tree
+from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, tree
 from tests.containers import PASSPHRASE, Site, busy_container, write
 from tests.unit.rehydrate.conftest import Run, answer, damage
 

@@ -14,8 +14,9 @@ from cdp_container.console import printable
 from cdp_container.errors import KeyMissing, LocalDiskFull
 from cdp_container.format.keyblock import key_check
 from cdp_container.format.seal import public_of
+from cdp_container.telling import table
 from rehydrate.cli import targets
-from rehydrate.cli.text import table, tree
+from rehydrate.cli.text import tree
 from rehydrate.restore import restore_volume
 from rehydrate.target import Target
 from tests.containers import PASSPHRASE, Site, write
