@@ -3,8 +3,8 @@
 A run claims the domain by compare-and-swap in two steps (claim; find where the epoch before ends, write the
 epoch record, activate), renews its lease, proves cuts and stops for ever when it was overtaken. No time is
 read here, no nonce made and nothing sent: `Moment` brings the first two, whoever runs the machine does the
-third. What does not belong here: segments (the streamer's), and a takeover from another site (a later
-release; what it needs of the bytes is written already).
+third. What does not belong here: segments (the streamer's), and whether a domain may be claimed
+(`owner_takeover`).
 
 The rules of a swap, on which all safety rests: every attempt has a fresh nonce, durable before it is sent.
 Where its outcome is not known, the object is read back. Our nonce: done. Another version: lost. The *old*
@@ -20,7 +20,6 @@ from typing import Final, TypeAlias
 
 from cdp_container.domain.owner_lease import (
     CLAIMED,
-    SECOND_NS,
     delay_ns,
     lapsed,
     lease_ns,
@@ -29,6 +28,7 @@ from cdp_container.domain.owner_lease import (
     renew_at_ns,
     renewal_due,
 )
+from cdp_container.domain.owner_takeover import consider
 from cdp_container.domain.owner_types import (
     Activated,
     Activity,
@@ -37,7 +37,6 @@ from cdp_container.domain.owner_types import (
     Claimant,
     CountEpochs,
     Effect,
-    Elsewhere,
     End,
     EndFound,
     EpochRead,
@@ -68,6 +67,7 @@ from cdp_container.domain.owner_types import (
     RunState,
     SwapOwner,
     Swapped,
+    TakeOver,
     Tick,
     Trouble,
     WorkFailed,
@@ -76,13 +76,13 @@ from cdp_container.domain.owner_types import (
 from cdp_container.format.domain import EpochRecord, Owner, OwnerState
 from cdp_container.format.place import Place
 
-ELSEWHERE_NS: Final = 10 * SECOND_NS
-"""How often one who does not own the domain looks again."""
 ATTEMPTS_MAX: Final = 256
 """Swaps of unknown outcome that are remembered; at the longest back-off, 40 minutes of them."""
 Step: TypeAlias = tuple[RunState, tuple[Effect, ...]]
 
-_OVER: Final = frozenset({Phase.FENCED, Phase.RELEASED})
+_OVER: Final = frozenset({Phase.FENCED, Phase.RELEASED, Phase.REFUSED})
+_LOOKING: Final = frozenset({Phase.READING, Phase.ELSEWHERE, Phase.WATCHING})
+"""The phases in which `domain/owner` is read again and again, as it is not ours."""
 
 
 def begin(claimant: Claimant, known: Iterable[bytes], fenced: bool, released: bool) -> RunState:
@@ -169,6 +169,10 @@ def _take(state: RunState, event: Event, moment: Moment) -> Step:
         case Claim():
             claimed = replace(state, phase=Phase.READING, active_ns=moment.boottime_ns)
             return (claimed if state.phase is Phase.IDLE else state), ()
+        case TakeOver():
+            assert state.phase in (Phase.IDLE, Phase.ELSEWHERE), state.phase
+            wanted = replace(state, phase=Phase.READING, takeover=event, retry_at_ns=0)
+            return replace(wanted, active_ns=moment.boottime_ns), ()
         case Activity():
             return replace(state, active_ns=moment.boottime_ns), ()
         case Prove(place):
@@ -212,25 +216,14 @@ def _take_owner(state: RunState, owner: Owner, tag: str, proving: Place | None, 
     landed = next((attempt for attempt in state.attempts if attempt.nonce == owner.nonce), None)
     if landed is not None:
         return _confirmed(state, owner, tag, landed)
-    looking = state.phase in (Phase.READING, Phase.ELSEWHERE)
+    looking = state.phase in _LOOKING
     if state.seen is not None and owner.nonce == state.seen.nonce and not looking:
         # With attempts open the back-off goes on growing: reads that work do not mean that writes do.
         same = replace(state if state.attempts else quiet(state), seen=owner, tag=tag, settle=False)
         return _proven(same, proving) if proving is not None else (same, ())
     if state.phase in CLAIMED:
         return _fence(state, owner)
-    return _consider(replace(quiet(state), attempts=(), settle=False), owner, tag, moment)
-
-
-def _consider(state: RunState, owner: Owner, tag: str, moment: Moment) -> Step:
-    """Not ours yet: may it be claimed at once?"""
-    ours = owner.nonce in state.known
-    given = owner.state is OwnerState.RELEASED and owner.released_to == state.claimant.site
-    state = replace(state, seen=owner, tag=tag, end=None)
-    if ours or given:
-        return replace(state, phase=Phase.CLAIMING, epoch=max(owner.epoch, state.epoch) + 1), ()
-    retry_at_ns = moment.boottime_ns + ELSEWHERE_NS
-    return replace(state, phase=Phase.ELSEWHERE, retry_at_ns=retry_at_ns), (Elsewhere(owner),)
+    return consider(replace(quiet(state), attempts=(), settle=False), owner, tag, moment)
 
 
 def _confirmed(state: RunState, owner: Owner, tag: str, attempt: Attempt) -> Step:
@@ -317,6 +310,10 @@ def _found(state: RunState, end: End, moment: Moment) -> Step:
     if end.place < state.seen.protected:
         why = f"the newest cut found is {end.place}, but {state.seen.protected} was proven to be there"
         return _work_failed(state, WorkFailed(Failure.LOST, why), moment)
+    base = None if state.takeover is None else state.takeover.base
+    if base is not None and base > end.place:
+        why = f"the cut {base} was chosen, and the newest one found is {end.place}"
+        return _work_failed(state, WorkFailed(Failure.LOST, why), moment)
     return replace(state, end=end, phase=Phase.RECORDING), ()
 
 
@@ -345,7 +342,7 @@ def _ask(state: RunState, moment: Moment) -> Step:
     """The next request on `domain/owner`, if one is wanted now."""
     if state.request is not None or state.phase is Phase.IDLE or moment.boottime_ns < state.retry_at_ns:
         return state, ()
-    if state.settle or state.phase in (Phase.READING, Phase.ELSEWHERE):
+    if state.settle or state.phase in _LOOKING:
         return replace(state, request=Request.READ), (ReadOwner(unless_tag=None),)
     if _wants_swap(state) or state.attempts or renewal_due(state, moment.boottime_ns):
         return _swap(state, moment)
@@ -357,7 +354,7 @@ def _ask(state: RunState, moment: Moment) -> Step:
 
 def _wants_request(state: RunState) -> bool:
     """Whether `_ask` has something to ask for before the next renewal."""
-    reading = state.settle or state.phase in (Phase.READING, Phase.ELSEWHERE)
+    reading = state.settle or state.phase in _LOOKING
     proof = state.prove is not None and state.phase is Phase.ACTIVE
     return reading or _wants_swap(state) or bool(state.attempts) or proof
 
@@ -441,6 +438,8 @@ def _work(state: RunState, moment: Moment) -> Step:
 def _record(state: RunState, moment: Moment) -> EpochRecord:
     assert state.seen is not None
     assert state.end is not None
+    wish = state.takeover
+    base = None if wish is None else wish.base
     return EpochRecord(
         domain=state.claimant.domain,
         epoch=state.epoch,
@@ -449,9 +448,9 @@ def _record(state: RunState, moment: Moment) -> EpochRecord:
         instance=state.claimant.instance,
         operator=state.claimant.operator,
         reason=state.claimant.reason,
-        base=state.end.place,
+        base=state.end.place if base is None else base,
         end=state.end.place,
         began_ns=moment.wall_ns,
         software=state.claimant.software,
-        unsynchronised=False,
+        unsynchronised=wish is not None and wish.jump > 0,
     )

@@ -39,6 +39,7 @@ class Phase(enum.Enum):
     IDLE = "idle"
     READING = "reading"
     ELSEWHERE = "owned elsewhere"
+    WATCHING = "waiting for a lease to pass"
     CLAIMING = "claiming"
     FINDING = "finding the end"
     RECORDING = "writing the epoch record"
@@ -49,6 +50,7 @@ class Phase(enum.Enum):
     RELEASING = "releasing"
     RELEASED = "released"
     FENCED = "fenced"
+    REFUSED = "refused"
 
 
 class Failure(enum.Enum):
@@ -100,6 +102,15 @@ class Attempt:
     began_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Another's lease, watched since `since_ns` of the boot-time clock: does it stand still?"""
+
+    epoch: int
+    renewals: int
+    since_ns: int
+
+
 # --- events ----------------------------------------------------------------------------------
 
 
@@ -111,6 +122,21 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """There is something to send, or the lease is due: this run wants an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """An operator wants this run to own a domain that another site may own.
+
+    Attributes:
+        forced: the (epoch, nonce) that the operator saw: no wait, but only from just that version.
+        jump: epochs to leave out, where the store is a zone that may not know of the newest one.
+        base: the cut to go on from; None is the newest. What is newer becomes a side branch.
+    """
+
+    forced: tuple[int, bytes] | None = None
+    jump: int = 0
+    base: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +230,7 @@ class WorkFailed:
 Event: TypeAlias = (
     Tick
     | Claim
+    | TakeOver
     | Activity
     | Prove
     | Release
@@ -319,6 +346,22 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another's lease is being watched; it has passed at `until_ns` of the boot-time clock."""
+
+    owner: Owner
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The takeover is denied, and this run is over."""
+
+    owner: Owner
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fenced:
     """Overtaken for good: nothing may be written any more."""
 
@@ -353,6 +396,8 @@ Effect: TypeAlias = (
     | Paused
     | Resumed
     | Elsewhere
+    | Waiting
+    | Refused
     | Fenced
     | Released
     | Trouble
@@ -380,7 +425,8 @@ class RunState:
             active_ns: the boot-time clock at the last write. paused: the lease passed without a renewal.
             proven: the newest protected cut of ours. prove: the newest cut that a proof was asked for and not
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to.
-            promised: the newest cut that is to be recorded at once.
+            promised: the newest cut that is to be recorded at once. takeover: what an operator wants, None
+            where only what is ours is claimed. watch: the lease that we wait for.
     """
 
     claimant: Claimant
@@ -408,3 +454,5 @@ class RunState:
     proving: Place | None = None
     release_to: str = ""
     promised: Place = NOWHERE
+    takeover: TakeOver | None = None
+    watch: Watch | None = None

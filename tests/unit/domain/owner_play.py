@@ -66,7 +66,8 @@ def shown(**changes: object) -> Owner:
 
 def foreign(**changes: object) -> Owner:
     """What another site wrote."""
-    return shown(nonce=b"f" * 16, site="site-b", instance=b"b" * 16, epoch=9, version=8, **changes)
+    theirs: dict[str, object] = {"nonce": b"f" * 16, "site": "site-b", "instance": b"b" * 16, "epoch": 9}
+    return shown(**{**theirs, "version": 8, **changes})
 
 
 @dataclass

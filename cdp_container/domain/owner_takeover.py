@@ -1,0 +1,75 @@
+"""Whether a domain that was just read may be claimed: at once, after its lease, by force, or not. PURE.
+
+Design: whoever wants the domain of another watches (epoch, renewals) stand still for a whole lease on its
+own clock, so no two clocks are ever compared; or an operator names the version that he saw, and takes the
+blame. How a claim is carried out does not belong here (owner.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from cdp_container.domain.owner_lease import SECOND_NS
+from cdp_container.domain.owner_types import (
+    Effect,
+    Elsewhere,
+    Moment,
+    Phase,
+    Refused,
+    RunState,
+    TakeOver,
+    Waiting,
+    Watch,
+)
+from cdp_container.format.domain import Owner, OwnerState
+
+ELSEWHERE_NS: Final = 10 * SECOND_NS
+"""How often one who does not own the domain looks again."""
+WATCH_NS: Final = 5 * SECOND_NS
+"""How often one who waits for a lease to pass looks whether it was renewed."""
+
+Considered: TypeAlias = tuple[RunState, tuple[Effect, ...]]
+
+
+def consider(state: RunState, owner: Owner, tag: str, moment: Moment) -> Considered:
+    """What a look at a domain that this run does not hold leads to."""
+    state = replace(state, seen=owner, tag=tag, end=None)
+    given = owner.state is OwnerState.RELEASED and owner.released_to == state.claimant.site
+    if given or owner.nonce in state.known:
+        return _claim(state, owner)
+    wish = state.takeover
+    if wish is None:
+        retry_at_ns = moment.boottime_ns + ELSEWHERE_NS
+        return replace(state, phase=Phase.ELSEWHERE, retry_at_ns=retry_at_ns), (Elsewhere(owner),)
+    if wish.forced is not None:
+        if wish.forced == (owner.epoch, owner.nonce):
+            return _claim(state, owner, wish)
+        return _refuse(state, owner, "it changed since it was looked at")
+    return _watch(state, owner, wish, moment)
+
+
+def _watch(state: RunState, owner: Owner, wish: TakeOver, moment: Moment) -> Considered:
+    """Claim once (epoch, renewals) stood still for the whole lease; refuse as soon as they move."""
+    watch = state.watch
+    if watch is None:
+        # From after the look, not from the renewal that it shows: the lease is counted too long, never short.
+        watch = Watch(owner.epoch, owner.renewals, moment.boottime_ns)
+    elif (owner.epoch, owner.renewals) != (watch.epoch, watch.renewals):
+        return _refuse(state, owner, "its lease was renewed while we waited for it to pass")
+    passes_ns = watch.since_ns + owner.lease_seconds * SECOND_NS
+    if moment.boottime_ns > passes_ns:
+        return _claim(state, owner, wish)
+    retry_at_ns = min(moment.boottime_ns + WATCH_NS, passes_ns + 1)
+    watching = replace(state, phase=Phase.WATCHING, watch=watch, retry_at_ns=retry_at_ns)
+    return watching, (Waiting(owner, passes_ns),)
+
+
+def _claim(state: RunState, owner: Owner, wish: TakeOver | None = None) -> Considered:
+    jump = 0 if wish is None else wish.jump
+    epoch = max(owner.epoch, state.epoch) + 1 + jump
+    return replace(state, phase=Phase.CLAIMING, epoch=epoch, watch=None), ()
+
+
+def _refuse(state: RunState, owner: Owner, why: str) -> Considered:
+    return replace(state, phase=Phase.REFUSED, seen=owner, watch=None), (Refused(owner, why),)
