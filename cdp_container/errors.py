@@ -167,7 +167,8 @@ class PointsDamaged(CdpError):
 
     exit_code = 27
     default_hint = (
-        "bring what is named back from a replica or a version; `restore --on-damage map` restores what is left"
+        "bring what is named back from a replica or a version; "
+        "`restore --on-damage map` restores what is left"
     )
 
 
