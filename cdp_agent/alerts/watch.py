@@ -29,6 +29,8 @@ ALERTS_NAME: Final = "alerts.json"
 SPLITTER_FACTS_NAME: Final = "splitter.json"
 SPLITTER_LOCK_NAME: Final = "splitter.lock"
 SCHEMA: Final = 1
+TRYING_STATES: Final = ("opening", "redo")
+"""Of a splitter that may come to what kept the one before from serving."""
 LOOK_SECONDS: Final = 1.0
 """The facts are replaced once a second."""
 FACTS_BYTES_MAX: Final = 1024 * 1024
@@ -79,6 +81,7 @@ class Watch:
     _error: str | None = None
     _ending: bool = False
     _served: bool = False
+    _fault: dict[str, Any] = field(default_factory=dict)
 
     def poll(self) -> None:
         """Look once a second, start the hook where there is news. Returns at once."""
@@ -94,7 +97,8 @@ class Watch:
         """Whether this run has seen enough to say that what an earlier one said is over."""
         if kind is Kind.DOWN:
             return self._served
-        return bool(self._streamer.members and self._splitter.members)
+        tries = self._splitter.members.get("state") in TRYING_STATES
+        return bool(self._streamer.members and self._splitter.members) and not tries
 
     def finish(self) -> None:
         """Look once more and say everything, for FINISH_SECONDS_MAX at most."""
@@ -129,8 +133,10 @@ class Watch:
         if lag_seconds is not None and (lag_seconds > 0 or not self._is_proven(page)):
             # A streamer that died or hangs shows nothing new, and what would be lost grows all the while.
             lag_seconds += (now_ns - self._streamer.changed_ns) / 1e9
-        fault = shown.get("error") if shown.get("state") == "refused" else None
-        fault = fault if isinstance(fault, dict) else {}
+        if shown.get("state") not in TRYING_STATES:
+            error = shown.get("error") if shown.get("state") == "refused" else None
+            self._fault = error if isinstance(error, dict) else {}
+        fault = self._fault
         why = f"the exports stay closed: {fault.get('what')}: {fault.get('why')}" if fault else ""
         is_damage = fault.get("type") == JournalDamaged.__name__
         disk = "the disk failed, flushes fail" if page is not None and page.sync_failed else unreadable

@@ -297,6 +297,27 @@ def test_a_new_run_does_not_say_that_it_is_over_before_anything_is_served(place:
     place.must_hear("splitter-down on", "splitter-down over")
 
 
+@pytest.mark.parametrize("state", ["opening", "redo"])
+def test_a_splitter_that_tries_again_is_not_over_what_kept_it(place: Place, state: str) -> None:
+    error = {"type": "JournalDamaged", "what": "opening the journal", "why": "a file is gone"}
+    place.show("streamer", lag_seconds=0.0, state="streaming")
+    place.show("splitter", state="refused", error=error)
+    place.later()
+    place.must_hear("damage on")
+    place.show("splitter", state=state)
+    place.later()
+    assert not place.watch.hook.busy
+    place.watch.finish()
+    place.watch = place.opened()  # a run that is started again knows no more
+    place.show("streamer", lag_seconds=0.0, state="connecting")
+    place.show("splitter", state=state, pid=2)
+    place.later()
+    assert not place.watch.hook.busy
+    place.show("splitter", state="serving")
+    place.later()
+    place.must_hear("damage on", "damage over")
+
+
 def test_a_page_that_cannot_be_read_is_damage_and_ends_nothing(place: Place) -> None:
     (place.root / "shared").write_bytes(b"\xff" * 8192)
     place.later()
