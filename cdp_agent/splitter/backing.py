@@ -39,6 +39,10 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
         raise BackingUnreadable(what, f"{volume.backing}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A restore may have replaced it between the two calls: guests would write into a file without a name.
+        if not os.path.samestat(os.stat(volume.backing), os.fstat(fd)):
+            why = f"{volume.backing} was replaced while it was opened"
+            raise AlreadyRunning(what, why, "start again")
         disk, size_bytes = disk_of(os.fstat(fd)), files.size_bytes(fd)
         if size_bytes < volume.size_bytes:
             raise BackingUnreadable(
@@ -47,6 +51,9 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
     except BlockingIOError:
         files.close(fd)
         raise AlreadyRunning(what, f"{volume.backing} is locked by another process") from None
+    except OSError as error:
+        files.close(fd)
+        raise BackingUnreadable(what, f"{volume.backing}: {error.strerror}") from error
     except BaseException:
         files.close(fd)
         raise

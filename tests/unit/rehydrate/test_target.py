@@ -483,3 +483,21 @@ def test_what_another_restore_has_just_finished_is_not_replaced(
         interrupted(path, force=False)
     assert path.read_bytes() == b"whole" * 512
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_agent_serves_what_a_restore_has_just_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its guests would write into a file that has no name any more."""
+    path, restored = tmp_path / "disk.raw", tmp_path / "restored"
+    path.write_bytes(b"guest" * 512)
+    restored.write_bytes(b"whole" * 512)
+    real = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        restored.replace(path)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(AlreadyRunning, match="replaced"), served(path):
+        pass
