@@ -17,7 +17,7 @@ import orjson
 
 from cdp_agent.alerts.hook import EVENT_BYTES_MAX, Hook
 from cdp_agent.alerts.rules import Kind, Look, News, Said, after_saying, news, troubles
-from cdp_agent.streamer.facts import FACTS_NAME
+from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
 from cdp_container.clock import Clock
 from cdp_container.domain.notes import load_notes

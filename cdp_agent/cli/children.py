@@ -15,7 +15,6 @@ from pathlib import Path
 from cdp_agent.backing import inspect_backing
 from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
-from cdp_agent.streamer.copy import Volume, is_empty
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.volume_set import removed_of, volumes_of
 from cdp_agent.wish import load_wish
@@ -84,6 +83,9 @@ def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
 
 def holds_nothing(volumes: Sequence[VolumeSettings]) -> bool:
     """Whether all volumes are empty. Raises BackingUnreadable, DeviceError."""
+    # Not above: the supervisor needs it at a first start only, and starts its children sooner without.
+    from cdp_agent.streamer.copy import Volume, is_empty
+
     return all(is_empty(Volume(volume.index, volume.backing, volume.size_bytes)) for volume in volumes)
 
 

@@ -19,7 +19,8 @@ from cdp_agent.cli.last_error import LastError, newest_error
 from cdp_agent.identity import AgentIdentity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
-from cdp_agent.streamer.facts import FACTS_NAME, Lag
+from cdp_agent.streamer.facts import Lag
+from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
 from cdp_agent.wish import load_wish
 from cdp_container.clock import Clock, SystemClock

@@ -10,21 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cdp_container.journal.block_map import INTENT_REGION_BYTES
 from cdp_container.journal.record import JOURNAL_FILE_BYTES
 from nbd_export.tls import TlsFiles
 
 # Journal and backing store are synced so often without being asked, so that a redo stays short.
 SYNC_SECONDS: Final = 5.0
 SYNC_BYTES: Final = 256 << 20
+# Of the write-intent map: a sync before the first write into a region, rare where regions are large, exact
+# enough to be compared.
+REGION_BYTES: Final = 64 << 20
 # How often the splitter looks around: trims, shows its facts, asks whether exports may open.
 HOUSEKEEPING_SECONDS: Final = 1.0
 # Writes up to this go to the page cache within the event loop: 20 µs, less than the way to a thread and back.
 # Larger ones, and everything that may wait for a disk by its nature, go to a thread.
 INLINE_BYTES_MAX: Final = 64 << 10
-# The checksum of a write from this on is made by a thread, before it takes its place in the journal: 80 µs,
+# The checksum of a write from this on is made by a thread, before it takes its place in the journal: 75 µs,
 # twice the way to a thread and back.
-SUMMED_BY_THREAD_BYTES_MIN: Final = 256 << 10
+SUMMED_BY_THREAD_BYTES_MIN: Final = 4 << 20
 # Threads for large writes, cold reads, zeroes: enough to keep a disk's queue filled, few enough for the GIL.
 IO_THREADS: Final = 8
 # A guest that asks to have more than this at hand gets the first part: it is not to empty the page cache.
@@ -118,4 +120,4 @@ class SplitterSettings:
     sync_seconds: float = SYNC_SECONDS
     sync_bytes: int = SYNC_BYTES
     tcp: TcpSettings | None = None
-    region_bytes: int = INTENT_REGION_BYTES
+    region_bytes: int = REGION_BYTES

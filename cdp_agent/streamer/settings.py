@@ -14,6 +14,8 @@ from cdp_container.format.codec import ZSTD_LEVEL
 CADENCE_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 30
 RPO_TARGET_SECONDS: Final = 30.0
+FACTS_NAME: Final = "streamer.json"
+"""What the streamer shows of itself, in the journal directory; here for those who need no streamer."""
 
 
 @dataclass(frozen=True, slots=True)

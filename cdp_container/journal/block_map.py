@@ -23,8 +23,6 @@ BLOCK_BYTES_MIN: Final = 512
 BLOCK_BYTES_MAX: Final = 1 << 30
 DIRTY_BLOCK_BYTES: Final = 4096
 """What the container's checksums compare, so what a resync can tell apart."""
-INTENT_REGION_BYTES: Final = 64 << 20
-"""A sync before the first write into a region: rare where regions are large, exact enough to be compared."""
 MAP_BYTES_MAX: Final = 1 << 30
 """Bits of one map: 32 TiB in blocks of 4 KiB. What is larger is damage."""
 

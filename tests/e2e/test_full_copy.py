@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
+from cdp_agent.splitter.settings import REGION_BYTES
 from cdp_container.errors import BackingChanged
-from cdp_container.journal.block_map import INTENT_REGION_BYTES
 from cdp_container.journal.record import FILE_HEADER_BYTES, decode_file_header, encode_file_header
 from cdp_container.journal.shared import SharedPages
 from tests.e2e.processes import Done
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.e2e
 
 DB_BYTES = 16 * MIB
 BIG_BYTES = 1024 * MIB
-REGION_BYTES = INTENT_REGION_BYTES
 NOTICE_SECONDS_MAX = 30.0
 JOURNAL_BYTES = 256 * MIB
 """The least that a configuration may allow."""

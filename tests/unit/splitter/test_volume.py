@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from cdp_agent.splitter.settings import SUMMED_BY_THREAD_BYTES_MIN
+from cdp_agent.splitter import volume
 from tests.unit.splitter.machine import FILE_BYTES, Machine, Splitter, run
 from tests.waiting import turn
 
@@ -70,12 +70,16 @@ def test_overlapping_writes_reach_journal_and_disk_in_one_order(machine: Machine
 
 
 @pytest.mark.parametrize("file_bytes", [FILE_BYTES, 1 << 20], ids=["in parts", "in one"])
-def test_what_a_thread_has_summed_is_sound_and_in_its_order(machine: Machine, file_bytes: int) -> None:
+def test_what_a_thread_has_summed_is_sound_and_in_its_order(
+    machine: Machine, file_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed_from = 256 << 10
+    monkeypatch.setattr(volume, "SUMMED_BY_THREAD_BYTES_MIN", summed_from)
     machine.settings = replace(machine.settings, file_bytes=file_bytes, limit_bytes=64 << 20)
     rng = Random(file_bytes)
 
     async def scenario(splitter: Splitter) -> None:
-        lengths = (SUMMED_BY_THREAD_BYTES_MIN, 4096, 300_001, LARGE, 512, SUMMED_BY_THREAD_BYTES_MIN)
+        lengths = (summed_from, 4096, 300_001, LARGE, 512, summed_from)
         writes = [(rng.randrange(1 << 16), rng.randbytes(length)) for length in lengths]
         await asyncio.gather(*(splitter.volume.write(offset, data, False) for offset, data in writes))
         assert machine.replay() == machine.disk()
