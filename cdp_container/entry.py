@@ -38,6 +38,7 @@ def entered(program: str, next_steps: Mapping[str, str], load: Callable[[], Call
         sys.stderr.flush()
 
     before: _Handler = None
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: nothing here multiplies matrices
     try:
         before = _end_at_the_second(tell)
         code = load()()
