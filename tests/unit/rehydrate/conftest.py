@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +17,7 @@ import pytest
 from cdp_container.clock import Clock
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.store.memory import MemoryStore
+from rehydrate import device_target
 from rehydrate.cli import main
 from tests.containers import PASSPHRASE, Site
 
@@ -77,3 +82,23 @@ def damage(place: Path, key: str, at: int = -100) -> None:
     data[at] ^= 1
     (place / key).unlink()
     (place / key).write_bytes(data)
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that looks like a block device of 4 MiB."""
+    path = tmp_path / "device"
+    path.write_bytes(bytes(4 << 20))
+    real_ioctl = fcntl.ioctl
+
+    def ioctl(fd: int, request: int, argument: bytes) -> bytes:
+        if request == device_target._BLKGETSIZE64:
+            return os.fstat(fd).st_size.to_bytes(8, "little")
+        if request == device_target._BLKZEROOUT:
+            raise OSError(errno.EOPNOTSUPP, "not a device")
+        return bytes(real_ioctl(fd, request, argument))
+
+    monkeypatch.setattr(stat, "S_ISBLK", stat.S_ISREG)
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(device_target, "users_of", lambda path, status: [])
+    return path
