@@ -131,6 +131,7 @@ def test_nothing_is_found_in_a_sound_container(site: Site, tmp_path: Path) -> No
     assert restored(site.store, tmp_path) is not None
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_and_named(site: Site, objects: Objects, tmp_path: Path) -> None:
     for key, changed in flips(objects):
         store = store_of(changed)

@@ -30,6 +30,8 @@ from tests.unit.splitter.enumeration.judging import Broken, Judge
 from tests.unit.splitter.enumeration.recording import Recorder
 from tests.unit.splitter.test_crash_states import PRELUDE, judge_all, scratch
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["scratch"]
 
 Patch = pytest.MonkeyPatch
