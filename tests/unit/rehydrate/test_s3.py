@@ -33,6 +33,7 @@ def answer(
     return code, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_container_in_a_bucket_is_found_listed_verified_and_restored(
     bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

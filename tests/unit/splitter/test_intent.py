@@ -356,6 +356,7 @@ def cheap_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_whatever_a_power_loss_took_is_in_the_maps(cheap_machine: Path) -> None:
     placed = 0
     for seed in range(60):

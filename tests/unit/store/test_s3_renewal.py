@@ -56,6 +56,7 @@ def last_key(front: Front) -> str:
     return front.asked[-1].headers["authorization"].split("Credential=")[1].split("/")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", ["obstore", "boto3"])
 def test_renewed_credentials_are_found(moto_bucket: Bucket, front: Front, file: Path, client: str) -> None:
     clock = SettableClock()
