@@ -173,6 +173,10 @@ class Engine:
         if not noted.note_lacking(frozenset(sources[index].whole_id for index in plan.in_full)):
             return
         if plan.lacking and page.overflowed:
+            if not epoch.end.place and not noted.note_lacking(
+                frozenset(source.whole_id for source in sources.values())
+            ):
+                return  # without a cut, what is published now must not look like cuts that were lost
             self.shown.standing = "waiting for the journal to go on: all that it lacks is compared then"
             noted.publish_proven(page.overflow_at)
             return

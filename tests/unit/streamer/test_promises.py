@@ -124,6 +124,27 @@ def test_a_journal_that_overflowed_amid_a_copy_is_given_up(tmp_path: Path) -> No
     assert site.restored("disk") == site.images[0]
 
 
+def test_a_journal_full_before_the_first_cut_is_no_loss_of_cuts(tmp_path: Path) -> None:
+    """What lets the splitter go on must not look like proof of cuts that are gone, to this run or the next."""
+    site = AgentSite(tmp_path)
+    site.write(0, 0, b"before")
+    site.publish(episode=5)  # a power loss: only what the dirty map says is in doubt
+    overflow(site)
+    site.fill(0, 4096, b"past the journal")
+    with site.streaming():
+        wait_until(
+            lambda: (page := site.pages.streamer.read()) and page.proven == site.page.overflow_at,
+            "the splitter may go on",
+            DEADLINE_SECONDS,
+        )
+    site.begin_generation()
+    site.publish(overflow_at=NOWHERE, episode=site.page.generation)
+    with site.streaming():
+        site.write(0, 8192, b"captured again")
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+
+
 def test_no_cut_is_newer_than_the_overflow(tmp_path: Path) -> None:
     """The backlog of an outage is drained after the journal was full: its newest cut is of that instant."""
     site = AgentSite(tmp_path)
