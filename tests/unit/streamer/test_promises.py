@@ -125,7 +125,7 @@ def test_a_journal_that_overflowed_amid_a_copy_is_given_up(tmp_path: Path) -> No
 
 
 def test_a_journal_full_before_the_first_cut_is_no_loss_of_cuts(tmp_path: Path) -> None:
-    """What lets the splitter go on must not look like proof of cuts that are gone, to this run or the next."""
+    """What lets the splitter go on must not look like proof of cuts that are gone."""
     site = AgentSite(tmp_path)
     site.write(0, 0, b"before")
     site.publish(episode=5)  # a power loss: only what the dirty map says is in doubt
