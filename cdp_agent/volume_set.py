@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from cdp_agent.identity import (
+from cdp_agent.splitter.settings import VolumeSettings
+from cdp_container.domain.durable import replace_file, sync_directory
+from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
     encode_identity,
     load_identity,
 )
-from cdp_agent.splitter.settings import VolumeSettings
-from cdp_container.domain.durable import replace_file, sync_directory
 from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 WANTED_PREFIX: Final = "agent.wanted-"

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from cdp_agent.cli.children import load_agent
-from cdp_agent.identity import AgentIdentity
 from cdp_container.console import say
 from cdp_container.domain.durable import replace_file
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import (
     CONFIG_BYTES_MAX,
     AgentSettings,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
-from cdp_agent.identity import IDENTITY_NAME, AgentIdentity
 from cdp_container.console import print_error
+from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity
 from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
 from cdp_container.errors import BackingUnreadable, CdpError, ConfigInvalid, NotFound
 from cdp_container.format.domain import parse_owner

@@ -13,11 +13,11 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
-from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.volume_set import removed_of, volumes_of
 from cdp_agent.wish import load_wish
+from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
 from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid

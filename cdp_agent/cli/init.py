@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
-from cdp_agent.identity import (
+from cdp_agent.supervisor import take_lock
+from cdp_container.clock import Clock
+from cdp_container.domain.durable import replace_file
+from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
     decode_identity,
     encode_identity,
 )
-from cdp_agent.supervisor import take_lock
-from cdp_container.clock import Clock
-from cdp_container.domain.durable import replace_file
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.owner import first_owner
 from cdp_container.domain.settings import AgentSettings

@@ -10,8 +10,8 @@ import shlex
 from pathlib import Path
 
 from cdp_agent.cli.children import software
-from cdp_agent.identity import AgentIdentity
 from cdp_container.domain.durable import replace_file
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.errors import TargetNotEmpty, TargetUnsuitable, UsageError
 from cdp_container.format.keyblock import key_check
 from cdp_container.store.address import parse_address

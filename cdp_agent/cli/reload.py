@@ -18,13 +18,13 @@ import orjson
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent
-from cdp_agent.identity import AgentIdentity, load_identity
 from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
 from cdp_agent.volume_set import Decision, changed_identity, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
+from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.errors import AlreadyRunning, BackingUnreadable, CdpError, ReloadRefused
 
 APPLIED_SECONDS_MAX: Final = 60.0

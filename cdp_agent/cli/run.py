@@ -13,7 +13,6 @@ from pathlib import Path
 from cdp_agent.alerts.watch import Watch, open_watch
 from cdp_agent.cli.accepted import keep_accepted
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
-from cdp_agent.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
 from cdp_agent.volume_set import volumes_of, withdraw_all
@@ -21,6 +20,7 @@ from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
 from cdp_container.domain.durable import replace_file
+from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.errors import (
     AlreadyRunning,

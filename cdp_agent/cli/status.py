@@ -16,7 +16,6 @@ from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.last_error import LastError, newest_error
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import Lag
@@ -24,6 +23,7 @@ from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
 from cdp_agent.wish import load_wish
 from cdp_container.clock import Clock, SystemClock
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import Incomplete

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copying import Copying
@@ -16,6 +15,7 @@ from cdp_agent.streamer.engine_types import Answered, Epoch, Outside, Wishes
 from cdp_agent.streamer.resume import Plan, epoch_keys
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.streamer.step_types import Lacking
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import Claimant
 from cdp_container.errors import PositionUnknown

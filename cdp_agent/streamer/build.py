@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdp_agent.identity import SourceIdentity
 from cdp_agent.streamer.coalesce import coalesce, take_batch
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
 from cdp_agent.streamer.steps import CATALOG_SEGMENTS
 from cdp_container.clock import Clock
+from cdp_container.domain.identity import SourceIdentity
 from cdp_container.errors import LimitExceeded
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog

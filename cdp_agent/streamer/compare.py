@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.payloads import Chunk, is_zero
 from cdp_container.domain.blocks import SUM, WINDOW_BYTES, ZEROS, Blocks, blocks_of
 from cdp_container.domain.contents import Contents
@@ -24,6 +23,7 @@ from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import read_domain, read_history
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Branch, on_branch, runs_of
 from cdp_container.domain.ledgers import read_ledger
 from cdp_container.errors import CdpError, DamagedObject, KeyMissing

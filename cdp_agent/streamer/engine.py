@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.begin import (
@@ -31,6 +30,7 @@ from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_agent.streamer.sending import Sending
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
 from cdp_container.errors import JournalDamaged, PositionUnknown
 from cdp_container.format.place import Place

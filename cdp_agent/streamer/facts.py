@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
 from cdp_agent.streamer.settings import FACTS_NAME
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position

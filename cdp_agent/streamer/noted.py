@@ -9,10 +9,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final, NoReturn
 
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer.begin import believed, not_whole
 from cdp_agent.streamer.engine_types import Local, Shown
 from cdp_container.clock import Clock
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.errors import CdpError, Fenced, JournalDamaged
 from cdp_container.journal.position import Position

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cdp_agent.identity import AgentIdentity, SourceIdentity
 from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.payloads import Journal
+from cdp_container.domain.identity import AgentIdentity, SourceIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown

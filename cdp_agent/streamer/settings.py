@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.identity import AgentIdentity
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import LimitsSettings
 from cdp_container.format.codec import ZSTD_LEVEL
 

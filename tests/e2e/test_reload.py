@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cdp_agent.cli.reload import holder_of
-from cdp_agent.identity import load_identity
 from cdp_agent.volume_set import Decision, changed_identity
+from cdp_container.domain.identity import load_identity
 from cdp_container.errors import BackingUnreadable, ReloadRefused
 from tests.e2e.site import MIB, Agent, Site, new_site
 from tests.nbd_client import NbdError

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
-from cdp_agent.identity import AgentIdentity, SourceIdentity
 from cdp_agent.streamer.copy import Volume
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Job, Lane, Outside, Wishes
+from cdp_container.domain.identity import AgentIdentity, SourceIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner import first_owner
 from cdp_container.domain.owner_types import Phase

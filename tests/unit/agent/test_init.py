@@ -9,8 +9,8 @@ import pytest
 
 from cdp_agent.cli.init import PENDING_NAME, initialise
 from cdp_agent.cli.kit import recovery_kit, refuse_existing, show_kit
-from cdp_agent.identity import IDENTITY_NAME, load_identity
 from cdp_container.clock import SystemClock
+from cdp_container.domain.identity import IDENTITY_NAME, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.settings import AgentSettings, parse_settings
 from cdp_container.errors import (

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.cli.reload import holder_of
-from cdp_agent.identity import (
+from cdp_agent.supervisor import take_lock
+from cdp_agent.volume_set import Decision, changed_identity, find_decision, withdraw_all
+from cdp_container.clock import SystemClock
+from cdp_container.domain.durable import replace_file
+from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
@@ -18,10 +22,6 @@ from cdp_agent.identity import (
     encode_identity,
     load_identity,
 )
-from cdp_agent.supervisor import take_lock
-from cdp_agent.volume_set import Decision, changed_identity, find_decision, withdraw_all
-from cdp_container.clock import SystemClock
-from cdp_container.domain.durable import replace_file
 from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 DB, LOG = SourceIdentity("db", "/db", b"d" * 16, 100), SourceIdentity("log", "/log", b"l" * 16, 200)

@@ -11,11 +11,11 @@ import pytest
 from cdp_agent.cli.children import ever_ran, splitter_settings, streamer_settings
 from cdp_agent.cli.init import initialise
 from cdp_agent.cli.run import _note_empty_volumes, _take_moved_disks, _take_wish, opened_since, run_agent
-from cdp_agent.identity import load_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import STREAMER_LOCK, take_lock
 from cdp_agent.wish import WISH_NAME, Wish, forget_wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
+from cdp_container.domain.identity import load_identity
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.settings import load_settings
 from cdp_container.errors import (

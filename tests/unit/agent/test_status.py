@@ -10,11 +10,11 @@ import pytest
 
 from cdp_agent.cli.init import initialise
 from cdp_agent.cli.status import NEVER_RAN, _is_well, gather, show_status
-from cdp_agent.identity import load_identity
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
 from cdp_agent.wish import Wish, save_wish
 from cdp_container.clock import SystemClock
+from cdp_container.domain.identity import load_identity
 from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.domain.settings import AgentSettings, load_settings
 from cdp_container.format.keyblock import ScryptCost

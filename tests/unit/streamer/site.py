@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.identity import AgentIdentity, SourceIdentity
 from cdp_agent.served import disks_served, volumes_served
 from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.journal_run import JournalRun
@@ -29,6 +28,7 @@ from cdp_agent.streamer.local import BOOT_ID, disk_at
 from cdp_agent.streamer.run import run_streamer
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.clock import SystemClock
+from cdp_container.domain.identity import AgentIdentity, SourceIdentity
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.owner import first_owner
 from cdp_container.errors import CdpError

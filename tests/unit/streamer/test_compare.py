@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from cdp_agent.identity import AgentIdentity
 from cdp_agent.streamer import begin, compare, copy
 from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copy import Doubt, Range, read_ranges
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.payloads import Chunk
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import save_notes
 from cdp_container.errors import DeviceError, StoreUnavailable
 from cdp_container.format.keys import segment_key

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from cdp_agent.identity import SourceIdentity
 from cdp_agent.streamer import build, coalesce, steps
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.copying import Copying
@@ -23,6 +22,7 @@ from cdp_agent.streamer.step_types import (
     Tick,
 )
 from cdp_container.clock import SystemClock
+from cdp_container.domain.identity import SourceIdentity
 from cdp_container.format.codec import Compressor
 from cdp_container.format.place import NOWHERE
 from cdp_container.format.preamble import NO_DIGEST, parse_preamble

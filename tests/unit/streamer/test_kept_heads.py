@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from cdp_agent.identity import SourceIdentity
 from cdp_agent.streamer import build
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.step_types import WriteCatalog
 from cdp_agent.streamer.steps import CATALOG_SEGMENTS, FLYING_MAX
 from cdp_container.clock import SystemClock
+from cdp_container.domain.identity import SourceIdentity
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.codec import Compressor
 from cdp_container.format.layout import ObjectKind

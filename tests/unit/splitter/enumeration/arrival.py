@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
-from cdp_agent.identity import SourceIdentity
 from cdp_agent.splitter.settings import SplitterSettings
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_agent.streamer.settings import StreamerSettings
+from cdp_container.domain.identity import SourceIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
 from cdp_container.format.layout import ObjectKind

@@ -1,4 +1,4 @@
-"""agent.json: what `init` fixed about this agent.
+"""agent.json: what `init` (or a failover) fixed about this agent.
 
 It pins the domain, its public key and index key, and which space each volume is, so that nothing
 that somebody writes into the store can redirect the agent. `reload` adds volumes, lets them grow and

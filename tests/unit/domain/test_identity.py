@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.identity import (
+from cdp_container.domain.durable import replace_file
+from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
     encode_identity,
     load_identity,
 )
-from cdp_container.domain.durable import replace_file
 from cdp_container.errors import CdpError, ConfigInvalid
 
 IDENTITY = AgentIdentity(
