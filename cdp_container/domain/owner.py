@@ -74,7 +74,7 @@ from cdp_container.domain.owner_types import (
     WriteEpoch,
 )
 from cdp_container.format.domain import EpochRecord, Owner, OwnerState
-from cdp_container.format.place import Place
+from cdp_container.format.place import NOWHERE, Place
 
 ATTEMPTS_MAX: Final = 256
 """Swaps of unknown outcome that are remembered; at the longest back-off, 40 minutes of them."""
@@ -307,7 +307,7 @@ def _take_work(
 
 def _found(state: RunState, end: End, moment: Moment) -> Step:
     assert state.seen is not None
-    if end.place < state.seen.protected:
+    if end.place < state.seen.protected and not state.lost:
         why = f"the newest cut found is {end.place}, but {state.seen.protected} was proven to be there"
         return _work_failed(state, WorkFailed(Failure.LOST, why), moment)
     base = None if state.takeover is None else state.takeover.base
@@ -324,8 +324,15 @@ def _work_failed(state: RunState, event: WorkFailed, moment: Moment) -> Step:
         work_at_ns=moment.boottime_ns + delay_ns(event.failure, state.work_failures),
         # Whether the record was created is not known, or somebody else's is there: look.
         phase=Phase.CHECKING if state.phase is Phase.RECORDING else state.phase,
+        lost=state.lost or _may_lose(state, event.failure),
     )
     return state, (Trouble(state.phase.value, f"{event.failure.value}: {event.why}"),)
+
+
+def _may_lose(state: RunState, failure: Failure) -> bool:
+    """Whether the operator accepted that what was proven is gone."""
+    accepted = state.takeover is not None and state.takeover.accept_loss
+    return accepted and state.phase is Phase.FINDING and failure is Failure.LOST
 
 
 # --- what to do next ---------------------------------------------------------------------------
@@ -404,7 +411,9 @@ def _wanted(state: RunState, moment: Moment) -> Owner:
                 released_to=None,
             )
         case Phase.ACTIVATING:
-            return replace(owner, state=OwnerState.ACTIVE)
+            assert state.record is not None
+            # What a chosen older cut left behind is protected on its side branch, by our epoch's record.
+            return replace(owner, state=OwnerState.ACTIVE, protected=state.record.base)
         case Phase.RELEASING:
             return replace(owner, state=OwnerState.RELEASED, released_to=state.release_to)
         case _:
@@ -424,7 +433,7 @@ def _work(state: RunState, moment: Moment) -> Step:
     state = replace(state, working=True)
     match state.phase:
         case Phase.FINDING:
-            return state, (FindEnd(seen.previous, seen.protected),)
+            return state, (FindEnd(seen.previous, NOWHERE if state.lost else seen.protected),)
         case Phase.RECORDING:
             state = replace(state, record=state.record or _record(state, moment))
             assert state.record is not None
@@ -435,11 +444,18 @@ def _work(state: RunState, moment: Moment) -> Step:
             return state, (CountEpochs(),)
 
 
+def _told(place: Place) -> str:
+    return f"cut {place.cut} of epoch {place.epoch}" if place else "no cut"
+
+
 def _record(state: RunState, moment: Moment) -> EpochRecord:
     assert state.seen is not None
     assert state.end is not None
     wish = state.takeover
     base = None if wish is None else wish.base
+    reason = state.claimant.reason
+    if state.end.place < state.seen.protected:
+        reason += f"; lost: {_told(state.seen.protected)} was protected, {_told(state.end.place)} is left"
     return EpochRecord(
         domain=state.claimant.domain,
         epoch=state.epoch,
@@ -447,7 +463,7 @@ def _record(state: RunState, moment: Moment) -> EpochRecord:
         site=state.claimant.site,
         instance=state.claimant.instance,
         operator=state.claimant.operator,
-        reason=state.claimant.reason,
+        reason=reason,
         base=state.end.place if base is None else base,
         end=state.end.place,
         began_ns=moment.wall_ns,

@@ -132,11 +132,14 @@ class TakeOver:
         forced: the (epoch, nonce) that the operator saw: no wait, but only from just that version.
         jump: epochs to leave out, where the store is a zone that may not know of the newest one.
         base: the cut to go on from; None is the newest. What is newer becomes a side branch.
+        accept_loss: go on from the newest cut that is there where one that was proven is gone. The epoch
+            record says what was lost.
     """
 
     forced: tuple[int, bytes] | None = None
     jump: int = 0
     base: Place | None = None
+    accept_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +428,8 @@ class RunState:
             active_ns: the boot-time clock at the last write. paused: the lease passed without a renewal.
             proven: the newest protected cut of ours. prove: the newest cut that a proof was asked for and not
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to.
-            promised: the newest cut that is to be recorded at once. takeover: what an operator wants, None
+            promised: the newest cut that is to be recorded at once. lost: what was proven is gone, and that
+            was accepted: the end is looked for without it. takeover: what an operator wants, None
             where only what is ours is claimed. watch: the lease that we wait for.
     """
 
@@ -456,3 +460,4 @@ class RunState:
     promised: Place = NOWHERE
     takeover: TakeOver | None = None
     watch: Watch | None = None
+    lost: bool = False

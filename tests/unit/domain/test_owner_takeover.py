@@ -24,10 +24,11 @@ from cdp_container.domain.owner_types import (
     TakeOver,
     Tick,
     Waiting,
+    WorkFailed,
     WriteEpoch,
 )
 from cdp_container.format.domain import Owner, OwnerState
-from cdp_container.format.place import Place
+from cdp_container.format.place import NOWHERE, Place
 from tests.unit.domain.owner_play import END, LEASE_SECONDS, LOST, REFUSED, Play, foreign
 
 THEIRS = foreign()
@@ -206,3 +207,42 @@ def test_an_end_below_what_is_protected_stops_even_a_forced_takeover() -> None:
     play.on(Swapped("tag-1"))
     play.on(EndFound(End(Place(4, 8, 10), b"d" * 32)))
     assert not play.has(WriteEpoch)
+
+
+# --- an older cut, and what is lost --------------------------------------------------------------
+
+
+def test_a_chosen_older_cut_is_what_is_protected_from_then_on() -> None:
+    """Else the next run would look for its epoch's end where the side branch is, and never go on."""
+    play = asked(TakeOver(forced=BY_FORCE.forced, base=Place(4, 3, 2)))
+    play.on(Swapped("tag-1"))
+    play.on(EndFound(END))
+    play.on(EpochWritten())
+    assert (play.sent.state, play.sent.protected) == (OwnerState.ACTIVE, Place(4, 3, 2))
+
+
+@pytest.mark.parametrize("answer", ["an older end", "the proven segment is gone"])
+def test_a_loss_that_is_accepted_is_recorded(answer: str) -> None:
+    left = End(Place(4, 6, 7), b"d" * 32)
+    play = asked(TakeOver(forced=BY_FORCE.forced, accept_loss=True))
+    play.on(Swapped("tag-1"))
+    play.on(EndFound(left) if answer == "an older end" else WorkFailed(Failure.LOST, "it is gone"))
+    assert not play.has(WriteEpoch), "it may have been a moment's fault"
+    while not play.has(FindEnd):
+        play.until_due()
+    assert play.one(FindEnd).protected == NOWHERE
+    play.on(EndFound(left))
+    record = play.one(WriteEpoch).record
+    assert (record.base, record.end) == (left.place, left.place)
+    assert "lost" in record.reason
+    play.on(EpochWritten())
+    assert play.sent.protected == left.place
+
+
+def test_an_outage_is_no_loss() -> None:
+    play = asked(TakeOver(forced=BY_FORCE.forced, accept_loss=True))
+    play.on(Swapped("tag-1"))
+    play.on(WorkFailed(Failure.UNKNOWN, "no answer"))
+    while not play.has(FindEnd):
+        play.until_due()
+    assert play.one(FindEnd).protected == THEIRS.protected
