@@ -135,7 +135,7 @@ class Holds:
 def build_owner(owner: Owner) -> bytes:
     """The bytes of `domain/owner`."""
     members = {
-        **_frame("cdp-owner", owner.domain),
+        **frame_members("cdp-owner", owner.domain),
         "name": owner.name,
         "version": owner.version,
         "nonce": owner.nonce.hex(),
@@ -167,7 +167,7 @@ def parse_owner(data: bytes, key: str, domain: bytes | None) -> Owner:
         DamagedObject, NewerFormat, LimitExceeded: it is not an owner of this format.
         ForeignObject: it is another domain's.
     """
-    members = _open(data, key, "cdp-owner", domain)
+    members = open_members(data, key, "cdp-owner", domain)
     plan = members.object_or_none("plan")
     epoch = members.number("epoch", EPOCH_MAX)
     previous = members.number("previous", EPOCH_MAX)
@@ -200,7 +200,7 @@ def parse_owner(data: bytes, key: str, domain: bytes | None) -> Owner:
 def build_epoch_record(record: EpochRecord) -> bytes:
     """The bytes of `domain/epochs/<epoch>`."""
     members = {
-        **_frame("cdp-epoch", record.domain),
+        **frame_members("cdp-epoch", record.domain),
         "epoch": record.epoch,
         "previous": record.previous,
         "site": record.site,
@@ -220,7 +220,7 @@ def build_epoch_record(record: EpochRecord) -> bytes:
 
 def parse_epoch_record(data: bytes, key: str, domain: bytes | None) -> EpochRecord:
     """The epoch record that stands under `key`; errors as in `parse_owner`."""
-    members = _open(data, key, "cdp-epoch", domain)
+    members = open_members(data, key, "cdp-epoch", domain)
     record = EpochRecord(
         domain=members.bytes("domain", ID_BYTES),
         epoch=members.number("epoch", EPOCH_MAX),
@@ -245,7 +245,7 @@ def parse_epoch_record(data: bytes, key: str, domain: bytes | None) -> EpochReco
 def build_config(config: DomainConfig) -> bytes:
     """The bytes of `domain/config/<digest>`; `config_digest` of them is the digest."""
     members = {
-        **_frame("cdp-config", config.domain),
+        **frame_members("cdp-config", config.domain),
         "name": config.name,
         "encryption": config.encryption.value,
         "key_block": load_object(config.key_block, limits.KEY_BLOCK_BYTES_MAX, "key block")
@@ -278,7 +278,7 @@ def config_digest(data: bytes) -> bytes:
 
 def parse_config(data: bytes, key: str, domain: bytes | None) -> DomainConfig:
     """The configuration in `data`; errors as in `parse_owner`. The caller checks its digest."""
-    members = _open(data, key, "cdp-config", domain)
+    members = open_members(data, key, "cdp-config", domain)
     key_block = members.object_or_none("key_block")
     encryption = _choice(Encryption, members, "encryption")
     if (key_block is None) != (encryption is Encryption.NONE):
@@ -311,7 +311,7 @@ def parse_config(data: bytes, key: str, domain: bytes | None) -> DomainConfig:
 def build_holds(holds: Holds) -> bytes:
     """The bytes of `domain/holds`."""
     members = {
-        **_frame("cdp-holds", holds.domain),
+        **frame_members("cdp-holds", holds.domain),
         "version": holds.version,
         "nonce": holds.nonce.hex(),
         "holds": holds.holds,
@@ -323,7 +323,7 @@ def build_holds(holds: Holds) -> bytes:
 
 def parse_holds(data: bytes, key: str, domain: bytes | None) -> Holds:
     """The roster of holds that stands under `key`; errors as in `parse_owner`."""
-    members = _open(data, key, "cdp-holds", domain)
+    members = open_members(data, key, "cdp-holds", domain)
     roster = members.object("holds")
     return Holds(
         domain=members.bytes("domain", ID_BYTES),
@@ -344,8 +344,11 @@ def parse_name(members: Members, name: str) -> ObjectName | None:
     return None if inner is None else ObjectName(inner.text("key"), inner.bytes("digest", DIGEST_BYTES))
 
 
-def _open(data: bytes, key: str, magic: str, domain: bytes | None) -> Members:
-    members = Members(load_object(data, limits.DOMAIN_JSON_BYTES_MAX, key), key)
+def open_members(
+    data: bytes, key: str, magic: str, domain: bytes | None, bytes_max: int = limits.DOMAIN_JSON_BYTES_MAX
+) -> Members:
+    """The members of an object under `domain/`; errors as in `parse_owner`."""
+    members = Members(load_object(data, bytes_max, key), key)
     members.magic(magic)
     members.format_at_most(DOMAIN_FORMAT)
     found = members.bytes("domain", ID_BYTES)
@@ -354,7 +357,8 @@ def _open(data: bytes, key: str, magic: str, domain: bytes | None) -> Members:
     return members
 
 
-def _frame(magic: str, domain: bytes) -> dict[str, Any]:
+def frame_members(magic: str, domain: bytes) -> dict[str, Any]:
+    """The members that every object under `domain/` begins with."""
     return {"magic": magic, "format": DOMAIN_FORMAT, "domain": domain.hex()}
 
 

@@ -63,6 +63,7 @@ class ParsedKey:
     name: str = ""
 
 
+_REQUEST_ID: Final = re.compile(r"[0-9a-f]{16}")
 _EPOCH = r"(?P<epoch>[0-9]{10})"
 _NUMBER = r"(?P<number>[0-9]{12})"
 _PATTERNS: Final = (
@@ -115,6 +116,17 @@ def config_key(digest: bytes) -> str:
     """`domain/config/<digest>`, from the 32 bytes of the digest."""
     assert len(digest) == 32, len(digest)
     return f"domain/config/{digest.hex()}"
+
+
+def request_key(request_id: str) -> str:
+    """`domain/requests/<id>`."""
+    assert is_request_id(request_id), request_id
+    return REQUESTS_PREFIX + request_id
+
+
+def is_request_id(text: str) -> bool:
+    """Whether a request may have this id, of 16 lower-case hex digits."""
+    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def gc_key(epoch: int, number: int) -> str:

@@ -12,13 +12,14 @@ from cdp_container.format.codec import Compressor
 from cdp_container.format.frames import StoredFrame
 from cdp_container.format.head import open_head
 from cdp_container.format.index import Entry, Extent, Order, Record, Run
-from cdp_container.format.keys import config_key, epoch_key
+from cdp_container.format.keys import config_key, epoch_key, request_key
 from cdp_container.format.layout import Codec, ExtentKind, ObjectKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.records import make_record
+from cdp_container.format.request import Answer, OwnershipRequest, build_request
 from cdp_container.format.seal import (
     NO_KEYS,
     ReaderKeys,
@@ -244,6 +245,22 @@ def holds() -> domain.Holds:
     return domain.Holds(DOMAIN, 3, fixed("holds nonce", 16), {"restore-1": one})
 
 
+def request() -> OwnershipRequest:
+    """A request that was granted."""
+    answer = Answer(True, "hamburg", "Inge", "go ahead", 1_700_000_100_000_000_000)
+    return OwnershipRequest(
+        domain=DOMAIN,
+        request_id=fixed("request", 8).hex(),
+        site="munich",
+        operator="Sepp",
+        reason="maintenance in Hamburg",
+        asked_ns=1_700_000_000_000_000_000,
+        owner_site="hamburg",
+        owner_epoch=3,
+        answer=answer,
+    )
+
+
 def domain_objects() -> dict[str, bytes]:
     """The objects under `domain/`, by key."""
     built = domain.build_config(config())
@@ -252,6 +269,7 @@ def domain_objects() -> dict[str, bytes]:
         epoch_key(3): epoch_record(),
         config_key(domain.config_digest(built)): built,
         "domain/holds": domain.build_holds(holds()),
+        request_key(request().request_id): build_request(request()),
     }
 
 

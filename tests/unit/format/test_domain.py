@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cdp_container.errors import CdpError, DamagedObject, ForeignObject, LimitExceeded, NewerFormat
 from cdp_container.format import domain, limits
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.request import build_request, parse_request
 from tests.unit.format import samples
 from tests.unit.format.samples import DOMAIN
 
@@ -26,6 +27,7 @@ PARSERS: dict[str, Parser] = {
     "epochs": domain.parse_epoch_record,
     "config": domain.parse_config,
     "holds": domain.parse_holds,
+    "requests": parse_request,
 }
 OBJECTS = [
     pytest.param(PARSERS[key.split("/")[1]], data, id=key.split("/")[1])
@@ -44,6 +46,32 @@ def test_they_come_back() -> None:
     for encrypted in (True, False):
         config = samples.config(encrypted)
         assert domain.parse_config(domain.build_config(config), "k", DOMAIN) == config
+
+
+def test_requests_come_back() -> None:
+    for request in (samples.request(), replace(samples.request(), answer=None)):
+        assert parse_request(build_request(request), "k", DOMAIN) == request
+
+
+def test_a_request_with_too_many_words() -> None:
+    with pytest.raises(LimitExceeded, match="REQUEST_BYTES_MAX"):
+        build_request(replace(samples.request(), reason="x" * limits.REQUEST_BYTES_MAX))
+    with pytest.raises(LimitExceeded):
+        parse_request(build_request(samples.request()) + b" " * limits.REQUEST_BYTES_MAX, "k", DOMAIN)
+
+
+@pytest.mark.parametrize("request_id", ["", "0" * 15, "0" * 17, "F" * 16, "../../owner00000"])
+def test_an_id_that_no_request_has(request_id: str) -> None:
+    with pytest.raises(DamagedObject, match="'id'"):
+        parse_request(altered(build_request(samples.request()), id=request_id), "k", DOMAIN)
+
+
+@pytest.mark.parametrize("name", ["granted", "site", "operator", "reason", "answered_ns"])
+def test_an_answer_that_lacks_something(name: str) -> None:
+    data = build_request(samples.request())
+    answer = {key: value for key, value in orjson.loads(data)["answer"].items() if key != name}
+    with pytest.raises(DamagedObject, match=f"'{name}'"):
+        parse_request(altered(data, answer=answer), "k", DOMAIN)
 
 
 def test_the_config_s_key_block_is_that_of_preambles() -> None:
@@ -87,7 +115,7 @@ def test_json_that_nests_too_deep(parse: Parser, data: bytes) -> None:
         else:
             assert parse(nested, "k", DOMAIN) == parse(data, "k", DOMAIN)
     for levels in (2_000, 200_000):
-        with pytest.raises(DamagedObject):
+        with pytest.raises((DamagedObject, LimitExceeded)):
             parse(b"[" * levels + b"]" * levels, "k", DOMAIN)
 
 

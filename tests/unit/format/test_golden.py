@@ -12,6 +12,7 @@ from cdp_container.format.assemble import SealedObject
 from cdp_container.format.frames import open_frame
 from cdp_container.format.head import check_object, object_digest, open_head
 from cdp_container.format.layout import Codec, RunKind
+from cdp_container.format.request import parse_request
 from tests.golden.make import DIRECTORY, expected, golden_objects, name_of
 from tests.unit.format import samples
 from tests.unit.format.samples import DOMAIN
@@ -93,6 +94,7 @@ def test_golden_domain_objects_say_what_they_said() -> None:
     assert domain.parse_owner(read["owner"], "k", DOMAIN) == samples.owner()
     assert domain.parse_config(read["config"], "k", DOMAIN) == samples.config()
     assert domain.parse_holds(read["holds"], "k", DOMAIN) == samples.holds()
+    assert parse_request(read["requests"], "k", DOMAIN) == samples.request()
     assert domain.parse_epoch_record(read["epochs"], "k", DOMAIN).epoch == 3
     block = keyblock.parse_key_block(read["key-block"], "k")
     opened = keyblock.open_with_passphrase(block, samples.PASSPHRASE, DOMAIN, "k")

@@ -146,7 +146,8 @@ def test_keys() -> None:
 
 @pytest.mark.parametrize("key", samples.domain_objects())
 def test_members_of_objects_under_domain(key: str) -> None:
-    name = {"config": "config/<digest>", "epochs": "epochs/<epoch>"}.get(key.split("/")[1], key.split("/")[1])
+    names = {"config": "config/<digest>", "epochs": "epochs/<epoch>", "requests": "requests/<id>"}
+    name = names.get(key.split("/")[1], key.split("/")[1])
     paragraph = DOCUMENT.split(f"\n- `{name}`: ")[1].split("\n- ")[0].split("\n\n")[0]
     spans = re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", paragraph))
     members = {match[1] for span in spans if (match := re.match(r"([a-z_]+)(?:$|:)", span))}
