@@ -28,11 +28,12 @@ from cdp_container.domain.owner_lease import (
     renew_at_ns,
     renewal_due,
 )
-from cdp_container.domain.owner_takeover import consider
+from cdp_container.domain.owner_takeover import begin_cancel, consider, released
 from cdp_container.domain.owner_types import (
     Activated,
     Activity,
     Attempt,
+    Cancel,
     Claim,
     Claimant,
     CountEpochs,
@@ -49,7 +50,8 @@ from cdp_container.domain.owner_types import (
     Moment,
     NoteFenced,
     NoteNonces,
-    NoteReleased,
+    NoteOwning,
+    NoteReleasing,
     OwnerFailed,
     OwnerRead,
     OwnerUnchanged,
@@ -61,7 +63,6 @@ from cdp_container.domain.owner_types import (
     ReadOwner,
     Record,
     Release,
-    Released,
     Request,
     Resumed,
     RunState,
@@ -85,10 +86,15 @@ _LOOKING: Final = frozenset({Phase.READING, Phase.ELSEWHERE, Phase.WATCHING})
 """The phases in which `domain/owner` is read again and again, as it is not ours."""
 
 
-def begin(claimant: Claimant, known: Iterable[bytes], fenced: bool, released: bool) -> RunState:
-    """The state of a run that starts, from what the durable notes say."""
+def begin(
+    claimant: Claimant, known: Iterable[bytes], fenced: bool, released: bool, releasing_to: str = ""
+) -> RunState:
+    """The state of a run that starts, from what the durable notes say.
+
+    `releasing_to`: the site that `NoteReleasing` names, "" where none was noted.
+    """
     phase = Phase.FENCED if fenced else Phase.RELEASED if released else Phase.IDLE
-    return RunState(claimant=claimant, known=frozenset(known), phase=phase)
+    return RunState(claimant, frozenset(known), phase, release_to=releasing_to)
 
 
 def first_owner(
@@ -146,6 +152,8 @@ def step(state: RunState, event: Event, moment: Moment) -> Step:
 
     At most one request on `domain/owner` and one piece of work are in flight at any time.
     """
+    if isinstance(event, Cancel):
+        state = begin_cancel(state, moment)
     if state.phase in _OVER:
         return state, ()
     state, effects = _take(state, event, moment)
@@ -164,7 +172,7 @@ def step(state: RunState, event: Event, moment: Moment) -> Step:
 
 def _take(state: RunState, event: Event, moment: Moment) -> Step:
     match event:
-        case Tick():
+        case Tick() | Cancel():
             return state, ()
         case Claim():
             claimed = replace(state, phase=Phase.READING, active_ns=moment.boottime_ns)
@@ -221,6 +229,8 @@ def _take_owner(state: RunState, owner: Owner, tag: str, proving: Place | None, 
         # With attempts open the back-off goes on growing: reads that work do not mean that writes do.
         same = replace(state if state.attempts else quiet(state), seen=owner, tag=tag, settle=False)
         return _proven(same, proving) if proving is not None else (same, ())
+    if state.phase is Phase.RELEASING and state.sent is not None and state.sent.state is OwnerState.RELEASED:
+        return released(state, owner, state.release_to)
     if state.phase in CLAIMED:
         return _fence(state, owner)
     return consider(replace(quiet(state), attempts=(), settle=False), owner, tag, moment)
@@ -247,10 +257,13 @@ def _confirmed(state: RunState, owner: Owner, tag: str, attempt: Attempt) -> Ste
     if state.phase is Phase.ACTIVATING and mine and owner.state is OwnerState.ACTIVE:
         assert state.record is not None
         assert state.end is not None
-        return replace(state, phase=Phase.ACTIVE), (*effects, Activated(state.record, state.end))
+        if state.cancel:
+            effects += (NoteOwning(),)
+        active = replace(state, phase=Phase.ACTIVE, cancel=False)
+        return active, (*effects, Activated(state.record, state.end))
     if state.phase is Phase.RELEASING and owner.state is OwnerState.RELEASED:
-        over = replace(state, phase=Phase.RELEASED)
-        return over, (*effects, NoteReleased(state.release_to), Released())
+        state, more = released(state, owner, state.release_to)
+        return state, effects + more
     return state, effects
 
 
@@ -379,7 +392,8 @@ def _swap(state: RunState, moment: Moment) -> Step:
     attempts = (*state.attempts, Attempt(moment.nonce, moment.boottime_ns))[-ATTEMPTS_MAX:]
     noted = (*sorted(state.known), *(attempt.nonce for attempt in attempts))
     state = replace(state, request=Request.SWAP, attempts=attempts, sent=owner)
-    return state, (NoteNonces(noted), SwapOwner(owner, state.tag))
+    releasing = (NoteReleasing(state.release_to),) if state.phase is Phase.RELEASING else ()
+    return state, (*releasing, NoteNonces(noted), SwapOwner(owner, state.tag))
 
 
 def _wanted(state: RunState, moment: Moment) -> Owner:

@@ -2,7 +2,8 @@
 
 Design: whoever wants the domain of another watches (epoch, renewals) stand still for a whole lease on its
 own clock, so no two clocks are ever compared; or an operator names the version that he saw, and takes the
-blame. How a claim is carried out does not belong here (owner.py).
+blame. What this site released is not claimed again but by a `Cancel`. How a claim is carried out does not
+belong here (owner.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from cdp_container.domain.owner_types import (
     Effect,
     Elsewhere,
     Moment,
+    NoteReleased,
     Phase,
     Refused,
+    Released,
     RunState,
     TakeOver,
     Waiting,
@@ -28,6 +31,8 @@ ELSEWHERE_NS: Final = 10 * SECOND_NS
 """How often one who does not own the domain looks again."""
 WATCH_NS: Final = 5 * SECOND_NS
 """How often one who waits for a lease to pass looks whether it was renewed."""
+RELEASE_SECONDS: Final = 600
+"""A domain that was released to a site is that site's for so long; unclaimed, it is anybody's after that."""
 
 Considered: TypeAlias = tuple[RunState, tuple[Effect, ...]]
 
@@ -35,10 +40,20 @@ Considered: TypeAlias = tuple[RunState, tuple[Effect, ...]]
 def consider(state: RunState, owner: Owner, tag: str, moment: Moment) -> Considered:
     """What a look at a domain that this run does not hold leads to."""
     state = replace(state, seen=owner, tag=tag, end=None)
+    mine = owner.nonce in state.known
     given = owner.state is OwnerState.RELEASED and owner.released_to == state.claimant.site
-    if given or owner.nonce in state.known:
-        return _claim(state, owner)
     wish = state.takeover
+    if state.cancel:
+        return _claim(state, owner) if mine else _stay_released(state, owner)
+    if wish is None and not given and mine and owner.state is OwnerState.RELEASED:
+        # Landed, and the run that sent it did not live to hear of it.
+        return released(state, owner, owner.released_to or state.release_to)
+    if wish is None and not mine and state.release_to:
+        # Everything was drained, the swap may have been sent, and what it released was taken; and even where
+        # somebody forced it before that, nothing is lost. Whatever came of it, our disks are old by now.
+        return released(state, owner, state.release_to)
+    if given or mine:
+        return _claim(state, owner)
     if wish is None:
         retry_at_ns = moment.boottime_ns + ELSEWHERE_NS
         return replace(state, phase=Phase.ELSEWHERE, retry_at_ns=retry_at_ns), (Elsewhere(owner),)
@@ -49,6 +64,24 @@ def consider(state: RunState, owner: Owner, tag: str, moment: Moment) -> Conside
     return _watch(state, owner, wish, moment)
 
 
+def released(state: RunState, owner: Owner, site: str) -> Considered:
+    """The domain was given up to this site, and perhaps taken."""
+    over = replace(state, phase=Phase.RELEASED, seen=owner, attempts=(), settle=False)
+    return over, (NoteReleased(site), Released(owner))
+
+
+def begin_cancel(state: RunState, moment: Moment) -> RunState:
+    """Look whether what was released is still there to be taken back; nothing of the old epoch is kept."""
+    assert state.phase is Phase.RELEASED, state.phase
+    anew = RunState(state.claimant, state.known, Phase.READING, epoch=state.epoch, cancel=True)
+    return replace(anew, active_ns=moment.boottime_ns)
+
+
+def _stay_released(state: RunState, owner: Owner) -> Considered:
+    why = f"site {owner.site!r} has taken it with epoch {owner.epoch}"
+    return replace(state, phase=Phase.RELEASED, cancel=False), (Refused(owner, why),)
+
+
 def _watch(state: RunState, owner: Owner, wish: TakeOver, moment: Moment) -> Considered:
     """Claim once (epoch, renewals) stood still for the whole lease; refuse as soon as they move."""
     watch = state.watch
@@ -57,7 +90,8 @@ def _watch(state: RunState, owner: Owner, wish: TakeOver, moment: Moment) -> Con
         watch = Watch(owner.epoch, owner.renewals, moment.boottime_ns)
     elif (owner.epoch, owner.renewals) != (watch.epoch, watch.renewals):
         return _refuse(state, owner, "its lease was renewed while we waited for it to pass")
-    passes_ns = watch.since_ns + owner.lease_seconds * SECOND_NS
+    seconds = RELEASE_SECONDS if owner.state is OwnerState.RELEASED else owner.lease_seconds
+    passes_ns = watch.since_ns + seconds * SECOND_NS
     if moment.boottime_ns > passes_ns:
         return _claim(state, owner, wish)
     retry_at_ns = min(moment.boottime_ns + WATCH_NS, passes_ns + 1)

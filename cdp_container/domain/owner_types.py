@@ -162,6 +162,11 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """Take back what was released, unless somebody has claimed it: a claim like any other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Somebody was promised this cut: record it in `domain/owner` now, instead of at the next renewal."""
 
@@ -237,6 +242,7 @@ Event: TypeAlias = (
     | Activity
     | Prove
     | Release
+    | Cancel
     | Record
     | OwnerRead
     | OwnerUnchanged
@@ -268,10 +274,25 @@ class NoteFenced:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteReleasing:
+    """Make it durable that everything is drained, and the domain may be given up from here on.
+
+    Before the next effect is carried out; if that fails: LOCAL, as with `NoteNonces`.
+    """
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoteReleased:
     """Make it durable that this site gave the domain up."""
 
     site: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteOwning:
+    """Make it durable that this site has taken back what it gave up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +379,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The takeover is denied, and this run is over."""
+    """The takeover is denied, and this run is over; or a `Cancel` is, and the domain stays released."""
 
     owner: Owner
     why: str
@@ -373,7 +394,9 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The domain was given up."""
+    """The domain was given up. `owner`: as it stands, released or taken by another meanwhile."""
+
+    owner: Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +410,9 @@ class Trouble:
 Effect: TypeAlias = (
     NoteNonces
     | NoteFenced
+    | NoteReleasing
     | NoteReleased
+    | NoteOwning
     | ReadOwner
     | SwapOwner
     | FindEnd
@@ -427,7 +452,8 @@ class RunState:
             work_failures: in a row. renewed_ns: the boot-time clock before the last successful swap.
             active_ns: the boot-time clock at the last write. paused: the lease passed without a renewal.
             proven: the newest protected cut of ours. prove: the newest cut that a proof was asked for and not
-            begun. proving: the cut that the proof in flight is for. release_to: the site that we release to.
+            begun. proving: the cut that the proof in flight is for. release_to: the site that we release to,
+            or that a run before this one was about to. cancel: what we gave up is to be ours again.
             promised: the newest cut that is to be recorded at once. lost: what was proven is gone, and that
             was accepted: the end is looked for without it. takeover: what an operator wants, None
             where only what is ours is claimed. watch: the lease that we wait for.
@@ -457,6 +483,7 @@ class RunState:
     prove: Place | None = None
     proving: Place | None = None
     release_to: str = ""
+    cancel: bool = False
     promised: Place = NOWHERE
     takeover: TakeOver | None = None
     watch: Watch | None = None

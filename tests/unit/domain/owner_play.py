@@ -22,6 +22,7 @@ from cdp_container.domain.owner_types import (
     OwnerFailed,
     OwnerRead,
     ReadOwner,
+    Release,
     RunState,
     SwapOwner,
     Swapped,
@@ -78,11 +79,13 @@ class Play:
     now_ns: int = 1000 * SECOND
     nonces: int = 0
     effects: tuple[Effect, ...] = ()
+    released: bool = False
+    releasing_to: str = ""
     state: RunState = field(init=False)
 
     def __post_init__(self) -> None:
         claimant = Claimant(DOMAIN, "site-a", INSTANCE, LEASE_SECONDS, "root", "run", "tests")
-        self.state = owner.begin(claimant, self.known, fenced=False, released=False)
+        self.state = owner.begin(claimant, self.known, False, self.released, self.releasing_to)
 
     def on(self, event: Event, after_seconds: float = 0.0) -> tuple[Effect, ...]:
         self.now_ns += int(after_seconds * SECOND)
@@ -149,6 +152,12 @@ class Play:
         """A renewal is sent."""
         self.active().on(Tick(), after_seconds=LEASE_SECONDS / 3)
         self.one(SwapOwner)
+        return self
+
+    def releasing(self) -> Play:
+        """The release is sent."""
+        self.active().on(Release("site-b"))
+        assert self.sent.state is OwnerState.RELEASED
         return self
 
     def renewing_claim(self) -> Play:

@@ -21,7 +21,6 @@ from cdp_container.domain.owner_types import (
     FindEnd,
     NoteFenced,
     NoteNonces,
-    NoteReleased,
     OwnerFailed,
     OwnerRead,
     OwnerUnchanged,
@@ -31,8 +30,6 @@ from cdp_container.domain.owner_types import (
     ReadEpoch,
     ReadOwner,
     Record,
-    Release,
-    Released,
     Resumed,
     SwapOwner,
     Swapped,
@@ -299,15 +296,6 @@ def test_no_proof_is_begun_before_the_epoch_is_ours() -> None:
 
 
 # --- the end -------------------------------------------------------------------------------------
-
-
-def test_a_release_is_durable_and_final() -> None:
-    play = Play().active()
-    play.on(Release("site-b"))
-    assert (play.sent.state, play.sent.released_to) == (OwnerState.RELEASED, "site-b")
-    play.on(Swapped("tag-r"))
-    assert play.effects == (NoteReleased("site-b"), Released())
-    assert play.on(Tick(), after_seconds=1000) == ()
 
 
 @pytest.mark.parametrize(("fenced", "released"), [(True, False), (False, True)])

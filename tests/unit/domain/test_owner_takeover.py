@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdp_container.domain import owner
+from cdp_container.domain.owner_takeover import RELEASE_SECONDS
 from cdp_container.domain.owner_types import (
     Activated,
     End,
@@ -60,15 +61,32 @@ def watched_for(play: Play, seconds: float, found: Owner = THEIRS) -> Play:
 # --- denied --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [OwnerState.ACTIVE, OwnerState.CLAIMING, OwnerState.RELEASED])
+@pytest.mark.parametrize("state", [OwnerState.ACTIVE, OwnerState.CLAIMING])
 def test_no_other_domain_is_claimed_before_its_lease_has_passed(state: OwnerState) -> None:
-    released_to = "site-c" if state is OwnerState.RELEASED else None
-    found = foreign(state=state, released_to=released_to)
+    found = foreign(state=state)
     play = asked(found=found)
     assert play.one(Waiting).until_ns == play.now_ns + LEASE_SECONDS * 10**9
     watched_for(play, LEASE_SECONDS, found)
     assert play.state.phase is Phase.WATCHING
     assert not play.has(SwapOwner)
+
+
+@pytest.mark.parametrize("lease_seconds", [LEASE_SECONDS, 900])
+def test_what_was_released_to_another_is_theirs_for_ten_minutes(lease_seconds: int) -> None:
+    found = foreign(state=OwnerState.RELEASED, released_to="site-c", lease_seconds=lease_seconds)
+    play = asked(found=found)
+    assert play.one(Waiting).until_ns == play.now_ns + RELEASE_SECONDS * 10**9
+    watched_for(play, RELEASE_SECONDS, found)
+    assert play.state.phase is Phase.WATCHING
+    watched_for(play, 1, found)
+    assert play.sent.state is OwnerState.CLAIMING
+
+
+def test_a_release_meanwhile_denies_it_too() -> None:
+    play = watched_for(asked(), LEASE_SECONDS - 1)
+    play.until_due()
+    play.on(OwnerRead(foreign(renewals=8, state=OwnerState.RELEASED, released_to="site-c"), "tag-1"))
+    assert play.has(Refused)
 
 
 def test_a_renewal_meanwhile_denies_it_for_good() -> None:
