@@ -253,11 +253,32 @@ class ContainerExists(CdpError):
 # --- 50..59: ownership -----------------------------------------------------------------------
 
 
+class OwnedElsewhere(CdpError):
+    """Another site owns the domain, or it changed hands while it was looked at: nothing was taken over."""
+
+    exit_code = 50
+    default_hint = "`rehydrate history` tells who owns it; a release or a lease that passes gives it up"
+
+
 class Fenced(CdpError):
     """This run was overtaken: another run owns the domain now, and this one never writes again."""
 
     exit_code = 51
     default_hint = "the journal is kept; `cdp-agent status` says how much lies beyond the end"
+
+
+class RequestDenied(CdpError):
+    """The owner of the domain answered no to a request for it."""
+
+    exit_code = 57
+    default_hint = "talk to the owner; `rehydrate failover` says how to take over without its consent"
+
+
+class RequestClosed(CdpError):
+    """The request cannot be answered: it was already, is too old, or was asked of another owner."""
+
+    exit_code = 58
+    default_hint = "`cdp-agent owner` lists them and says who owns the domain; the other site can ask again"
 
 
 # --- 60..79: this machine --------------------------------------------------------------------
