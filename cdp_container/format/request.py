@@ -1,4 +1,4 @@
-"""`domain/requests/<id>`: a site asks for a domain, and its owner answers (docs/container-format.md, section 6).
+"""`domain/requests/<id>`: a site asks for a domain, and its owner answers (docs/container-format.md).
 
 Values, a strict parser, one encoding. A request is a message: who owns a domain, and who may give it to whom,
 does not belong here.
