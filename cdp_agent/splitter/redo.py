@@ -7,20 +7,16 @@ ends, and what becomes of the splitter if this fails.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.files import Files
-from cdp_agent.splitter.settings import MTIME_SLACK_SECONDS, READ_BACK_RECORDS_MAX
 from cdp_container.errors import BackingChanged, JournalDamaged
 from cdp_container.journal.position import Position
+from cdp_container.journal.read_back import MTIME_SLACK_SECONDS, READ_BACK_BYTES_MAX, newest_untouched
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind, Record
-
-# Bytes that are read back at most for one record: a range of zeros may span gigabytes.
-READ_BACK_BYTES_MAX = 1 << 20
 
 
 def redo(
@@ -123,28 +119,12 @@ def refuse_changed_content(
         OSError: a backing store failed.
     """
     synced_records = filter(counts, _without(removed, reader.records(from_position, synced)))
-    before = deque(synced_records, maxlen=READ_BACK_RECORDS_MAX)
-    for record in _not_overlapped(before, reader.records(synced, end)):
+    for record in newest_untouched(synced_records, reader.records(synced, end)):
         _read_back(files, reader, _backing_of(record, backings), record)
 
 
 def _without(removed: Collection[int], records: Iterable[Record]) -> Iterator[Record]:
     return (record for record in records if record.source not in removed)
-
-
-def _not_overlapped(before: Iterable[Record], after: Iterable[Record]) -> list[Record]:
-    """The records of `before` that no later one, there or in `after`, touches."""
-    candidates: list[Record] = []
-    for record in before:
-        candidates = [older for older in candidates if not _overlap(older, record)]
-        candidates.append(record)
-    for record in after:
-        candidates = [older for older in candidates if not _overlap(older, record)]
-    return candidates
-
-
-def _overlap(a: Record, b: Record) -> bool:
-    return a.source == b.source and a.offset < b.offset + b.span and b.offset < a.offset + a.span
 
 
 def _read_back(files: Files, reader: JournalReader, backing: Backing, record: Record) -> None:

@@ -37,11 +37,6 @@ SPARE_FILES_MAX: Final = 16
 # The next journal file is made ready when the current one is filled to 1/4: its header is synced then, with
 # little data, and the rest of it is time enough for a slow disk.
 NEXT_FILE_AT: Final = 4
-# The backing file may be this much younger than the journal's last write: it is written right after it,
-# and file systems keep coarse times.
-MTIME_SLACK_SECONDS: Final = 10.0
-# Records before the synced point that must read back from the disk, where nothing later overlaps them.
-READ_BACK_RECORDS_MAX: Final = 64
 # While redo runs it says so in the journal this often, so that its own writes never look like a stranger's.
 REDO_NOTE_SECONDS: Final = 2.0
 # At the end: how long begun requests may take. A supervisor waits a little longer before it kills.

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.served import DiskId, disk_of
 from cdp_agent.streamer.payloads import Chunk, is_zero
 from cdp_container.errors import BackingUnreadable, DeviceError, VolumesChanged
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.limits import EXTENT_DATA_BYTES_MAX, EXTENT_VOID_BYTES_MAX
+from cdp_container.journal.served import DiskId, disk_of
 
 READ_BYTES: Final = 1 << 20
 """One read of a volume; a multiple of an extent."""

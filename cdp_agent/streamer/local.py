@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.served import DiskId, disk_of, disks_served, volumes_served
 from cdp_agent.streamer.copy import ROUND_READ_BYTES_MAX, Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_container.domain.notes import Notes, load_notes, save_notes
@@ -19,6 +18,7 @@ from cdp_container.journal.block_map import (
     dirty_map_name,
     dirty_ranges,
 )
+from cdp_container.journal.served import DiskId, disk_of, disks_served, volumes_served
 from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.splitter.settings import MTIME_SLACK_SECONDS
+from cdp_container.journal.read_back import MTIME_SLACK_SECONDS
 from tests.unit.splitter.machine import FILE_BYTES, Machine, give_up, overflow
 
 LONG_NS = int(6 * MTIME_SLACK_SECONDS * 1e9)

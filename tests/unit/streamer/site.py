@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.served import disks_served, volumes_served
 from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
@@ -46,6 +45,7 @@ from cdp_container.format.seal import derive_index_key, public_of
 from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind
+from cdp_container.journal.served import disks_served, volumes_served
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from cdp_container.store.directory import DirectoryStore
 from tests.recovery import Recovery
