@@ -6,6 +6,7 @@ release`), nor how long anybody waits for an answer.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,6 +37,8 @@ ATTEMPTS_MAX: Final = 5
 AGE_MAX_NS: Final = 24 * 3600 * 1_000_000_000
 """Older ones are not granted: whoever asked may not wait any more, and a release is for ten minutes."""
 
+_SITE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Like the names in a configuration: an agent could claim under no other."""
 _UNREADABLE: Final = (DamagedObject, ForeignObject, NewerFormat, LimitExceeded)
 
 
@@ -66,11 +69,14 @@ def ask(store: Store, owner: Owner, wish: OwnershipRequest) -> None:
     """Leave a request; asking twice for the same one is asking once.
 
     Raises:
-        UsageError: there is nothing to ask: the domain is `wish.site`'s, or released to it.
+        UsageError: `wish.site` names no site; the domain is its own, or was released to it.
         LimitExceeded: too many words.
         StoreUnavailable and its kin: see the store; whether the request is there is not known.
     """
     what = f"ask for the domain {owner.name!r}"
+    if not _SITE.fullmatch(wish.site):
+        why = f"{wish.site[:80]!r} is no site's name"
+        raise UsageError(what, why, "give it as in its agent's configuration")
     if owner.state is OwnerState.RELEASED and owner.released_to == wish.site:
         why = f"{owner.site} has released it to {wish.site} already"
         raise UsageError(what, why, "`rehydrate failover` takes it without a wait")

@@ -167,6 +167,24 @@ def history(
 
 
 @app.command()
+def request(
+    address: Address,
+    site: Annotated[str, typer.Option(help="Who asks: this site's name, as its agent will have it.")],
+    operator: Annotated[str, typer.Option(help="Who you are; the owner is told.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; the owner is told.")] = "",
+    wait: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to wait for the owner's answer; else do not wait.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Ask the owner of a domain to release it to a site; prints the request's id."""
+    from cdp_container.clock import SystemClock
+    from rehydrate.cli import request as asking
+
+    return guarded(lambda: asking.request(address, site, operator, reason, wait, SystemClock(), as_json=json))
+
+
+@app.command()
 def show(
     address: Address,
     what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],

@@ -102,6 +102,12 @@ def test_asking_for_what_is_ours_already(world: World) -> None:
     assert [*world.store.list("")] == []
 
 
+@pytest.mark.parametrize("site", ["", "two words", "a\nb", "x" * 64])
+def test_what_names_no_site(world: World, site: str) -> None:
+    with pytest.raises(UsageError, match="no site's name"):
+        requests.ask(world.store, world.owner, replace(world.wish(), site=site))
+
+
 def test_a_lost_reply_to_a_request_is_no_error(world: World) -> None:
     world.store.lost = 1
     assert world.asked().request == world.wish()
