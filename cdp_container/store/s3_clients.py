@@ -1,4 +1,4 @@
-"""The two clients that speak S3, built from one set of settings: boto3 for control, obstore for data.
+"""The two clients that speak S3, built from one set of settings: boto3's core for control, obstore for data.
 
 Both make every request exactly once: a conditional write that is repeated behind our back would
 answer 412 to its own success. What their answers mean does not belong here (`s3_errors`).
@@ -6,12 +6,13 @@ answer 412 to its own success. What their answers mean does not belong here (`s3
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import boto3
 import botocore.session
 import obstore
 from botocore.config import Config
@@ -23,6 +24,7 @@ from cdp_container.errors import LimitExceeded, StoreRefused, UsageError
 from cdp_container.store.api import OBJECT_BYTES_MAX
 from cdp_container.store.put_pace import PUT_SECONDS
 from cdp_container.store.s3_errors import typed_error
+from cdp_container.store.s3_models import Models
 from cdp_container.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -76,13 +78,13 @@ class DataClient(Protocol):
 def open_clients(settings: S3Settings, clock: Clock) -> tuple[S3Client, DataClient]:
     """Both clients of a place. Raises AccessDenied (no such profile, no credentials), UsageError (the CA)."""
     session = botocore.session.Session(profile=settings.profile)
+    session.register_component("data_loader", Models())
     try:
         ca_file: str | None = settings.ca_file or session.get_config_variable("ca_bundle")
         ca = None if ca_file is None else _read_ca(ca_file)
-        of_session = boto3.Session(botocore_session=session)
-        control = _open_control(settings, of_session, ca_file)
+        control = _open_control(settings, session, ca_file)
         if settings.data_client == "boto3":
-            putting = {limit: _open_control(settings, of_session, ca_file, limit) for limit in PUT_SECONDS}
+            putting = {limit: _open_control(settings, session, ca_file, limit) for limit in PUT_SECONDS}
             return control, BotoData(control, putting, settings.bucket)
         credentials = session.get_credentials()
         if credentials is None:
@@ -90,20 +92,23 @@ def open_clients(settings: S3Settings, clock: Clock) -> tuple[S3Client, DataClie
     except BotoCoreError as error:
         raise typed_error(error, f"open the store {settings.address()}", "read") from error
     renewing = _Renewing(credentials, clock)
-    return control, ObstoreData(
-        _open_obstore(settings, control, renewing, ca),
-        {limit: _open_obstore(settings, control, renewing, ca, limit) for limit in PUT_SECONDS},
-    )
+    return control, ObstoreData(lambda seconds: _open_obstore(settings, control, renewing, ca, seconds))
 
 
 def _open_control(
-    settings: S3Settings, session: boto3.Session, ca_file: str | None, read_seconds: int = READ_SECONDS
+    settings: S3Settings,
+    session: botocore.session.Session,
+    ca_file: str | None,
+    read_seconds: int = READ_SECONDS,
 ) -> S3Client:
-    """boto3's client: no retries, no cached answers, no checksums that a server might not know."""
-    client: S3Client = session.client(
+    """boto3's client: no retries, no cached answers, no checksums that a server might not know.
+
+    Made by botocore: boto3 itself would add uploads and objects with methods, which nobody here uses.
+    """
+    made = session.create_client(
         "s3",
         endpoint_url=settings.endpoint,
-        region_name=settings.region or session.region_name or DEFAULT_REGION,
+        region_name=settings.region or session.get_config_variable("region") or DEFAULT_REGION,
         verify=ca_file,
         config=Config(
             # total_max_attempts counts the first attempt too; max_attempts would count only repetitions.
@@ -117,6 +122,7 @@ def _open_control(
             response_checksum_validation="when_required",
         ),
     )
+    client = cast("S3Client", made)
     for operation in ("GetObject", "HeadObject", "ListObjectsV2"):
         client.meta.events.register(f"before-call.s3.{operation}", _ask_no_cache)
     client.meta.events.register("before-call.s3", _stay_in_region)
@@ -157,14 +163,23 @@ class BotoData:
 class ObstoreData:
     """See `DataClient`; by obstore, which releases the interpreter's lock and takes a fraction of the CPU."""
 
-    def __init__(self, store: ObstoreS3, putting: dict[int, ObstoreS3]) -> None:
-        self._store = store
-        self._putting = putting
+    def __init__(self, opened: Callable[[int], ObstoreS3]) -> None:
+        self._opened = opened
+        self._opening = threading.Lock()
+        self._stores: dict[int, ObstoreS3] = {}
+        self._store = self._of(READ_SECONDS)
+
+    def _of(self, seconds: int) -> ObstoreS3:
+        """The store with this limit. To open one takes milliseconds; few PUTs need the longer limits."""
+        with self._opening:
+            if seconds not in self._stores:
+                self._stores[seconds] = self._opened(seconds)
+            return self._stores[seconds]
 
     def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
         """See `DataClient.put_new`."""
         # Left alone, obstore makes all over 5 MiB multipart uploads, which cannot be create-only.
-        answer = obstore.put(self._putting[limit_seconds], key, data, mode="create", use_multipart=False)
+        answer = obstore.put(self._of(limit_seconds), key, data, mode="create", use_multipart=False)
         return answer["e_tag"] or ""
 
     def get(self, key: str) -> Fetched:
@@ -222,12 +237,12 @@ def _open_obstore(
     control: S3Client,
     credentials: _Renewing,
     ca: bytes | None,
-    put_seconds: int | None = None,
+    read_seconds: int,
 ) -> ObstoreS3:
     """The same place again: what boto3 resolved is pinned, so that both clients meet one server.
 
-    One that puts has its limit: obstore's read timeout begins with the request and not with the answer, and
-    so counts the upload too.
+    Who puts needs a longer limit: obstore's read timeout begins with the request and not with the answer,
+    and so counts the upload too.
     """
     endpoint = control.meta.endpoint_url
     if not settings.in_path:
@@ -236,7 +251,7 @@ def _open_obstore(
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-        "read_timeout": timedelta(seconds=put_seconds or READ_SECONDS),
+        "read_timeout": timedelta(seconds=read_seconds),
         "timeout": timedelta(seconds=TRANSFER_SECONDS + CONNECT_SECONDS),
         "default_headers": {"cache-control": "no-cache"},
     }
