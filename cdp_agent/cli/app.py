@@ -188,12 +188,29 @@ def owner(
     config: Config = DEFAULT_CONFIG,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
-    """Who may write the domain, since when, and who did before."""
+    """Who may write the domain, since when, who did before, and who asks for it."""
 
     def work() -> int:
         from cdp_agent.cli.owner import show_owner
 
         return show_owner(config, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
+def deny(
+    request: Annotated[str, typer.Argument(help="The request's id, or how it begins: see `owner`.")],
+    reason: Annotated[str, typer.Option(help="Why; who asked is told.")],
+    config: Config = DEFAULT_CONFIG,
+    operator: Annotated[str, typer.Option(help="Who you are; who asked is told.")] = "",
+) -> int:
+    """Answer no to a site that asked for the domain; nothing else changes."""
+
+    def work() -> int:
+        from cdp_agent.cli.requests import deny as deny_request
+
+        return deny_request(config, request, operator, reason, SystemClock())
 
     return guarded(work)
 

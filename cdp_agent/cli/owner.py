@@ -1,4 +1,7 @@
-"""`cdp-agent owner`: who may write the domain, since when, and who did before, as the container tells it."""
+"""`cdp-agent owner`: who may write the domain, since when, who did before, and who asks for it.
+
+All of it as the container tells it. Answering requests does not belong here (requests).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,21 @@ from typing import Final
 
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.history import DomainFacts, read_domain
+from cdp_container.domain.requests import Requests, list_requests
 from cdp_container.domain.settings import load_settings
+from cdp_container.errors import counted
 from cdp_container.store.address import open_store
-from cdp_container.telling import Members, members_table, owner_members, owner_text, record_members, table
+from cdp_container.telling import (
+    Members,
+    members_table,
+    owner_members,
+    owner_text,
+    record_members,
+    table,
+    time_text,
+)
 
+_REQUEST_COLUMNS: Final = ("id", "site", "asked", "of", "operator", "reason")
 _COLUMNS: Final = ("epoch", "site", "from", "until", "base", "reason", "operator")
 
 
@@ -22,20 +36,30 @@ def show_owner(config: Path, *, as_json: bool) -> int:
     store = open_store(settings.store)
     try:
         facts = read_domain(store)
+        requests = list_requests(store, facts.owner.domain)
     finally:
         store.close()
-    for note in facts.notes:
+    for note in (*facts.notes, *_notes(requests)):
         say(f"note: {printable(note)}")
-    members = {"this_site": settings.site, "owner": owner_members(facts.owner), "epochs": _epochs(facts)}
-    answer(json.dumps(members) if as_json else _text(settings.site, facts))
+    members = {
+        "this_site": settings.site,
+        "owner": owner_members(facts.owner),
+        "epochs": _epochs(facts),
+        "requests": _pending(requests),
+    }
+    answer(json.dumps(members) if as_json else _text(settings.site, facts, requests))
     return 0
 
 
-def _text(site: str, facts: DomainFacts) -> str:
+def _text(site: str, facts: DomainFacts, requests: Requests) -> str:
     named = printable(f"domain: {facts.owner.name}, this site: {site}")
     lines = [named, owner_text(owner_members(facts.owner))]
     epochs = _epochs(facts)
     lines.append(table(*members_table(_COLUMNS, epochs)) if epochs else "no epoch yet: nothing was ever sent")
+    pending = _pending(requests)
+    if pending:
+        lines += ["", f"{counted(len(pending), 'request')} for the domain; `cdp-agent grant ID`, `deny ID`:"]
+        lines.append(table(*members_table(_REQUEST_COLUMNS, pending)))
     return "\n".join(lines)
 
 
@@ -45,3 +69,26 @@ def _epochs(facts: DomainFacts) -> list[Members]:
     untils = chain((None,), (record.began_ns for record in newest_first))
     found = [record_members(record, until_ns) for record, until_ns in zip(newest_first, untils, strict=False)]
     return found[::-1]
+
+
+def _pending(requests: Requests) -> list[Members]:
+    """What nobody answered yet, newest first; times are the store's."""
+    return [
+        {
+            "id": stored.request.request_id,
+            "site": stored.request.site,
+            "asked": time_text(stored.stored_ns),
+            "asked_ns": stored.stored_ns,
+            "of": stored.request.owner_site,
+            "operator": stored.request.operator,
+            "reason": stored.request.reason,
+        }
+        for stored in requests.pending
+    ]
+
+
+def _notes(requests: Requests) -> list[str]:
+    notes = list(requests.faults)
+    if requests.older:
+        notes.append(f"{counted(requests.older, 'older request')} not looked at")
+    return notes
