@@ -13,10 +13,12 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
+from cdp_agent.cli.adopt import touched_since
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.volume_set import removed_of, volumes_of
 from cdp_agent.wish import load_wish
+from cdp_container.domain.carried import load_believed
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
@@ -95,12 +97,8 @@ def splitter_settings(config: Path) -> SplitterSettings:
     directory = Path(settings.journal.directory)
     volumes = volumes_of(identity)
     wish = load_wish(directory)
-    if all_whole(identity, load_notes(directory)) and not ever_ran(directory) and not holds_nothing(volumes):
-        raise BackingChanged(
-            "opening the volumes",
-            "they were empty when the agent was started, and are not now",
-            "start it again",
-        )
+    if not ever_ran(directory):
+        _check_first_start(directory, identity, volumes)
     return SplitterSettings(
         journal_dir=directory,
         domain=identity.domain,
@@ -114,6 +112,19 @@ def splitter_settings(config: Path) -> SplitterSettings:
         keep_disk=wish.keep_disk,
         tcp=_tcp_settings(settings.nbd),
     )
+
+
+def _check_first_start(directory: Path, identity: AgentIdentity, volumes: Sequence[VolumeSettings]) -> None:
+    """What is whole without a journal must be what it was when the run began. Raises BackingChanged."""
+    notes, what = load_notes(directory), "opening the volumes"
+    if notes.carried:
+        touched = touched_since(load_believed(directory), identity, notes.whole)
+        if touched:
+            why = f"somebody wrote to them since the agent was started: {', '.join(touched)}"
+            raise BackingChanged(what, why, "start it again")
+    elif all_whole(identity, notes) and not holds_nothing(volumes):
+        why = "they were empty when the agent was started, and are not now"
+        raise BackingChanged(what, why, "start it again")
 
 
 def tls_files(tls: TlsSettings | None) -> TlsFiles | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cdp_agent.alerts.watch import Watch, open_watch
 from cdp_agent.cli.accepted import keep_accepted
+from cdp_agent.cli.adopt import adopt_carried
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
@@ -31,6 +32,7 @@ from cdp_container.errors import (
     UsageError,
     VolumesChanged,
 )
+from cdp_container.format.place import NOWHERE
 from cdp_container.journal.shared import SharedPages
 
 PR_SET_PDEATHSIG = 1
@@ -60,9 +62,11 @@ def run_agent(config: Path, wish: Wish) -> int:
         try:
             # The streamer of a run that was killed may live for a moment, and would bring its notes back.
             with streamer_lock(directory, SystemClock()):
+                ran = ever_ran(directory)
+                adopted = adopt_carried(directory, identity, ran)
                 if wish or load_wish(directory):
                     _take_wish(directory, wish)
-                elif not ever_ran(directory):
+                elif not ran and not adopted:
                     _note_empty_volumes(directory, volumes_of(identity))
             accepted = keep_accepted(config, settings)
             return _supervise(accepted, pages, open_watch(settings, pages, SystemClock()))
@@ -95,7 +99,7 @@ def _take_wish(directory: Path, wish: Wish) -> None:
             "--redo was asked for earlier and is not done yet",
             "say --redo again, or --keep-disk if the disk was used since",
         )
-    save_notes(directory, replace(load_notes(directory), whole=frozenset()))
+    save_notes(directory, replace(load_notes(directory), whole=frozenset(), carried=NOWHERE))
 
 
 def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> None:
@@ -104,8 +108,11 @@ def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> N
     Nothing was captured yet, so the journal will hold every write that they ever get. If one holds
     something all are copied, which costs nothing for the empty ones.
     """
-    whole = frozenset(volume.space for volume in volumes) if holds_nothing(volumes) else frozenset()
-    save_notes(directory, replace(load_notes(directory), whole=whole))
+    notes = load_notes(directory)
+    # A failover's first run that came to nothing: what the disks hold now is to be compared with its cut.
+    empty = not notes.carried and holds_nothing(volumes)
+    whole = frozenset(volume.space for volume in volumes) if empty else frozenset()
+    save_notes(directory, replace(notes, whole=whole))
 
 
 def opened_since(pages: SharedPages) -> Callable[[], bool]:

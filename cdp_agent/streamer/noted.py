@@ -15,6 +15,7 @@ from cdp_container.clock import Clock
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.errors import CdpError, Fenced, JournalDamaged
+from cdp_container.format.place import NOWHERE
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -91,10 +92,13 @@ class Noted:
         active = self._identity.active
         whole = frozenset(source.whole_id for index, source in active.items() if index not in lacking)
         compared = self.notes.episode if lacking else episode
-        if (whole, compared) == (self.notes.whole, self.notes.episode):
+        known = (self.notes.whole, self.notes.episode)
+        # From a protected cut of our own on, its position tells more than what the disks began with.
+        noted = replace(self.notes, whole=whole, episode=compared, carried=NOWHERE)
+        if noted == self.notes:
             return False
         self._save_again_ns = now_ns + SAVE_AGAIN_NS
-        return self.save(replace(self.notes, whole=whole, episode=compared)) and not lacking
+        return self.save(noted) and not lacking and (whole, compared) != known
 
     def journal_damaged(self, error: JournalDamaged) -> NoReturn:
         """End the run. If the journal was given up, the next one does without it, and compares everything."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.payloads import Journal
@@ -14,9 +15,15 @@ from cdp_container.domain.identity import AgentIdentity, SourceIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown
+from cdp_container.format.place import Place
 from cdp_container.format.seal import WriterKeys, writer_keys
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage
+
+_NOT_OURS: Final = (
+    "`rehydrate failback` brings the disks up to the newest cut; `cdp-agent run --full-copy` makes them, "
+    "as they are, the newest"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +76,15 @@ def plan_epoch(
         proven: what we published, in this run or an earlier one.
 
     Raises:
-        PositionUnknown: the container lost what it once held; it may be the wrong one.
+        PositionUnknown: the container lost what it once held; it may be the wrong one. Or it holds what
+            another site wrote after the cut that was put onto the disks, which would be reverted.
     """
     if not end.place and proven != NOWHERE and notes.whole:
         raise PositionUnknown("cannot go on", "the container lost the cuts that it once held")
+    if notes.carried and end.place != notes.carried and not _is_ours(end, page.tail, journal):
+        disks, newest = (f"{place.epoch}.{place.cut}" for place in (notes.carried, end.place))
+        why = f"the disks were made from cut {disks}, and the newest is {newest}, which is none of this agent"
+        raise PositionUnknown("cannot go on", why, _NOT_OURS)
     in_doubt = page.episode != notes.episode
     base_lacks = end.preamble.not_whole if end.preamble is not None else ()
     lacking = tuple(
@@ -88,7 +100,7 @@ def plan_epoch(
     )
     if len(lacking) == len(sources) and not mapped:
         return Plan(page.tail, seen_ns, lacking)
-    position, why = _base_position(end, page.tail, journal)
+    position, why = _base_position(end, page.tail, journal, notes.carried)
     taken_ns = end.preamble.cut_time_ns if end.preamble is not None else 0
     beyond = NOWHERE
     if why:
@@ -114,9 +126,21 @@ def _end_before(end: End, tail: Position, journal: Journal) -> Position:
     return kept if kept is not None and journal.contains(kept, tail) else NOWHERE
 
 
-def _base_position(end: End, tail: Position, journal: Journal) -> tuple[Position, str]:
-    """The base cut's position in the journal; or why there is none, and everything must be compared."""
-    if not end.place:  # the container holds no cut: the journal must hold everything since it was made
+def _is_ours(end: End, tail: Position, journal: Journal) -> bool:
+    """Whether a cut was made of this journal, even where a power loss took what it was made of."""
+    if end.preamble is None:
+        return False
+    position = Position(end.preamble.journal_generation, end.preamble.journal_offset)
+    return journal.contains(position, tail) or journal.end_before(position) is not None
+
+
+def _base_position(end: End, tail: Position, journal: Journal, carried: Place) -> tuple[Position, str]:
+    """The base cut's position in the journal; or why there is none, and everything must be compared.
+
+    `carried`: what the disks held when the journal began; its own position is in another site's journal.
+    """
+    if not end.place or end.place == carried:
+        # No cut, or the one that the disks began with: the journal must hold everything since it was made.
         why = "" if journal.is_from_the_beginning else "the journal's oldest file is gone or cannot be read"
         return journal.start, why
     if end.preamble is None:

@@ -20,6 +20,8 @@ from cdp_container.errors import BackingUnreadable, CdpError, ConfigInvalid
 from cdp_container.format.place import Place, is_place
 
 CARRIED_NAME: Final = "carried.json"
+BELIEVED_NAME: Final = "carried-believed.json"
+"""What carried.json becomes when a `run` believed it: its splitter looks again before it opens the disks."""
 CARRIED_FORMAT: Final = 1
 CARRIED_BYTES_MAX: Final = 1024 * 1024
 NO_CTIME: Final = 0
@@ -40,6 +42,14 @@ class CarriedVolume:
     def can_be_known(self) -> bool:
         """Whether a later look can tell that nobody wrote to it."""
         return self.ctime_ns != NO_CTIME
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is known that nobody wrote to it since."""
+        try:
+            return self.can_be_known and look_at(self.path, self.space) == self
+        except BackingUnreadable:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +81,9 @@ def save_carried(directory: Path, carried: Carried) -> None:
     replace_file(directory / CARRIED_NAME, _encode(carried))
 
 
-def load_carried(directory: Path) -> Carried | None:
+def load_carried(directory: Path, name: str = CARRIED_NAME) -> Carried | None:
     """carried.json of a journal directory, None where there is none. Raises ConfigInvalid."""
-    path = directory / CARRIED_NAME
+    path = directory / name
     try:
         with path.open("rb") as file:
             return _decode(file.read(CARRIED_BYTES_MAX + 1), str(path))
@@ -85,14 +95,32 @@ def load_carried(directory: Path) -> Carried | None:
         ) from error
 
 
+def load_believed(directory: Path) -> Carried | None:
+    """What the first `run` found in carried.json. Raises ConfigInvalid."""
+    return load_carried(directory, BELIEVED_NAME)
+
+
+def believe_carried(directory: Path) -> None:
+    """Rename carried.json, durably: no later `run` takes it for news. Raises CdpError."""
+    try:
+        (directory / CARRIED_NAME).rename(directory / BELIEVED_NAME)
+        sync_directory(directory)
+    except OSError as error:
+        raise _failed(directory, error) from error
+
+
 def drop_carried(directory: Path) -> None:
     """Remove carried.json, durably; none at all is no error. Raises CdpError."""
     try:
         (directory / CARRIED_NAME).unlink(missing_ok=True)
         sync_directory(directory)
     except OSError as error:
-        what = f"cannot remove {directory / CARRIED_NAME}"
-        raise CdpError(what, error.strerror or "input/output error", "check the directory") from error
+        raise _failed(directory, error) from error
+
+
+def _failed(directory: Path, error: OSError) -> CdpError:
+    what = f"cannot remove {directory / CARRIED_NAME}"
+    return CdpError(what, error.strerror or "input/output error", "check the directory and its permissions")
 
 
 def _encode(carried: Carried) -> bytes:

@@ -7,7 +7,7 @@ note.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import orjson
 
 from cdp_container.domain.durable import replace_file
 from cdp_container.errors import ConfigInvalid
+from cdp_container.format.place import NOWHERE, Place
 
 NOTES_NAME: Final = "notes.json"
 NOTES_FORMAT: Final = 1
@@ -34,6 +35,8 @@ class Notes:
         episode: the newest one (`SplitterPage.episode`) after which everything in doubt was compared.
         fenced: why this site may not write any more, "" while it may.
         released_to: the site that this one gave the domain to, "" if none.
+        carried: the cut that a failover or failback put onto the disks before the journal began, NOWHERE once
+            a cut of this agent's own is protected: then positions tell where to go on.
     """
 
     nonces: tuple[bytes, ...] = ()
@@ -41,6 +44,7 @@ class Notes:
     episode: int = 0
     fenced: str = ""
     released_to: str = ""
+    carried: Place = NOWHERE
 
 
 def encode_notes(notes: Notes) -> bytes:
@@ -53,6 +57,7 @@ def encode_notes(notes: Notes) -> bytes:
         "episode": f"{notes.episode:016x}",
         "fenced": notes.fenced,
         "released_to": notes.released_to,
+        "carried": list(astuple(notes.carried)),
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -71,6 +76,7 @@ def decode_notes(data: bytes, name: str) -> Notes:
             episode=int(document["episode"], 16),
             fenced=str(document["fenced"]),
             released_to=str(document["released_to"]),
+            carried=_decode_place(document.get("carried")) or NOWHERE,  # older files lack it
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigInvalid(
@@ -78,6 +84,13 @@ def decode_notes(data: bytes, name: str) -> Notes:
             f"it is damaged ({type(error).__name__})",
             "keep it as evidence and ask for help",
         ) from error
+
+
+def _decode_place(members: list[int] | None) -> Place | None:
+    if members is None:
+        return None
+    epoch, cut, seq = members
+    return Place(int(epoch), int(cut), int(seq))
 
 
 def load_notes(directory: Path) -> Notes:
