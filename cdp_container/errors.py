@@ -267,6 +267,13 @@ class Fenced(CdpError):
     default_hint = "the journal is kept; `cdp-agent status` says how much lies beyond the end"
 
 
+class HookFailed(CdpError):
+    """A command that was to be run before or after a failover failed."""
+
+    exit_code = 55
+    default_hint = "mend what it does, and run it by hand or the whole command again"
+
+
 class RequestDenied(CdpError):
     """The owner of the domain answered no to a request for it."""
 
@@ -279,6 +286,16 @@ class RequestClosed(CdpError):
 
     exit_code = 58
     default_hint = "`cdp-agent owner` lists them and says who owns the domain; the other site can ask again"
+
+
+class NotHome(CdpError):
+    """The store is another zone than the domain's home: it may not know who owns the domain now."""
+
+    exit_code = 59
+    default_hint = (
+        "use the home's address; `store_is_home: true` in the configuration says that this is the home by "
+        "another name; `rehydrate failover --force` takes over in another zone"
+    )
 
 
 # --- 60..79: this machine --------------------------------------------------------------------
