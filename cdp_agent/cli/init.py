@@ -32,6 +32,7 @@ from cdp_container.errors import (
     ForeignObject,
     NotFound,
     PreconditionFailed,
+    UsageError,
 )
 from cdp_container.format.domain import (
     DomainConfig,
@@ -57,8 +58,10 @@ from cdp_container.format.keyblock import (
 )
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.seal import derive_index_key, public_of
+from cdp_container.store.address import DirectoryPlace, parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.attest import probe
+from cdp_container.store.zones import public_address
 
 PENDING_NAME = IDENTITY_NAME + ".pending"
 ID_BYTES = 16
@@ -206,20 +209,33 @@ def _check_passphrase(identity: AgentIdentity, passphrase: Callable[[], str]) ->
         open_with_passphrase(block, passphrase(), identity.domain, "the interrupted init")
 
 
-def domain_config(settings: AgentSettings, identity: AgentIdentity) -> bytes:
-    """The bytes of the domain's configuration object."""
+def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store) -> bytes:
+    """The bytes of the domain's configuration object; `store`, as it was opened, becomes its home."""
     return build_config(
         DomainConfig(
             domain=identity.domain,
             name=identity.name,
             encryption=Encryption(identity.encryption),
             key_block=identity.key_block,
-            endpoints=(settings.store,),
+            endpoints=(public_address(store),),
+            ca=_ca_of(settings),
             sources=tuple(
                 Source("volume", source.name, source.space, source.size_bytes) for source in identity.sources
             ),
         )
     )
+
+
+def _ca_of(settings: AgentSettings) -> str | None:
+    """Who signs the endpoint's certificate, in PEM, so that another site need not be given the file."""
+    place = parse_address(settings.store)
+    if isinstance(place, DirectoryPlace) or place.ca_file is None:
+        return None
+    try:
+        return Path(place.ca_file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"read the store's CA file {place.ca_file}", why) from error
 
 
 def _write_container(
@@ -230,7 +246,7 @@ def _write_container(
     clock: Clock,
     entropy: Entropy,
 ) -> None:
-    config = domain_config(settings, identity)
+    config = domain_config(settings, identity, store)
     _create(store, config_key(config_digest(config)), config, lambda data: data == config)
     holds = build_holds(Holds(identity.domain, 1, entropy(ID_BYTES)))
     _create(

@@ -33,7 +33,8 @@ from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
-from cdp_container.errors import CdpError, Fenced, StoreRefused
+from cdp_container.domain.home import check_home_of
+from cdp_container.errors import CdpError, Fenced, NotHome, StoreRefused
 from cdp_container.format.codec import Compressor
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.shared import SharedPages
@@ -212,6 +213,8 @@ class _Runner:
         try:
             store = open_store(self.settings.store, self.clock)
             probe(store, self.entropy)
+            if not self.settings.store_is_home:
+                check_home_of(store, self.settings.identity.domain)
         except CdpError as error:
             return partial(self._not_connected, error)
         return partial(begin, store)
@@ -221,8 +224,10 @@ class _Runner:
         delay_seconds = min(CONNECT_MAX_SECONDS, CONNECT_FIRST_SECONDS * 2.0 ** min(connecting.failures, 16))
         connecting.failures += 1
         connecting.due_ns = self.clock.boottime_ns() + int(delay_seconds * 1e9)
-        connecting.why = f"no connection to the store: {error}"
-        connecting.refused = str(error) if isinstance(error, StoreRefused) else ""
+        refused = isinstance(error, StoreRefused | NotHome)
+        elsewhere = f"{error} ({error.hint})"
+        connecting.why = elsewhere if isinstance(error, NotHome) else f"no connection to the store: {error}"
+        connecting.refused = str(error) if refused else ""
         connecting.busy = False
 
     def _engine(

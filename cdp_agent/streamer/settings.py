@@ -26,6 +26,7 @@ class StreamerSettings:
         directory: the journal directory.
         identity: agent.json.
         store: the container's address.
+        store_is_home: an operator's word that this is the domain's home zone, by whatever name.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
@@ -45,5 +46,6 @@ class StreamerSettings:
     copy_bytes_per_second: float = math.inf
     compression_level: int = ZSTD_LEVEL
     limits: LimitsSettings = field(default_factory=LimitsSettings)
+    store_is_home: bool = False
     operator: str = ""
     software: str = ""

@@ -136,7 +136,7 @@ def read_domain(store: Store) -> DomainFacts:
     """
     notes: list[str] = []
     owner = _read_owner(store, notes)
-    config = _read_config(store, owner) if any(owner.config) else None
+    config = read_config(store, owner) if any(owner.config) else None
     return DomainFacts(owner, config, tuple(_read_chain(store, owner)), tuple(notes))
 
 
@@ -213,7 +213,8 @@ def _highest_record(store: Store) -> EpochRecord | None:
     return parse_epoch_record(store.get(key).data, key, None)
 
 
-def _read_config(store: Store, owner: Owner) -> DomainConfig:
+def read_config(store: Store, owner: Owner) -> DomainConfig:
+    """The configuration that `owner` names. Raises MissingObject, DamagedObject and their kin."""
     key = config_key(owner.config)
     try:
         data = store.get(key).data

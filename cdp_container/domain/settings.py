@@ -274,7 +274,8 @@ def _is_webhook(url: str) -> bool:
 class AgentSettings(_Strict):
     """The whole of an agent's configuration file.
 
-    `store` is an address (cdp_container/store/address.py); it never holds credentials.
+    `store` is an address (cdp_container/store/address.py); it never holds credentials. `store_is_home`: an
+    operator's word that it is the domain's home zone by whatever name.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
     """
@@ -282,6 +283,7 @@ class AgentSettings(_Strict):
     domain: Name
     site: Name
     store: str = Field(min_length=1, max_length=2048)
+    store_is_home: bool = False
     journal: JournalSettings
     volumes: list[VolumeSettings] = Field(min_length=1, max_length=VOLUMES_MAX)
     encryption: Literal["aes-256-gcm", "none"] = "aes-256-gcm"

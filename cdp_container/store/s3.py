@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from botocore.exceptions import ClientError
 
@@ -29,7 +29,7 @@ from cdp_container.store.keys import check_beginning, check_key, is_key
 from cdp_container.store.put_pace import PutPace
 from cdp_container.store.s3_clients import Fetched, fetched, nanoseconds, open_clients
 from cdp_container.store.s3_errors import LIBRARY_ERRORS, Verb, is_past_the_end, typed_error
-from cdp_container.store.s3_settings import S3Settings, TagSpelling
+from cdp_container.store.s3_settings import Addressing, S3Settings, TagSpelling
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ListObjectsV2RequestTypeDef
@@ -63,6 +63,17 @@ class S3Store:
     def settings(self) -> S3Settings:
         """The settings in force."""
         return self._settings
+
+    @property
+    def resolved(self) -> S3Settings:
+        """The settings with the endpoint and region that a profile or the provider's defaults gave."""
+        meta, way = self._control.meta, "path" if self._settings.in_path else "virtual"
+        return replace(
+            self._settings,
+            endpoint=meta.endpoint_url.rstrip("/"),
+            region=meta.region_name,
+            addressing=cast(Addressing, way),
+        )
 
     @property
     def address(self) -> str:

@@ -24,6 +24,7 @@ from cdp_container.errors import (
     StoreUnavailable,
     TargetNotEmpty,
     TargetUnsuitable,
+    UsageError,
     WrongPassphrase,
 )
 from cdp_container.format.domain import OwnerState, config_digest, parse_config, parse_owner
@@ -32,6 +33,7 @@ from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.seal import derive_index_key, public_of
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.store.memory import MemoryStore
+from cdp_container.store.s3_settings import S3Settings
 
 CHEAP = ScryptCost(n=2**4, r=8, p=1)
 PASSPHRASE = "correct horse"
@@ -187,6 +189,30 @@ def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused):
         init(settings_in(tmp_path), store)
     assert not (tmp_path / "journal" / PENDING_NAME).exists()
+
+
+def test_the_home_is_pinned_with_who_signs_its_certificate(tmp_path: Path) -> None:
+    class Zone(MemoryStore):
+        resolved = S3Settings("backups", "shop", "https://S3.example.com:443", "eu-1", ca_file="/etc/ca.pem")
+
+    ca, store = tmp_path / "ca.pem", Zone(SystemClock())
+    ca.write_text("-----BEGIN CERTIFICATE-----\n")
+    address = f"s3://backups/shop?endpoint=https://S3.example.com:443&ca={ca}"
+    settings = settings_in(tmp_path).model_copy(update={"store": address})
+    init(settings, store)
+    owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+    config = parse_config(store.get(config_key(owner.config)).data, "config", owner.domain)
+    assert config.endpoints == ("s3://backups/shop?endpoint=https://s3.example.com&region=eu-1",)
+    assert config.ca == "-----BEGIN CERTIFICATE-----\n"
+
+
+def test_a_ca_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(b"\xff")
+    settings = settings_in(tmp_path).model_copy(
+        update={"store": f"s3://backups/shop?endpoint=https://s3.example.com&ca={tmp_path}/ca.pem"}
+    )
+    with pytest.raises(UsageError, match="it is no text"):
+        init(settings, MemoryStore(SystemClock()))
 
 
 def test_a_bucket_that_keeps_versions_is_refused(tmp_path: Path) -> None:
