@@ -154,6 +154,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         directory=Path(settings.journal.directory),
         identity=identity,
         store=settings.store,
+        store_is_home=settings.store_is_home,
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,
