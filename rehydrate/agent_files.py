@@ -61,8 +61,14 @@ def identity_of(
     )
 
 
-def settings_of(identity: AgentIdentity, store: str, directory: Path, socket: Path | None) -> AgentSettings:
-    """A configuration for that agent, with our defaults. Raises ConfigInvalid where none is possible."""
+def settings_of(
+    identity: AgentIdentity, store: str, directory: Path, socket: Path | None, store_is_home: bool = False
+) -> AgentSettings:
+    """A configuration for that agent, with our defaults. Raises ConfigInvalid where none is possible.
+
+    `store_is_home`: the domain was taken over in another zone (`home.jump_of` above 0), where the agent would
+    refuse to own it without an operator's word.
+    """
     members: dict[str, object] = {
         "domain": identity.name,
         "site": identity.site,
@@ -71,6 +77,8 @@ def settings_of(identity: AgentIdentity, store: str, directory: Path, socket: Pa
         "volumes": [{"name": source.name, "path": source.path} for source in identity.sources],
         "encryption": identity.encryption,
     }
+    if store_is_home:
+        members["store_is_home"] = True
     if socket is not None:
         members["socket"] = str(socket)
     try:
@@ -102,6 +110,8 @@ def chosen_settings(config: Path, wanted: AgentSettings) -> AgentSettings:
         )
         if theirs != ours
     ]
+    if wanted.store_is_home and not found.store_is_home:
+        faults.append("store_is_home: false, and it should be true: this zone is not the domain's home")
     if wanted.socket is not None and found.socket != wanted.socket:
         faults.append(f"socket: {found.socket!r}, and it should be {wanted.socket!r}")
     if faults:
