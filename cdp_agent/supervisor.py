@@ -44,8 +44,8 @@ ALLOCATOR: Final = {
 8 MiB, made by one thread and freed by another, leave the heap in pieces; so they get pages of their own.
 Large pages (where Linux gives them on request) make up for the faults that this costs."""
 STREAMER_LOCK = "streamer.lock"
-STREAMER_LOCK_SECONDS = 15.0
-"""An old streamer whose supervisor was killed has ended by then: it sends what it can for a while."""
+STREAMER_LOCK_SECONDS = 60.0
+"""An old streamer whose supervisor was killed has ended by then, on a machine that hardly gets anywhere too."""
 
 
 @dataclass(frozen=True, slots=True)

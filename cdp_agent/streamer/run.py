@@ -63,7 +63,7 @@ def run_streamer(
 ) -> int:
     """Stream until told to stop, by SIGTERM or (in a test) `stop`; returns 0.
 
-    What was captured until then is still sent, for FINISH_SECONDS at most.
+    What was captured until then is still sent, for FINISH_SECONDS at most; not where the supervisor is gone.
 
     Raises:
         AlreadyRunning: another streamer runs in this journal directory and does not end.
@@ -119,6 +119,7 @@ class _Runner:
     shown_ns: int = 0
     asking: list[Callable[[Answer], None]] = field(default_factory=list)
     early: list[Callable[[], None]] = field(default_factory=list)
+    parent: int = field(default_factory=os.getppid)
 
     def run(self) -> int:
         directory = self.settings.directory
@@ -135,7 +136,9 @@ class _Runner:
                 while not self.stop.is_set():
                     self._turn(local, journal, build_journal)
                     self._show(local, lag)
-                if self.engine is not None and self.engine.may_finish:
+                # Whose supervisor was killed holds up the next one, and with it the guests: it ends at once.
+                orphaned = os.getppid() != self.parent
+                if self.engine is not None and self.engine.may_finish and not orphaned:
                     self._finish(self.engine, local, journal, build_journal)
             except CdpError as error:
                 self._show_end(local, lag, error)

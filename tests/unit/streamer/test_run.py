@@ -145,6 +145,25 @@ def test_a_planned_stop_does_not_wait_for_a_store_that_is_away(
     assert site.restored("disk") == site.images[0]
 
 
+def test_a_streamer_whose_supervisor_was_killed_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next agent waits for it before it opens the guests' disks."""
+    monkeypatch.setattr(run, "FINISH_SECONDS", 10 * DEADLINE_SECONDS)
+    site = AgentSite(tmp_path, cut_every_seconds=3600.0)
+    with site.streaming():
+        site.write(0, 0, b"flushed")
+        site.flush()
+        (tmp_path / "container").rename(tmp_path / "hidden")
+        site.write(0, 4096, b"stays in the journal")
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+    (tmp_path / "hidden").rename(tmp_path / "container")
+    monkeypatch.undo()
+    with site.streaming():
+        site.flush()
+    assert site.restored("disk") == site.images[0]
+
+
 @pytest.mark.parametrize("gap", ["overflow", "copy"])
 def test_a_stop_does_not_wait_for_what_cannot_be_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap: str
