@@ -122,6 +122,15 @@ class Capture:
         """The backing write of this ticket returned."""
         self.appending.gate.leave(ticket)
 
+    def refuse_writes(self) -> None:
+        """Whatever has no record yet is refused from now on; what has goes on."""
+        self.appending.gate.refuses = True
+        self._room.set()  # what waits for room is refused, too
+
+    def allow_writes(self) -> None:
+        """Take writes again."""
+        self.appending.gate.refuses = False
+
     def standstill(self) -> AbstractAsyncContextManager[None]:
         """A time in which no write is under way; those that come wait."""
         return self.appending.gate.quiet()

@@ -22,14 +22,16 @@ class Gate:
         self._open = asyncio.Event()
         self._open.set()
         self._quiet_lock = asyncio.Lock()
+        self.refuses = False
+        """Whether writes that come are refused, not kept waiting: the site gives its domain up."""
 
     @property
     def is_open(self) -> bool:
         """Whether a write may be let in right now."""
-        return self._open.is_set()
+        return self._open.is_set() and not self.refuses
 
     async def wait_until_open(self) -> None:
-        """Return when it is open, and still is."""
+        """Return when it is not shut, and still is not."""
         while not self._open.is_set():  # it may be shut again before this runs
             await self._open.wait()
 

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ import orjson
 
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
+from cdp_agent.splitter.closing import GATE_SECONDS, Closing
 from cdp_agent.splitter.ending import stop as end_capture
 from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
@@ -28,8 +30,9 @@ from cdp_agent.splitter.tcp import TcpExports
 from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock, SystemClock
+from cdp_container.domain.notes import load_notes
 from cdp_container.errors import CdpError, DeviceError
-from cdp_container.journal.shared import SharedPages
+from cdp_container.journal.shared import GateLevel, SharedPages
 from nbd_export.backend import FixedExports
 from nbd_export.errors import SocketInUse
 from nbd_export.polling import polling_loop
@@ -117,20 +120,22 @@ class _Process:
         volumes = [Volume(backing, capture) for backing in backings]
         syncing = asyncio.create_task(self._sync_from_time_to_time(capture))
         syncing.add_done_callback(lambda ended: stop.set())  # nothing but a bug ends it
+        closing = Closing(capture, partial(load_notes, self._settings.journal_dir))
         server: NbdServer | None = None
         try:
             while not stop.is_set():
-                if server is None:
-                    server = await self._open_exports(volumes, capture)
-                if self._tcp is not None:
+                server = await self._serve_or_not(closing.level, server, volumes, capture)
+                if self._tcp is not None and server is not None:
                     await self._tcp.keep(server)
                 if hangup.is_set():
                     hangup.clear()
                     await self._reload_volumes(capture, backings, volumes)
+                closing.keep()
                 self._keep_house(capture, volumes)
-                await _wait(stop, HOUSEKEEPING_SECONDS)
+                await _wait_for_gate(closing, stop)
         finally:
             drained = server is None or await server.close(DRAIN_SECONDS)
+            await closing.end()
             await _end(syncing)
             clean = await end_capture(capture) and drained
             self._show_volumes("stopped" if clean else "stopped, not clean", capture, volumes)
@@ -153,6 +158,18 @@ class _Process:
             self._reload = decision.name, ""
         except (CdpError, OSError) as error:
             self._reload = self._reload[0], str(error)
+
+    async def _serve_or_not(
+        self, level: GateLevel, server: NbdServer | None, volumes: Sequence[Volume], capture: Capture
+    ) -> NbdServer | None:
+        if level is not GateLevel.CLOSED:
+            return server or await self._open_exports(volumes, capture)
+        if server is not None:
+            await server.close(DRAIN_SECONDS)
+            capture.publish(replace(capture.page, exports_open=False))
+            if self._tcp is not None:
+                self._tcp.closed()
+        return None
 
     async def _open_exports(self, volumes: Sequence[Volume], capture: Capture) -> NbdServer:
         # First: whoever sees a write must have seen this.
@@ -227,6 +244,7 @@ class _Process:
                 "compare_all": page.compare_all,
                 "sync_failed": page.sync_failed,
                 "exports_open": page.exports_open,
+                "writes_closed": page.writes_closed,
                 "writes_wait": capture.why_writes_wait,
                 "used_bytes": page.used_bytes,
                 "limit_bytes": page.limit_bytes,
@@ -265,6 +283,14 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait((task,))
     if not task.cancelled():
         task.result()
+
+
+async def _wait_for_gate(closing: Closing, stop: asyncio.Event) -> None:
+    """Until it is time to keep house, or what guests may do has changed."""
+    for _ in range(round(HOUSEKEEPING_SECONDS / GATE_SECONDS)):
+        if stop.is_set() or closing.look():
+            return
+        await _wait(stop, GATE_SECONDS)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

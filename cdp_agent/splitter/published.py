@@ -25,7 +25,7 @@ class Published:
         self.page = SplitterPage(  # replace() is too slow for every write
             page.generation, tail, page.synced, page.overflow_at, page.overflow_ns, page.compare_all,
             page.exports_open, failed, page.running, page.used_bytes, page.limit_bytes, page.boot,
-            applied, page.redos, page.episode, page.sources, page.disks,
+            applied, page.redos, page.episode, page.sources, page.disks, page.writes_closed,
         )  # fmt: skip
         self._pages.splitter.publish(self.page, durable)
 

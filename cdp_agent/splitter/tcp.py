@@ -37,6 +37,10 @@ class TcpExports:
         except (NbdExportError, OSError, ValueError) as error:
             self._error = f"listening at {self._endpoint}: {error}"
 
+    def closed(self) -> None:
+        """The server is gone; `keep` opens the port at the next one."""
+        self._is_open = False
+
     def facts(self) -> dict[str, object]:
         """For `status`."""
         return {

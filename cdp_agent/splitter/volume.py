@@ -79,6 +79,7 @@ class Volume:
         self.write_count += 1
         self.written_bytes += len(data)
         if not self._write_now(offset, data):
+            self._refuse_writes()
             async with self._ranges.hold(offset, len(data)):
                 crc = await self._sum(data)
                 await self._admit(
@@ -150,6 +151,7 @@ class Volume:
 
     async def _clear(self, kind: Kind, offset: int, length: int, may_trim: bool) -> None:
         self.write_count += 1
+        self._refuse_writes()
         async with self._ranges.hold(offset, length):
             await self._admit(
                 lambda: self._appending.append_range(kind, self._source, offset, length),
@@ -159,6 +161,10 @@ class Volume:
     def _refuse_removed(self) -> None:
         if self._is_removed:
             raise OSError(errno.ESHUTDOWN, "the volume is not protected any more")
+
+    def _refuse_writes(self) -> None:
+        if self._appending.gate.refuses:
+            raise OSError(errno.EPERM, "the domain is given to another site: nothing is written any more")
 
     def _write_now(self, offset: int, data: bytes | memoryview) -> bool:
         """Write at once if nothing is in the way; False if that cannot be and nothing was done."""
@@ -190,6 +196,7 @@ class Volume:
 
         def append_if_there() -> Position:
             self._refuse_removed()  # it may have waited meanwhile
+            self._refuse_writes()
             return append()
 
         ticket = await self._capture.admit(append_if_there)

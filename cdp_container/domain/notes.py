@@ -16,6 +16,7 @@ import orjson
 from cdp_container.domain.durable import replace_file
 from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.journal.shared import GateLevel
 
 NOTES_NAME: Final = "notes.json"
 NOTES_FORMAT: Final = 1
@@ -35,6 +36,10 @@ class Notes:
         episode: the newest one (`SplitterPage.episode`) after which everything in doubt was compared.
         fenced: why this site may not write any more, "" while it may.
         released_to: the site that this one gave the domain to, "" if none.
+        releasing_to: the site that it is about to give it to, "" if none: guests write nothing any more.
+        final: the cut that holds all that they wrote, None while that is not known. From when it is noted
+            the release may have been sent, and the domain may be another's.
+        release_began_ns, release_ended_ns: wall clock; 0 where it did not.
         carried: the cut that a failover or failback put onto the disks before the journal began, NOWHERE once
             a cut of this agent's own is protected: then positions tell where to go on.
     """
@@ -44,7 +49,18 @@ class Notes:
     episode: int = 0
     fenced: str = ""
     released_to: str = ""
+    releasing_to: str = ""
+    final: Place | None = None
+    release_began_ns: int = 0
+    release_ended_ns: int = 0
     carried: Place = NOWHERE
+
+    @property
+    def gate(self) -> GateLevel:
+        """What guests may do."""
+        if self.released_to:
+            return GateLevel.CLOSED
+        return GateLevel.NO_WRITES if self.releasing_to else GateLevel.OPEN
 
 
 def encode_notes(notes: Notes) -> bytes:
@@ -57,6 +73,10 @@ def encode_notes(notes: Notes) -> bytes:
         "episode": f"{notes.episode:016x}",
         "fenced": notes.fenced,
         "released_to": notes.released_to,
+        "releasing_to": notes.releasing_to,
+        "final": None if notes.final is None else list(astuple(notes.final)),
+        "release_began_ns": notes.release_began_ns,
+        "release_ended_ns": notes.release_ended_ns,
         "carried": list(astuple(notes.carried)),
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -76,7 +96,12 @@ def decode_notes(data: bytes, name: str) -> Notes:
             episode=int(document["episode"], 16),
             fenced=str(document["fenced"]),
             released_to=str(document["released_to"]),
-            carried=_decode_place(document.get("carried")) or NOWHERE,  # older files lack it
+            # Older files lack what follows.
+            releasing_to=str(document.get("releasing_to", "")),
+            final=_decode_place(document.get("final")),
+            release_began_ns=int(document.get("release_began_ns", 0)),
+            release_ended_ns=int(document.get("release_ended_ns", 0)),
+            carried=_decode_place(document.get("carried")) or NOWHERE,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigInvalid(

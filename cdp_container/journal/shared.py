@@ -12,10 +12,11 @@ What does not belong here: journal content, and facts that are only shown (split
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -33,7 +34,6 @@ READ_ATTEMPTS_MAX: Final = 100
 NO_BOOT: Final = bytes(16)
 
 _SLOT_HEAD = struct.Struct("<IIQ")  # CRC-32 of what follows, version, sequence
-_VERSION: Final = 1
 # The layouts, as docs/journal-format.md has them: field and type, without gaps.
 SPLITTER_FIELDS: Final = (
     ("generation", "Q"),
@@ -59,15 +59,29 @@ STREAMER_FIELDS: Final = (
     ("proven_generation", "Q"),
     ("proven_offset", "Q"),
     ("compared_episode", "Q"),
+    ("gate", "Q"),
 )
 _SPLITTER: Final = struct.Struct("<" + "".join(code for _, code in SPLITTER_FIELDS))
 _STREAMER: Final = struct.Struct("<" + "".join(code for _, code in STREAMER_FIELDS))
+
+# What a slot of each version holds; a field that an older one lacks is 0.
+_SPLITTER_BYTES: Final = {1: _SPLITTER.size}
+_STREAMER_BYTES: Final = {1: 24, 2: _STREAMER.size}
 
 _FLAG_COMPARE_ALL: Final = 1
 _FLAG_EXPORTS_OPEN: Final = 2
 _FLAG_SYNC_FAILED: Final = 4
 _FLAG_RUNNING: Final = 8
+_FLAG_WRITES_CLOSED: Final = 16
 _REDOS_MASK: Final = 0xFFFFFFFF
+
+
+class GateLevel(enum.IntEnum):
+    """What guests may do; the numbers are those of the page."""
+
+    OPEN = 0
+    NO_WRITES = 1
+    CLOSED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,7 @@ class SplitterPage:
             guests wrote; 0 if there was none. Durable.
         sources: a digest of the volumes that are served.
         disks: a digest of which disks they are.
+        writes_closed: no write is let in any more, and all that were are below `tail`, synced. Durable.
     """
 
     generation: int = 0
@@ -116,6 +131,7 @@ class SplitterPage:
     episode: int = 0
     sources: int = 0
     disks: int = 0
+    writes_closed: bool = False
 
     @property
     def overflowed(self) -> bool:
@@ -131,10 +147,12 @@ class StreamerPage:
         proven: the journal position of the newest protected cut: what lies below may be trimmed.
         compared_episode: the newest episode after which everything in doubt was compared, and what differed
             is protected.
+        gate: what guests may do, as notes.json has it: look there, as this is not durable.
     """
 
     proven: Position = NOWHERE
     compared_episode: int = 0
+    gate: GateLevel = GateLevel.OPEN
 
 
 def encode_splitter_page(page: SplitterPage) -> bytes:
@@ -144,6 +162,7 @@ def encode_splitter_page(page: SplitterPage) -> bytes:
         | _FLAG_EXPORTS_OPEN * page.exports_open
         | _FLAG_SYNC_FAILED * page.sync_failed
         | _FLAG_RUNNING * page.running
+        | _FLAG_WRITES_CLOSED * page.writes_closed
     )
     return _SPLITTER.pack(
         page.generation, page.tail.generation, page.tail.offset, page.synced.generation, page.synced.offset,
@@ -177,18 +196,19 @@ def decode_splitter_page(data: bytes) -> SplitterPage:
         episode=episode,
         sources=sources,
         disks=disks,
+        writes_closed=bool(flags & _FLAG_WRITES_CLOSED),
     )
 
 
 def encode_streamer_page(page: StreamerPage) -> bytes:
     """The content of a slot of the streamer's page."""
-    return _STREAMER.pack(page.proven.generation, page.proven.offset, page.compared_episode)
+    return _STREAMER.pack(page.proven.generation, page.proven.offset, page.compared_episode, page.gate)
 
 
 def decode_streamer_page(data: bytes) -> StreamerPage:
     """The page of a slot's content."""
-    generation, offset, episode = _STREAMER.unpack(data)
-    return StreamerPage(Position(generation, offset), episode)
+    generation, offset, episode, gate = _STREAMER.unpack(data)
+    return StreamerPage(Position(generation, offset), episode, GateLevel(min(gate, GateLevel.CLOSED)))
 
 
 PageT = TypeVar("PageT")
@@ -200,7 +220,7 @@ class SharedPage(Generic[PageT]):
 
     fd: int
     _page_offset: int
-    _content_bytes: int
+    _content_bytes: Mapping[int, int]
     _encode: Callable[[PageT], bytes]
     _decode: Callable[[bytes], PageT]
     _sequence: int = field(default=0, init=False)
@@ -215,7 +235,8 @@ class SharedPage(Generic[PageT]):
             newest = self._newest(self._slots())
             self._sequence = newest[0] if newest else 0
         self._sequence += 1
-        body = _VERSION.to_bytes(4, "little") + self._sequence.to_bytes(8, "little") + self._encode(page)
+        version = max(self._content_bytes)
+        body = version.to_bytes(4, "little") + self._sequence.to_bytes(8, "little") + self._encode(page)
         at = self._page_offset + (self._sequence % 2) * SLOT_BYTES
         slot = crc32(body).to_bytes(4, "little") + body
         if os.pwrite(self.fd, slot, at) != len(slot):
@@ -246,13 +267,18 @@ class SharedPage(Generic[PageT]):
         return max(filter(None, (self._slot(slots, 0), self._slot(slots, SLOT_BYTES))), default=None)
 
     def _slot(self, slots: bytes, at: int) -> tuple[int, bytes] | None:
-        data = slots[at : at + _SLOT_HEAD.size + self._content_bytes]
-        if len(data) < _SLOT_HEAD.size:
+        head = slots[at : at + _SLOT_HEAD.size]
+        if len(head) < _SLOT_HEAD.size:
             return None
-        crc, version, sequence = _SLOT_HEAD.unpack_from(data)
-        if sequence == 0 or version != _VERSION or crc32(data[4:]) != crc:
+        crc, version, sequence = _SLOT_HEAD.unpack(head)
+        content_bytes = self._content_bytes.get(version)
+        if sequence == 0 or content_bytes is None:
             return None
-        return sequence, data[_SLOT_HEAD.size :]
+        data = slots[at : at + _SLOT_HEAD.size + content_bytes]
+        if crc32(data[4:]) != crc:
+            return None
+        newest_bytes = max(self._content_bytes.values())
+        return sequence, data[_SLOT_HEAD.size :].ljust(newest_bytes, b"\0")
 
 
 class SharedPages:
@@ -268,8 +294,10 @@ class SharedPages:
             os.close(fd)
             raise
         self._fd = fd
-        self.splitter = SharedPage(fd, 0, _SPLITTER.size, encode_splitter_page, decode_splitter_page)
-        self.streamer = SharedPage(fd, PAGE_BYTES, _STREAMER.size, encode_streamer_page, decode_streamer_page)
+        self.splitter = SharedPage(fd, 0, _SPLITTER_BYTES, encode_splitter_page, decode_splitter_page)
+        self.streamer = SharedPage(
+            fd, PAGE_BYTES, _STREAMER_BYTES, encode_streamer_page, decode_streamer_page
+        )
 
     def close(self) -> None:
         """Close it; what was published stays in the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import pytest
 
 from cdp_container.domain.notes import NOTES_NAME, Notes, load_notes, save_notes
 from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
+from cdp_container.format.place import Place
+from cdp_container.journal.shared import GateLevel
 
-NOTES = Notes((b"n" * 16, b"m" * 16), frozenset({b"s" * 16}), 7, "overtaken", "site-b")
+NOTES = Notes(
+    (b"n" * 16, b"m" * 16), frozenset({b"s" * 16}), 7, "overtaken", "site-b", "site-c", Place(4, 5, 6), 8, 9
+)
 
 
 def test_notes_come_back(tmp_path: Path) -> None:
@@ -20,6 +25,25 @@ def test_notes_come_back(tmp_path: Path) -> None:
     save_notes(tmp_path, Notes())
     assert load_notes(tmp_path) == Notes()
     assert [path.name for path in tmp_path.iterdir()] == [NOTES_NAME]
+
+
+def test_notes_of_before_there_were_releases_are_read(tmp_path: Path) -> None:
+    older = {"format": 1, "nonces": [], "whole": [], "episode": "0", "fenced": "", "released_to": "site-b"}
+    (tmp_path / NOTES_NAME).write_text(json.dumps(older))
+    assert load_notes(tmp_path) == Notes(released_to="site-b")
+
+
+@pytest.mark.parametrize(
+    ("notes", "gate"),
+    [
+        (Notes(), GateLevel.OPEN),
+        (Notes(releasing_to="site-b"), GateLevel.NO_WRITES),
+        (Notes(releasing_to="site-b", final=Place(1, 1, 1)), GateLevel.NO_WRITES),
+        (Notes(released_to="site-b"), GateLevel.CLOSED),
+    ],
+)
+def test_what_guests_may_do_is_in_the_notes(notes: Notes, gate: GateLevel) -> None:
+    assert notes.gate is gate
 
 
 def test_a_full_disk_keeps_the_old_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

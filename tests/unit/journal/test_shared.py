@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from isal.isal_zlib import crc32
 
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.position import NOWHERE, Position
-from cdp_container.journal.shared import PAGE_BYTES, SLOT_BYTES, SharedPages, SplitterPage, StreamerPage
+from cdp_container.journal.shared import (
+    PAGE_BYTES,
+    SLOT_BYTES,
+    GateLevel,
+    SharedPages,
+    SplitterPage,
+    StreamerPage,
+)
 
 PAGE = SplitterPage(
     generation=2**64 - 1,
@@ -50,7 +59,7 @@ def test_nothing_was_published_yet(pages: SharedPages) -> None:
 
 
 def test_both_pages_come_back_in_another_process(pages: SharedPages, path: Path) -> None:
-    streamer = StreamerPage(Position(1, 2), 3)
+    streamer = StreamerPage(Position(1, 2), 3, GateLevel.CLOSED)
     pages.splitter.publish(PAGE, durable=True)
     pages.streamer.publish(streamer)
     other = SharedPages(path)
@@ -66,11 +75,22 @@ def test_both_pages_come_back_in_another_process(pages: SharedPages, path: Path)
         SplitterPage(exports_open=True),
         SplitterPage(sync_failed=True),
         SplitterPage(running=True),
+        SplitterPage(writes_closed=True),
     ],
 )
 def test_every_flag_stands_alone(pages: SharedPages, page: SplitterPage) -> None:
     pages.splitter.publish(page)
     assert pages.splitter.read() == page
+
+
+def test_a_streamer_page_of_before_there_was_a_gate_is_read(pages: SharedPages, path: Path) -> None:
+    body = struct.pack("<IQQQQ", 1, 5, 1, 2, 3)
+    data = bytearray(path.read_bytes())
+    data[PAGE_BYTES : PAGE_BYTES + 4 + len(body)] = crc32(body).to_bytes(4, "little") + body
+    path.write_bytes(data)
+    assert pages.streamer.read() == StreamerPage(Position(1, 2), 3, GateLevel.OPEN)
+    pages.streamer.publish(StreamerPage(Position(1, 4), 3, GateLevel.NO_WRITES))
+    assert pages.streamer.read() == StreamerPage(Position(1, 4), 3, GateLevel.NO_WRITES)
 
 
 def test_overflow_is_told_by_its_position() -> None:
