@@ -45,7 +45,7 @@ ALLOCATOR: Final = {
 Large pages (where Linux gives them on request) make up for the faults that this costs."""
 STREAMER_LOCK = "streamer.lock"
 STREAMER_LOCK_SECONDS = 60.0
-"""An old streamer whose supervisor was killed has ended by then, on a machine that hardly gets anywhere too."""
+"""An old streamer whose supervisor was killed has ended by then, on a machine that is hardly moving too."""
 
 
 @dataclass(frozen=True, slots=True)
