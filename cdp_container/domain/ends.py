@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cdp_container.domain.end import End
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
-from cdp_container.domain.owner_types import End
 from cdp_container.domain.parallel import in_parallel
 from cdp_container.errors import (
     CdpError,

@@ -10,27 +10,9 @@ import enum
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cdp_container.domain.end import End as End  # readers need it alone, and import little
 from cdp_container.format.domain import EpochRecord, Owner
 from cdp_container.format.place import NOWHERE, Place
-from cdp_container.format.preamble import NO_DIGEST, Preamble
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The cut at which an epoch ends, which is the base of the next one.
-
-    Attributes:
-        place: NOWHERE where the domain holds no complete cut yet.
-        digest: of the cut's last segment; empty where that was collected and the ledger does not tell.
-        preamble: of that segment, None where there is none or it was collected; its journal position is
-            where capture resumes.
-        stopped_by: why the run ended there, for people ("" where the next key is simply free).
-    """
-
-    place: Place = NOWHERE
-    digest: bytes = NO_DIGEST
-    preamble: Preamble | None = None
-    stopped_by: str = ""
 
 
 class Phase(enum.Enum):

@@ -1,4 +1,7 @@
-"""What each command does, from its options to its exit code. The work itself stands one package above."""
+"""What each command does, from its options to its exit code. The work itself stands one package above.
+
+What only one command needs is imported by that command: a restore starts the sooner.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,16 @@ from cdp_container.store.address import below, open_store, parse_address
 from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
 from cdp_container.telling import owner_members, owner_text
-from rehydrate import verify as verification
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.progress import meter
 from rehydrate.cli.targets import Restored, Targets, check_targets, paths_of, restore_all
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, find_domains, open_container
-from rehydrate.epochs import epochs_of
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
 from rehydrate.restore import Source, sum_of
-from rehydrate.show import show_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,8 @@ def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:
 
 def verify(access: Access, choice: Choice, as_json: bool) -> int:
     """`rehydrate verify`."""
+    from rehydrate import verify as verification
+
     clock = SystemClock()
     with _container(access) as container:
         scope, listed = _verify_scope(container, choice)
@@ -165,6 +167,8 @@ def verify(access: Access, choice: Choice, as_json: bool) -> int:
 
 def history(access: Access, as_json: bool) -> int:
     """`rehydrate history`."""
+    from rehydrate.epochs import epochs_of
+
     with _everything(access) as (container, contents):
         _tell(_notes(container, contents))
         epochs = [views.epoch_members(epoch) for epoch in epochs_of(container.history, contents)]
@@ -180,6 +184,8 @@ def history(access: Access, as_json: bool) -> int:
 
 def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int], list[Found]]:
     """What counts, and the objects to read: all of them unless a point is named."""
+    from rehydrate import verify as verification
+
     history = container.history
     if choice == Choice():
         return history.everything(), verification.to_verify(container, None)
@@ -193,6 +199,8 @@ def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int],
 
 def show(access: Access, what: str, as_json: bool) -> int:
     """`rehydrate show`."""
+    from rehydrate.show import show_object
+
     with _container(access) as container:
         members = show_object(container, what)
         _answer(members, as_json, tree(members))

@@ -6,22 +6,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cdp_container.clock import Clock
 from cdp_container.console import say
 from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.plan import Totals
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 JSON_EVERY_NS: Final = 1_000_000_000
 TEXT_EVERY_NS: Final = 10_000_000_000
@@ -52,6 +45,17 @@ def meter(plan: Totals, what: str, clock: Clock, as_json: bool) -> Iterator[Mete
 
 
 def _bar() -> Progress:
+    # Not above: a twentieth of a second, for those alone who see it.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

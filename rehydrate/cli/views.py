@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdp_container.console import printable
 from cdp_container.errors import counted
@@ -18,11 +18,13 @@ from cdp_container.telling import (
     time_text,
 )
 from rehydrate.cli.text import seconds_text, size_text
-from rehydrate.epochs import Epoch
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
 from rehydrate.points import Point, RestorePlan
 from rehydrate.restore import sum_of
-from rehydrate.verify import Report
+
+if TYPE_CHECKING:
+    from rehydrate.epochs import Epoch
+    from rehydrate.verify import Report
 
 POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers", "notes")
 """What the members of a plan say of its point."""

@@ -1,0 +1,26 @@
+"""Where an epoch ends. PURE: a value only. How that is found stands in `ends`, its use in `owner_types`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.preamble import NO_DIGEST, Preamble
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The cut at which an epoch ends, which is the base of the next one.
+
+    Attributes:
+        place: NOWHERE where the domain holds no complete cut yet.
+        digest: of the cut's last segment; empty where that was collected and the ledger does not tell.
+        preamble: of that segment, None where there is none or it was collected; its journal position is
+            where capture resumes.
+        stopped_by: why the run ended there, for people ("" where the next key is simply free).
+    """
+
+    place: Place = NOWHERE
+    digest: bytes = NO_DIGEST
+    preamble: Preamble | None = None
+    stopped_by: str = ""
