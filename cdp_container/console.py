@@ -13,13 +13,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import typer
+import typer.main
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from cdp_container.entry import EXIT_INTERRUPTED
+from cdp_container.entry import EXIT_INTERRUPTED, imported
 from cdp_container.errors import CdpError, ConfigInvalid, DeviceError, KeyMissing, LocalDiskFull, UsageError
 from cdp_container.format.keyblock import text_of_file
 
@@ -70,6 +73,7 @@ def print_error(error: CdpError) -> None:
 
 def guarded(command: Callable[[], int]) -> int:
     """Run a command and turn what it raises into messages and an exit code; interruptions go on."""
+    imported()
     try:
         return command()
     except CdpError as error:
@@ -96,8 +100,10 @@ def run_app(app: typer.Typer) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
     try:
+        command = typer.main.get_command(app)
+        _take_plain_values(command)
         # A command's code comes back as the value, what typer itself refuses as click's exceptions.
-        result = app(standalone_mode=False)
+        result = command(standalone_mode=False)
     except typer.Abort:
         return EXIT_INTERRUPTED
     except Exception as error:
@@ -112,6 +118,46 @@ def run_app(app: typer.Typer) -> int:
         say(f"hint: {UsageError.default_hint}")
         return int(code)
     return result if isinstance(result, int) else 0
+
+
+def _take_plain_values(group: object) -> None:
+    """Let typer import pydantic, which takes longer than all of typer, only for words that it has to judge.
+
+    Where another typer does that in another way, it goes its own.
+    """
+    if not isinstance(group, TyperGroup):
+        return
+    for command in (group, *group.commands.values()):
+        for param in command.get_params(typer.Context(command)):
+            if isinstance(param, TyperOption | TyperArgument) and hasattr(param, "_runtime_param"):
+                vars(param)["_runtime_param"] = _PlainValue(param.type_descriptor.annotation)
+
+
+class _PlainValue:
+    """What typer asks to make a value of a word: a value already, text, a path; else typer's own way."""
+
+    def __init__(self, kind: object) -> None:
+        self._kind = kind
+
+    def coerce(self, value: object, param: TyperOption | TyperArgument, ctx: typer.Context) -> object:
+        """The value, as typer's own would give it."""
+        if value is None:
+            return () if param.multiple else None
+        if type(value) is self._kind:
+            return value
+        if isinstance(value, str):
+            if self._kind is Path and (os.access(value, os.R_OK) or not os.path.lexists(value)):
+                return Path(value)  # what is there and may not be read is refused by typer's own
+            if isinstance(self._kind, type) and issubclass(self._kind, StrEnum) and value in list(self._kind):
+                return self._kind(value)
+        if (
+            self._kind == list[str]
+            and isinstance(value, list | tuple)
+            and all(type(word) is str for word in value)
+        ):
+            return list(value)
+        param._runtime_param = None
+        return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
 
 
 def run_app_until_ended(app: typer.Typer) -> int:

@@ -6,6 +6,7 @@ does not belong here (console).
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ def entered(program: str, next_steps: Mapping[str, str], load: Callable[[], Call
         sys.stderr.flush()
 
     before: _Handler = None
+    gc.disable()  # nothing of what is imported is garbage (see `imported`)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: nothing here multiplies matrices
     try:
         before = _end_at_the_second(tell)
@@ -48,7 +50,15 @@ def entered(program: str, next_steps: Mapping[str, str], load: Callable[[], Call
         tell()
     if before is not None:
         signal.signal(signal.SIGINT, before)
+    gc.enable()
     return code
+
+
+def imported() -> None:
+    """To be called when the work begins: garbage is looked for from now on, not among what was imported."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _end_at_the_second(tell: Callable[[], None]) -> _Handler:
