@@ -62,9 +62,9 @@ class Container:
         if self.sealed and self.keys.private_key is None:
             raise KeyMissing("read this container", "it is encrypted and no passphrase or key was given")
 
-    def gather(self, scope: Mapping[int, int]) -> Contents:
+    def gather(self, scope: Mapping[int, int], keeps_sums: bool = False) -> Contents:
         """What the objects of a scope say (see `gathering.gather`); to be closed."""
-        return gather(self.store, self.history.domain, self.keys, scope, self.ledger)
+        return gather(self.store, self.history.domain, self.keys, scope, self.ledger, keeps_sums)
 
 
 def open_container(store: Store, secret: Secret) -> Container:

@@ -63,7 +63,7 @@ class DeviceTarget:
         """See `Target.zero`."""
         ahead = max(0, min(length, len(self._head) - offset))  # the held back part was zeroed by `begin`
         with os_errors(f"write {self.path}"):
-            _zero(self._fd, offset + ahead, length - ahead)
+            zero_range(self._fd, offset + ahead, length - ahead)
 
     def keep(self, done: Done) -> None:
         """See `Target.keep`: a device has no place beside it, so a restore into it starts anew."""
@@ -121,7 +121,8 @@ def _holds_data(fd: int, size_bytes: int) -> bool:
     return any(any(os.pread(fd, SAMPLE_BYTES, offset)) for offset in offsets)
 
 
-def _zero(fd: int, offset: int, length: int) -> None:
+def zero_range(fd: int, offset: int, length: int) -> None:
+    """Make a range of a device or file read as zeros. Raises OSError."""
     if length <= 0:
         return
     try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cdp_container.domain.image import Cut, Volume
 from cdp_container.errors import NoSuchPoint, NoSuchVolume
-from cdp_container.extents.intervals import Intervals, gaps
+from cdp_container.extents.intervals import Intervals, common, gaps
 from cdp_container.extents.resolve import resolve, windows
 from cdp_container.extents.tables import Table, frame_rows
 from cdp_container.format.head import Head
@@ -26,6 +26,9 @@ GAP_BYTES_MAX: Final = 64 << 10
 
 GAP_SHARE: Final = 8
 """Of what a window needs, at most one in so many bytes is fetched along in gaps: the narrowest ones first."""
+
+PART_GAP_SHARE: Final = 64
+"""The same where only what has changed is fetched: a failback is to fetch little more than that."""
 
 FETCH_BYTES_MAX: Final = 4 << 20
 """One request asks for little more: bounds the memory of what is in flight."""
@@ -236,17 +239,36 @@ def plan_window(pieces: Table, start: int, end: int, objects: Sequence[Head]) ->
     data = pieces[pieces["kind"] == ExtentKind.DATA]
     zeros = gaps(Intervals(data["offset"], data["offset"] + data["length"]), start, end)
     data = data[np.lexsort((data["offset"], data["frame"], data["object"]))]
-    return Window(start, end, data, _fetches(data, objects), zeros)
+    return Window(start, end, data, _fetches(data, objects, GAP_SHARE), zeros)
 
 
-def _fetches(data: Table, objects: Sequence[Head]) -> Table:
+def plan_part(pieces: Table, wanted: Intervals, objects: Sequence[Head]) -> Window:
+    """The same for a part of a window: only what is wanted, and hardly a byte in gaps.
+
+    Args:
+        pieces: of type PIECES, sorted by offset.
+        wanted: sorted, disjoint, at least one.
+        objects: heads by the numbers that pieces name.
+    """
+    start, end = int(wanted.starts[0]), int(wanted.ends[-1])
+    data = pieces[pieces["kind"] == ExtentKind.DATA]
+    numbers, where = common(Intervals(data["offset"], data["offset"] + data["length"]), wanted)
+    data = data[numbers]
+    data["position"] += (where.starts - data["offset"]).astype(np.uint32)
+    data["offset"], data["length"] = where.starts, where.ends - where.starts
+    zeros = common(gaps(where, start, end), wanted)[1]
+    data = data[np.lexsort((data["offset"], data["frame"], data["object"]))]
+    return Window(start, end, data, _fetches(data, objects, PART_GAP_SHARE), zeros)
+
+
+def _fetches(data: Table, objects: Sequence[Head], gap_share: int) -> Table:
     """Requests for the frames of data pieces that are sorted by (object, frame)."""
     if len(data) == 0:
         return np.zeros(0, dtype=FETCHES)
     new_frame = _changes(data["object"]) | _changes(data["frame"])
     first_pieces = np.flatnonzero(new_frame)
     needed = _locate(data["object"][first_pieces], data["frame"][first_pieces], objects)
-    firsts = np.flatnonzero(_begins_fetch(needed))
+    firsts = np.flatnonzero(_begins_fetch(needed, gap_share))
     beyonds = np.append(firsts[1:], len(needed))
     fetches = np.zeros(len(firsts), dtype=FETCHES)
     fetches["object"] = needed["object"][firsts]
@@ -263,24 +285,26 @@ def _changes(column: Table) -> Table:
     return np.concatenate((np.array([True]), column[1:] != column[:-1]))
 
 
-def _begins_fetch(needed: Table) -> Table:
+def _begins_fetch(needed: Table, gap_share: int) -> Table:
     """Where another request begins: another object, a gap that is not fetched along, or enough bytes."""
     begins = _changes(needed["object"])
-    begins[1:] |= ~_joined(needed["start"][1:] - needed["end"][:-1], ~begins[1:], _bytes_of(needed))
+    begins[1:] |= ~_joined(
+        needed["start"][1:] - needed["end"][:-1], ~begins[1:], _bytes_of(needed), gap_share
+    )
     run_starts = needed["start"][begins][np.cumsum(begins) - 1]
     share = (needed["start"] - run_starts) // FETCH_BYTES_MAX
     return begins | _changes(share)
 
 
-def _joined(gaps_bytes: Table, within: Table, needed_bytes: int) -> Table:
+def _joined(gaps_bytes: Table, within: Table, needed_bytes: int, gap_share: int) -> Table:
     """Which gaps are fetched along.
 
-    Each saves one request and costs its bytes, so the narrowest come first, until GAP_SHARE is spent.
+    Each saves one request and costs its bytes, so the narrowest come first, until the share is spent.
     """
     costs = np.where(within & (gaps_bytes <= GAP_BYTES_MAX), gaps_bytes, needed_bytes)
     order = np.argsort(costs, kind="stable")
     joined = np.zeros(len(costs), dtype=np.bool_)
-    joined[order] = np.cumsum(costs[order]) * GAP_SHARE <= needed_bytes
+    joined[order] = np.cumsum(costs[order]) * gap_share <= needed_bytes
     return joined
 
 

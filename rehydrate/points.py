@@ -141,6 +141,29 @@ def _unfit(volumes: Sequence[Volume], names: Sequence[str]) -> str:
     return f"{', '.join(partial)} {'is' if len(partial) == 1 else 'are'} not whole there" if partial else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A cut that can be restored whole, what it is made of, and its volumes."""
+
+    cut: Cut
+    branch: Branch
+    volumes: tuple[Volume, ...]
+
+
+def chosen_point(container: Container, contents: Contents, choice: Choice) -> Chosen:
+    """The cut that was asked for, with all of its volumes, and nothing that it needs missing.
+
+    Raises:
+        NoSuchPoint, NoSuchVolume: there is no such cut.
+        MissingObject, DamagedObject and their kin: it cannot be restored whole, or damage may hide a newer.
+        KeyMissing: the container is sealed and there is no key.
+    """
+    container.require_key()
+    cut = _sound_cut(container.history, contents, choice, [])
+    branch = container.history.branch_of(cut.place)
+    return Chosen(cut, branch, tuple(pick_volumes(volumes_of(contents, branch, cut), [], cut)))
+
+
 def plan_restore(
     container: Container, contents: Contents, choice: Choice, names: list[str], tolerant: bool = False
 ) -> RestorePlan:

@@ -23,7 +23,7 @@ from rehydrate.flow import Flow
 from rehydrate.keeper import Keeper
 from rehydrate.plan import Totals, VolumePlan, Window, digest_of, volume_windows
 from rehydrate.resume import Lost, Sample, sample_of
-from rehydrate.target import Target
+from rehydrate.target import Target, Writable
 
 _FRAME_OF: Final = itemgetter((PIECES.names or ()).index("frame"))
 
@@ -108,8 +108,28 @@ def _restore_window(
     return before, done
 
 
+def write_window(source: Source, window: Window, target: Writable, report: Report) -> Totals:
+    """Fetch a window and write it where it belongs, zeros too; nothing is synced, and no note is kept.
+
+    Raises DamagedObject, MissingObject, KeyMissing, and what the target says.
+    """
+    done = Totals(zero_bytes=window.zeros.total_bytes)
+    for start, end in zip(window.zeros.starts.tolist(), window.zeros.ends.tolist(), strict=True):
+        target.zero(start, end - start)
+    report(done)
+    results = source.flow.run(
+        lambda fetch: _restore_fetch(source, window.pieces, fetch, target, tolerant=False),
+        window.fetches,
+        lambda fetch: int(fetch["length"]),
+    )
+    for fetched, _, _ in results:
+        report(fetched)
+        done += fetched
+    return done
+
+
 def _restore_fetch(
-    source: Source, pieces: Table, fetch: Table, target: Target, tolerant: bool
+    source: Source, pieces: Table, fetch: Table, target: Writable, tolerant: bool
 ) -> tuple[Totals, Sample | None, tuple[Lost, ...]]:
     """One request: its frames verified, its pieces written. Gives a sample of them too, and what was lost."""
     head = source.contents.objects[int(fetch["object"])]

@@ -20,8 +20,20 @@ from rehydrate.localio import os_errors
 from rehydrate.resume import Done, Image
 
 
-class Target(Protocol):
-    """Bytes of one volume on their way to stable storage. Methods may be called from several threads."""
+class Writable(Protocol):
+    """What takes the bytes of a volume. Methods may be called from several threads."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes. Raises LocalDiskFull, DeviceError, TargetUnsuitable."""
+        ...
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make bytes read as zeros."""
+        ...
+
+
+class Target(Writable, Protocol):
+    """Bytes of one volume on their way to stable storage."""
 
     path: Path
     known_empty: bool
@@ -37,14 +49,6 @@ class Target(Protocol):
 
     def begin(self) -> None:
         """Be ready to be written: the first that may change anything of what the target holds."""
-        ...
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes. Raises LocalDiskFull, DeviceError, TargetUnsuitable."""
-        ...
-
-    def zero(self, offset: int, length: int) -> None:
-        """Make bytes read as zeros."""
         ...
 
     def keep(self, done: Done) -> None:

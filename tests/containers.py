@@ -99,6 +99,8 @@ class Site:
         images: what every volume holds at each complete cut.
         objects: the segments in the order in which they were made.
         owner: as last written.
+        name_of_site: who begins the next epochs.
+        journal: the position in its journal (generation, offset) that the next cuts name; None for any.
     """
 
     def __init__(self, store: Store, seed: int = 0, encrypted: bool = True, name: str = "shop") -> None:
@@ -110,6 +112,8 @@ class Site:
         self.key_block = self._key_block() if encrypted else b""
         self.images: dict[Place, Image] = {}
         self.objects: list[SealedObject] = []
+        self.name_of_site = "site-a"
+        self.journal: tuple[int, int] | None = None
         self._name = name
         self._sources: list[Source] = []
         self._pending: list[Record] = []
@@ -170,7 +174,7 @@ class Site:
             domain=self.domain,
             epoch=epoch,
             previous=self.owner.epoch,
-            site="site-a",
+            site=self.name_of_site,
             instance=self.rng.randbytes(16),
             began_ns=FIRST_CUT_NS,
             base=self._line.place,
@@ -276,8 +280,8 @@ class Site:
             base=self._record.base,
             end=self._record.end,
             not_whole=tuple(not_whole),
-            journal_generation=7,
-            journal_offset=len(self.objects),
+            journal_generation=7 if self.journal is None else self.journal[0],
+            journal_offset=len(self.objects) if self.journal is None else self.journal[1],
             cut_time_ns=FIRST_CUT_NS + len(self.objects) * CUT_NS,
             previous_digest=self._line.digest,
             site="site-a",

@@ -31,6 +31,7 @@ class JournalBuilder:
     previous: Position = NOWHERE
     content: bytearray = field(default_factory=bytearray)
     time_ns: int = 1_000_000_000
+    domain: bytes = DOMAIN
 
     @property
     def at(self) -> Position:
@@ -74,6 +75,6 @@ class JournalBuilder:
         self._store()
 
     def _store(self) -> None:
-        header = FileHeader(DOMAIN, self.number, self.generation, self.start, self.previous, BOOT, 5)
+        header = FileHeader(self.domain, self.number, self.generation, self.start, self.previous, BOOT, 5)
         data = encode_file_header(header) + self.content
         self.path.write_bytes(data.ljust(self.file_bytes, b"\0"))

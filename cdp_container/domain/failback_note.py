@@ -1,0 +1,144 @@
+"""failback.json: a journal directory whose disks are on their way to another site's cut.
+
+While it is there no agent may serve these disks: they may be half of one state and half of another. A
+failback makes it before it changes the first byte, and removes it when they are the cut that this site goes
+on from. How they come there does not belong here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from cdp_container.domain.carried import CarriedVolume
+from cdp_container.domain.durable import replace_file, sync_directory
+from cdp_container.errors import CdpError, ConfigInvalid
+from cdp_container.format.place import NOWHERE, Place, is_place
+
+FAILBACK_NAME: Final = "failback.json"
+FAILBACK_FORMAT: Final = 1
+FAILBACK_BYTES_MAX: Final = 1024 * 1024
+
+_HINT: Final = "run the `rehydrate failback` again that was interrupted: it goes on where it was"
+
+
+@dataclass(frozen=True, slots=True)
+class FailbackNote:
+    """How far a failback is.
+
+    Attributes:
+        evidence: the directory, within the journal directory, that the overtaken run's journal was moved to.
+        fork: the cut that these disks and the other site's history have in common, NOWHERE if none is known.
+        doubts: by space id, why nothing is known of a disk, though its journal may tell much.
+        at: the cut that the disks are, durably; NOWHERE before the first pass has ended.
+        volumes: of each disk, how it looked when it was that cut.
+        towards: the cut that they were written towards since; NOWHERE while nothing was.
+        touched_ns: wall clock, at most a few seconds before the last write.
+    """
+
+    evidence: str
+    fork: Place = NOWHERE
+    doubts: tuple[tuple[bytes, str], ...] = ()
+    at: Place = NOWHERE
+    volumes: tuple[CarriedVolume, ...] = ()
+    towards: Place = NOWHERE
+    touched_ns: int = 0
+
+
+def refuse_half_done(directory: Path) -> None:
+    """Raises ConfigInvalid where the disks may be half of one state and half of another."""
+    if (directory / FAILBACK_NAME).exists():
+        raise ConfigInvalid("cannot start", f"a failback of {directory} is not done yet", _HINT)
+
+
+def save_failback(directory: Path, note: FailbackNote) -> None:
+    """Replace failback.json; on stable storage when this returns. Raises LocalDiskFull, CdpError."""
+    document = {
+        "format": FAILBACK_FORMAT,
+        "evidence": note.evidence,
+        "fork": list(astuple(note.fork)),
+        "doubts": [{"space": space.hex(), "why": why} for space, why in note.doubts],
+        "at": list(astuple(note.at)),
+        "volumes": [
+            {
+                "space": volume.space.hex(),
+                "path": volume.path,
+                "size_bytes": volume.size_bytes,
+                "inode": volume.inode,
+                "ctime_ns": volume.ctime_ns,
+            }
+            for volume in note.volumes
+        ],
+        "towards": list(astuple(note.towards)),
+        "touched_ns": note.touched_ns,
+    }
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    replace_file(directory / FAILBACK_NAME, data)
+
+
+def load_failback(directory: Path) -> FailbackNote | None:
+    """failback.json of a journal directory, None where there is none. Raises ConfigInvalid."""
+    path = directory / FAILBACK_NAME
+    try:
+        with path.open("rb") as file:
+            return _decode(file.read(FAILBACK_BYTES_MAX + 1), str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = error.strerror or "unreadable"
+        raise ConfigInvalid(f"cannot read {path}", why, "run as the agent's user") from error
+
+
+def drop_failback(directory: Path) -> None:
+    """Remove failback.json, durably; none at all is no error. Raises CdpError."""
+    try:
+        (directory / FAILBACK_NAME).unlink(missing_ok=True)
+        sync_directory(directory)
+    except OSError as error:
+        what = f"cannot remove {directory / FAILBACK_NAME}"
+        raise CdpError(what, error.strerror or "input/output error", "check the directory") from error
+
+
+def _decode(data: bytes, name: str) -> FailbackNote:
+    try:
+        document = orjson.loads(data)
+        if document["format"] != FAILBACK_FORMAT:
+            raise ValueError("another format")
+        evidence = str(document["evidence"])
+        if not evidence or "/" in evidence or evidence.startswith("."):
+            raise ValueError("no name of a directory")
+        return FailbackNote(
+            evidence=evidence,
+            fork=_place(document["fork"]),
+            doubts=tuple((bytes.fromhex(one["space"]), str(one["why"])) for one in document["doubts"]),
+            at=_place(document["at"]),
+            volumes=tuple(
+                CarriedVolume(
+                    bytes.fromhex(one["space"]),
+                    str(one["path"]),
+                    int(one["size_bytes"]),
+                    int(one["inode"]),
+                    int(one["ctime_ns"]),
+                )
+                for one in document["volumes"]
+            ),
+            towards=_place(document["towards"]),
+            touched_ns=int(document["touched_ns"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"it is damaged ({type(error).__name__})"
+        hint = (
+            "keep it as evidence; restore the volumes with `rehydrate failover` into a new journal directory"
+        )
+        raise ConfigInvalid(f"{name} is refused", why, hint) from error
+
+
+def _place(numbers: list[Any]) -> Place:
+    epoch, cut, seq = (int(number) for number in numbers)
+    place = Place(epoch, cut, seq)
+    if min(epoch, cut, seq) < 0 or not is_place(place):
+        raise ValueError("no place")
+    return place

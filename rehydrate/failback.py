@@ -1,0 +1,307 @@
+"""Bringing the disks of a site that was overtaken to the other site's newest cut, soundly over crashes.
+
+What is noted, and when, is decided here: failback.json is durable before the first byte changes, and says at
+any time which cut the disks are, or between which ones. What differs is found and fetched by a pass (passes);
+what the site's own journal tells stands in diverged; who owns the domain is not looked at (takeback).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+from cdp_container.clock import Clock
+from cdp_container.domain.carried import Carried, load_carried, save_carried
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.failback_note import FailbackNote, drop_failback, load_failback, save_failback
+from cdp_container.domain.history import History
+from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.image import Volume, on_branch
+from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, counted
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.journal.read_back import MTIME_SLACK_SECONDS
+from cdp_container.journal.served import disk_of, disks_served
+from rehydrate.container import Container
+from rehydrate.delta import NONE
+from rehydrate.diverged import Diverged, evidence_name, move_aside
+from rehydrate.flow import Flow
+from rehydrate.inplace import Disk, open_disk
+from rehydrate.passes import Figures, Known, Sizes, bring, candidates
+from rehydrate.plan import Choice
+from rehydrate.points import Chosen, chosen_point, scope_of
+from rehydrate.restore import Source
+
+TOUCH_NS: Final = 2_000_000_000
+"""How often it is noted that we write: much less than what a disk may be younger than its last note."""
+_SLACK_NS: Final = int(MTIME_SLACK_SECONDS * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """This site: journal directory, identity, where each volume lies (by name), the boot id (16 bytes)."""
+
+    directory: Path
+    identity: AgentIdentity
+    paths: Mapping[str, str]
+    boot: bytes
+
+    def index_of(self, volume: Volume) -> int | None:
+        """The source that is this volume, be it protected still or not; None for a new one."""
+        found = (index for index, source in enumerate(self.identity.sources) if source.space == volume.space)
+        return next(found, None)
+
+
+class Failback:
+    """The disks of a site on their way to a cut; to be used as a context, with the agent's locks held.
+
+    Args:
+        here: this site.
+        open_again: reads the container's history anew, with keys.
+        flow: how many requests are in flight.
+        clock: of this machine.
+        say: is given lines for people.
+    """
+
+    def __init__(
+        self,
+        here: Here,
+        open_again: Callable[[], Container],
+        flow: Flow,
+        clock: Clock,
+        say: Callable[[str], None],
+    ) -> None:
+        self._here = here
+        self._open_again = open_again
+        self._flow = flow
+        self._clock = clock
+        self._say = say
+        self._stack = ExitStack()
+        self._disks: dict[bytes, Disk] = {}
+        self._is_held = False
+        self.note = load_failback(here.directory)
+        self.figures = Figures()
+        self.volumes: tuple[Volume, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def evidence(self) -> Path | None:
+        """Where the journal of the run that was overtaken is kept, once it was moved there."""
+        return None if self.note is None else self._here.directory / self.note.evidence
+
+    def pass_to(self, choice: Choice) -> Place:
+        """Make the disks the chosen cut, durably; gives which one it is.
+
+        Raises:
+            ConfigInvalid: the volumes there are not those of this site.
+            NoSuchPoint, DamagedObject, MissingObject and their kin: there is no such cut, or it is not sound.
+            AlreadyRunning, TargetNotEmpty, TargetUnsuitable, LocalDiskFull, DeviceError: of a disk.
+        """
+        container = self._open_again()
+        if self._is_held and self.note is not None and self.note.at == _asked(container.history, choice):
+            return self.note.at
+        with closing(container.gather(scope_of(container.history, choice), keeps_sums=True)) as contents:
+            chosen = chosen_point(container, contents, choice)
+            self._open_disks(chosen)
+            note = self.note or self._begin(container.history, contents, chosen)
+            move_aside(self._here.directory, self._here.directory / note.evidence)
+            known = self._known(note, contents, chosen)
+            sizes = Sizes(container.history, contents, chosen)
+            wanted = {
+                volume.space: candidates(contents, chosen, sizes, volume, known[volume.space])
+                for volume in chosen.volumes
+            }
+            self._save(replace(note, towards=chosen.cut.place, touched_ns=self._clock.wall_ns()))
+            for volume in chosen.volumes:
+                self._disks[volume.space].resize(volume.size_bytes)
+            source = Source(container.store, container.keys, contents, self._flow)
+            self.figures += bring(source, chosen, wanted, self._disks, self._touch)
+            return self._end(chosen)
+
+    def finish(self, place: Place) -> None:
+        """Leave what the agent's first run goes on from. The disks must be this cut, and the domain ours.
+
+        Raises LocalDiskFull, CdpError; the same command goes on.
+        """
+        assert self.note is not None, "begun"
+        assert self.note.at == place, (self.note, place)
+        looks = tuple(self._disks[volume.space].look() for volume in self.volumes)
+        save_carried(self._here.directory, Carried(self._here.identity.domain, place, looks))
+
+    def forget(self) -> None:
+        """The last step: the disks may be served again. Raises CdpError."""
+        drop_failback(self._here.directory)
+
+    # --- one pass ----------------------------------------------------------------------------
+
+    def _end(self, chosen: Chosen) -> Place:
+        for volume in chosen.volumes:
+            self._disks[volume.space].sync()
+        looks = tuple(self._disks[volume.space].look() for volume in chosen.volumes)
+        assert self.note is not None, "begun"
+        place = chosen.cut.place
+        self._save(replace(self.note, at=place, towards=NOWHERE, volumes=looks))
+        self._is_held, self.volumes = True, chosen.volumes
+        return place
+
+    def _save(self, note: FailbackNote) -> None:
+        save_failback(self._here.directory, note)
+        self.note = note
+
+    def _touch(self) -> None:
+        """Note that we write, now and then: whoever goes on can tell our writes from a stranger's."""
+        assert self.note is not None, "begun"
+        now_ns = self._clock.wall_ns()
+        if not 0 <= now_ns - self.note.touched_ns < TOUCH_NS:
+            self._save(replace(self.note, touched_ns=now_ns))
+
+    def _open_disks(self, chosen: Chosen) -> None:
+        """Every disk, before any is touched."""
+        faults = []
+        for volume in chosen.volumes:
+            if volume.name not in self._here.paths:
+                faults.append(f"{volume.name}: nothing says where it lies here")
+            elif volume.space not in self._disks:
+                disk = open_disk(Path(self._here.paths[volume.name]), volume.space)
+                self._stack.callback(disk.close)
+                self._disks[volume.space] = disk
+        if faults:
+            hint = "name a file or device for each in the configuration (--config), and run this again"
+            raise ConfigInvalid("this site has not all volumes", "\n".join(faults), hint)
+        for volume in chosen.volumes:
+            self._disks[volume.space].check_size(volume.size_bytes)
+
+    # --- what is known of the disks ----------------------------------------------------------
+
+    def _known(self, note: FailbackNote, contents: Contents, chosen: Chosen) -> dict[bytes, Known]:
+        if note.at:
+            return {
+                volume.space: Known(note.at if self._is_still(note, volume, chosen) else NOWHERE)
+                for volume in chosen.volumes
+            }
+        nothing = {volume.space: Known(NOWHERE) for volume in chosen.volumes}
+        if note.towards and not on_branch(note.towards, chosen.branch):
+            return nothing  # what was written towards it is on no branch that is looked at
+        here = self._here
+        with Diverged(here.directory / note.evidence, here.identity.domain, here.boot) as diverged:
+            fork = diverged.fork(contents, chosen.branch)
+            if fork is None:
+                return nothing
+            indexes = {volume.space: here.index_of(volume) for volume in chosen.volumes}
+            sizes = {
+                index: volume.size_bytes
+                for volume in chosen.volumes
+                if (index := indexes[volume.space]) is not None
+            }
+            try:
+                own = diverged.since(fork, sizes)
+            except (JournalDamaged, PositionUnknown):
+                return nothing
+            last_ns = max(diverged.last_write_ns, note.touched_ns)
+        doubted = {space for space, _ in note.doubts}
+        return {
+            volume.space: Known(fork.place, own.get(index, NONE))
+            if (index := indexes[volume.space]) is not None
+            and volume.space not in doubted
+            and self._is_as_left(note, volume, last_ns)
+            else Known(NOWHERE)
+            for volume in chosen.volumes
+        }
+
+    def _is_as_left(self, note: FailbackNote, volume: Volume, last_ns: int) -> bool:
+        """Whether nobody but the agent and we wrote a disk, as far as it can tell."""
+        disk = self._disks[volume.space]
+        if note.towards and disk.size_bytes != volume.size_bytes:
+            return False  # what an interrupted pass has made of its size is not known
+        return disk.mtime_ns is None or disk.mtime_ns <= last_ns + _SLACK_NS
+
+    def _is_still(self, note: FailbackNote, volume: Volume, chosen: Chosen) -> bool:
+        """Whether a disk is the cut `note.at`, but for what was written towards a later one of the branch."""
+        disk = self._disks[volume.space]
+        if not on_branch(note.at, chosen.branch) or not on_branch(note.towards, chosen.branch):
+            return False
+        if self._is_held:
+            return True
+        if disk.is_device:
+            return False  # it does not tell who wrote it
+        if note.towards:
+            return self._is_as_left(note, volume, note.touched_ns)
+        return disk.look() in note.volumes
+
+    # --- the first time ----------------------------------------------------------------------
+
+    def _begin(self, history: History, contents: Contents, chosen: Chosen) -> FailbackNote:
+        """Judge what is there, and note it durably. Nothing was changed until here."""
+        here = self._here
+        carried = load_carried(here.directory)
+        with Diverged(here.directory, here.identity.domain, here.boot) as diverged:
+            fork = diverged.fork(contents, chosen.branch)
+            doubts = self._doubts(diverged, chosen)
+            beyond, blank = diverged.beyond(fork), diverged.is_blank
+        ours = [
+            span.record.epoch for span in history.spans.values() if span.record.site == here.identity.site
+        ]
+        note = FailbackNote(evidence_name(here.directory, max(ours, default=0)), doubts=tuple(doubts.items()))
+        if carried is not None and carried.domain == here.identity.domain and blank:
+            # An agent never ran since the disks were made that cut.
+            note = replace(note, at=carried.place, volumes=carried.volumes)
+        if fork is not None:
+            note = replace(note, fork=fork.place)
+        self._save(note)
+        since = f"since cut {fork.place.epoch}.{fork.place.cut}" if fork else "in all"
+        self._say(
+            f"this site's own writes {since}: {counted(beyond.records, 'record')}, "
+            f"{counted(beyond.written_bytes, 'byte')}; kept in {here.directory / note.evidence}"
+        )
+        if fork is None and not note.at:
+            self._say(
+                f"everything is compared: {diverged.doubt or 'its journal does not reach back far enough'}"
+            )
+        for space, why in doubts.items() if fork else ():
+            name = next(volume.name for volume in chosen.volumes if volume.space == space)
+            self._say(f"all of {name} is compared: {why}")
+        return note
+
+    def _doubts(self, diverged: Diverged, chosen: Chosen) -> dict[bytes, str]:
+        """Of which disks nothing is known, and why: only a look before the first byte changes can tell."""
+        sources = self._here.identity.sources
+        disks = {
+            index: self._disks[volume.space]
+            for volume in chosen.volumes
+            if (index := self._here.index_of(volume)) is not None
+        }
+        changed = diverged.changed_sources(
+            lambda source, offset, length: disks[source].read(offset, length) if source in disks else None
+        )
+        served = {index: disks[index] for index in self._here.identity.active if index in disks}
+        found: dict[bytes, str] = {}
+        for index, disk in disks.items():
+            if sources[index].removed:
+                found[disk.space] = "it was not protected for a while"
+            elif index in changed:
+                found[disk.space] = "it does not hold what was written to it last"
+            elif disk.size_bytes != sources[index].size_bytes:
+                found[disk.space] = "its size was changed"
+            elif disk.mtime_ns is not None and disk.mtime_ns > diverged.last_write_ns + _SLACK_NS:
+                found[disk.space] = "it was changed after its journal's last write"
+        if served.keys() == self._here.identity.active.keys():
+            digest = disks_served((index, disk_of(disk.status)) for index, disk in served.items())
+            if digest != diverged.page.disks:
+                found |= {
+                    disk.space: "it is another file or device than was served" for disk in served.values()
+                }
+        return found
+
+
+def _asked(history: History, choice: Choice) -> Place:
+    """The cut that a choice names, where that is plain; NOWHERE where the volumes decide."""
+    if choice.at is None:
+        return history.newest
+    return NOWHERE
