@@ -49,9 +49,14 @@ def entered(program: str, next_steps: Mapping[str, str], load: Callable[[], Call
     if code in _EXITS_OF_SIGNALS:
         tell()
     if before is not None:
-        signal.signal(signal.SIGINT, before)
+        # After an interruption Python may still wait for a thread, and what is to be told was told.
+        signal.signal(signal.SIGINT, _end_quietly if code == EXIT_INTERRUPTED else before)
     gc.enable()
     return code
+
+
+def _end_quietly(_: int, __: FrameType | None) -> None:
+    os._exit(EXIT_INTERRUPTED)
 
 
 def imported() -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,14 @@ from tests.containers import Site, write
 from tests.waiting import wait_until
 
 STEPS = {"": "again", "copy": "goes on"}
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_handler() -> Iterator[None]:
+    """After an interruption a process is about to end, but this one is not."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.parametrize(
