@@ -16,11 +16,13 @@ from cdp_container.domain.ends import Collected
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import DomainFacts, History, read_domain, read_history
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
+from cdp_container.domain.replica import read_replica, read_replica_domain
 from cdp_container.errors import (
     DamagedObject,
     ForeignObject,
     KeyMissing,
     LimitExceeded,
+    MissingObject,
     NewerFormat,
     WrongPassphrase,
 )
@@ -67,8 +69,8 @@ class Container:
         return gather(self.store, self.history.domain, self.keys, scope, self.ledger, keeps_sums)
 
 
-def open_container(store: Store, secret: Secret) -> Container:
-    """Read the history and open the keys.
+def open_container(store: Store, secret: Secret, replica: bool = False) -> Container:
+    """Read the history and open the keys; of a `replica` the newest point that is complete in it.
 
     Raises:
         NoSuchDomain: there is no container here.
@@ -76,16 +78,20 @@ def open_container(store: Store, secret: Secret) -> Container:
             (None at all is no error yet.)
         MissingObject, DamagedObject, NewerFormat, ForeignObject: its history cannot be followed.
     """
-    facts = read_domain(store)
+    facts = read_replica_domain(store) if replica else read_domain(store)
     domain = facts.owner.domain
     key_block = _key_block(store, facts)
     keys = NO_KEYS
+    if secret and not key_block and facts.config is None:
+        why = "neither the configuration nor any segment is there, and they hold the domain's keys"
+        raise KeyMissing(f"open the container {store.address}", why, MissingObject.default_hint)
     if secret:
         private_key = _open_key(key_block, secret, domain, store.address)
         keys = ReaderKeys.of_private_key(private_key, domain)
     readable = keys.index_key is not None or not key_block
     ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
-    history = read_history(store, facts, _collected(store, facts.owner, keys, ledger))
+    collected = _collected(store, facts.owner, keys, ledger)
+    history = (read_replica if replica else read_history)(store, facts, collected)
     return Container(store, history, keys, bool(key_block), ledger)
 
 

@@ -27,7 +27,7 @@ from cdp_container.format.keys import EPOCHS_PREFIX, LOG_PREFIX, NUMBER_MAX, epo
 from cdp_container.format.layout import DIGEST_BYTES
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import Preamble, check_key, parse_preamble, preamble_need
-from cdp_container.store.api import Store
+from cdp_container.store.api import Found, Store
 
 FIRST_READ_BYTES: Final = 4096
 """Holds nearly every preamble: one request for each segment."""
@@ -54,7 +54,9 @@ NOTHING_COLLECTED: Final = Collected()
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class StoredSegment:
+    """A segment by its preamble and trailer."""
+
     preamble: Preamble
     digest: bytes
 
@@ -92,36 +94,40 @@ def find_end(
 
 def highest_epoch(store: Store) -> int:
     """The highest epoch that any key in domain/epochs/ or log/ names; 0 where there is none."""
-    highest = 0
-    for prefix in (EPOCHS_PREFIX, LOG_PREFIX):
-        start_after = ""
-        while True:
-            # Skips from epoch to epoch: a listing of every segment would be far too long.
-            found = next(iter(store.list(prefix, start_after)), None)
-            if found is None:
-                break
-            parsed = parse_key(found.key)
-            start_after = found.key
-            if parsed is not None and parsed.epoch:
-                highest = max(highest, parsed.epoch)
-                if prefix == LOG_PREFIX:
-                    start_after = segment_key(parsed.epoch, NUMBER_MAX)
-    return highest
+    keys = [found.key for found in (*store.list(EPOCHS_PREFIX), *first_segments(store))]
+    return max((parsed.epoch for key in keys if (parsed := parse_key(key)) is not None), default=0)
+
+
+def first_segments(store: Store) -> Iterator[Found]:
+    """The first segment of every epoch that is there.
+
+    Skips from epoch to epoch: a listing of every segment would be far too long.
+    """
+    start_after = ""
+    while True:
+        found = next(iter(store.list(LOG_PREFIX, start_after)), None)
+        if found is None:
+            return
+        parsed = parse_key(found.key)
+        start_after = found.key
+        if parsed is not None and parsed.epoch:
+            start_after = segment_key(parsed.epoch, NUMBER_MAX)
+            yield found
 
 
 def _ahead(
     store: Store, domain: bytes, epoch: int, seq: int, collected: Collected, most: int
-) -> Iterator[_Stored | CdpError]:
+) -> Iterator[StoredSegment | CdpError]:
     """The segments behind `seq` that were not collected, one by one, or why one cannot be had.
 
     It asks for as many at once as it has asked for before, so that a short run costs few requests in vain.
     """
 
-    def read(number: int) -> _Stored | CdpError:
+    def read(number: int) -> StoredSegment | CdpError:
         if number > NUMBER_MAX:
             return NotFound(f"read segment {number}", "no key holds such a number")
         try:
-            return _read(store, domain, epoch, number)
+            return read_segment(store, domain, epoch, number)
         except (NotFound, *_UNREADABLE) as error:
             return error
 
@@ -134,7 +140,7 @@ def _ahead(
 
 
 def _follow(
-    end: End, seq: int, epoch: int, collected: Collected, segments: Iterator[_Stored | CdpError]
+    end: End, seq: int, epoch: int, collected: Collected, segments: Iterator[StoredSegment | CdpError]
 ) -> End:
     """From an end (in an older epoch: the base) on to the end of the epoch's run of segments."""
     cut: int | None = (end.place.cut if seq else 0) + 1
@@ -193,10 +199,10 @@ def _is_forgotten(place: Place, collected: Collected) -> bool:
     return gone and collected.cuts.get((place.epoch, place.seq)) != place
 
 
-def _proven_segment(store: Store, domain: bytes, place: Place) -> _Stored:
+def _proven_segment(store: Store, domain: bytes, place: Place) -> StoredSegment:
     """The last segment of a cut that somebody recorded as there."""
     try:
-        stored = _read(store, domain, place.epoch, place.seq)
+        stored = read_segment(store, domain, place.epoch, place.seq)
     except NotFound as error:
         key = segment_key(place.epoch, place.seq)
         raise MissingObject(f"find the end of epoch {place.epoch}", f"{key} is gone") from error
@@ -205,8 +211,8 @@ def _proven_segment(store: Store, domain: bytes, place: Place) -> _Stored:
     return stored
 
 
-def _read(store: Store, domain: bytes, epoch: int, seq: int) -> _Stored:
-    """Preamble and trailer of a segment, by ranged reads."""
+def read_segment(store: Store, domain: bytes, epoch: int, seq: int) -> StoredSegment:
+    """Preamble and trailer of a segment, by ranged reads. Raises NotFound, DamagedObject and their kin."""
     key = segment_key(epoch, seq)
     start = store.get_range(key, 0, FIRST_READ_BYTES)
     length = preamble_need(start, key)
@@ -217,4 +223,4 @@ def _read(store: Store, domain: bytes, epoch: int, seq: int) -> _Stored:
     digest = store.get_range(key, preamble.object_length - DIGEST_BYTES, DIGEST_BYTES + 1)
     if len(digest) != DIGEST_BYTES:
         raise DamagedObject(key, "it has not the length that it states")
-    return _Stored(preamble, digest)
+    return StoredSegment(preamble, digest)

@@ -187,6 +187,11 @@ def _read_owner(store: Store, notes: list[str]) -> Owner:
     if record is None:
         raise NoSuchDomain(f"open the container {store.address}", f"there is no {OWNER_KEY}")
     notes.append(f"{OWNER_KEY} is missing: the highest record of an epoch stands in for it")
+    return owner_of_record(record)
+
+
+def owner_of_record(record: EpochRecord) -> Owner:
+    """What stands in for an owner that is gone: version 0, and nothing known to be proven."""
     return Owner(
         domain=record.domain,
         name="",

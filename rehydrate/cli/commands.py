@@ -35,11 +35,12 @@ from rehydrate.restore import Source, sum_of
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the container is, and where its secret comes from."""
+    """Where the container is, and where its secret comes from; whether it is a copy that may lack objects."""
 
     address: str
     passphrase_file: Path | None
     key_file: Path | None
+    replica: bool = False
 
 
 def choice_of(at: str | None, time: str | None, marker: str | None) -> Choice:
@@ -226,10 +227,10 @@ def _store(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator
 def _container(access: Access, noticed: Callable[[], None] = lambda: None) -> Iterator[Container]:
     secret = read_secret(access.passphrase_file, access.key_file)
     with _store(access.address, noticed) as store:
-        container = open_container(store, secret)
+        container = open_container(store, secret, access.replica)
         if container.sealed and not secret:
             asked = ask_passphrase()
-            container = open_container(store, asked) if asked else container
+            container = open_container(store, asked, access.replica) if asked else container
         yield container
 
 
