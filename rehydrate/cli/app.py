@@ -34,6 +34,10 @@ OneVolume = Annotated[
     list[str] | None,
     typer.Option("--volume", help="The volume, by its name or id; needed where there are several."),
 ]
+Replica = Annotated[
+    bool,
+    typer.Option("--replica", help="A copy whose objects come in any order: what is complete counts."),
+]
 Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes per second, for the estimate.")]
 
 
@@ -61,6 +65,7 @@ def domains(address: Address, json: Json = False) -> int:
 def points(
     address: Address,
     last: Annotated[int, typer.Option(min=0, help="How many to print, the newest; 0 for all.")] = 50,
+    replica: Replica = False,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
@@ -68,7 +73,8 @@ def points(
     """List the recovery points of a container, side branches included."""
     from rehydrate.cli import commands
 
-    return guarded(lambda: commands.points(commands.Access(address, passphrase_file, key_file), last, json))
+    access = commands.Access(address, passphrase_file, key_file, replica)
+    return guarded(lambda: commands.points(access, last, json))
 
 
 @app.command()
@@ -78,6 +84,7 @@ def plan(
     at: At = None,
     time: Time = None,
     marker: Marker = None,
+    replica: Replica = False,
     assume_rate: Rate = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
@@ -88,7 +95,7 @@ def plan(
 
     return guarded(
         lambda: commands.plan(
-            commands.Access(address, passphrase_file, key_file),
+            commands.Access(address, passphrase_file, key_file, replica),
             commands.choice_of(at, time, marker),
             volume or [],
             assume_rate,
@@ -112,6 +119,7 @@ def restore(
         OnDamage, typer.Option(help="stop, or map: go on, and list what is lost in TARGET.damage.json.")
     ] = OnDamage.STOP,
     restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
+    replica: Replica = False,
     assume_rate: Rate = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
@@ -122,7 +130,7 @@ def restore(
 
     return guarded(
         lambda: commands.restore(
-            commands.Access(address, passphrase_file, key_file),
+            commands.Access(address, passphrase_file, key_file, replica),
             commands.choice_of(at, time, marker),
             targets.Targets(
                 volume or [], target, all_volumes, target_dir, force, restart, on_damage is OnDamage.MAP
