@@ -163,6 +163,15 @@ def journal_lock(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether an agent, or another of us, works in a journal directory."""
+    try:
+        with journal_lock(directory):
+            return False
+    except AlreadyRunning:
+        return True
+
+
 def write_agent(directory: Path, identity: AgentIdentity, config: Path, settings: AgentSettings) -> None:
     """agent.json and the configuration, durably; both modes 0600. Raises LocalDiskFull, CdpError."""
     replace_file(directory / IDENTITY_NAME, encode_identity(identity))

@@ -18,6 +18,7 @@ from cdp_container.clock import Clock
 from cdp_container.console import PASSPHRASE_VARIABLE
 from cdp_container.errors import AgentNotRunning, HookFailed, UsageError
 from cdp_container.journal.shared import SharedPages
+from rehydrate.agent_files import is_locked
 
 AGENT: Final = "cdp-agent"
 LOG_NAME: Final = "agent.log"
@@ -71,19 +72,22 @@ def run_hook(words: list[str], option: str, told: Mapping[str, str], hint: str) 
         raise HookFailed(what, f"{words[0]} ended with {ended}", hint)
 
 
-def start_agent(config: Path, directory: Path, clock: Clock) -> int:
+def start_agent(config: Path, directory: Path, clock: Clock) -> int | None:
     """Start `cdp-agent run` in a session of its own, and wait until its exports are open; gives its pid.
+
+    None where one runs there already: then only that is waited for.
 
     Raises AgentNotRunning: it ended, or they are not open after START_SECONDS_MAX; it then goes on starting.
     """
     command = [str(find_agent()), "run", "--config", str(config)]
     pages = SharedPages(directory / "shared")
     try:
-        before = _generation(pages)
-        process = _spawn(command, directory / LOG_NAME)
+        runs = is_locked(directory)
+        before = 0 if runs else _generation(pages)
+        process = None if runs else _spawn(command, directory / LOG_NAME)
         until_ns = clock.boottime_ns() + int(START_SECONDS_MAX * 1e9)
         while _generation(pages) in (0, before):
-            code = process.poll()
+            code = None if process is None else process.poll()
             if code is not None:
                 raise _not_running(directory, f"it ended with exit code {code}")
             if clock.boottime_ns() >= until_ns:
@@ -91,7 +95,7 @@ def start_agent(config: Path, directory: Path, clock: Clock) -> int:
             clock.sleep(POLL_SECONDS)
     finally:
         pages.close()
-    return process.pid
+    return None if process is None else process.pid
 
 
 def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:

@@ -193,6 +193,54 @@ def request(
 
 
 @app.command()
+def failover(
+    address: Address,
+    site: Annotated[str, typer.Option(help="This site's name, as its agent will have it.")],
+    journal: Annotated[Path, typer.Option(help="The journal directory of the agent to be; new or empty.")],
+    to: Annotated[Path | None, typer.Option(help="Where each volume becomes NAME.raw.")] = None,
+    volume: Annotated[
+        list[str] | None, typer.Option("--volume", help="NAME=PATH, a new file or a device; for each volume.")
+    ] = None,
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
+    force: Annotated[
+        str | None, typer.Option(help="EPOCH:NONCE as printed: do not wait for the owner's lease to pass.")
+    ] = None,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on although protected cuts are gone from the store.")
+    ] = False,
+    operator: Annotated[str, typer.Option(help="Who you are, for the history; else the login name.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "failover",
+    config: Annotated[
+        Path | None, typer.Option(help="The agent's configuration; made, unless it is there and fits.")
+    ] = None,
+    socket: Annotated[Path | None, typer.Option(help="Where the agent's exports listen.")] = None,
+    before: Annotated[str | None, typer.Option(help="A command to run before the domain is claimed.")] = None,
+    after: Annotated[str | None, typer.Option(help="A command to run once the exports are open.")] = None,
+    no_start: Annotated[
+        bool, typer.Option("--no-start", help="Prepare the agent, but do not run it.")
+    ] = False,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Take a domain over at this site: claim it, restore every volume, and protect it from here."""
+    from rehydrate.cli import commands, places
+    from rehydrate.cli import failover as taking
+
+    return guarded(
+        lambda: taking.fail_over(
+            commands.Access(address, passphrase_file, key_file),
+            commands.choice_of(at, time, marker),
+            taking.asked_of(site, operator, reason, force, accept_loss),
+            places.Where(journal, to, volume or [], config, socket, before, after, not no_start),
+            json,
+        )
+    )
+
+
+@app.command()
 def show(
     address: Address,
     what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],

@@ -36,6 +36,8 @@ class Targets:
     force: bool
     restart: bool = False
     tolerant: bool = False
+    again: frozenset[Path] = frozenset()
+    """Devices that this very restore began to write before it was interrupted: they need no `force`."""
 
 
 def check_targets(targets: Targets) -> None:
@@ -88,10 +90,28 @@ class Restored:
     maps: dict[Path, Findings]
 
 
+def check_fit(source: Source, made: RestorePlan, paths: list[Path], targets: Targets) -> None:
+    """Raises what `restore_all` would before it touches anything."""
+    _check_apart(paths)
+    check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
+    with ExitStack() as stack:
+        for plan, path in zip(made.volumes, paths, strict=True):
+            stack.enter_context(_open(source, made, plan, path, targets))
+
+
 def restore_all(
-    source: Source, made: RestorePlan, paths: list[Path], targets: Targets, clock: Clock, as_json: bool
+    source: Source,
+    made: RestorePlan,
+    paths: list[Path],
+    targets: Targets,
+    clock: Clock,
+    as_json: bool,
+    when_done: Callable[[], None] = lambda: None,
 ) -> Restored:
-    """Restore every volume. All targets are opened before any is touched. `as_json`: how progress is told."""
+    """Restore every volume. All targets are opened before any is touched. `as_json`: how progress is told.
+
+    `when_done` is called when all are durable; only after it is it forgotten how far each came.
+    """
     _check_apart(paths)
     check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
     opened: list[Target] = []
@@ -110,6 +130,7 @@ def restore_all(
         mapper = _mapper(source, made, maps) if targets.tolerant else None
         with meter(sum_of(made.volumes), "restore", clock, as_json) as report:
             done = _restore_each(source, made, opened, report, mapper, maps)
+        when_done()
         for target in opened:
             target.forget()
     return Restored([target.path for target in opened], done, maps)
@@ -143,7 +164,7 @@ def _open(
         path,
         plan.volume.size_bytes,
         plan.totals.write_bytes,
-        targets.force,
+        targets.force or path in targets.again,
         _image(source, made, plan.volume),
         targets.restart,
         targets.tolerant,

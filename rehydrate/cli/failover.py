@@ -1,0 +1,246 @@
+"""`rehydrate failover`: from its options to a domain that is owned, restored and protected from here.
+
+What a claim is and what an interrupted one left stands one package above (failover, failover_note), as do the
+agent's files and its start (agent_files, agent_start).
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.console import answer, printable, say
+from cdp_container.domain.identity import AgentIdentity, load_identity
+from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
+from cdp_container.domain.settings import AgentSettings, load_settings
+from cdp_container.format.domain import Owner
+from cdp_container.format.place import Place
+from cdp_container.store.address import open_store
+from cdp_container.store.api import Store
+from cdp_container.store.retry import with_retries
+from rehydrate import agent_files, agent_start, failover
+from rehydrate.cli import commands, failover_views, views
+from rehydrate.cli.console import ask_passphrase, read_secret
+from rehydrate.cli.places import Where, check_where, paths_at
+from rehydrate.cli.targets import Targets, check_fit, restore_all
+from rehydrate.container import Container, Secret, open_container
+from rehydrate.failover_note import FailoverNote, check_directory, drop_note, save_note
+from rehydrate.flow import Flow
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.restore import Source
+from rehydrate.resume import remove_progress
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of the command: what it was asked, and what it found out."""
+
+    access: commands.Access
+    choice: Choice
+    asked: failover.Asked
+    where: Where
+    as_json: bool
+    store: Store
+    patient: Store
+    secret: Secret
+    flow: Flow
+    clock: Clock = field(default_factory=SystemClock)
+
+    def report(self, line: str) -> None:
+        """A line for people, or an event for programs."""
+        say(json.dumps({"event": "ownership", "text": line}) if self.as_json else printable(line))
+
+
+def fail_over(
+    access: commands.Access, choice: Choice, asked: failover.Asked, where: Where, as_json: bool
+) -> int:
+    """`rehydrate failover`."""
+    check_where(where)
+    where = replace(where, journal=where.journal.absolute())
+    flow, clock = Flow(), SystemClock()
+    store = open_store(access.address, clock)
+    try:
+        patient = with_retries(store, clock, _jitter, noticed=flow.refused)
+        secret = read_secret(access.passphrase_file, access.key_file)
+        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow)
+        return _fail_over(run)
+    finally:
+        store.close()
+
+
+def _jitter() -> float:
+    return int.from_bytes(os.urandom(6)) / 2**48
+
+
+def asked_of(site: str, operator: str, reason: str, force: str | None, accept_loss: bool) -> failover.Asked:
+    """What the options ask for. Raises UsageError."""
+    forced = None if force is None else failover.parse_force(force)
+    return failover.Asked(site, operator or _user_name(), reason, forced, accept_loss)
+
+
+def _user_name() -> str:
+    """Who runs this, for the audit trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _fail_over(run: _Run) -> int:
+    container = _open(run)
+    owner = container.history.owner
+    directory = run.where.journal
+    note = check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
+    if note is None or not note.prepared:
+        agent_files.make_directory(directory)
+        with agent_files.journal_lock(directory):
+            # Once more: another command may have ended while we looked at the container.
+            note = check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
+            note = _take_over(run, container, note or _new_note(run, owner))
+    return _serve(run, note)
+
+
+def _new_note(run: _Run, owner: Owner) -> FailoverNote:
+    return FailoverNote(owner.domain, run.asked.site, run.clock.wall_ns())
+
+
+def _open(run: _Run) -> Container:
+    """The container; asks for a passphrase where one is needed and none was given, but once."""
+    container = open_container(run.patient, run.secret)
+    if container.sealed and not run.secret:
+        run.secret = ask_passphrase()
+        container = open_container(run.patient, run.secret)
+    container.require_key()
+    if container.keys.private_key is not None:
+        run.secret = Secret(private_key=container.keys.private_key)  # no scrypt a second time
+    return container
+
+
+# --- from checks to restored disks -------------------------------------------------------------
+
+
+def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverNote:
+    owner, directory = container.history.owner, run.where.journal
+    chosen = _check_all(run, container, note)
+    run.report(owner_line(owner))
+    if not failover.is_at_once(owner, run.asked):
+        run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")
+    note = failover.seen_by(note, owner, directory, run.store)
+    save_note(directory, note)
+    note = _before(run, container, chosen, note)
+    wish = failover.wish_of(run.asked, container.history, chosen.cut.place)
+    software = f"rehydrate {installed_version('cdp-container')}"
+    runner = failover.runner_of(
+        run.store, owner, run.asked, directory, run.clock, os.urandom, software, run.report
+    )
+    with runner:
+        _, note = failover.claim(runner, wish, note, directory, run.store)
+        point = f"{note.base.epoch}.{note.base.cut}"
+        run.report(f"the domain is ours: epoch {note.epoch}, which goes on from the cut {point}")
+        note = _restore(run, note, runner)
+        runner.prove()
+    return note
+
+
+def _check_all(run: _Run, container: Container, note: FailoverNote) -> RestorePlan:
+    """Everything that costs nothing, before anything is claimed or written. Gives the plan that it made."""
+    choice = run.choice
+    if choice == Choice() and run.asked.accept_loss and container.history.newest:
+        newest = container.history.newest
+        choice = Choice(at=(newest.epoch, newest.cut))
+    with _planned(run, container, choice) as (source, made):
+        paths = paths_at(run.where, made)
+        _settings(run, _identity(run, container, made, paths))
+        check_fit(source, made, paths, _targets(note, made.cut.place, paths))
+        return made
+
+
+@contextmanager
+def _planned(run: _Run, container: Container, choice: Choice) -> Iterator[tuple[Source, RestorePlan]]:
+    with closing(container.gather(scope_of(container.history, choice))) as contents:
+        made = plan_restore(container, contents, choice, [])
+        for line in (*container.history.notes, *made.notes):
+            run.report(f"note: {line}")
+        yield Source(run.patient, container.keys, contents, run.flow), made
+
+
+def _identity(run: _Run, container: Container, made: RestorePlan, paths: list[Path]) -> AgentIdentity:
+    return agent_files.identity_of(container, run.asked.site, [plan.volume for plan in made.volumes], paths)
+
+
+def _settings(run: _Run, identity: AgentIdentity) -> AgentSettings:
+    wanted = agent_files.settings_of(identity, run.access.address, run.where.journal, run.where.socket)
+    return agent_files.chosen_settings(run.where.config_path, wanted)
+
+
+def _targets(note: FailoverNote, place: Place, paths: list[Path]) -> Targets:
+    """What an interrupted run began is gone on with, or begun anew where it was another cut."""
+    began = [path for path in paths if note.epoch and path.exists() and stat.S_ISBLK(path.stat().st_mode)]
+    restart = bool(note.base) and note.base != place
+    return Targets([], None, True, None, force=False, restart=restart, again=frozenset(began))
+
+
+def _before(run: _Run, container: Container, made: RestorePlan, note: FailoverNote) -> FailoverNote:
+    if run.where.before is None or note.hooked:
+        return note
+    identity = _identity(run, container, made, paths_at(run.where, made))
+    told = agent_files.hook_environment(identity, _settings(run, identity), 0, made.cut.place)
+    hint = "nothing was claimed: mend it and run this command again"
+    agent_start.run_hook(agent_start.check_hook(run.where.before, "--before"), "--before", told, hint)
+    note = replace(note, hooked=True)
+    save_note(run.where.journal, note)
+    return note
+
+
+def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote:
+    """The disks, then the agent's files: all of it durable when this returns."""
+    container, directory = _open(run), run.where.journal
+    with _planned(run, container, Choice(at=(note.base.epoch, note.base.cut))) as (source, made):
+        prepared = replace(note, prepared=True, cut_time_ns=made.cut.time_ns)
+        paths = paths_at(run.where, made)
+        identity = _identity(run, container, made, paths)
+        settings = _settings(run, identity)
+        members = views.plan_members(made, ASSUMED_BYTES_PER_SECOND)
+        say(json.dumps({"event": "plan", **members}) if run.as_json else views.plan_text(members))
+
+        def when_done() -> None:
+            runner.check()
+            agent_files.write_agent(directory, identity, run.where.config_path, settings)
+            agent_files.carry(directory, identity, note.base)
+            save_note(directory, prepared)
+
+        restore_all(source, made, paths, _targets(note, note.base, paths), run.clock, run.as_json, when_done)
+        agent_files.carry(directory, identity, note.base)  # what is forgotten may have been a second name
+    return prepared
+
+
+# --- from restored disks to a domain that is served --------------------------------------------
+
+
+def _serve(run: _Run, note: FailoverNote) -> int:
+    where = run.where
+    identity, settings = load_identity(where.journal), load_settings(where.config_path)
+    for source in identity.sources:
+        remove_progress(Path(source.path))  # where the command was interrupted just before it did
+    process = agent_start.start_agent(where.config_path, where.journal, run.clock) if where.start else None
+    outcome = failover.outcome_of(note, run.clock.wall_ns())
+    members = failover_views.failover_members(
+        outcome, identity, settings, str(where.config_path), where.start, process
+    )
+    answer(json.dumps(members, indent=2) if run.as_json else failover_views.failover_text(members))
+    if where.after is not None:
+        told: Mapping[str, str] = agent_files.hook_environment(identity, settings, note.epoch, note.base)
+        hint = "the domain is served and protected from here; mend the command, and run it by hand"
+        drop_note(where.journal)
+        agent_start.run_hook(agent_start.check_hook(where.after, "--after"), "--after", told, hint)
+    drop_note(where.journal)
+    return 0

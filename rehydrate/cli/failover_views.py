@@ -1,0 +1,78 @@
+"""What `rehydrate failover` answers, as JSON members and as text. PURE.
+
+Apart from the other views: they do not need what a configuration is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdp_container.console import printable
+from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.settings import AgentSettings
+from cdp_container.telling import Members, point_name, time_text
+from rehydrate.cli.text import seconds_text
+from rehydrate.failover import Outcome
+
+
+def failover_members(
+    outcome: Outcome,
+    identity: AgentIdentity,
+    settings: AgentSettings,
+    config: str,
+    runs: bool,
+    process: int | None,
+) -> Members:
+    """What a failover came to, and where things are now."""
+    base, side = outcome.base, outcome.side_end
+    return {
+        "domain": identity.name,
+        "site": identity.site,
+        "epoch": outcome.epoch,
+        "point": point_name(base.epoch, base.cut),
+        "time": time_text(outcome.cut_time_ns),
+        "cut_time_ns": outcome.cut_time_ns,
+        "cut_age_seconds": round(outcome.cut_age_seconds, 3),
+        "without_owner_seconds": round(outcome.without_owner_seconds, 3),
+        "elapsed_seconds": round(outcome.elapsed_seconds, 3),
+        "side_branch": point_name(side.epoch, side.cut) if side else None,
+        "store": settings.store,
+        "journal": settings.journal.directory,
+        "config": config,
+        "socket": settings.socket_path,
+        "running": runs,
+        "pid": process,
+        "volumes": [
+            {"name": source.name, "size_bytes": source.size_bytes, "path": source.path}
+            for source in identity.sources
+        ],
+    }
+
+
+def failover_text(members: Mapping[str, Any]) -> str:
+    """The same for people, with what comes next."""
+    store, config = members["store"], members["config"]
+    owned = f"{members['domain']} is owned by {members['site']}: epoch {members['epoch']}"
+    age, took = seconds_text(members["cut_age_seconds"]), seconds_text(members["elapsed_seconds"])
+    alone = seconds_text(members["without_owner_seconds"])
+    lines = [
+        f"{owned}, from the cut {members['point']} of {members['time']}",
+        f"lost at most {age}: what was written after that cut (RPO)",
+        f"restored and served after {took} (RTO), {alone} without an owner",
+        *(f"{volume['name']}: {volume['path']}" for volume in members["volumes"]),
+    ]
+    if members["side_branch"] is not None:
+        newest = members["side_branch"]
+        lines.append(
+            f"left on a side branch: the cuts up to {newest}: rehydrate restore {store} --at {newest}"
+        )
+    if members["running"]:
+        lines.append(f"exports: {members['socket']}; cdp-agent status --config {config}")
+    else:
+        lines.append(f"everything is ready: cdp-agent run --config {config}")
+    lines.append(
+        "next: keep the agent running as a service; to go back, run `rehydrate failback` at the first site, "
+        f"and `cdp-agent release --config {config} --to SITE` here once it follows"
+    )
+    return printable("\n".join(lines), lines=True)

@@ -1,0 +1,83 @@
+"""Where a failover puts things on this machine: its options, and a path for each volume.
+
+What is done with them does not belong here (failover).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdp_container.domain.image import Volume
+from cdp_container.errors import TargetUnsuitable, UsageError
+from rehydrate import agent_files, agent_start
+from rehydrate.cli.targets import Targets, paths_of
+from rehydrate.points import RestorePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What goes where on this machine. Either `to`, a directory, or `volumes`, each NAME=PATH."""
+
+    journal: Path
+    to: Path | None
+    volumes: list[str]
+    config: Path | None
+    socket: Path | None
+    before: str | None
+    after: str | None
+    start: bool
+
+    @property
+    def config_path(self) -> Path:
+        """Of the agent's configuration."""
+        return self.journal / agent_files.CONFIG_NAME if self.config is None else self.config.absolute()
+
+
+def check_where(where: Where) -> None:
+    """Raises UsageError, AgentNotRunning: what can be known from the options alone."""
+    if (where.to is None) == (not where.volumes):
+        raise UsageError("choose where the volumes go", "give --to DIR, or --volume NAME=PATH for each")
+    if not where.start and where.after is not None:
+        raise UsageError(
+            "choose what to do", "--after is for when the agent runs, and --no-start starts none"
+        )
+    for option, command in (("--before", where.before), ("--after", where.after)):
+        if command is not None:
+            agent_start.check_hook(command, option)
+    if where.start:
+        agent_start.find_agent()
+
+
+def paths_at(where: Where, made: RestorePlan) -> list[Path]:
+    """Where each volume goes, in the plan's order. Raises UsageError, TargetUnsuitable."""
+    if where.to is not None:
+        return paths_of(made, Targets([], None, True, where.to.absolute(), force=False))
+    given: dict[str, Path] = {}
+    for text in where.volumes:
+        name, equals, path = text.partition("=")
+        if not equals or not path or name in given:
+            raise UsageError("read --volume", f"{text!r} is not NAME=PATH, or the name is there twice")
+        given[name] = Path(path).absolute()
+    names = [plan.volume.name for plan in made.volumes]
+    if sorted(names) != sorted(given):
+        why = f"the domain has {', '.join(names)}; given are {', '.join(given)}"
+        raise UsageError("choose where the volumes go", why, "give --volume NAME=PATH for each, or --to DIR")
+    paths = [given[name] for name in names]
+    for planned, target in zip(made.volumes, paths, strict=True):
+        _check_device_size(planned.volume, target)
+    return paths
+
+
+def _check_device_size(volume: Volume, path: Path) -> None:
+    """An agent serves a disk whole, so that a larger device would be a larger volume."""
+    if not path.is_block_device():
+        return
+    with path.open("rb") as device:
+        size_bytes = device.seek(0, os.SEEK_END)
+    if size_bytes != volume.size_bytes:
+        why = f"{path} has {size_bytes} bytes, and the volume {volume.name} {volume.size_bytes}"
+        raise TargetUnsuitable(
+            "choose where the volumes go", why, "give a device of just that size, or a file"
+        )

@@ -1,0 +1,142 @@
+"""Taking a domain over at a recovery site: the claim, what it found, and what that means in seconds.
+
+In this order, each step durable before the next: failover.json; the claim; the disks; agent.json and the
+configuration; carried.json; the agent. Restoring and what is printed do not belong here (cli), nor the rules
+of a claim (`cdp_container.domain.owner`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cdp_container.clock import Clock
+from cdp_container.domain.history import History
+from cdp_container.domain.notes import load_notes
+from cdp_container.domain.owner_runner import OwnerRunner
+from cdp_container.domain.owner_types import Activated, Claimant, TakeOver
+from cdp_container.errors import UsageError
+from cdp_container.format.domain import Owner
+from cdp_container.format.keys import OWNER_KEY
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.store.api import Store
+from rehydrate.failover_note import FailoverNote, save_note
+
+LEASE_SECONDS: Final = 30
+"""Of the claim, while disks are restored; the agent then records its configuration's."""
+ID_BYTES: Final = 16
+_FORCE: Final = re.compile(r"([0-9]{1,10}):([0-9a-f]{32})")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an operator asked for, beside places; `forced` and `accept_loss` as in `TakeOver`."""
+
+    site: str
+    operator: str
+    reason: str
+    forced: tuple[int, bytes] | None = None
+    accept_loss: bool = False
+
+
+def parse_force(text: str) -> tuple[int, bytes]:
+    """(epoch, nonce) from EPOCH:NONCE. Raises UsageError."""
+    match = _FORCE.fullmatch(text)
+    if match is None:
+        hint = "say it as it was printed: `rehydrate failover` without --force, and `rehydrate show`, tell it"
+        raise UsageError("read --force", f"{text!r} is not EPOCH:NONCE", hint)
+    return int(match[1]), bytes.fromhex(match[2])
+
+
+def wish_of(asked: Asked, history: History, chosen: Place) -> TakeOver:
+    """What is asked of the owner's machine: the newest cut is whatever is the newest once it is claimed."""
+    base = None if chosen == history.newest else chosen
+    return TakeOver(forced=asked.forced, base=base, accept_loss=asked.accept_loss)
+
+
+def is_at_once(owner: Owner, asked: Asked) -> bool:
+    """Whether no lease has to be waited for, as far as `domain/owner` tells."""
+    return asked.forced is not None or owner.released_to == asked.site
+
+
+def runner_of(
+    store: Store,
+    owner: Owner,
+    asked: Asked,
+    directory: Path,
+    clock: Clock,
+    entropy: Callable[[int], bytes],
+    software: str,
+    report: Callable[[str], None],
+) -> OwnerRunner:
+    """Who claims, and renews until it is closed. `store` must not repeat a request."""
+    claimant = Claimant(
+        domain=owner.domain,
+        site=asked.site,
+        instance=entropy(ID_BYTES),
+        lease_seconds=LEASE_SECONDS,
+        operator=asked.operator,
+        reason=asked.reason,
+        software=software,
+    )
+    return OwnerRunner(store, claimant, directory, clock, entropy, report)
+
+
+def seen_by(note: FailoverNote, owner: Owner, directory: Path, store: Store) -> FailoverNote:
+    """With the time at which the other site last said that it lives; our own claims are no such word."""
+    if owner.nonce in load_notes(directory).nonces:
+        return note
+    return replace(note, left_ns=store.head(OWNER_KEY).modified_ns, owned_ns=0)
+
+
+def claim(
+    runner: OwnerRunner, wish: TakeOver, note: FailoverNote, directory: Path, store: Store
+) -> tuple[Activated, FailoverNote]:
+    """Claim the domain, and note what that gave. Raises OwnedElsewhere, Fenced, MissingObject."""
+    activated = runner.take_over(wish)
+    record = activated.record
+    owned_ns = note.owned_ns or store.head(OWNER_KEY).modified_ns
+    # What an interrupted failover left behind is told even where its own epoch is the one before now.
+    end = note.end if note.base == record.base and note.base else record.end
+    note = replace(note, epoch=record.epoch, base=record.base, end=end, owned_ns=owned_ns)
+    save_note(directory, note)
+    return activated, note
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a failover came to.
+
+    Attributes:
+        epoch: that was activated for it; the agent runs in the next one.
+        base: the cut that the disks hold, and the wall clock at which it was taken.
+        side_end: the newest cut of the side branch that was left behind, NOWHERE if none was.
+        cut_age_seconds: how much older the cut is than the takeover, by the clocks of the site before and of
+            the store: no more than this was lost.
+        without_owner_seconds: by the store's clock, from when the owner before last said that it lives.
+        elapsed_seconds: from the first start of the command until the exports were open.
+    """
+
+    epoch: int
+    base: Place
+    cut_time_ns: int
+    side_end: Place
+    cut_age_seconds: float
+    without_owner_seconds: float
+    elapsed_seconds: float
+
+
+def outcome_of(note: FailoverNote, wall_ns: int) -> Outcome:
+    """The figures, at the end."""
+    return Outcome(
+        epoch=note.epoch,
+        base=note.base,
+        cut_time_ns=note.cut_time_ns,
+        side_end=note.end if note.base < note.end else NOWHERE,
+        cut_age_seconds=max(0, note.owned_ns - note.cut_time_ns) / 1e9,
+        without_owner_seconds=max(0, note.owned_ns - note.left_ns) / 1e9,
+        elapsed_seconds=max(0, wall_ns - note.began_ns) / 1e9,
+    )

@@ -1,0 +1,126 @@
+"""failover.json: how far a failover is, in the journal directory of the site that takes over.
+
+The same command goes on where it was: what was claimed is claimed again by our nonce, what was restored is
+not restored twice, and from `prepared` on only the agent has to be started. What is done does not belong here
+(failover), nor the agent's own files (agent_files).
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from cdp_container.domain.durable import replace_file, sync_directory
+from cdp_container.domain.identity import IDENTITY_NAME
+from cdp_container.errors import CdpError, ConfigInvalid, TargetNotEmpty
+from cdp_container.format.place import NOWHERE, Place
+from rehydrate.agent_files import LOCK_NAME
+
+NOTE_NAME: Final = "failover.json"
+NOTE_FORMAT: Final = 1
+NOTE_BYTES_MAX: Final = 1024 * 1024
+_SHOWN_MAX: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverNote:
+    """How far it is.
+
+    Attributes:
+        domain: 16 bytes. site: the one that takes over.
+        began_ns: wall clock at its first start.
+        left_ns: by the store's clock, when the owner before last said that it lives.
+        hooked: the command of --before was run.
+        epoch: that was activated, 0 before that; with its base, and the end of the epoch before.
+        owned_ns: by the store's clock, when that was.
+        cut_time_ns: wall clock at which the base was cut, 0 before it was read.
+        prepared: everything is durable: disks, agent.json, configuration, carried.json.
+    """
+
+    domain: bytes
+    site: str
+    began_ns: int
+    left_ns: int = 0
+    hooked: bool = False
+    epoch: int = 0
+    base: Place = NOWHERE
+    end: Place = NOWHERE
+    owned_ns: int = 0
+    cut_time_ns: int = 0
+    prepared: bool = False
+
+
+def load_note(directory: Path) -> FailoverNote | None:
+    """The note of an interrupted failover, None where there is none. Raises ConfigInvalid."""
+    path = directory / NOTE_NAME
+    try:
+        with path.open("rb") as file:
+            members = orjson.loads(file.read(NOTE_BYTES_MAX + 1))
+        if members.pop("format") != NOTE_FORMAT:
+            raise ConfigInvalid(f"{path} is refused", "its format is another one than ours")
+        base, end = (Place(*map(int, members.pop(name))) for name in ("base", "end"))
+        return FailoverNote(bytes.fromhex(members.pop("domain")), base=base, end=end, **members)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read {path}", error.strerror or "unreadable") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"it is damaged ({type(error).__name__})"
+        hint = "remove it with the rest of the directory, if nothing was served from there; then start anew"
+        raise ConfigInvalid(f"{path} is refused", why, hint) from error
+
+
+def save_note(directory: Path, note: FailoverNote) -> None:
+    """Replace the note, durably. Raises LocalDiskFull, CdpError."""
+    members = {
+        "format": NOTE_FORMAT,
+        "domain": note.domain.hex(),
+        "site": note.site,
+        "began_ns": note.began_ns,
+        "left_ns": note.left_ns,
+        "hooked": note.hooked,
+        "epoch": note.epoch,
+        "base": list(astuple(note.base)),
+        "end": list(astuple(note.end)),
+        "owned_ns": note.owned_ns,
+        "cut_time_ns": note.cut_time_ns,
+        "prepared": note.prepared,
+    }
+    replace_file(directory / NOTE_NAME, orjson.dumps(members, option=orjson.OPT_INDENT_2))
+
+
+def drop_note(directory: Path) -> None:
+    """Remove the note, durably: the failover is over. Raises CdpError."""
+    try:
+        (directory / NOTE_NAME).unlink(missing_ok=True)
+        sync_directory(directory)
+    except OSError as error:
+        what = f"cannot remove {directory / NOTE_NAME}"
+        raise CdpError(what, error.strerror or "input/output error", "remove it by hand") from error
+
+
+def check_directory(directory: Path, config: Path, domain: bytes, site: str) -> FailoverNote | None:
+    """The note that the directory holds, if a failover of this domain to this site was interrupted there.
+
+    Raises TargetNotEmpty where it holds anything else, ConfigInvalid.
+    """
+    what = f"cannot fail over with the journal directory {directory}"
+    note = load_note(directory)
+    if note is not None:
+        if (note.domain, note.site) != (domain, site):
+            why = f"it is of an interrupted failover of domain {note.domain.hex()} to site {note.site!r}"
+            raise TargetNotEmpty(what, why, "choose another --journal")
+        return note
+    if not directory.is_dir():
+        return None
+    held = sorted(path.name for path in directory.iterdir() if path != config and path.name != LOCK_NAME)
+    if IDENTITY_NAME in held:
+        hint = "`rehydrate failback` brings an agent's own disks back to the newest cut; else choose another"
+        raise TargetNotEmpty(what, "it belongs to an agent", hint)
+    if held:
+        why = f"it holds {', '.join(held[:_SHOWN_MAX])}{' and more' if len(held) > _SHOWN_MAX else ''}"
+        raise TargetNotEmpty(what, why, "choose another --journal, or an empty one")
+    return None
