@@ -1,11 +1,14 @@
-"""control.sock: how `status`, `marker` and `flush` reach the streamer. One JSON line each way, then the end.
+"""control.sock: how `status`, `marker`, `flush` and `release` reach the streamer: one JSON line each way.
 
     {"command": "status"}
     {"command": "flush", "timeout_seconds": 60}
     {"command": "marker", "name": "before-upgrade", "note": "", "application": false, "timeout_seconds": 60}
+    {"command": "release", "site": "recovery"}
+    {"command": "cancel-release"}
 
-The answer is `{"ok": true, ...}` (`facts`, or the `place` that is protected) or `{"ok": false, "error":
-why}`. What does not belong here: what the commands do (`Engine.ask`), and their output on a terminal.
+A release is begun, and goes on by itself: `status` tells how far it is. The answer is `{"ok": true, ...}`
+(`facts`, or the `place` that is protected) or `{"ok": false, "error": why}`. What does not belong here: what
+the commands do (`Engine`), and their output on a terminal.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ becomes of an epoch's objects (`sending`), what is noted on this machine (`noted
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -23,14 +22,27 @@ from cdp_agent.streamer.begin import (
     may_copy,
     refusal,
 )
-from cdp_agent.streamer.engine_types import Answered, Counters, Done, Epoch, Job, Lane, Outside, Shown, Wishes
+from cdp_agent.streamer.engine_types import (
+    Answered,
+    Counters,
+    Done,
+    Epoch,
+    Job,
+    Lane,
+    Outside,
+    Reply,
+    Shown,
+    Wishes,
+)
 from cdp_agent.streamer.noted import Noted
 from cdp_agent.streamer.promises import Promises
+from cdp_agent.streamer.releasing import Releasing, Told, refuse_released
 from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_agent.streamer.sending import Sending
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
 from cdp_container.errors import JournalDamaged, PositionUnknown
 from cdp_container.format.place import Place
@@ -50,12 +62,8 @@ class Engine:
         self._outside = outside
         self._noted = Noted(identity, outside.local, outside.clock)
         self._started_ns = outside.clock.boottime_ns()
-        self.run = owner.begin(
-            claimant_of(identity, wishes, outside.entropy(16)),
-            self._noted.notes.nonces,
-            bool(self._noted.notes.fenced),
-            bool(self._noted.notes.released_to),
-        )
+        self.run = _begin_run(self._noted.notes, claimant_of(identity, wishes, outside.entropy(16)))
+        self.releasing = Releasing(identity.site, self._noted, outside.clock, self)
         self.stream = st.StreamState(st.Pace(wishes.cadence_ns))
         self.jobs: list[Job] = []
         self.counters = Counters()
@@ -84,14 +92,15 @@ class Engine:
         self._noted.refuse_fenced()
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
-        if self.run.phase is ot.Phase.RELEASED:
+        self.releasing.poll(page)
+        if self._noted.notes.released_to or self.run.phase is ot.Phase.RELEASED:
             self.shown.standing = f"released to site {self._noted.notes.released_to!r}"
         elif page is None:
             self.shown.standing = "waiting for the splitter"
         else:
             self._look(page, seen_ns)
             self._note_whole()
-        self._owner(ot.Tick())
+        self.tell_owner(ot.Tick())
         self.tell(st.Tick())
 
     def due_ns(self) -> int | None:
@@ -99,11 +108,18 @@ class Engine:
         due = [at for at in (owner.due_ns(self.run), steps.due_ns(self.stream)) if at is not None]
         return min(due, default=None)
 
-    def ask(self, name: str | None, note: str, application: bool, reply: Callable[[Answered], None]) -> None:
+    def release(self, site: str) -> Told:
+        """Begin to release the domain to a site, or go on with it."""
+        return self.releasing.begin(site, self._noted.splitter_page())
+
+    def ask(self, name: str | None, note: str, application: bool, reply: Reply) -> None:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
         refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
+        given_up = refuse_released(self._noted.notes)
+        if given_up:
+            refused = Answered(None, given_up, "`cdp-agent release --cancel` takes it back")
         if refused is not None:
             reply(refused)
             return
@@ -140,7 +156,7 @@ class Engine:
             # What guests wrote since is on their disks alone: no cut is newer than the overflow.
             tail, seen_ns = page.overflow_at, min(seen_ns, page.overflow_ns)
         if tail != self.stream.tail and self.stream.tail != NOWHERE:
-            self._owner(ot.Activity())
+            self.tell_owner(ot.Activity())
         applied = NOWHERE
         if self._sending is not None:
             check_gap(page, self._sending.began, self.stream.lacking)
@@ -148,14 +164,14 @@ class Engine:
                 applied = page.applied
         self.tell(st.TailMoved(tail, seen_ns, applied))
         if self.run.phase is ot.Phase.IDLE and self._wants_epoch(tail):
-            self._owner(ot.Claim())
+            self.tell_owner(ot.Claim())
         if self._epoch is not None and self._sending is None:
             self._begin(self._epoch, page, seen_ns)
 
     def _wants_epoch(self, tail: Position) -> bool:
-        new = tail != self._noted.proven or self.not_whole or self._promises.count
+        new = tail != self._noted.proven or bool(self.not_whole) or self._promises.count > 0
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
-        return bool(new) or waited_ns >= CLAIM_AFTER_NS
+        return new or waited_ns >= CLAIM_AFTER_NS
 
     # --- the epoch begins ----------------------------------------------------------------------
 
@@ -212,7 +228,8 @@ class Engine:
 
     # --- the two machines ----------------------------------------------------------------------
 
-    def _owner(self, event: ot.Event) -> None:
+    def tell_owner(self, event: ot.Event) -> None:
+        """An event for the owner's machine."""
         self._events.append(lambda: self._step_owner(event))
         self._drain()
 
@@ -239,11 +256,13 @@ class Engine:
         noted = True
         for effect in effects:
             match effect:
+                case ot.NoteReleasing(site):
+                    noted = self.releasing.note_releasing(site)
                 case ot.NoteNonces(nonces):
-                    noted = self._noted.save(replace(self._noted.notes, nonces=nonces))
+                    noted = noted and self._noted.save(replace(self._noted.notes, nonces=nonces))
                 case ot.SwapOwner() if not noted:
                     # Never sent: what is not noted could not be known again after a crash.
-                    self._owner(ot.OwnerFailed(ot.Failure.LOCAL, self.shown.last_error))
+                    self.tell_owner(ot.OwnerFailed(ot.Failure.LOCAL, self.shown.last_error))
                 case ot.ReadOwner() | ot.SwapOwner():
                     self._request(effect)
                 case ot.FindEnd() | ot.WriteEpoch() | ot.ReadEpoch() | ot.CountEpochs():
@@ -255,7 +274,7 @@ class Engine:
     def _promise(self, ticket: int, place: Place) -> None:
         """Answer once `domain/owner` says so too: a reader must miss the cut if its segments get lost."""
         self._promises.promise(ticket, place)
-        self._owner(ot.Record(place))
+        self.tell_owner(ot.Record(place))
 
     def _request(self, effect: OwnerRequest) -> None:
         store, domain = self._outside.store, self._identity.domain
@@ -269,14 +288,14 @@ class Engine:
     def _owner_replied(self, event: ot.Event) -> None:
         if not isinstance(event, ot.OwnerFailed):
             self.shown.troubles.pop("domain/owner", None)
-        self._owner(event)
+        self.tell_owner(event)
 
     def _work(self, effect: OwnerWork) -> None:
         store, domain = self._outside.patient, self._identity.domain
 
         def work() -> Done:
             event = do_work(store, domain, effect)
-            return lambda: self._owner(event)
+            return lambda: self.tell_owner(event)
 
         self.start(Job(Lane.WORK, work))
 
@@ -299,7 +318,13 @@ class Engine:
             case ot.NoteFenced(why):
                 self._fence(why)
             case ot.NoteReleased(site):
-                self._noted.save(replace(self._noted.notes, released_to=site))
+                self.releasing.note_released(site)
+            case ot.Released(found):
+                self.releasing.found(found)
+            case ot.NoteOwning():
+                self.releasing.note_owning()
+            case ot.Refused(_, why):
+                self.releasing.refuse_cancel(why)
             case ot.Trouble(what, why):
                 self._noted.trouble(what, why)
 
@@ -308,7 +333,7 @@ class Engine:
         for effect in effects:
             match effect:
                 case st.AskProof(place):
-                    self._owner(ot.Prove(place))
+                    self.tell_owner(ot.Prove(place))
                 case st.Protected():
                     self._lacking = effect.lacking
                     self._note_whole()
@@ -351,3 +376,9 @@ class Engine:
         self.run = replace(self.run, phase=ot.Phase.FENCED)
         self._noted.fence(why)
         self._promises.refuse_all(why)
+
+
+def _begin_run(notes: Notes, claimant: ot.Claimant) -> ot.RunState:
+    # Before the final cut was noted no release was sent, and a domain that is another's was taken by force.
+    releasing_to = notes.releasing_to if notes.final is not None else ""
+    return owner.begin(claimant, notes.nonces, bool(notes.fenced), bool(notes.released_to), releasing_to)

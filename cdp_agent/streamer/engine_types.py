@@ -143,6 +143,9 @@ class Answered:
     hint: str = ""
 
 
+Reply: TypeAlias = Callable[[Answered], None]
+
+
 @dataclass(slots=True)
 class Shown:
     """What status shows of the engine's standing."""

@@ -12,8 +12,10 @@ import orjson
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
+from cdp_agent.streamer.releasing import release_members
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.notes import Notes
 from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
@@ -64,22 +66,29 @@ def describe(
     lag: dict[str, Any],
     wall_ns: int,
     waiting_for: str,
+    notes: Notes,
 ) -> dict[str, Any]:
-    """All facts as JSON members; `waiting_for` says what is missing before there is an engine."""
+    """All facts as JSON members.
+
+    `waiting_for` says what is missing before there is an engine; what is released is in the `notes` then.
+    """
     shown: dict[str, Any] = {
         "time_ns": wall_ns,
         "pid": os.getpid(),
         "state": waiting_for,
         **lag,
         "overflowed": splitter is not None and splitter.overflowed,
+        "release": release_members(notes, wall_ns),
     }
     if engine is None:
         return shown
     run, stream = engine.run, engine.stream
+    standing = "paused: the lease passed" if stream.paused else engine.shown.standing
     names = {source.space: source.name for source in identity.sources}
     return {
         **shown,
-        "state": "paused: the lease passed" if stream.paused else engine.shown.standing,
+        "state": engine.releasing.standing or standing,
+        "release": engine.releasing.members(wall_ns),
         "owner": run.phase.value,
         "epoch": stream.epoch or run.epoch,
         "lease_seconds": run.seen.lease_seconds if run.seen is not None else None,

@@ -58,6 +58,10 @@ class Noted:
         if streamer.proven != position:
             self._local.publish(replace(streamer, proven=position))
 
+    def publish_gate(self) -> None:
+        """Tell the splitter where the notes of what guests may do are others than it last heard."""
+        publish_gate(self._local, self.notes)
+
     def publish_compared(self) -> None:
         """Nothing is in doubt any more; the splitter may forget what was."""
         self.shown.standing = "streaming"
@@ -139,3 +143,10 @@ class Noted:
         self.shown.troubles[topic] = why
         self.shown.last_error = f"{topic}: {why}"
         self.shown.last_error_ns = self._clock.wall_ns()
+
+
+def publish_gate(local: Local, notes: Notes) -> None:
+    """See `Noted.publish_gate`."""
+    streamer = local.streamer()
+    if streamer.gate is not notes.gate:
+        local.publish(replace(streamer, gate=notes.gate))

@@ -28,12 +28,15 @@ from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory
+from cdp_agent.streamer.noted import publish_gate
 from cdp_agent.streamer.packing import PackingThreads
+from cdp_agent.streamer.releasing import NOTHING_DONE, Told
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.home import check_home_of
+from cdp_container.domain.notes import load_notes
 from cdp_container.errors import CdpError, Fenced, NotHome, StoreRefused
 from cdp_container.format.codec import Compressor
 from cdp_container.journal.reader import JournalReader
@@ -114,6 +117,7 @@ class _Runner:
     limiter: Limiter
     lanes: Lanes = field(default_factory=Lanes)
     engine: Engine | None = None
+    make_engine: Callable[[], Engine] = field(init=False)
     connecting: _Connecting = field(default_factory=_Connecting)
     facts: dict[str, Any] = field(default_factory=dict)
     shown_ns: int = 0
@@ -125,6 +129,7 @@ class _Runner:
         directory = self.settings.directory
         local = LocalDirectory(self.settings, self.pages)
         (directory / JOURNAL).mkdir(exist_ok=True)
+        publish_gate(local, local.load_notes())  # what the last run had to say of it may be lost
         with (
             self._reader(directory) as journal,
             self._reader(directory) as build_journal,
@@ -157,6 +162,9 @@ class _Runner:
             self._connect(local, journal, build_journal)
         else:
             self.engine.poll()
+            if self.engine.releasing.begins_anew:
+                self.engine.close()
+                self.engine = self.make_engine()
         self._submit()
         self._take_done()
         self._submit()
@@ -204,7 +212,8 @@ class _Runner:
         connecting.busy = True
 
         def begin(store: Store) -> None:
-            self.engine = self._engine(store, local, journal, build_journal)
+            self.make_engine = partial(self._engine, store, local, journal, build_journal)
+            self.engine = self.make_engine()
             self.connecting.refused = ""
             early, self.early = self.early, []
             for handle in early:
@@ -277,6 +286,8 @@ class _Runner:
         command, name = request.get("command"), request.get("name")
         if command == "status":
             self.asking.append(answer)
+        elif command in ("release", "cancel-release"):
+            answer(self._release(str(request.get("site", "")) if command == "release" else None))
         elif command not in ("marker", "flush"):
             answer({"ok": False, "error": f"{str(command)[:40]!r} is no command"})
         elif self.engine is None and command == "flush" and len(self.early) < ASKED_MAX:
@@ -292,6 +303,19 @@ class _Runner:
             note, application = str(request.get("note", "")), bool(request.get("application"))
             self.engine.ask(str(name), note, application=application, reply=reply)
 
+    def _release(self, site: str | None) -> Answer:
+        """Begin a release to this site, or (None) take one back; `status` tells what becomes of it."""
+        notes = load_notes(self.settings.directory)
+        if self.engine is not None:
+            told = self.engine.releasing.cancel() if site is None else self.engine.release(site)
+        elif site is not None and site in (notes.releasing_to, notes.released_to):
+            told = Told()
+        else:
+            told = Told(self.connecting.why, "it needs the store; " + NOTHING_DONE, again=True)
+        if not told.refused:
+            return {"ok": True}
+        return {"ok": False, "error": told.refused, "hint": told.hint, "again": told.again}
+
     # --- what is shown -------------------------------------------------------------------------
 
     def _show(self, local: LocalDirectory, lag: Lag, state: str | None = None) -> None:
@@ -303,7 +327,13 @@ class _Runner:
         splitter = local.shown()
         measured = lag.measure(splitter, local.streamer(), wall_ns)
         self.facts = describe(
-            self.engine, self.settings.identity, splitter, measured, wall_ns, self.connecting.why
+            self.engine,
+            self.settings.identity,
+            splitter,
+            measured,
+            wall_ns,
+            self.connecting.why,
+            local.load_notes(),
         )
         self.facts["rpo_target_seconds"] = self.settings.rpo_target_seconds
         self.facts["store_refused"] = self.connecting.refused
