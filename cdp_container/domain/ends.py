@@ -71,7 +71,8 @@ def find_end(
 ) -> End:
     """The end of `epoch`, looked for from `protected` on if that is in it, else from its first segment.
 
-    An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first. With a
+    An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first. Where
+    `protected` is NOWHERE a base that is gone is no fault: what is left then ends before it. With a
     `read_ahead` above 1 that many segments are asked for at once where many were there before.
 
     Raises:
@@ -86,10 +87,16 @@ def find_end(
             why = "it was collected, and no pack in force tells of its cut"
             raise MissingObject(segment_key(epoch, protected.seq), why)
         start = _end_at(store, domain, protected, collected)
-    else:
-        start = _end_at(store, domain, _base_of(store, domain, epoch), collected)
-    seq = start.place.seq if start.place.epoch == epoch else 0
-    return _follow(start, seq, epoch, collected, _ahead(store, domain, epoch, seq, collected, read_ahead))
+        ahead = _ahead(store, domain, epoch, protected.seq, collected, read_ahead)
+        return _follow(start, protected.seq, epoch, collected, ahead)
+    while True:
+        base = _base_of(store, domain, epoch)
+        start, is_left = _base_at(store, domain, base, collected, is_needed=bool(protected))
+        ahead = _ahead(store, domain, epoch, 0, collected, read_ahead)
+        end = _follow(start, 0, epoch, collected, ahead)
+        if is_left or end.place != base:
+            return end
+        epoch = base.epoch
 
 
 def highest_epoch(store: Store) -> int:
@@ -181,6 +188,18 @@ def _base_of(store: Store, domain: bytes, epoch: int) -> Place:
     if record.epoch != epoch:
         raise ForeignObject(key, f"it is the record of epoch {record.epoch}")
     return record.base
+
+
+def _base_at(
+    store: Store, domain: bytes, base: Place, collected: Collected, is_needed: bool
+) -> tuple[End, bool]:
+    """An epoch's base as an end, and whether it is left; cuts that follow a lost one may still count."""
+    try:
+        return _end_at(store, domain, base, collected), True
+    except (MissingObject, *_UNREADABLE):
+        if is_needed:
+            raise
+        return End(base, b""), False
 
 
 def _end_at(store: Store, domain: bytes, place: Place, collected: Collected) -> End:

@@ -46,6 +46,23 @@ def test_an_epoch_without_a_cut_ends_at_its_base(store: MemoryStore) -> None:
     assert end.preamble.place == base
 
 
+def test_a_base_that_is_lost_is_no_end_where_that_was_accepted(store: MemoryStore) -> None:
+    """Without this nobody could ever take over: seed 82 of the owners' simulator."""
+    site, disk = begun(store)
+    first = site.cut([write(disk, 0, b"a" * 512)])
+    base = site.cut([write(disk, 0, b"b" * 512)])
+    epoch = site.begin_epoch()
+    store.delete(segment_key(1, base.seq))
+    with pytest.raises(MissingObject):
+        find_end(store, site.domain, epoch, base)
+    assert find_end(store, site.domain, epoch, NOWHERE).place == first
+    later = site.cut([write(disk, 0, b"c" * 512)])
+    assert find_end(store, site.domain, epoch, NOWHERE).place == later
+    store.delete(segment_key(1, first.seq))
+    store.delete(segment_key(epoch, later.seq))
+    assert find_end(store, site.domain, epoch, NOWHERE).place == NOWHERE
+
+
 def test_the_end_is_the_newest_complete_cut_of_the_run(store: MemoryStore) -> None:
     site, disk = begun(store)
     first = site.cut([write(disk, 0, b"a" * 512)])
