@@ -245,8 +245,24 @@ class S3Store:
         except LIBRARY_ERRORS as error:
             typed = typed_error(error, f"{verb} {key or 'everything'} in {self.address}", verb)
             if isinstance(typed, AccessDenied):
+                if key and verb in ("read", "look at") and self._is_absent(key):
+                    raise NotFound(typed.what, "there is no such object") from error
                 self._renew()
             raise typed from error
+
+    def _is_absent(self, key: str) -> bool:
+        """Whether a listing that we may see lacks the key that we were refused.
+
+        A server says 403 instead of 404 to whoever may list only a part of the bucket, as one who may not see
+        the other domains in it must (deploy/policies).
+        """
+        name = self._full(key)
+        try:
+            page = self._control.list_objects_v2(Bucket=self._settings.bucket, Prefix=name, MaxKeys=1)
+        except LIBRARY_ERRORS:
+            return False  # the denial stands
+        # The key itself sorts before all others that begin with it.
+        return not any(found["Key"] == name for found in page.get("Contents", []))
 
     def _renew(self) -> None:
         """Open both clients again: the next request finds credentials that were put in place meanwhile.

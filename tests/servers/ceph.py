@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ _SCRIPT: Final = Path(__file__).with_name("ceph-rgw.sh")
 _PORTS: Final = 41
 _FIRST_PORTS: Final = range(20_000, 30_000, 50)  # below Linux' range for outgoing connections
 _STOP_SECONDS: Final = 60
+_ADMIN_SECONDS: Final = 120
 
 
 def missing_programs() -> list[str]:
@@ -38,7 +40,9 @@ def running_ceph(directory: Path) -> Iterator[S3Server]:
         RuntimeError: Ceph did not start; the message holds the end of its log.
     """
     port = _free_port_range()
-    server = S3Server(f"http://127.0.0.1:{port}", "test-access", secrets.token_hex(16))
+    server = S3Server(
+        f"http://127.0.0.1:{port}", "test-access", secrets.token_hex(16), conf=directory / "ceph.conf"
+    )
     keys = {"CEPH_ACCESS_KEY": server.access_key, "CEPH_SECRET_KEY": server.secret_key}
     errors = directory.with_name(directory.name + ".err")
     with errors.open("w") as error_stream:
@@ -60,6 +64,20 @@ def running_ceph(directory: Path) -> Iterator[S3Server]:
         process.stdin.close()
         process.stdout.close()
         process.wait(_STOP_SECONDS)
+
+
+def another_user(server: S3Server, name: str) -> S3Server:
+    """The same gateway, with the credentials of a new user who owns nothing."""
+    access_key, secret_key = f"key-{name}", secrets.token_hex(16)
+    keys = (f"--access-key={access_key}", f"--secret-key={secret_key}")
+    subprocess.run(
+        ["radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}", *keys],
+        env=os.environ | {"CEPH_CONF": str(server.conf)},
+        check=True,
+        capture_output=True,
+        timeout=_ADMIN_SECONDS,
+    )
+    return replace(server, access_key=access_key, secret_key=secret_key)
 
 
 def _free_port_range() -> int:

@@ -9,18 +9,20 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from moto.server import ThreadedMotoServer
 
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """An S3 endpoint on loopback, with the credentials of its one user."""
+    """An S3 endpoint on loopback, with the credentials of a user; `conf` is Ceph's, for its administrator."""
 
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
     region: str = "us-east-1"
+    conf: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """The variables by which boto3, obstore and our commands find the credentials."""
