@@ -7,18 +7,17 @@ what the site's own journal tells stands in diverged; who owns the domain is not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 from cdp_container.clock import Clock
-from cdp_container.domain.carried import Carried, load_carried, save_carried
+from cdp_container.domain.carried import load_carried
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.failback_note import FailbackNote, drop_failback, load_failback, save_failback
+from cdp_container.domain.failback_note import FailbackNote, load_failback, save_failback
 from cdp_container.domain.history import History
-from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
 from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, counted
 from cdp_container.format.place import NOWHERE, Place
@@ -28,6 +27,7 @@ from rehydrate.container import Container
 from rehydrate.delta import NONE
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.flow import Flow
+from rehydrate.here import Here
 from rehydrate.inplace import Disk, open_disk
 from rehydrate.passes import Figures, Known, Sizes, bring, candidates
 from rehydrate.plan import Choice
@@ -37,21 +37,6 @@ from rehydrate.restore import Source
 TOUCH_NS: Final = 2_000_000_000
 """How often it is noted that we write: much less than what a disk may be younger than its last note."""
 _SLACK_NS: Final = int(MTIME_SLACK_SECONDS * 1e9)
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """This site: journal directory, identity, where each volume lies (by name), the boot id (16 bytes)."""
-
-    directory: Path
-    identity: AgentIdentity
-    paths: Mapping[str, str]
-    boot: bytes
-
-    def index_of(self, volume: Volume) -> int | None:
-        """The source that is this volume, be it protected still or not; None for a new one."""
-        found = (index for index, source in enumerate(self.identity.sources) if source.space == volume.space)
-        return next(found, None)
 
 
 class Failback:
@@ -83,6 +68,8 @@ class Failback:
         self._is_held = False
         self.note = load_failback(here.directory)
         self.figures = Figures()
+        self.newest = NOWHERE
+        self.pass_count = 0
         self.volumes: tuple[Volume, ...] = ()
 
     def __enter__(self) -> Self:
@@ -105,6 +92,7 @@ class Failback:
             AlreadyRunning, TargetNotEmpty, TargetUnsuitable, LocalDiskFull, DeviceError: of a disk.
         """
         container = self._open_again()
+        self.newest = container.history.newest
         if self._is_held and self.note is not None and self.note.at == _asked(container.history, choice):
             return self.note.at
         with closing(container.gather(scope_of(container.history, choice), keeps_sums=True)) as contents:
@@ -121,23 +109,10 @@ class Failback:
             self._save(replace(note, towards=chosen.cut.place, touched_ns=self._clock.wall_ns()))
             for volume in chosen.volumes:
                 self._disks[volume.space].resize(volume.size_bytes)
+            self.pass_count += 1
             source = Source(container.store, container.keys, contents, self._flow)
             self.figures += bring(source, chosen, wanted, self._disks, self._touch)
             return self._end(chosen)
-
-    def finish(self, place: Place) -> None:
-        """Leave what the agent's first run goes on from. The disks must be this cut, and the domain ours.
-
-        Raises LocalDiskFull, CdpError; the same command goes on.
-        """
-        assert self.note is not None, "begun"
-        assert self.note.at == place, (self.note, place)
-        looks = tuple(self._disks[volume.space].look() for volume in self.volumes)
-        save_carried(self._here.directory, Carried(self._here.identity.domain, place, looks))
-
-    def forget(self) -> None:
-        """The last step: the disks may be served again. Raises CdpError."""
-        drop_failback(self._here.directory)
 
     # --- one pass ----------------------------------------------------------------------------
 
@@ -164,17 +139,22 @@ class Failback:
 
     def _open_disks(self, chosen: Chosen) -> None:
         """Every disk, before any is touched."""
-        faults = []
+        names = {volume.name for volume in chosen.volumes}
+        faults = [
+            f"{name}: it was removed at the other site: take it out"
+            for name in sorted(self._here.configured or ())
+            if name not in names
+        ]
         for volume in chosen.volumes:
-            if volume.name not in self._here.paths:
-                faults.append(f"{volume.name}: nothing says where it lies here")
-            elif volume.space not in self._disks:
+            if volume.name not in (self._here.configured or self._here.paths):
+                faults.append(f"{volume.name}: nothing says where it lies here: name a file or device for it")
+            elif volume.space not in self._disks and not faults:
                 disk = open_disk(Path(self._here.paths[volume.name]), volume.space)
                 self._stack.callback(disk.close)
                 self._disks[volume.space] = disk
         if faults:
-            hint = "name a file or device for each in the configuration (--config), and run this again"
-            raise ConfigInvalid("this site has not all volumes", "\n".join(faults), hint)
+            hint = "change the configuration of this site's agent (--config), and run this again"
+            raise ConfigInvalid("this site has not the domain's volumes", "\n".join(faults), hint)
         for volume in chosen.volumes:
             self._disks[volume.space].check_size(volume.size_bytes)
 

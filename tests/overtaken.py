@@ -26,10 +26,12 @@ from cdp_container.journal.position import Position
 from cdp_container.journal.record import Note
 from cdp_container.journal.served import disk_of, disks_served
 from cdp_container.journal.shared import SharedPages, SplitterPage
+from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Secret, open_container
-from rehydrate.failback import Failback, Here
+from rehydrate.failback import Failback
 from rehydrate.flow import Flow
+from rehydrate.here import Here
 from rehydrate.plan import Choice
 from tests.containers import PASSPHRASE, Site, Write, discard, write, zero
 from tests.unit.journal.building import JournalBuilder
@@ -44,9 +46,14 @@ class Overtaken:
     """See above. `page` is published by `stop`; changes to it before are a test's doing."""
 
     def __init__(
-        self, directory: Path, volumes: dict[str, int], seed: int = 0, encrypted: bool = False
+        self,
+        directory: Path,
+        volumes: dict[str, int],
+        seed: int = 0,
+        encrypted: bool = False,
+        store: Store | None = None,
     ) -> None:
-        self.store = MemoryStore(SystemClock())
+        self.store = MemoryStore(SystemClock()) if store is None else store
         self.site = Site(self.store, seed, encrypted)
         self.spaces = {name: self.site.add_volume(name, size) for name, size in volumes.items()}
         self.directory = directory / "journal-dir"

@@ -241,6 +241,42 @@ def failover(
 
 
 @app.command()
+def failback(
+    address: Address,
+    journal: Annotated[
+        Path, typer.Option(help="The journal directory of this site's agent, which is stopped.")
+    ],
+    force: Annotated[
+        str | None, typer.Option(help="EPOCH:NONCE as printed: the other site is gone, and gives up nothing.")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Bring the disks up to the newest cut, and claim nothing.")
+    ] = False,
+    operator: Annotated[str, typer.Option(help="Who you are, for the history; else the login name.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "failback",
+    config: Annotated[
+        Path | None, typer.Option(help="The agent's configuration; else JOURNAL/agent.yaml, if it is there.")
+    ] = None,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Do not run the agent at the end.")] = False,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Take a domain back at a site that was overtaken, fetching only what either site wrote since."""
+    from rehydrate.cli import commands
+    from rehydrate.cli import failback as returning
+    from rehydrate.cli import failover as taking
+
+    return guarded(
+        lambda: returning.fail_back(
+            commands.Access(address, passphrase_file, key_file),
+            taking.asked_of("", operator, reason, force, accept_loss=False),
+            returning.what_of(journal, config, not no_start, once, json),
+        )
+    )
+
+
+@app.command()
 def show(
     address: Address,
     what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],

@@ -10,6 +10,7 @@ from cdp_container.entry import entered
 _READING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
     **dict.fromkeys(("", "domains", "points", "plan", "verify", "history", "show"), _READING),
+    "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",
     "request": "it may have been left even so, which does no harm; the same command asks once more",
     "restore": "nothing half-done looks done; the same command goes on with what is durable, or begins again",

@@ -1,0 +1,265 @@
+"""`rehydrate failback`: from its options to disks that follow another site, and to a domain owned again.
+
+How disks are brought to a cut and who may claim when stand one package above (failback, takeback), as do the
+agent's files and its start (agent_files, agent_start).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Final
+
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.console import answer, printable, say
+from cdp_container.domain.durable import replace_file
+from cdp_container.domain.failback_note import drop_failback, load_failback
+from cdp_container.domain.home import check_home, jump_of
+from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
+from cdp_container.domain.notes import load_notes
+from cdp_container.domain.settings import load_settings
+from cdp_container.errors import ConfigInvalid, ForeignObject, UsageError
+from cdp_container.format.place import Place
+from cdp_container.store.address import open_store
+from cdp_container.store.api import Store
+from cdp_container.store.retry import with_retries
+from rehydrate import agent_files, agent_start
+from rehydrate.cli.commands import Access
+from rehydrate.cli.console import ask_passphrase, read_secret
+from rehydrate.cli.text import seconds_text, size_text
+from rehydrate.container import Container, Secret, open_container
+from rehydrate.failback import Failback
+from rehydrate.failover import Asked, runner_of
+from rehydrate.flow import Flow
+from rehydrate.here import Here
+from rehydrate.localio import lock_alone, os_errors
+from rehydrate.takeback import TakeBack, Taken
+
+CHILD_LOCKS: Final = ("splitter.lock", "streamer.lock")
+"""An agent's processes hold them, and one may outlive a killed supervisor for a moment."""
+LOCK_TRIES: Final = 50
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What the options ask for. `config`: of this site's agent, None where it is not known."""
+
+    journal: Path
+    config: Path | None
+    start: bool
+    once: bool
+    as_json: bool
+
+
+@dataclass(slots=True)
+class _Run:
+    access: Access
+    asked: Asked
+    what: What
+    store: Store
+    patient: Store
+    secret: Secret
+    flow: Flow
+    clock: Clock = field(default_factory=SystemClock)
+
+    def report(self, line: str) -> None:
+        """A line for people, or an event for programs."""
+        say(json.dumps({"event": "failback", "text": line}) if self.what.as_json else printable(line))
+
+    def open_container(self) -> Container:
+        """The container as it is now; asks for a passphrase, but once, where one is needed and none given."""
+        container = open_container(self.patient, self.secret)
+        if container.sealed and not self.secret:
+            self.secret = ask_passphrase()
+            container = open_container(self.patient, self.secret)
+        container.require_key()
+        if container.keys.private_key is not None:
+            self.secret = Secret(private_key=container.keys.private_key)  # no scrypt a second time
+        return container
+
+
+def what_of(journal: Path, config: Path | None, start: bool, once: bool, as_json: bool) -> What:
+    """What the options ask for. Raises UsageError, AgentNotRunning."""
+    journal = journal.absolute()
+    made = journal / agent_files.CONFIG_NAME
+    if config is None and made.exists():
+        config = made  # as a failover wrote it
+    start = start and not once
+    if start:
+        agent_start.find_agent()
+        if config is None:
+            hint = "give --config, or --no-start to start it yourself"
+            raise UsageError("start the agent at the end", "nothing names its configuration", hint)
+    return What(journal, None if config is None else config.absolute(), start, once, as_json)
+
+
+def fail_back(access: Access, asked: Asked, what: What) -> int:
+    """`rehydrate failback`; the site's name is agent.json's."""
+    identity = load_identity(what.journal)
+    flow, clock = Flow(), SystemClock()
+    store = open_store(access.address, clock)
+    try:
+        patient = with_retries(store, clock, _jitter, noticed=flow.refused)
+        secret = read_secret(access.passphrase_file, access.key_file)
+        run = _Run(access, replace(asked, site=identity.site), what, store, patient, secret, flow)
+        return _fail_back(run, identity)
+    finally:
+        store.close()
+
+
+def _jitter() -> float:
+    return int.from_bytes(os.urandom(6)) / 2**48
+
+
+def _fail_back(run: _Run, identity: AgentIdentity) -> int:
+    here = _here(run, identity)
+    taken: Taken | None = None
+    with ExitStack() as stack:
+        stack.enter_context(_alone(here.directory))
+        jump = _checked(run, identity, run.open_container())
+        disks = stack.enter_context(Failback(here, run.open_container, run.flow, run.clock, run.report))
+        takeback = TakeBack(
+            disks,
+            run.patient,
+            identity.domain,
+            run.asked,
+            jump,
+            lambda: load_notes(here.directory).nonces,
+            run.clock,
+            run.report,
+        )
+        takeback.check(began=load_failback(here.directory) is not None)
+        place = takeback.once() if run.what.once else takeback.follow()
+        if not run.what.once:
+            taken = _take(run, here, disks, takeback, place)
+            place = taken.place
+    process = None
+    if run.what.start:
+        assert run.what.config is not None, "checked"
+        process = agent_start.start_agent(run.what.config, here.directory, run.clock)
+    members = _members(run, disks, place, taken, process)
+    answer(json.dumps(members, indent=2) if run.what.as_json else _text(members))
+    return 0
+
+
+def _checked(run: _Run, identity: AgentIdentity, container: Container) -> int:
+    """The container is this domain's, in a zone where it may be owned; gives how many epochs that leaves out.
+
+    Raises ForeignObject, NotHome.
+    """
+    if container.history.domain != identity.domain:
+        what = f"fail back to {run.what.journal}"
+        raise ForeignObject(what, f"{run.access.address} is the container of another domain")
+    config = container.history.config
+    if config is None:
+        return 0
+    if run.asked.forced is None and not run.what.once:
+        check_home(config, run.store)
+    return jump_of(config, run.store)
+
+
+def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Place) -> Taken:
+    """Own the domain again, and leave what the agent's first run goes on from: all durable, in this order."""
+    owner = takeback.look()
+    software = f"rehydrate {installed_version('cdp-container')}"
+    runner = runner_of(
+        run.store, owner, run.asked, here.directory, run.clock, os.urandom, software, run.report
+    )
+    with runner:
+        taken = takeback.take(place, runner)
+        config = run.open_container().history
+        identity = replace(
+            here.identity,
+            sources=here.sources(disks.volumes),
+            config_digest=config.owner.config,
+            key_block=config.config.key_block if config.config and here.identity.public_key else b"",
+        )
+        replace_file(here.directory / IDENTITY_NAME, encode_identity(identity))
+        agent_files.carry(here.directory, identity, taken.place)
+        runner.check()
+    drop_failback(here.directory)
+    return taken
+
+
+def _here(run: _Run, identity: AgentIdentity) -> Here:
+    """This site. Raises ConfigInvalid where the configuration is not its agent's."""
+    paths = {source.name: source.path for source in identity.active.values()}
+    directory = run.what.journal
+    boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
+    if run.what.config is None:
+        return Here(directory, identity, paths, boot)
+    settings = load_settings(run.what.config)
+    faults = [
+        f"{what}: {theirs!r}, and it should be {ours!r}"
+        for what, theirs, ours in (
+            ("domain", settings.domain, identity.name),
+            ("site", settings.site, identity.site),
+            ("encryption", settings.encryption, identity.encryption),
+            ("journal.directory", str(Path(settings.journal.directory).absolute()), str(directory)),
+        )
+        if theirs != ours
+    ]
+    if faults:
+        why = "\n".join(["it is not that of this journal directory:", *faults])
+        raise ConfigInvalid(f"{run.what.config} is refused", why, "name the right one: --config")
+    paths |= {volume.name: volume.path for volume in settings.volumes}
+    return Here(directory, identity, paths, boot, frozenset(volume.name for volume in settings.volumes))
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep the agent, its processes and others like us out. Raises AlreadyRunning."""
+    with agent_files.journal_lock(directory), ExitStack() as stack:
+        for name in CHILD_LOCKS:
+            path = directory / name
+            with os_errors(f"lock {path}"):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, fd)
+                lock_alone(fd, path, f"lock {path}", LOCK_TRIES)
+        yield
+
+
+def _members(
+    run: _Run, disks: Failback, place: Place, taken: Taken | None, process: int | None
+) -> dict[str, Any]:
+    figures = disks.figures
+    return {
+        "site": run.asked.site,
+        "point": f"{place.epoch}.{place.cut}",
+        "epoch": None if taken is None else taken.epoch,
+        "evidence": str(disks.evidence) if disks.evidence else None,
+        "passes": disks.pass_count,
+        "compared_bytes": figures.compared_bytes,
+        "changed_bytes": figures.changed_bytes,
+        "fetched_bytes": figures.fetched_bytes,
+        "fetched_over_changed": None if figures.ratio is None else round(figures.ratio, 3),
+        "without_owner_seconds": None if taken is None else round(taken.without_owner_seconds, 3),
+        "agent_pid": process,
+        "config": None if run.what.config is None else str(run.what.config),
+    }
+
+
+def _text(members: dict[str, Any]) -> str:
+    ratio = members["fetched_over_changed"]
+    lines = [
+        f"the disks of site {members['site']} are the cut {members['point']}, durably",
+        f"compared {size_text(members['compared_bytes'])}, changed {size_text(members['changed_bytes'])}, "
+        f"fetched {size_text(members['fetched_bytes'])}"
+        + ("" if ratio is None else f" ({ratio:.2f} of that)"),
+        f"what this site had written beyond is kept in {members['evidence']}",
+    ]
+    if members["epoch"] is None:
+        lines.append("the domain was not taken over: the same command without --once goes on from here")
+    else:
+        gap = seconds_text(members["without_owner_seconds"])
+        lines.append(f"this site owns the domain (epoch {members['epoch']}); without an owner for {gap}")
+        run = f"`cdp-agent run --config {members['config'] or '...'}`"
+        pid = members["agent_pid"]
+        lines.append(f"next: {run} goes on from it" if pid is None else f"its agent runs, process {pid}")
+    return printable("\n".join(lines))

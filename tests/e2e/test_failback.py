@@ -1,0 +1,142 @@
+"""Failback with real processes: protected at a, over to b, back to a, byte for byte after each step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cdp_container.errors import AlreadyRunning, ConfigInvalid, UsageError
+from tests.e2e.processes import Done, run
+from tests.e2e.site import BIN, END_SECONDS_MAX, MIB, Site
+from tests.e2e.test_failover import (
+    assert_nothing_copied,
+    assert_restores,
+    failover,
+    fill,
+    fill_small,
+    force_word,
+    pids_in,
+    two_sites,
+)
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+Images = dict[str, bytearray]
+
+
+@contextmanager
+def two_ways() -> Iterator[tuple[Site, Site]]:
+    """Two sites; also what a failback started at the first one ends with this."""
+    with two_sites() as (a, b):
+        try:
+            yield a, b
+        finally:
+            for pid in pids_in(a.journal):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
+
+def words_of(a: Site, *options: str) -> list[str]:
+    words = [str(BIN / "rehydrate"), "failback", a.store, "--journal", str(a.journal)]
+    return [*words, "--config", str(a.config), "--json", *options, *a.secret_options()]
+
+
+def failback(a: Site, *options: str) -> Done:
+    return run(words_of(a, *options), a.environment(a.base / "home"))
+
+
+def assert_disks(site: Site, images: Images) -> None:
+    for name, image in images.items():
+        assert site.backing(name).read_bytes() == image, name
+
+
+def diverge(a: Site) -> None:
+    """Writes at a that its streamer never sends, to places of its own and to some that b will write."""
+    agent = a.agents[-1]
+    streamer = agent.child("streamer")
+    assert streamer is not None
+    os.kill(streamer, signal.SIGSTOP)
+    rng = random.Random(99)
+    with a.client("db") as client:
+        for offset in (8192, 64 << 10, 5 * MIB, 7 * MIB):
+            client.write(offset, rng.randbytes(12 << 10))
+        client.flush()
+    with a.client("log") as client:
+        client.write(MIB, rng.randbytes(4096))
+    agent.kill_group()
+
+
+def overtaken(a: Site, b: Site, images: Images) -> None:
+    """A was lost with writes that it never sent; b goes on and has written since."""
+    a.start()
+    fill(a, 1, images)
+    diverge(a)
+    failover(b, "--force", force_word(b)).must()
+    fill_small(b, images)
+
+
+def assert_goes_on(site: Site, images: Images) -> None:
+    """It is served and protected from the cut that the disks were, and nothing was copied."""
+    fill_small(site, images)
+    wait_until(lambda: "counters" in site.facts(), "the streamer shows what it did", END_SECONDS_MAX)
+    assert_nothing_copied(site)
+    assert_restores(site, images)
+
+
+def lose(site: Site) -> None:
+    """The agent there dies, with its machine."""
+    for pid in pids_in(site.journal):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def test_the_domain_comes_back_and_only_what_differs_is_fetched() -> None:
+    images: Images = {}
+    with two_ways() as (a, b):
+        overtaken(a, b, images)
+        first = failback(a, "--once").must()
+        assert_disks(a, images)
+        assert first.json["epoch"] is None
+        assert 0 < first.json["compared_bytes"] < 20 * (12 << 10)
+        assert (a.journal / "diverged-1" / "journal").is_dir()
+        refused = a.agent_command("run")
+        assert "failback" in refused.must(ConfigInvalid.exit_code).err
+        lose(b)
+        done = failback(a, "--force", force_word(b)).must()
+        assert_disks(a, images)
+        assert done.json["agent_pid"]
+        failback(a).must(AlreadyRunning.exit_code)
+        assert_goes_on(a, images)
+        lose(a)
+        failback(a).must(UsageError.exit_code)
+
+
+def test_one_that_is_killed_again_and_again_goes_on() -> None:
+    images: Images = {}
+    rng = random.Random(7)
+    with two_ways() as (a, b):
+        overtaken(a, b, images)
+        for _ in range(6):
+            process = subprocess.Popen(
+                words_of(a, "--once"),
+                env=a.environment(a.base / "home"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.2, 3.0))
+            process.kill()
+            process.wait(END_SECONDS_MAX)
+            fill_small(b, images)
+        lose(b)
+        failback(a, "--force", force_word(b), "--no-start").must()
+        assert_disks(a, images)
+        a.start()
+        assert_goes_on(a, images)

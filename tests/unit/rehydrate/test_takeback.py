@@ -1,0 +1,268 @@
+"""`rehydrate failback` in one process: who may claim when, what is left behind, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cdp_container.clock import SystemClock
+from cdp_container.domain.carried import CARRIED_NAME, load_carried
+from cdp_container.domain.failback_note import load_failback
+from cdp_container.domain.history import read_history
+from cdp_container.domain.identity import load_identity
+from cdp_container.domain.notes import load_notes
+from cdp_container.domain.owner_runner import OwnerRunner
+from cdp_container.domain.owner_types import Activated, TakeOver
+from cdp_container.errors import (
+    AlreadyRunning,
+    CdpError,
+    ConfigInvalid,
+    ForeignObject,
+    NoSuchPoint,
+    OwnedElsewhere,
+    UsageError,
+)
+from cdp_container.format.domain import OwnerState
+from cdp_container.format.place import Place
+from cdp_container.store.directory import DirectoryStore
+from rehydrate import agent_files
+from rehydrate.cli.commands import Access
+from rehydrate.cli.failback import fail_back, what_of
+from rehydrate.failover import Asked
+from tests.overtaken import Overtaken
+from tests.waiting import wait_until
+
+SIZE = 1 << 20
+BLOCK = 4096
+
+
+def new_store(path: Path) -> DirectoryStore:
+    path.mkdir()
+    return DirectoryStore(path, SystemClock())
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Overtaken:
+    """Site A wrote what it never sent; site B has owned since."""
+    made = Overtaken(tmp_path, {"disk": SIZE}, encrypted=False, store=new_store(tmp_path / "store"))
+    made.write("disk", 0, b"a" * 9 * BLOCK)
+    made.cut()
+    made.write("disk", 20 * BLOCK, b"never sent")
+    made.stop()
+    made.other_takes_over()
+    made.other_writes("disk", 40 * BLOCK, b"z" * BLOCK)
+    made.site.protect(made.other_cut())
+    made.site.write_owner(site="site-b")
+    return made
+
+
+def asked(force: tuple[int, bytes] | None = None) -> Asked:
+    return Asked("", "someone", "failback", force)
+
+
+def run(
+    made: Overtaken, force: tuple[int, bytes] | None = None, once: bool = False, config: Path | None = None
+) -> int:
+    access = Access(made.store.address, None, None)
+    return fail_back(access, asked(force), what_of(made.directory, config, False, once, True))
+
+
+def release(made: Overtaken, to: str = "site-a") -> None:
+    made.site.write_owner(state=OwnerState.RELEASED, released_to=to)
+
+
+def newest(made: Overtaken) -> Place:
+    return max(made.site.images)
+
+
+def assert_taken(made: Overtaken, place: Place) -> None:
+    made.assert_disks_are(place)
+    history = read_history(made.store)
+    assert history.owner.site == "site-a"
+    assert history.owner.state is OwnerState.ACTIVE
+    assert history.spans[history.owner.epoch].record.base == place
+    assert history.owner.nonce in load_notes(made.directory).nonces
+    carried = load_carried(made.directory)
+    assert carried is not None
+    assert carried.place == place
+    assert all(volume.is_untouched for volume in carried.volumes)
+    assert load_failback(made.directory) is None
+    assert not (made.directory / "journal").exists()
+    assert [source.space for source in load_identity(made.directory).sources] == [made.spaces["disk"]]
+
+
+def test_a_released_domain_is_taken_at_its_final_cut(
+    made: Overtaken, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release(made)
+    assert run(made) == 0
+    assert_taken(made, newest(made))
+    report = json.loads(capsys.readouterr().out)
+    assert report["point"] == "2.1"
+    assert report["epoch"] == 3
+    assert report["changed_bytes"] == 2 * BLOCK
+    assert report["evidence"].endswith("diverged-1")
+
+
+def test_one_pass_takes_nothing(made: Overtaken, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(made, once=True) == 0
+    made.assert_disks_are(newest(made))
+    assert read_history(made.store).owner.site == "site-b"
+    assert load_failback(made.directory) is not None
+    assert json.loads(capsys.readouterr().out)["epoch"] is None
+
+
+def test_it_follows_an_active_owner_and_takes_over_when_it_is_given(
+    made: Overtaken, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rehydrate.takeback.POLL_SECONDS", 0.05)
+    ended: list[int] = []
+    thread = threading.Thread(target=lambda: ended.append(run(made)), daemon=True)
+    thread.start()
+    told: list[str] = []
+
+    def says(what: str) -> Callable[[], bool]:
+        def look() -> bool:
+            told.append(capsys.readouterr().err)
+            return what in "".join(told)
+
+        return look
+
+    wait_until(says("cdp-agent release --to site-a"), "the operator is told what to do", 30)
+    made.other_writes("disk", 50 * BLOCK, b"meanwhile")
+    made.site.protect(made.other_cut())
+    wait_until(says("the disks are the cut 2.2"), "it follows", 30)
+    made.other_writes("disk", 60 * BLOCK, b"the last")
+    made.other_cut()
+    release(made)
+    thread.join(60)
+    assert ended == [0]
+    assert_taken(made, newest(made))
+
+
+def test_a_cut_that_comes_in_between_is_fetched_under_our_claim(
+    made: Overtaken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(made)
+    plain = OwnerRunner.take_over
+
+    def take_over(self: OwnerRunner, wish: TakeOver) -> Activated:
+        made.other_writes("disk", 70 * BLOCK, b"just before")
+        made.other_cut()
+        return plain(self, wish)
+
+    monkeypatch.setattr(OwnerRunner, "take_over", take_over)
+    run(made)
+    assert_taken(made, newest(made))
+
+
+def test_force_takes_the_version_that_was_seen(made: Overtaken) -> None:
+    run(made, (made.site.owner.epoch, made.site.owner.nonce))
+    assert_taken(made, newest(made))
+
+
+def test_force_of_another_version_is_refused_before_anything_changes(made: Overtaken) -> None:
+    before = made.paths["disk"].read_bytes()
+    with pytest.raises(OwnedElsewhere, match="site-b") as caught:
+        run(made, (2, bytes(16)))
+    assert f"--force 2:{made.site.owner.nonce.hex()}" in caught.value.hint
+    assert made.paths["disk"].read_bytes() == before
+    assert (made.directory / "journal").exists()
+
+
+def test_a_last_cut_that_is_not_whole_is_only_left_behind_by_force(made: Overtaken) -> None:
+    whole = newest(made)
+    made.site.cut(not_whole=(made.spaces["disk"],))
+    release(made)
+    with pytest.raises(NoSuchPoint, match="not whole"):
+        run(made)
+    run(made, (made.site.owner.epoch, made.site.owner.nonce))
+    assert_taken(made, whole)
+
+
+@pytest.mark.parametrize("step", ["write", "carry"])
+def test_what_dies_after_the_claim_is_gone_on_with(
+    made: Overtaken, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(made)
+    with monkeypatch.context() as patch:
+
+        def die(*_: object) -> None:
+            raise CdpError("test", "killed")
+
+        if step == "carry":
+            patch.setattr(agent_files, "carry", die)
+        else:
+            patch.setattr("rehydrate.cli.failback.replace_file", die)
+        with pytest.raises(CdpError, match="killed"):
+            run(made)
+    assert load_failback(made.directory) is not None
+    assert not (made.directory / CARRIED_NAME).exists()
+    run(made)
+    assert_taken(made, newest(made))
+    assert read_history(made.store).owner.epoch == 4
+
+
+def test_a_site_that_owns_has_nothing_to_fail_back(made: Overtaken) -> None:
+    made.site.write_owner(site="site-a")
+    with pytest.raises(UsageError, match="this site owns the domain") as caught:
+        run(made)
+    assert "cdp-agent run" in caught.value.hint
+
+
+def test_a_site_that_gives_the_domain_away_has_to_wait(made: Overtaken) -> None:
+    made.site.write_owner(site="site-a", state=OwnerState.RELEASED, released_to="site-b")
+    with pytest.raises(UsageError, match="about to give the domain away") as caught:
+        run(made)
+    assert "--cancel" in caught.value.hint
+
+
+def test_a_running_agent_is_refused(made: Overtaken) -> None:
+    with agent_files.journal_lock(made.directory), pytest.raises(AlreadyRunning):
+        run(made)
+    assert (made.directory / "journal").exists()
+
+
+def test_another_domains_container_is_refused(made: Overtaken, tmp_path: Path) -> None:
+    other = Overtaken(tmp_path / "other", {"disk": SIZE}, 5, store=new_store(tmp_path / "store-2"))
+    other.cut()
+    access = Access(other.store.address, None, None)
+    with pytest.raises(ForeignObject):
+        fail_back(access, asked(), what_of(made.directory, None, False, False, True))
+
+
+def test_a_directory_without_an_agent_is_refused(made: Overtaken, tmp_path: Path) -> None:
+    access = Access(made.store.address, None, None)
+    with pytest.raises(ConfigInvalid, match="no agent in"):
+        fail_back(access, asked(), what_of(tmp_path, None, False, False, True))
+
+
+def test_the_agents_configuration_must_be_known_to_start_it(made: Overtaken) -> None:
+    with pytest.raises(UsageError, match="nothing names its configuration"):
+        what_of(made.directory, None, True, False, True)
+
+
+def test_a_configuration_with_other_volumes_is_refused(made: Overtaken, tmp_path: Path) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(
+        f"""
+domain: shop
+site: site-a
+store: {made.store.address}
+encryption: none
+journal: {{directory: {made.directory}}}
+volumes:
+  - {{name: disk, path: {made.paths["disk"]}}}
+  - {{name: gone, path: {tmp_path / "gone.raw"}}}
+"""
+    )
+    with pytest.raises(ConfigInvalid, match="gone: it was removed at the other site"):
+        run(made, config=config)
+    config.write_text(config.read_text().replace("site-a", "site-x"))
+    with pytest.raises(ConfigInvalid, match="site: 'site-x'"):
+        run(made, config=config)
+    assert (made.directory / "journal").exists()
