@@ -10,11 +10,12 @@ import pytest
 
 from cdp_agent.cli.children import ever_ran, splitter_settings, streamer_settings
 from cdp_agent.cli.init import initialise
-from cdp_agent.cli.run import _note_empty_volumes, _take_moved_disks, _take_wish, opened_since, run_agent
+from cdp_agent.cli.run import _note_empty_volumes, _take_moved_disks, _take_wish, ready_since, run_agent
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import STREAMER_LOCK, take_lock
 from cdp_agent.wish import WISH_NAME, Wish, forget_wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
+from cdp_container.domain.failback_note import FailbackNote, save_failback
 from cdp_container.domain.identity import load_identity
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.settings import load_settings
@@ -26,6 +27,7 @@ from cdp_container.errors import (
     UsageError,
 )
 from cdp_container.format.keyblock import ScryptCost
+from cdp_container.format.place import Place
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from cdp_container.store.memory import MemoryStore
 
@@ -211,10 +213,31 @@ def test_exports_of_a_run_that_was_killed_are_not_taken_for_open(config: Path) -
     pages = SharedPages(journal(config) / "shared")
     left = SplitterPage(generation=1, running=True, exports_open=True)
     pages.splitter.publish(left)
-    is_open = opened_since(pages)
-    assert not is_open()
+    standing = ready_since(pages, journal(config))
+    assert not standing()
     pages.splitter.publish(replace(left, generation=2, exports_open=False))
-    assert not is_open()
+    assert not standing()
     pages.splitter.publish(replace(left, generation=2))
-    assert is_open()
+    assert standing() == "exports are open"
     pages.close()
+
+
+def test_a_start_of_a_released_site_says_so(config: Path) -> None:
+    """Whoever waits for it (systemd) must not wait for exports that stay closed."""
+    pages = SharedPages(journal(config) / "shared")
+    standing = ready_since(pages, journal(config))
+    save_notes(journal(config), replace(load_notes(journal(config)), released_to="recovery"))
+    pages.splitter.publish(SplitterPage(generation=2, running=True))
+    assert not standing()
+    pages.splitter.publish(SplitterPage(generation=2, running=True, writes_closed=True))
+    assert standing().startswith(
+        "released to site 'recovery': the exports stay closed; `cdp-agent release --cancel`"
+    )
+    pages.close()
+
+
+def test_disks_of_a_half_done_failback_are_not_served(config: Path) -> None:
+    save_failback(journal(config), FailbackNote("diverged-1", towards=Place(2, 1, 1)))
+    with pytest.raises(ConfigInvalid, match="not done yet") as caught:
+        run_agent(config, Wish(keep_disk=True))
+    assert "rehydrate failback" in caught.value.hint
