@@ -159,13 +159,13 @@ def _see_nothing() -> None:
 class Supervisor:
     """Runs children until it is told to stop, or one of them ends for good.
 
-    `ready` is asked until it says yes, then systemd is told. `watch` is called in every round and must return
-    at once; `last_look` once, when all have stopped.
+    `ready` is asked until it says something: that is reported, and systemd told. `watch` is called in every
+    round and must return at once; `last_look` once, when all have stopped.
     """
 
     specs: Sequence[ChildSpec]
     clock: Clock
-    ready: Callable[[], bool]
+    ready: Callable[[], str]
     report: Callable[[str], None]
     watch: Callable[[], None] = _see_nothing
     last_look: Callable[[], None] = _see_nothing
@@ -183,10 +183,10 @@ class Supervisor:
                     code = self._look_after(child)
                     if code is not None and child.spec.ends_everything:
                         return code
-                if not told and self.ready():
+                if not told and (standing := self.ready()):
                     told = True
                     notify_systemd("READY=1")
-                    self.report("exports are open")
+                    self.report(standing)
                 self.watch()
                 notify_systemd("WATCHDOG=1")
                 self.clock.sleep(POLL_SECONDS)

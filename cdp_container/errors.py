@@ -392,6 +392,13 @@ class VolumesChanged(CdpError):
     )
 
 
+class ReleaseRefused(CdpError):
+    """The domain cannot be given to another site now, or taken back; nothing was changed."""
+
+    exit_code = 73
+    default_hint = "`cdp-agent status` tells what is in the way"
+
+
 class AgentNotRunning(CdpError):
     """The command needs a running agent and there is none in this journal directory."""
 

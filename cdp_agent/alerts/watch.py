@@ -162,7 +162,8 @@ class Watch:
 
     def _down_seconds(self, page: SplitterPage | None, now_ns: int) -> float:
         """How long guests were not served; a splitter that was killed could not say so on its page."""
-        is_open = page is None or (page.running and page.exports_open)  # a page that is torn tells nothing
+        # A page that is torn tells nothing, and exports that were closed on purpose are no trouble.
+        is_open = page is None or (page.running and (page.exports_open or page.writes_closed))
         lock = Path(self.settings.journal.directory) / SPLITTER_LOCK_NAME
         # Of a run that ends nothing new is said: it may have been told to, and what was said stands.
         stood = self._ending and not (Kind.DOWN in self.said and self.said[Kind.DOWN].on)

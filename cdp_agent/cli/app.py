@@ -199,6 +199,25 @@ def owner(
 
 
 @app.command()
+def release(
+    config: Config = DEFAULT_CONFIG,
+    to: Annotated[str | None, typer.Option(help="The site that is to own the domain.")] = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Take the domain back, unless that site has claimed it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Give the domain to another site, in good order: nothing is lost, and the exports are closed."""
+
+    def work() -> int:
+        from cdp_agent.cli.release import release_or_cancel
+
+        return release_or_cancel(config, to, SystemClock(), cancel=cancel, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
 def deny(
     request: Annotated[str, typer.Argument(help="The request's id, or how it begins: see `owner`.")],
     reason: Annotated[str, typer.Option(help="Why; who asked is told.")],

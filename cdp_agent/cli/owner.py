@@ -10,8 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.releases import release_hint, release_members, release_text
+from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.history import DomainFacts, read_domain
+from cdp_container.domain.notes import load_notes
 from cdp_container.domain.requests import Requests, list_requests
 from cdp_container.domain.settings import load_settings
 from cdp_container.errors import counted
@@ -41,8 +44,12 @@ def show_owner(config: Path, *, as_json: bool) -> int:
         store.close()
     for note in (*facts.notes, *_notes(requests)):
         say(f"note: {printable(note)}")
+    release = release_members(load_notes(Path(settings.journal.directory)), SystemClock().wall_ns())
+    if release is not None:
+        say(f"note: this site: {release_text(release)}; {release_hint(release)}")
     members = {
         "this_site": settings.site,
+        "release": release,
         "owner": owner_members(facts.owner),
         "epochs": _epochs(facts),
         "requests": _pending(requests),

@@ -14,6 +14,7 @@ from cdp_agent.alerts.watch import Watch, open_watch
 from cdp_agent.cli.accepted import keep_accepted
 from cdp_agent.cli.adopt import adopt_carried
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
+from cdp_agent.releases import release_hint, release_members
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
 from cdp_agent.volume_set import volumes_of, withdraw_all
@@ -71,7 +72,7 @@ def run_agent(config: Path, wish: Wish) -> int:
                 elif not ran and not adopted:
                     _note_empty_volumes(directory, volumes_of(identity))
             accepted = keep_accepted(config, settings)
-            return _supervise(accepted, pages, open_watch(settings, pages, SystemClock()))
+            return _supervise(accepted, directory, pages, open_watch(settings, pages, SystemClock()))
         finally:
             pages.close()
     finally:
@@ -117,22 +118,28 @@ def _note_empty_volumes(directory: Path, volumes: Sequence[VolumeSettings]) -> N
     save_notes(directory, replace(notes, whole=whole))
 
 
-def opened_since(pages: SharedPages) -> Callable[[], bool]:
-    """Asks whether exports were opened since now.
+def ready_since(pages: SharedPages, directory: Path) -> Callable[[], str]:
+    """Asks whether exports were opened since now, or are closed on purpose; what is to be said then, or "".
 
     One that was killed could not say that its exports are closed, but the next one has another generation.
     """
     last = pages.splitter.read()
     before = 0 if last is None else last.generation
 
-    def is_open() -> bool:
+    def standing() -> str:
         page = pages.splitter.read()
-        return page is not None and page.running and page.exports_open and page.generation != before
+        if page is None or not page.running or page.generation == before:
+            return ""
+        release = release_members(load_notes(directory), 0) if page.writes_closed else None
+        if release is not None:
+            given = f"{release['state']} to site {release['to']!r}"
+            return f"{given}: the exports stay closed; {release_hint(release)}"
+        return "exports are open" if page.exports_open else ""
 
-    return is_open
+    return standing
 
 
-def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
+def _supervise(config: Path, directory: Path, pages: SharedPages, watch: Watch | None) -> int:
     def argv(process: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "cdp_agent.cli.main", process, "--config", str(config))
 
@@ -152,7 +159,7 @@ def _supervise(config: Path, pages: SharedPages, watch: Watch | None) -> int:
         ),
     ]
 
-    supervisor = Supervisor(children, SystemClock(), opened_since(pages), say)
+    supervisor = Supervisor(children, SystemClock(), ready_since(pages, directory), say)
     if watch is not None:
         supervisor.watch, supervisor.last_look = watch.poll, watch.finish
     return supervisor.run()

@@ -16,6 +16,7 @@ from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.last_error import LastError, newest_error
+from cdp_agent.releases import release_hint, release_members, release_text
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import Lag
@@ -28,7 +29,7 @@ from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import Incomplete
 from cdp_container.journal.reader import JournalReader
-from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
+from cdp_container.journal.shared import GateLevel, SharedPages, SplitterPage, StreamerPage
 
 SCHEMA = 1
 ASK_SECONDS = 3.0
@@ -66,6 +67,7 @@ class Status:
     counters: dict[str, Any] = field(default_factory=dict)
     alerts: str = ""
     configuration: str = ""
+    release: dict[str, Any] | None = None
 
     @property
     def on_target(self) -> bool:
@@ -128,12 +130,20 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         ),
         epoch=facts.get("epoch"),
         rpo_target_seconds=settings.rpo_target,
-        problems=_problems(settings, facts, shown, splitter, load_notes(directory), running, answering),
+        problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
+        + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering),
         volumes=volumes,
         limits=dict(facts.get("limits", {})) if answering else {},
         counters=dict(facts.get("counters", {})),
         alerts=_alerts(settings, directory),
+        release=_release(facts if answering else {}, load_notes(directory), clock),
     )
+
+
+def _release(facts: dict[str, Any], notes: Notes, clock: Clock) -> dict[str, Any] | None:
+    """What the notes say, and what only the streamer knows."""
+    members = release_members(notes, clock.wall_ns())
+    return None if members is None else {**(facts.get("release") or {}), **members}
 
 
 def _is_well(facts: dict[str, Any], shown: dict[str, Any], splitter: SplitterPage, running: bool) -> bool:
@@ -194,6 +204,10 @@ def _measure(
         return Lag(reader).measure(splitter, streamer, clock.wall_ns())
 
 
+def _released(release: dict[str, Any] | None) -> list[str]:
+    return [] if release is None else [release_text(release), f"hint: {release_hint(release)}"]
+
+
 def _problems(
     settings: AgentSettings,
     facts: dict[str, Any],
@@ -220,7 +234,7 @@ def _problems(
         problems.append(f"hint: {fault.get('hint')}")
     elif running and splitter.exports_open and not splitter.running:
         problems.append("the exports are closed: the splitter ended and is started again; guests wait")
-    elif running and not splitter.exports_open:
+    elif running and not splitter.exports_open and notes.gate is GateLevel.OPEN:
         problems.append("the exports are not open yet")
     tcp = shown.get("tcp")
     if running and isinstance(tcp, dict) and tcp.get("error"):
@@ -241,7 +255,7 @@ def _problems(
     elif lag_seconds > settings.rpo_target:
         problems.append(f"{lag_seconds:.0f} s behind, the target is {settings.rpo_target:g} s")
     state = str(facts.get("state", ""))
-    if answering and state not in STEADY_STATES:
+    if answering and state not in STEADY_STATES and notes.gate is GateLevel.OPEN:
         problems.append(state)
     if answering:
         problems += [

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
+from cdp_agent.releases import release_members
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
-from cdp_agent.streamer.releasing import release_members
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes

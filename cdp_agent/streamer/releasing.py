@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from cdp_agent.releases import release_members
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.begin import refusal
 from cdp_agent.streamer.engine_types import Answered, Reply
@@ -261,7 +262,7 @@ class Releasing:
         return ""
 
     def members(self, wall_ns: int) -> dict[str, Any] | None:
-        """For programs; see `release_members`."""
+        """For programs; see `releases.release_members`."""
         members = release_members(self._notes, wall_ns)
         if members is None:
             return None
@@ -272,22 +273,6 @@ class Releasing:
             "cancelling": bool(self._notes.released_to) and self._machines.run.phase is not ot.Phase.RELEASED,
             "cancel_refused": self.cancel_refused,
         }
-
-
-def release_members(notes: Notes, wall_ns: int) -> dict[str, Any] | None:
-    """What the notes say of a release: to whom, since when, how long it took, its final cut; None: none."""
-    to = notes.released_to or notes.releasing_to
-    if not to:
-        return None
-    ended_ns = notes.release_ended_ns or wall_ns
-    final = notes.final
-    return {
-        "to": to,
-        "state": "released" if notes.released_to else "releasing",
-        "since_ns": notes.release_began_ns,
-        "seconds": round(max(0, ended_ns - notes.release_began_ns) / 1e9, 3),
-        "final": None if not final else {"epoch": final.epoch, "cut": final.cut, "seq": final.seq},
-    }
 
 
 def refuse_released(notes: Notes) -> str:

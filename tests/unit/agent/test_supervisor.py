@@ -44,7 +44,7 @@ def child(name: str, code: str, *args: str, final: int | None = None, ends: bool
 
 
 def supervisor(*children: ChildSpec, said: list[str]) -> Supervisor:
-    return Supervisor(children, SystemClock(), lambda: False, said.append)
+    return Supervisor(children, SystemClock(), lambda: "", said.append)
 
 
 def test_backoff_grows_to_its_limit() -> None:
@@ -91,7 +91,7 @@ def test_a_final_code_of_the_streamer_leaves_the_splitter_running() -> None:
         child("splitter", "import signal; signal.pause()", ends=True),
         child("streamer", "raise SystemExit(51)", final=51),
     ]
-    assert Supervisor(children, SystemClock(), lambda: False, report).run() == 0
+    assert Supervisor(children, SystemClock(), lambda: "", report).run() == 0
     assert said[0].startswith("streamer ended for good")
 
 
@@ -168,8 +168,8 @@ while True:
     signal.pause()
 """
 
-    def ready() -> bool:
-        return all(Path(f"{log}{name}").exists() for name in ("splitter", "streamer"))
+    def ready() -> str:
+        return "ready" * all(Path(f"{log}{name}").exists() for name in ("splitter", "streamer"))
 
     def report(line: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
