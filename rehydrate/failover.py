@@ -14,12 +14,21 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.clock import Clock
-from cdp_container.domain.history import History
+from cdp_container.domain.history import History, read_config
+from cdp_container.domain.home import jump_of
 from cdp_container.domain.notes import load_notes
-from cdp_container.domain.owner_runner import OwnerRunner
+from cdp_container.domain.owner_runner import OwnerRunner, force_word
 from cdp_container.domain.owner_types import Activated, Claimant, TakeOver
-from cdp_container.errors import UsageError
-from cdp_container.format.domain import Owner
+from cdp_container.errors import (
+    DamagedObject,
+    LimitExceeded,
+    MissingObject,
+    NewerFormat,
+    NotFound,
+    NotHome,
+    UsageError,
+)
+from cdp_container.format.domain import Owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.api import Store
@@ -51,10 +60,48 @@ def parse_force(text: str) -> tuple[int, bytes]:
     return int(match[1]), bytes.fromhex(match[2])
 
 
-def wish_of(asked: Asked, history: History, chosen: Place) -> TakeOver:
-    """What is asked of the owner's machine: the newest cut is whatever is the newest once it is claimed."""
-    base = None if chosen == history.newest else chosen
-    return TakeOver(forced=asked.forced, base=base, accept_loss=asked.accept_loss)
+def jump_at(store: Store, patient: Store, asked: Asked) -> int:
+    """How many epochs a takeover in this store leaves out; above 0 it is not the domain's home zone.
+
+    Args:
+        store: as it was opened; it tells its zone.
+        patient: the same, with retries.
+        asked: what is asked for; another zone needs force.
+
+    Raises:
+        NotHome: it is another zone, and no force was given; the hint names the version that is there.
+        MissingObject, DamagedObject and their kin: the configuration cannot be read.
+    """
+    try:
+        owner = parse_owner(patient.get(OWNER_KEY).data, OWNER_KEY, None)
+    except (NotFound, DamagedObject, NewerFormat, LimitExceeded):
+        return 0  # whoever opens the container says so
+    config = read_config(patient, owner) if any(owner.config) else None
+    jump = 0 if config is None else jump_of(config, store)
+    if jump and asked.forced is None:
+        assert config is not None
+        hint = (
+            f"go to the home; where that is gone, --force {force_word(owner)} takes over here, and what only "
+            "the home has is never merged: see ownership.md"
+        )
+        raise NotHome(f"take {owner.name!r} over here", f"its home is {' or '.join(config.endpoints)}", hint)
+    return jump
+
+
+def wish_of(asked: Asked, history: History, chosen: Place, jump: int = 0) -> TakeOver:
+    """What is asked of the owner's machine: the newest cut is whatever is the newest once it is claimed.
+
+    In another zone it is the one that is complete now: the machine looks at an epoch's end, and not at gaps.
+
+    Raises MissingObject: there, what was proven is not whole, and nobody accepted that.
+    """
+    proven = history.owner.protected
+    if jump and history.newest < proven and not asked.accept_loss:
+        why = f"cut {proven.epoch}.{proven.cut} was proven, and not all of it arrived in this zone"
+        newest = f"{history.newest.epoch}.{history.newest.cut}"
+        raise MissingObject("take the domain over", why, f"--accept-loss goes on from {newest}")
+    base = None if chosen == history.newest and not jump else chosen
+    return TakeOver(forced=asked.forced, jump=jump, base=base, accept_loss=asked.accept_loss)
 
 
 def is_at_once(owner: Owner, asked: Asked) -> bool:

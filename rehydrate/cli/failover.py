@@ -42,7 +42,7 @@ from rehydrate.resume import remove_progress
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the command: what it was asked, and what it found out."""
+    """One run of the command: what it was asked, and what it found out; `jump` as in `TakeOver`."""
 
     access: commands.Access
     choice: Choice
@@ -53,6 +53,7 @@ class _Run:
     patient: Store
     secret: Secret
     flow: Flow
+    jump: int = 0
     clock: Clock = field(default_factory=SystemClock)
 
     def report(self, line: str) -> None:
@@ -71,7 +72,8 @@ def fail_over(
     try:
         patient = with_retries(store, clock, _jitter, noticed=flow.refused)
         secret = read_secret(access.passphrase_file, access.key_file)
-        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow)
+        jump = failover.jump_at(store, patient, asked)
+        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow, jump)
         return _fail_over(run)
     finally:
         store.close()
@@ -115,10 +117,11 @@ def _new_note(run: _Run, owner: Owner) -> FailoverNote:
 
 def _open(run: _Run) -> Container:
     """The container; asks for a passphrase where one is needed and none was given, but once."""
-    container = open_container(run.patient, run.secret)
+    replica = run.jump > 0  # what is not the home may lack anything
+    container = open_container(run.patient, run.secret, replica)
     if container.sealed and not run.secret:
         run.secret = ask_passphrase()
-        container = open_container(run.patient, run.secret)
+        container = open_container(run.patient, run.secret, replica)
     container.require_key()
     if container.keys.private_key is not None:
         run.secret = Secret(private_key=container.keys.private_key)  # no scrypt a second time
@@ -131,13 +134,13 @@ def _open(run: _Run) -> Container:
 def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverNote:
     owner, directory = container.history.owner, run.where.journal
     chosen = _check_all(run, container, note)
+    wish = failover.wish_of(run.asked, container.history, chosen.cut.place, run.jump)
     run.report(owner_line(owner))
     if not failover.is_at_once(owner, run.asked):
         run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")
     note = failover.seen_by(note, owner, directory, run.store)
     save_note(directory, note)
     note = _before(run, container, chosen, note)
-    wish = failover.wish_of(run.asked, container.history, chosen.cut.place)
     software = f"rehydrate {installed_version('cdp-container')}"
     runner = failover.runner_of(
         run.store, owner, run.asked, directory, run.clock, os.urandom, software, run.report
@@ -178,7 +181,8 @@ def _identity(run: _Run, container: Container, made: RestorePlan, paths: list[Pa
 
 
 def _settings(run: _Run, identity: AgentIdentity) -> AgentSettings:
-    wanted = agent_files.settings_of(identity, run.access.address, run.where.journal, run.where.socket)
+    where, elsewhere = run.where, run.jump > 0
+    wanted = agent_files.settings_of(identity, run.access.address, where.journal, where.socket, elsewhere)
     return agent_files.chosen_settings(run.where.config_path, wanted)
 
 
