@@ -169,13 +169,21 @@ def verify(access: Access, choice: Choice, as_json: bool) -> int:
 def history(access: Access, as_json: bool) -> int:
     """`rehydrate history`."""
     from rehydrate.epochs import epochs_of
+    from rehydrate.unmerged import unmerged_of
 
     with _everything(access) as (container, contents):
         _tell(_notes(container, contents))
         epochs = [views.epoch_members(epoch) for epoch in epochs_of(container.history, contents)]
         owner = owner_members(container.history.owner)
-    members = {"domain": container.history.domain.hex(), "owner": owner, "epochs": epochs}
+        unmerged = [views.unmerged_members(one) for one in unmerged_of(container.store, container.history)]
+    members = {
+        "domain": container.history.domain.hex(),
+        "owner": owner,
+        "epochs": epochs,
+        "not_merged": unmerged,
+    }
     shown = views.history_text(epochs) if epochs else "no epoch yet: nothing was ever protected"
+    shown += f"\n{views.unmerged_text(unmerged)}" if unmerged else ""
     _answer(members, as_json, f"{owner_text(owner)}\n{shown}")
     broken = [str(epoch["epoch"]) for epoch in epochs if epoch["fault"] is not None]
     if broken:

@@ -24,6 +24,7 @@ from rehydrate.restore import sum_of
 
 if TYPE_CHECKING:
     from rehydrate.epochs import Epoch
+    from rehydrate.unmerged import Unmerged
     from rehydrate.verify import Report
 
 POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers", "notes")
@@ -182,6 +183,27 @@ def history_text(epochs: Sequence[Members]) -> str:
     titles, rows = members_table(names, epochs)
     chains = [_chain(members) for members in epochs]
     return table([*titles, "CHAIN"], [[*row, chain] for row, chain in zip(rows, chains, strict=True)])
+
+
+def unmerged_members(unmerged: Unmerged) -> Members:
+    """Segments of one epoch that no image is made of."""
+    return {
+        "epoch": unmerged.epoch,
+        "site": unmerged.site,
+        "from": time_text(unmerged.began_ns),
+        "from_ns": unmerged.began_ns,
+        "newest": time_text(unmerged.newest_ns),
+        "newest_ns": unmerged.newest_ns,
+        "segments": unmerged.segments,
+        "after": unmerged.beyond,
+    }
+
+
+def unmerged_text(unmerged: Sequence[Members]) -> str:
+    """The same for people; a blank line before it."""
+    names = ("epoch", "site", "from", "newest", "segments", "after")
+    titles = table(*members_table(names, unmerged))
+    return f"\nnot merged, and part of no recovery point (another run took the domain without it):\n{titles}"
 
 
 def _chain(members: Members) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cdp_container.format.domain import OwnerState
+from cdp_container.format.domain import OwnerState, build_epoch_record, parse_epoch_record
 from cdp_container.format.keys import epoch_key, segment_key
 from cdp_container.store.directory import DirectoryStore
 from tests.containers import Site, busy_container
@@ -64,6 +65,27 @@ def test_the_same_for_people(run: Run, site: Site, place: Path) -> None:
     assert lines[1].split()[:2] == ["EPOCH", "SITE"]
     assert lines[2].endswith("sound, ends in a side branch")
     assert [line.endswith("  sound") for line in lines[3:]] == [True, True]
+
+
+def test_what_a_losing_zone_wrote_is_told_and_not_merged(run: Run, site: Site, place: Path) -> None:
+    assert answer(run, "history", place)["not_merged"] == []
+    key = epoch_key(6)
+    taken = parse_epoch_record(site.store.get(key).data, key, None)
+    site.store.delete(key)
+    site.store.put_new(key, build_epoch_record(replace(taken, unsynchronised=True)))
+    lost = replace(taken, epoch=4, previous=2, site="site-z\x1b[2J")
+    site.store.put_new(epoch_key(4), build_epoch_record(lost))
+    for seq in (1, 2, 3):
+        site.store.put_new(segment_key(4, seq), b"what the other zone wrote")
+    site.store.put_new(epoch_key(5), build_epoch_record(replace(lost, epoch=5)))  # came to nothing
+    found = answer(run, "history", place)
+    assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 6]
+    told = [(one["epoch"], one["segments"], one["after"]) for one in found["not_merged"]]
+    assert told == [(2, 1, 4), (4, 3, 0)], "beyond an end that did not know of it; and outside of the chain"
+    code, stdout, _ = run("history", place)
+    assert code == 0
+    assert "not merged, and part of no recovery point" in stdout
+    assert stdout.splitlines()[-1].split()[:2] == ["4", "site-z\\x1b[2J"]
 
 
 def test_a_claim_is_told_and_does_not_count_yet(run: Run, site: Site, place: Path) -> None:
