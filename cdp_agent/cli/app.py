@@ -218,6 +218,27 @@ def release(
 
 
 @app.command()
+def grant(
+    request: Annotated[str, typer.Argument(help="The request's id, or how it begins: see `owner`.")],
+    config: Config = DEFAULT_CONFIG,
+    reason: Annotated[str, typer.Option(help="A word for who asked.")] = "",
+    operator: Annotated[str, typer.Option(help="Who you are; who asked is told.")] = "",
+) -> int:
+    """Release the domain to the site that asked for it; like `release --to`, which needs no request."""
+
+    def work() -> int:
+        from cdp_agent.cli.release import release_site
+        from cdp_agent.cli.requests import grant as grant_request
+
+        clock = SystemClock()
+        return grant_request(
+            config, request, operator, reason, clock, lambda site: release_site(config, site, clock)
+        )
+
+    return guarded(work)
+
+
+@app.command()
 def deny(
     request: Annotated[str, typer.Argument(help="The request's id, or how it begins: see `owner`.")],
     reason: Annotated[str, typer.Option(help="Why; who asked is told.")],

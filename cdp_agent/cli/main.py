@@ -17,6 +17,7 @@ NEXT_STEPS: Final = {
     "run": "the same command starts the agent",
     "reload": "a running agent may take the volumes over even so; the same command says what is left to do",
     "release": "once begun, the agent goes on with it: `cdp-agent status` tells, `--cancel` takes it back",
+    "grant": "once begun, the agent goes on with the release; the same command also answers the request",
     "deny": "it may be denied even so: `cdp-agent owner` lists what is not answered yet",
     "marker": "it may be set even so: `rehydrate points` lists it; the same command sets another",
     "flush": "the agent goes on sending; the same command waits again",

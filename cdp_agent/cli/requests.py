@@ -22,6 +22,7 @@ from cdp_container.domain.requests import (
     check_grantable,
     find_request,
 )
+from cdp_container.errors import ReleaseRefused
 from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.request import Answer
@@ -56,16 +57,29 @@ def deny(config: Path, beginning: str, operator: str, reason: str, clock: Clock)
 def grant(config: Path, beginning: str, operator: str, reason: str, clock: Clock, release: Release) -> int:
     """Release the domain to who asked, then answer yes; where it is released already, only answer.
 
-    Raises NotFound, UsageError, RequestClosed, what the store raises, and what `release` does.
+    Raises NotFound, UsageError, RequestClosed, what the store raises, and what `release` does; ReleaseRefused
+    where somebody took the domain back meanwhile.
     """
     with _asked(config, beginning, clock) as asked:
         check_grantable(asked.stored, asked.owner, asked.site, clock.wall_ns())
         site = asked.stored.request.site
-        if not (asked.owner.state is OwnerState.RELEASED and asked.owner.released_to == site):
+        if not _has_it(asked.owner, site):
             release(site)
+            if not _has_it(_read_owner(asked.store, asked.owner.domain), site):
+                why = "the release was cancelled meanwhile; the request is not answered"
+                raise ReleaseRefused(f"grant the domain to {site}", why)
         request = _answer(asked, Answer(True, asked.site, operator, reason, clock.wall_ns()))
     say(f"granted: {request}")
     return 0
+
+
+def _has_it(owner: Owner, site: str) -> bool:
+    """Whether the domain is released to a site, or it has claimed it already."""
+    return owner.site == site or (owner.state is OwnerState.RELEASED and owner.released_to == site)
+
+
+def _read_owner(store: Store, domain: bytes) -> Owner:
+    return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, domain)
 
 
 def _answer(asked: Asked, answer: Answer) -> str:
@@ -80,7 +94,7 @@ def _asked(config: Path, beginning: str, clock: Clock) -> Iterator[Asked]:
     store = with_retries(opened, clock, lambda: int.from_bytes(os.urandom(6)) / 2**48)
     try:
         probe(opened, os.urandom)  # how the server wants tags in compare-and-swaps
-        owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, agent.identity.domain)
+        owner = _read_owner(store, agent.identity.domain)
         yield Asked(store, find_request(store, owner.domain, beginning), owner, agent.settings.site)
     finally:
         store.close()

@@ -15,7 +15,7 @@ from cdp_agent.cli.requests import deny, grant
 from cdp_container.clock import SystemClock
 from cdp_container.domain.requests import AGE_MAX_NS, ask, list_requests, read_request
 from cdp_container.domain.settings import load_settings
-from cdp_container.errors import AgentNotRunning, NotFound, RequestClosed
+from cdp_container.errors import AgentNotRunning, NotFound, ReleaseRefused, RequestClosed
 from cdp_container.format.domain import Owner, OwnerState, build_owner, parse_owner
 from cdp_container.format.keyblock import ScryptCost
 from cdp_container.format.keys import OWNER_KEY, request_key
@@ -106,6 +106,24 @@ def test_a_release_that_fails_answers_nothing(domain: Domain) -> None:
     with pytest.raises(AgentNotRunning):
         grant(domain.config, ID, "", "", CLOCK, fails)
     assert domain.said() is None
+
+
+def test_a_release_that_was_taken_back_answers_nothing(domain: Domain) -> None:
+    domain.ask()
+    with pytest.raises(ReleaseRefused, match="cancelled"):
+        grant(domain.config, ID, "", "", CLOCK, lambda site: None)
+    assert domain.said() is None
+
+
+def test_who_claimed_before_the_answer_is_answered_even_so(domain: Domain) -> None:
+    def claimed(site: str) -> None:
+        domain.owned(site=site, epoch=2, previous=1)
+
+    domain.ask()
+    assert grant(domain.config, ID, "", "", CLOCK, claimed) == 0
+    said = domain.said()
+    assert said is not None
+    assert said.granted
 
 
 def test_granted_after_the_release_landed(domain: Domain) -> None:
