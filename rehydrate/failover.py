@@ -17,7 +17,7 @@ from cdp_container.clock import Clock
 from cdp_container.domain.history import History, read_config
 from cdp_container.domain.home import jump_of
 from cdp_container.domain.notes import load_notes
-from cdp_container.domain.owner_runner import OwnerRunner, force_word
+from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.owner_types import Activated, Claimant, TakeOver
 from cdp_container.errors import (
     DamagedObject,
@@ -26,9 +26,10 @@ from cdp_container.errors import (
     NewerFormat,
     NotFound,
     NotHome,
+    OwnedElsewhere,
     UsageError,
 )
-from cdp_container.format.domain import Owner, parse_owner
+from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.api import Store
@@ -104,6 +105,14 @@ def wish_of(asked: Asked, history: History, chosen: Place, jump: int = 0) -> Tak
     return TakeOver(forced=asked.forced, jump=jump, base=base, accept_loss=asked.accept_loss)
 
 
+def check_ours(owner: Owner, directory: Path) -> None:
+    """Raises OwnedElsewhere where another site took over since this directory was prepared."""
+    if owner.nonce not in load_notes(directory).nonces:
+        why = f"another site took over since {directory} was prepared: {owner_line(owner)}"
+        hint = f"`rehydrate failback --journal {directory}` brings these disks up to the newest cut"
+        raise OwnedElsewhere("the agent is not started", why, hint)
+
+
 def is_at_once(owner: Owner, asked: Asked) -> bool:
     """Whether no lease has to be waited for, as far as `domain/owner` tells."""
     return asked.forced is not None or owner.released_to == asked.site
@@ -136,7 +145,8 @@ def seen_by(note: FailoverNote, owner: Owner, directory: Path, store: Store) -> 
     """With the time at which the other site last said that it lives; our own claims are no such word."""
     if owner.nonce in load_notes(directory).nonces:
         return note
-    return replace(note, left_ns=store.head(OWNER_KEY).modified_ns, owned_ns=0)
+    released = owner.state is OwnerState.RELEASED
+    return replace(note, left_ns=store.head(OWNER_KEY).modified_ns, owned_ns=0, released=released)
 
 
 def claim(
@@ -161,8 +171,9 @@ class Outcome:
         epoch: that was activated for it; the agent runs in the next one.
         base: the cut that the disks hold, and the wall clock at which it was taken.
         side_end: the newest cut of the side branch that was left behind, NOWHERE if none was.
+        lost_seconds: no more than this was lost: 0 where the other site released the domain.
         cut_age_seconds: how much older the cut is than the takeover, by the clocks of the site before and of
-            the store: no more than this was lost.
+            the store.
         without_owner_seconds: by the store's clock, from when the owner before last said that it lives.
         elapsed_seconds: from the first start of the command until the exports were open.
     """
@@ -171,6 +182,7 @@ class Outcome:
     base: Place
     cut_time_ns: int
     side_end: Place
+    lost_seconds: float
     cut_age_seconds: float
     without_owner_seconds: float
     elapsed_seconds: float
@@ -178,12 +190,14 @@ class Outcome:
 
 def outcome_of(note: FailoverNote, wall_ns: int) -> Outcome:
     """The figures, at the end."""
+    cut_age_seconds = max(0, note.owned_ns - note.cut_time_ns) / 1e9
     return Outcome(
         epoch=note.epoch,
         base=note.base,
         cut_time_ns=note.cut_time_ns,
         side_end=note.end if note.base < note.end else NOWHERE,
-        cut_age_seconds=max(0, note.owned_ns - note.cut_time_ns) / 1e9,
+        lost_seconds=0.0 if note.released and note.base >= note.end else cut_age_seconds,
+        cut_age_seconds=cut_age_seconds,
         without_owner_seconds=max(0, note.owned_ns - note.left_ns) / 1e9,
         elapsed_seconds=max(0, wall_ns - note.began_ns) / 1e9,
     )

@@ -33,6 +33,7 @@ class FailoverNote:
         domain: 16 bytes. site: the one that takes over.
         began_ns: wall clock at its first start.
         left_ns: by the store's clock, when the owner before last said that it lives.
+        released: it had given the domain to this site: nothing that it was asked to write is missing.
         hooked: the command of --before was run.
         epoch: that was activated, 0 before that; with its base, and the end of the epoch before.
         owned_ns: by the store's clock, when that was.
@@ -44,6 +45,7 @@ class FailoverNote:
     site: str
     began_ns: int
     left_ns: int = 0
+    released: bool = False
     hooked: bool = False
     epoch: int = 0
     base: Place = NOWHERE
@@ -81,6 +83,7 @@ def save_note(directory: Path, note: FailoverNote) -> None:
         "site": note.site,
         "began_ns": note.began_ns,
         "left_ns": note.left_ns,
+        "released": note.released,
         "hooked": note.hooked,
         "epoch": note.epoch,
         "base": list(astuple(note.base)),

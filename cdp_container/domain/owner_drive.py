@@ -55,14 +55,19 @@ class OwnerDrive:
         self._begin_work = begin_work
         self._tell = tell
         self._events: deque[ot.Event] = deque()
+        self._stopped = False
         nonces = load_notes(directory).nonces
         self.state = owner.begin(claimant, nonces, fenced=False, released=False)
 
     def feed(self, event: ot.Event) -> None:
         """One event, and all that follows from it at once."""
         self._events.append(event)
-        while self._events:
+        while self._events and not self._stopped:
             self._step(self._events.popleft())
+
+    def stop(self) -> None:
+        """Begin nothing any more, and write no note: the directory is another's from here."""
+        self._stopped = True
 
     def due_seconds(self) -> float | None:
         """How soon a Tick is wanted; None while something else is waited for."""

@@ -121,6 +121,7 @@ class OwnerRunner:
 
     def close(self) -> None:
         """Stop renewing; the domain stays as it is. No request is begun any more when this returns."""
+        self._drive.stop()
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS_MAX)

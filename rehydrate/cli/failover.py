@@ -21,6 +21,7 @@ from cdp_container.console import answer, printable, say
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.settings import AgentSettings, load_settings
+from cdp_container.errors import TargetNotEmpty
 from cdp_container.format.domain import Owner
 from cdp_container.format.place import Place
 from cdp_container.store.address import open_store
@@ -66,7 +67,7 @@ def fail_over(
 ) -> int:
     """`rehydrate failover`."""
     check_where(where)
-    where = replace(where, journal=where.journal.absolute())
+    where = replace(where, journal=Path(os.path.abspath(where.journal)))
     flow, clock = Flow(), SystemClock()
     store = open_store(access.address, clock)
     try:
@@ -108,6 +109,8 @@ def _fail_over(run: _Run) -> int:
             # Once more: another command may have ended while we looked at the container.
             note = check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
             note = _take_over(run, container, note or _new_note(run, owner))
+    elif not agent_files.is_locked(directory):
+        failover.check_ours(owner, directory)
     return _serve(run, note)
 
 
@@ -150,7 +153,7 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
         point = f"{note.base.epoch}.{note.base.cut}"
         run.report(f"the domain is ours: epoch {note.epoch}, which goes on from the cut {point}")
         note = _restore(run, note, runner)
-        runner.prove()
+        runner.check()
     return note
 
 
@@ -163,8 +166,19 @@ def _check_all(run: _Run, container: Container, note: FailoverNote) -> RestorePl
     with _planned(run, container, choice) as (source, made):
         paths = paths_at(run.where, made)
         _settings(run, _identity(run, container, made, paths))
-        check_fit(source, made, paths, _targets(note, made.cut.place, paths))
+        with _own_hints():
+            check_fit(source, made, paths, _targets(note, made.cut.place, paths))
         return made
+
+
+@contextmanager
+def _own_hints() -> Iterator[None]:
+    """What a restore's `--force` and `--restart` do has no option here."""
+    try:
+        yield
+    except TargetNotEmpty as error:
+        hint = "choose another target; or, where nobody needs it, remove what is there, with .partial files"
+        raise TargetNotEmpty(error.what, error.why, hint) from error
 
 
 @contextmanager
@@ -217,12 +231,14 @@ def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote
         say(json.dumps({"event": "plan", **members}) if run.as_json else views.plan_text(members))
 
         def when_done() -> None:
-            runner.check()
+            runner.prove()  # so that nobody starts from here what another took meanwhile
             agent_files.write_agent(directory, identity, run.where.config_path, settings)
             agent_files.carry(directory, identity, note.base)
             save_note(directory, prepared)
 
-        restore_all(source, made, paths, _targets(note, note.base, paths), run.clock, run.as_json, when_done)
+        with _own_hints():
+            targets = _targets(note, note.base, paths)
+            restore_all(source, made, paths, targets, run.clock, run.as_json, when_done)
         agent_files.carry(directory, identity, note.base)  # what is forgotten may have been a second name
     return prepared
 

@@ -33,6 +33,7 @@ def failover_members(
         "point": point_name(base.epoch, base.cut),
         "time": time_text(outcome.cut_time_ns),
         "cut_time_ns": outcome.cut_time_ns,
+        "lost_seconds_max": round(outcome.lost_seconds, 3),
         "cut_age_seconds": round(outcome.cut_age_seconds, 3),
         "without_owner_seconds": round(outcome.without_owner_seconds, 3),
         "elapsed_seconds": round(outcome.elapsed_seconds, 3),
@@ -54,11 +55,12 @@ def failover_text(members: Mapping[str, Any]) -> str:
     """The same for people, with what comes next."""
     store, config = members["store"], members["config"]
     owned = f"{members['domain']} is owned by {members['site']}: epoch {members['epoch']}"
-    age, took = seconds_text(members["cut_age_seconds"]), seconds_text(members["elapsed_seconds"])
+    lost, took = members["lost_seconds_max"], seconds_text(members["elapsed_seconds"])
+    written = f"lost at most {seconds_text(lost)}: what was written after that cut (RPO)"
     alone = seconds_text(members["without_owner_seconds"])
     lines = [
         f"{owned}, from the cut {members['point']} of {members['time']}",
-        f"lost at most {age}: what was written after that cut (RPO)",
+        written if lost else "nothing was lost: the domain was released with everything in it (RPO)",
         f"restored and served after {took} (RTO), {alone} without an owner",
         *(f"{volume['name']}: {volume['path']}" for volume in members["volumes"]),
     ]

@@ -13,6 +13,7 @@ from cdp_container.domain.image import Volume
 from cdp_container.errors import TargetUnsuitable, UsageError
 from rehydrate import agent_files, agent_start
 from rehydrate.cli.targets import Targets, paths_of
+from rehydrate.localio import os_errors
 from rehydrate.points import RestorePlan
 
 
@@ -74,7 +75,7 @@ def _check_device_size(volume: Volume, path: Path) -> None:
     """An agent serves a disk whole, so that a larger device would be a larger volume."""
     if not path.is_block_device():
         return
-    with path.open("rb") as device:
+    with os_errors(f"look at {path}"), path.open("rb") as device:
         size_bytes = device.seek(0, os.SEEK_END)
     if size_bytes != volume.size_bytes:
         why = f"{path} has {size_bytes} bytes, and the volume {volume.name} {volume.size_bytes}"

@@ -150,6 +150,22 @@ def fill_small(site: Site, images: dict[str, bytearray]) -> None:
     site.flush_when_ready()
 
 
+def test_a_planned_one_loses_nothing_and_waits_for_nothing() -> None:
+    images: dict[str, bytearray] = {}
+    with two_sites() as (a, b):
+        agent = a.start()
+        fill(a, 8, images)
+        fill_small(a, images)
+        a.agent_command("release", "--to", "b").must()
+        done = failover(b).must()
+        assert "waiting for the lease" not in done.err
+        assert (done.json["lost_seconds_max"], done.json["side_branch"]) == (0.0, None)
+        fill_small(b, images)
+        assert_nothing_copied(b)
+        assert_restores(b, images)
+        agent.kill_group()
+
+
 def test_forced_from_the_version_that_was_seen_and_no_other() -> None:
     images: dict[str, bytearray] = {}
     with two_sites() as (a, b):

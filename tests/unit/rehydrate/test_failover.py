@@ -82,8 +82,8 @@ class World:
         forced: str | None = None,
         **changes: object,
     ) -> None:
-        word = forced or f"{self.owner.epoch}:{self.owner.nonce.hex()}"
-        asked = taking.asked_of("site-b", "me", "drill", word, accept_loss)
+        word = f"{self.owner.epoch}:{self.owner.nonce.hex()}" if forced is None else forced
+        asked = taking.asked_of("site-b", "me", "drill", word or None, accept_loss)
         key = self.base / "key" if self.encrypted else None
         access = commands.Access(str(self.base / "container"), None, key)
         assert taking.fail_over(access, choice or Choice(), asked, self.where(**changes), True) == 0
@@ -132,6 +132,16 @@ def test_an_older_cut_leaves_a_side_branch(world: World, capsys: pytest.CaptureF
     world.run(Choice(at=(1, 2)))
     world.check(world.cuts[1])
     assert json.loads(capsys.readouterr().out)["side_branch"] == "1.4"
+
+
+def test_what_was_released_to_this_site_is_taken_without_loss(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.site.write_owner(state=OwnerState.RELEASED, released_to="site-b", lease_seconds=900)
+    world.run(forced="")
+    world.check(world.cuts[-1])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["lost_seconds_max"], told["cut_age_seconds"] > 0) == (0.0, True)
 
 
 def test_lost_cuts_are_gone_without_only_where_that_is_accepted(world: World) -> None:
@@ -323,6 +333,27 @@ def test_overtaken_while_it_restores_it_leaves_nothing_to_serve(
     assert load_note(world.journal) is not None
 
 
+def test_prepared_and_then_taken_over_by_another_nothing_is_started(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(taking, "_serve", killed)
+    with pytest.raises(Killed):
+        world.run()
+    monkeypatch.undo()
+    ours = world.owner
+    theirs = replace(ours, nonce=b"t" * 16, site="site-c")
+    world.store.put_if(OWNER_KEY, build_owner(theirs), world.store.head(OWNER_KEY).tag)
+    with pytest.raises(OwnedElsewhere, match="site-c") as caught:
+        world.run(forced="")
+    assert "failback" in caught.value.hint
+    world.store.put_if(OWNER_KEY, build_owner(ours), world.store.head(OWNER_KEY).tag)
+    world.run(forced="")
+    world.check(world.cuts[-1])
+
+
 # --- interrupted after every step --------------------------------------------------------------
 
 
@@ -431,4 +462,8 @@ def test_the_figures_are_by_one_clock_each() -> None:
     outcome = failover.outcome_of(note, 25 * second_ns)
     figures = (outcome.cut_age_seconds, outcome.without_owner_seconds, outcome.elapsed_seconds)
     assert figures == (42.0, 40.0, 20.0)
+    assert outcome.lost_seconds == 42.0
+    released = replace(note, released=True)
+    assert failover.outcome_of(released, 0).lost_seconds == 42.0, "an older cut was chosen"
+    assert failover.outcome_of(replace(released, base=note.end), 0).lost_seconds == 0.0
     assert outcome.side_end == Place(1, 3, 4)
