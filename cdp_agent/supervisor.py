@@ -43,6 +43,8 @@ ALLOCATOR: Final = {
 """For glibc, unless the environment has its own. Else a child keeps some 80 MiB of what it freed: objects of
 8 MiB, made by one thread and freed by another, leave the heap in pieces; so they get pages of their own.
 Large pages (where Linux gives them on request) make up for the faults that this costs."""
+SUPERVISOR_PID: Final = "CDP_SUPERVISOR_PID"
+"""Tells a child in its environment who started it: it may come to life when that one is dead."""
 STREAMER_LOCK = "streamer.lock"
 STREAMER_LOCK_SECONDS = 60.0
 """An old streamer whose supervisor was killed has ended by then, on a machine that is hardly moving too."""
@@ -205,7 +207,8 @@ class Supervisor:
             return child.final_code
         if child.process is None:
             if now_ns >= child.due_ns:
-                child.process = subprocess.Popen(child.spec.argv, env={**ALLOCATOR, **os.environ})
+                environment = {**ALLOCATOR, **os.environ, SUPERVISOR_PID: str(os.getpid())}
+                child.process = subprocess.Popen(child.spec.argv, env=environment)
                 child.started_ns = now_ns
             return None
         code = child.process.poll()

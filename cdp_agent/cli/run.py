@@ -16,7 +16,7 @@ from cdp_agent.cli.adopt import adopt_carried
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
 from cdp_agent.releases import release_hint, release_members
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_agent.supervisor import ChildSpec, Supervisor, streamer_lock, take_lock
+from cdp_agent.supervisor import SUPERVISOR_PID, ChildSpec, Supervisor, streamer_lock, take_lock
 from cdp_agent.volume_set import volumes_of, withdraw_all
 from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
@@ -170,7 +170,8 @@ def die_with_parent() -> None:
 
     A child that is told to stop drains its guests first; the next `run` finds the exports closed.
     """
-    parent = os.getppid()
+    supervisor = os.environ.get(SUPERVISOR_PID) or str(os.getppid())
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
+    if str(os.getppid()) != supervisor:
+        # It died while this process came to life, and the kernel will never tell.
         raise AlreadyRunning("cannot start", "the supervisor ended meanwhile", "run `cdp-agent run` again")

@@ -72,6 +72,33 @@ def test_a_child_gives_freed_memory_back_and_the_administrator_has_the_last_word
     assert seen.read_text() == "1 123"
 
 
+DIES_WITH_ITS_PARENT = """
+import os, sys
+from cdp_agent.cli.run import die_with_parent
+from cdp_container.errors import AlreadyRunning
+if sys.argv[1] == "dead":
+    os.environ["CDP_SUPERVISOR_PID"] = "999999999"
+try:
+    die_with_parent()
+except AlreadyRunning:
+    raise SystemExit(66)
+raise SystemExit(67)
+"""
+
+
+@pytest.mark.parametrize(("supervised_by", "code"), [("dead", 66), ("living", 67)])
+def test_a_child_that_comes_to_life_after_its_supervisors_death_ends(supervised_by: str, code: int) -> None:
+    """Else it would go on for ever, and hold the locks that the next agent waits for."""
+    argv = (PYTHON, "-c", DIES_WITH_ITS_PARENT, supervised_by)
+    run = Supervisor(
+        [ChildSpec("streamer", argv, frozenset({code}), ends_everything=True)],
+        SystemClock(),
+        lambda: "",
+        lambda _: None,
+    )
+    assert run.run() == code
+
+
 def test_a_final_code_of_the_splitter_ends_everything() -> None:
     said: list[str] = []
     run = supervisor(child("splitter", "raise SystemExit(66)", final=66, ends=True), said=said)
