@@ -176,8 +176,6 @@ def _differing_part(data: bytes, start: int, end: int, blocks: Blocks) -> Iterat
         sums = np.frombuffer(block_sums(0, padded), dtype="<u8").reshape(count, 2)
         known = blocks.sums[part].view("<u8").reshape(count, 2)
         same |= (kinds == SUM) & (sums == known).all(axis=1)
-        if len(data) % size:
-            same[-1] &= kinds[-1] != SUM  # a sum is of a whole block
     same[-(-len(data) // size) :] = False  # the disk ends before
     edges = np.flatnonzero(np.diff(~same, prepend=False, append=False)).tolist()
     for begin, stop in zip(edges[::2], edges[1::2], strict=True):

@@ -6,8 +6,13 @@ be interrupted anywhere: the same candidates, or more, make the disks the cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+import numpy as np
 
 from cdp_container.domain.blocks import WINDOW_BYTES, blocks_of
 from cdp_container.domain.contents import Contents
@@ -20,9 +25,12 @@ from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.place import Place
 from rehydrate.delta import NONE, changed_since, differing, everything, union
 from rehydrate.inplace import Disk
-from rehydrate.plan import Totals, plan_part
+from rehydrate.plan import part_of, plan_pieces
 from rehydrate.points import Chosen
 from rehydrate.restore import Source, write_window
+
+PIECES_MAX: Final = 1 << 20
+"""Pieces that are fetched together: about 100 MiB of memory. The more, the fewer frames are fetched twice."""
 
 OnProgress = Callable[[], None]
 """Called now and then, before and after bytes are written."""
@@ -116,39 +124,68 @@ def bring(
         DamagedObject, MissingObject, KeyMissing: a frame cannot be had.
         LocalDiskFull, DeviceError: of a disk.
     """
-    done = Figures()
-    for volume in chosen.volumes:
-        done += _bring_volume(source, chosen, volume, wanted[volume.space], disks[volume.space], on_progress)
-    return done
+    fetching = _Fetching(source, [disks[volume.space] for volume in chosen.volumes], on_progress)
+    for number, volume in enumerate(chosen.volumes):
+        runs = runs_of(source.contents, chosen.branch, volume.space)
+        for start in range(0, volume.size_bytes, WINDOW_BYTES):
+            end = min(start + WINDOW_BYTES, -(-volume.size_bytes // SUM_BLOCK_BYTES) * SUM_BLOCK_BYTES)
+            mine = common(wanted[volume.space], intervals([(start, end)]))[1]
+            if len(mine):
+                on_progress()
+                _compare(fetching, number, runs, mine, (start, end))
+    fetching.flush()
+    return fetching.figures
 
 
-def _bring_volume(
-    source: Source, chosen: Chosen, volume: Volume, wanted: Intervals, disk: Disk, on_progress: OnProgress
-) -> Figures:
-    assert disk.size_bytes == volume.size_bytes, "resized before"
-    runs = runs_of(source.contents, chosen.branch, volume.space)
-    done = Figures()
-    for start in range(0, volume.size_bytes, WINDOW_BYTES):
-        end = min(start + WINDOW_BYTES, -(-volume.size_bytes // SUM_BLOCK_BYTES) * SUM_BLOCK_BYTES)
-        mine = common(wanted, intervals([(start, end)]))[1]
-        if not len(mine):
-            continue
-        on_progress()
-        found = list(differing(disk.read, mine, blocks_of(source.contents, runs, start, end)))
-        done += Figures(compared_bytes=mine.total_bytes)
-        if found:
-            done += _write(source, runs, intervals(found), disk, on_progress)
-    return done
+def _compare(fetching: _Fetching, number: int, runs: Table, mine: Intervals, window: tuple[int, int]) -> None:
+    contents, disk = fetching.source.contents, fetching.disks[number]
+    found = intervals(list(differing(disk.read, mine, blocks_of(contents, runs, *window))))
+    fetching.figures += Figures(compared_bytes=mine.total_bytes, changed_bytes=found.total_bytes)
+    if len(found):
+        low, high = int(found.starts[0]), int(found.ends[-1])
+        fetching.add(number, *part_of(resolve(contents.extents(), runs, low, high), found))
 
 
-def _write(source: Source, runs: Table, different: Intervals, disk: Disk, on_progress: OnProgress) -> Figures:
-    low, high = int(different.starts[0]), int(different.ends[-1])
-    pieces = resolve(source.contents.extents(), runs, low, high)
-    window = plan_part(pieces, different, source.contents.objects)
+class _Fetching:
+    """What is to be fetched for all disks together: a frame may hold pieces of several, and is fetched once.
 
-    def report(_: Totals) -> None:
-        on_progress()
+    The disks stand one behind the other in one space of addresses, so that one plan serves them all.
+    """
 
-    on_progress()
-    totals = write_window(source, window, disk, report)
-    return Figures(changed_bytes=different.total_bytes, fetched_bytes=totals.fetch_bytes, gets=totals.gets)
+    def __init__(self, source: Source, disks: Sequence[Disk], on_progress: OnProgress) -> None:
+        self.source = source
+        self.disks = disks
+        self.figures = Figures()
+        self._bases = list(accumulate((disk.size_bytes for disk in disks), initial=0))
+        self._on_progress = on_progress
+        self._pieces: list[Table] = []
+        self._count = 0
+
+    def add(self, number: int, data: Table, zeros: Intervals) -> None:
+        """Pieces of a disk: what is zeros is written at once, what is data when there is enough."""
+        for start, end in zip(zeros.starts.tolist(), zeros.ends.tolist(), strict=True):
+            self._on_progress()
+            self.disks[number].zero(start, end - start)
+        data["offset"] += self._bases[number]
+        self._pieces.append(data)
+        self._count += len(data)
+        if self._count >= PIECES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch and write what was added."""
+        if self._count:
+            window = plan_pieces(np.concatenate(self._pieces), self.source.contents.objects)
+            self._on_progress()
+            done = write_window(self.source, window, self, lambda _: self._on_progress())
+            self.figures += Figures(fetched_bytes=done.fetch_bytes, gets=done.gets)
+        self._pieces, self._count = [], 0
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """See `Writable`."""
+        number = bisect_right(self._bases, offset) - 1
+        self.disks[number].write(offset - self._bases[number], data)
+
+    def zero(self, offset: int, length: int) -> None:
+        """See `Writable`: zeros were written before."""
+        raise AssertionError((offset, length))

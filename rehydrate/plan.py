@@ -242,23 +242,27 @@ def plan_window(pieces: Table, start: int, end: int, objects: Sequence[Head]) ->
     return Window(start, end, data, _fetches(data, objects, GAP_SHARE), zeros)
 
 
-def plan_part(pieces: Table, wanted: Intervals, objects: Sequence[Head]) -> Window:
-    """The same for a part of a window: only what is wanted, and hardly a byte in gaps.
+def part_of(pieces: Table, wanted: Intervals) -> tuple[Table, Intervals]:
+    """Of what was resolved only what is wanted: the data, and what reads as zeros.
 
     Args:
         pieces: of type PIECES, sorted by offset.
         wanted: sorted, disjoint, at least one.
-        objects: heads by the numbers that pieces name.
     """
-    start, end = int(wanted.starts[0]), int(wanted.ends[-1])
     data = pieces[pieces["kind"] == ExtentKind.DATA]
     numbers, where = common(Intervals(data["offset"], data["offset"] + data["length"]), wanted)
     data = data[numbers]
     data["position"] += (where.starts - data["offset"]).astype(np.uint32)
     data["offset"], data["length"] = where.starts, where.ends - where.starts
-    zeros = common(gaps(where, start, end), wanted)[1]
+    holes = gaps(where, int(wanted.starts[0]), int(wanted.ends[-1]))
+    return data, common(holes, wanted)[1]
+
+
+def plan_pieces(data: Table, objects: Sequence[Head]) -> Window:
+    """How to fetch pieces of data, in any order, with hardly a byte in gaps. Its bounds mean nothing."""
     data = data[np.lexsort((data["offset"], data["frame"], data["object"]))]
-    return Window(start, end, data, _fetches(data, objects, PART_GAP_SHARE), zeros)
+    none = np.zeros(0, dtype=np.int64)
+    return Window(0, 0, data, _fetches(data, objects, PART_GAP_SHARE), Intervals(none, none))
 
 
 def _fetches(data: Table, objects: Sequence[Head], gap_share: int) -> Table:

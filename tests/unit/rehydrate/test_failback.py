@@ -292,6 +292,20 @@ def test_where_a_collector_was_at_work_since_the_fork_everything_is_compared(tmp
     assert made.compared_bytes == SIZE
 
 
+def test_a_frame_that_holds_bytes_of_several_volumes_is_fetched_once(tmp_path: Path) -> None:
+    made = Overtaken(tmp_path, {name: SIZE for name in ("a", "b", "c", "d")})
+    made.cut()
+    made.stop()
+    made.other_takes_over()
+    for name in made.paths:
+        made.other_writes(name, 3 * BLOCK, made.site.rng.randbytes(BLOCK))
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+    assert made.changed_bytes == 4 * BLOCK
+    assert made.fetched_bytes <= made.changed_bytes * 1.1
+
+
 # --- more passes, and what interrupts them -----------------------------------------------------
 
 
