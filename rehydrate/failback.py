@@ -205,8 +205,8 @@ class Failback:
     def _is_still(self, note: FailbackNote, volume: Volume, chosen: Chosen) -> bool:
         """Whether a disk is the cut `note.at`, but for what was written towards a later one of the branch."""
         disk = self._disks[volume.space]
-        if not on_branch(note.at, chosen.branch) or not on_branch(note.towards, chosen.branch):
-            return False
+        if not on_branch(note.towards, chosen.branch):
+            return False  # that the cut itself still is on it, `candidates` looks
         if self._is_held:
             return True
         if disk.is_device:

@@ -211,6 +211,18 @@ def test_a_disk_that_was_put_back_from_a_backup_is_compared(tmp_path: Path) -> N
     assert made.compared_bytes == SIZE
 
 
+def test_a_disk_of_another_size_is_compared(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    made.write("disk", 200 * BLOCK, b"cut off")
+    for _ in range(70):  # more than are read back
+        made.write("disk", 0, b"n" * 512)
+    made.cut()
+    os.truncate(made.paths["disk"], SIZE // 2)
+    made.age("disk")
+    finished(made)
+    assert "its size was changed" in made.said[-1]
+
+
 def test_another_file_of_the_same_name_is_compared(tmp_path: Path) -> None:
     made = world(tmp_path)
     made.stop()
@@ -293,7 +305,7 @@ def test_where_a_collector_was_at_work_since_the_fork_everything_is_compared(tmp
 
 
 def test_a_frame_that_holds_bytes_of_several_volumes_is_fetched_once(tmp_path: Path) -> None:
-    made = Overtaken(tmp_path, {name: SIZE for name in ("a", "b", "c", "d")})
+    made = Overtaken(tmp_path, dict.fromkeys(("a", "b", "c", "d"), SIZE))
     made.cut()
     made.stop()
     made.other_takes_over()
@@ -386,6 +398,50 @@ def test_what_was_written_towards_a_cut_that_no_branch_holds_any_more_is_undone(
     interrupted(made, 1, monkeypatch)
     made.other_takes_over(base)  # a third site, which leaves those cuts behind
     made.other_writes("disk", 5 * BLOCK, b"third")
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+
+
+def later_pass_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
+    """The disks are a cut, but for some writes towards a later one."""
+    made = finished(world(tmp_path))
+    for number in (110, 120):
+        made.other_writes("disk", number * BLOCK, b"y" * BLOCK)
+        made.other_cut()
+    interrupted(made, 1, monkeypatch)
+    return made
+
+
+def test_a_later_pass_that_was_interrupted_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = later_pass_interrupted(tmp_path, monkeypatch)
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+    assert made.compared_bytes == 2 * BLOCK
+
+
+def test_what_a_later_pass_wrote_towards_a_dropped_cut_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = later_pass_interrupted(tmp_path, monkeypatch)
+    made.other_takes_over(Place(2, 1, 1))
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+
+
+def test_a_disk_that_was_touched_after_an_interrupted_pass_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = later_pass_interrupted(tmp_path, monkeypatch)
+    made.put("disk", 200 * BLOCK, b"by hand")
+    note = load_failback(made.directory)
+    assert note is not None
+    later_ns = note.touched_ns + 11 * 10**9
+    os.utime(made.paths["disk"], ns=(later_ns, later_ns))
     newest = made.other_cut()
     made.fail_back()
     made.assert_disks_are(newest)
