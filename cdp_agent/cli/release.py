@@ -19,12 +19,14 @@ from cdp_agent.supervisor import is_locked
 from cdp_container.clock import Clock
 from cdp_container.console import answer, say
 from cdp_container.domain.notes import Notes, load_notes
+from cdp_container.domain.settings import is_name
 from cdp_container.errors import AgentNotRunning, Fenced, OwnedElsewhere, ReleaseRefused, UsageError
 
 POLL_SECONDS: Final = 0.2
 ASK_SECONDS: Final = 5.0
 BEGIN_SECONDS_MAX: Final = 60.0
 """How long an agent that just started may take before it can begin."""
+SITE_HINT: Final = "name it as `site` in the configuration of the agent there does"
 GOES_ON: Final = "once it runs, the agent goes on where it was: `cdp-agent run`"
 TAKEN_HINT: Final = (
     "`cdp-agent owner` tells who owns it; `rehydrate failback` brings the domain back once it is given back"
@@ -54,10 +56,13 @@ def release_site(config: Path, site: str, clock: Clock) -> None:
     """Release the domain to this site; returns when that is in `domain/owner` and noted.
 
     Raises:
+        UsageError: no site can be called so.
         ReleaseRefused: nothing was changed.
         AgentNotRunning: it does not run, or ended meanwhile; then it goes on with its next start.
         Fenced: another site took the domain.
     """
+    if not is_name(site):
+        raise UsageError("release the domain", f"{site[:80]!r} is no name of a site", SITE_HINT)
     waiting = _Waiting(_directory(config), clock, f"release the domain to {site}")
     waiting.begin({"command": "release", "site": site})
     waiting.until(lambda notes: notes.released_to == site or not notes.releasing_to)

@@ -104,6 +104,7 @@ class Releasing:
 
     def begin(self, site: str, page: SplitterPage | None) -> Told:
         """Release the domain to this site; asked again, it goes on. A refusal changes nothing."""
+        assert site, "whoever asks has checked the name"
         notes = self._notes
         to = notes.released_to or notes.releasing_to
         if to:

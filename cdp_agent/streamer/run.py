@@ -37,6 +37,7 @@ from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.home import check_home_of
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.settings import is_name
 from cdp_container.errors import CdpError, Fenced, NotHome, StoreRefused
 from cdp_container.format.codec import Compressor
 from cdp_container.journal.reader import JournalReader
@@ -306,6 +307,8 @@ class _Runner:
     def _release(self, site: str | None) -> Answer:
         """Begin a release to this site, or (None) take one back; `status` tells what becomes of it."""
         notes = load_notes(self.settings.directory)
+        if site is not None and not is_name(site):
+            return {"ok": False, "error": f"{site[:80]!r} is no name of a site"}
         if self.engine is not None:
             told = self.engine.releasing.cancel() if site is None else self.engine.release(site)
         elif site is not None and site in (notes.releasing_to, notes.released_to):

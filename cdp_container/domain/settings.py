@@ -164,6 +164,11 @@ AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 Name = Annotated[str, Field(pattern=_NAME)]
 
 
+def is_name(text: str) -> bool:
+    """Whether a site, a domain or a volume can be called so."""
+    return re.fullmatch(_NAME, text) is not None
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

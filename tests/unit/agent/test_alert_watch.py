@@ -121,6 +121,13 @@ def test_nothing_is_watched_where_nothing_is_configured(place: Place) -> None:
     assert open_watch(settings, place.pages, place.clock) is None
 
 
+def test_exports_that_were_closed_on_purpose_are_no_trouble(place: Place) -> None:
+    place.pages.splitter.publish(SplitterPage(limit_bytes=1000 * MIB, running=True, writes_closed=True))
+    for _ in range(60):
+        place.later()
+    assert place.events() == []
+
+
 def test_a_breach_is_told_with_the_figures_and_without_secrets(place: Place) -> None:
     place.pages.splitter.publish(SplitterPage(limit_bytes=1000 * MIB, used_bytes=10))
     place.show("streamer", lag_seconds=31.5, state="streaming")

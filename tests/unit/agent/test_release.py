@@ -155,6 +155,13 @@ def test_it_needs_to_know_what_is_wanted(config: Path, to: str | None, cancel: b
         release_or_cancel(config, to, Sleeper(), cancel=cancel, as_json=False)
 
 
+@pytest.mark.parametrize("site", ["", "two words", "x" * 200, "../b", "b\n"])
+def test_what_no_site_is_called_is_refused(config: Path, site: str) -> None:
+    with agent(config, {"ok": True}) as asked, pytest.raises(UsageError, match="is no name of a site"):
+        release_or_cancel(config, site, Sleeper(), cancel=False, as_json=False)
+    assert asked == []
+
+
 def test_a_cancel_waits_until_it_is_noted(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = directory_of(config)
     save_notes(directory, RELEASED)
