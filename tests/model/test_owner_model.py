@@ -1,4 +1,4 @@
-"""All states of ownership: takeovers, zombies, lost replies and crashes at every step; and broken machines."""
+"""All states of ownership: takeovers, zombies, lost replies, crashes at every step; and broken machines."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdp_agent.streamer import build, coalesce, steps
-from cdp_container.domain import heads
+from cdp_container.domain import ends, heads
 from cdp_container.format import limits, seal
 from tests.sim.sealing import CountingGCM
 
@@ -19,4 +19,5 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "WINDOW_BYTES_MAX", 40_000)
     monkeypatch.setattr(seal, "AESGCM", CountingGCM)
     # Threads would draw from the seed in an order of their own.
-    monkeypatch.setattr(heads, "in_parallel", lambda work, items, workers: map(work, items))
+    for module in (heads, ends):
+        monkeypatch.setattr(module, "in_parallel", lambda work, items, workers: map(work, items))

@@ -42,16 +42,28 @@ class TwoContents(AssertionError):
 
 
 class SimStore:
-    """See `cdp_container.store.api.Store`."""
+    """See `cdp_container.store.api.Store`.
 
-    def __init__(self, time: VirtualTime, rng: Random) -> None:
+    Args:
+        time, rng: the virtual clock; what all faults are drawn from.
+        same: the store of another site, of which this is one more connection.
+
+    Attributes:
+        away: nothing gets through on this connection.
+        allow_two_contents: whether two runs may build one key differently, as the clones of one do.
+        landed: called with the key and the bytes of every write when it is done.
+    """
+
+    def __init__(self, time: VirtualTime, rng: Random, same: SimStore | None = None) -> None:
         self._time = time
         self._rng = rng
-        self.inner = MemoryStore(time)
+        self.inner: MemoryStore = MemoryStore(time) if same is None else same.inner
         self.odds = CALM
         self.away = False
-        self._written: dict[str, bytes] = {}
-        self._fresh: dict[str, int] = {}
+        self.allow_two_contents = False
+        self.landed: Callable[[str, bytes], None] = lambda key, data: None
+        self._written: dict[str, bytes] = {} if same is None else same._written
+        self._fresh: dict[str, int] = {} if same is None else same._fresh
 
     @property
     def address(self) -> str:
@@ -74,12 +86,12 @@ class SimStore:
         return self.inner.head(key)
 
     def put_new(self, key: str, data: bytes) -> str:
-        if self._written.setdefault(key, data) != data:
+        if self._written.setdefault(key, data) != data and not self.allow_two_contents:
             raise TwoContents(f"{key} was built twice, with different bytes")
         return self._write(lambda: self._new(key, data))
 
     def put_if(self, key: str, data: bytes, tag: str) -> str:
-        return self._write(lambda: self.inner.put_if(key, data, tag))
+        return self._write(lambda: self._swap(key, data, tag))
 
     def delete(self, key: str) -> None:
         raise AssertionError("nothing here deletes")
@@ -98,7 +110,13 @@ class SimStore:
     def _new(self, key: str, data: bytes) -> str:
         tag = self.inner.put_new(key, data)
         self._fresh[key] = self._time.now_ns
+        self.landed(key, data)
         return tag
+
+    def _swap(self, key: str, data: bytes, tag: str) -> str:
+        new = self.inner.put_if(key, data, tag)
+        self.landed(key, data)
+        return new
 
     def _write(self, write: Callable[[], str]) -> str:
         self._may_fail()
