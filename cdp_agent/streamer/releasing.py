@@ -131,6 +131,9 @@ class Releasing:
             return Told(f"this site does not own the domain yet: {phase.value}", again=True)
         if page is None or not page.running:
             return Told("the splitter is not running yet", again=True)
+        if page.writes_closed:
+            # Of a release that was taken back: what it says must not be taken for an answer to this one.
+            return Told("the exports are not open again yet", again=True)
         if page.sync_failed:
             return Told("a disk failed, and may lack what guests wrote", "wait until it is mended")
         answered = refusal(page, bool(machines.not_whole or machines.stream.lacking), 0)

@@ -166,6 +166,23 @@ def test_another_release_is_refused_while_one_is_under_way(tmp_path: Path) -> No
         assert not site.ask("release", site="site-c")["ok"]
 
 
+def test_an_old_word_of_the_splitter_is_no_answer_to_a_new_release(tmp_path: Path) -> None:
+    """It may be about to let writes in again: what it said before the cancel must not end the wait."""
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"before")
+        begin(site)
+        site.ask("cancel-release")
+        site.publish(writes_closed=True)
+        site.flush()
+        answer = site.ask("release", site="site-b")
+        assert (answer["ok"], answer["again"]) == (False, True)
+        assert "not open again" in answer["error"]
+        assert site.notes().releasing_to == ""
+        site.publish(writes_closed=False)
+        begin(site)
+
+
 # --- crashes ---------------------------------------------------------------------------------------
 
 
