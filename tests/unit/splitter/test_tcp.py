@@ -44,6 +44,24 @@ def test_a_port_that_is_taken_is_told_and_tried_again(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_port_closes_with_the_server_and_opens_at_the_next_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        holder, port = free_port()
+        holder.close()
+        tcp = TcpExports(TcpSettings("127.0.0.1", port, None))
+        for _ in range(2):
+            server = await serve(FixedExports([MemoryExport(4096)]), tmp_path / "s")
+            await tcp.keep(server)
+            assert (tcp.facts()["open"], tcp.facts()["error"]) == (True, "")
+            await server.close()
+            tcp.closed()
+            assert tcp.facts()["open"] is False
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+
+    asyncio.run(scenario())
+
+
 def test_bad_certificates_are_told_until_they_are_mended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
