@@ -7,7 +7,7 @@ docs/container-format.md, section 4, steps 1 and 2. What segments hold does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdp_container.domain.ends import NOTHING_COLLECTED, Collected, find_end
@@ -31,7 +31,15 @@ from cdp_container.format.domain import (
     parse_epoch_record,
     parse_owner,
 )
-from cdp_container.format.keys import EPOCHS_PREFIX, OWNER_KEY, KeyKind, config_key, epoch_key, parse_key
+from cdp_container.format.keys import (
+    EPOCHS_PREFIX,
+    OWNER_KEY,
+    KeyKind,
+    config_key,
+    epoch_key,
+    log_prefix,
+    parse_key,
+)
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.api import Store
 
@@ -43,6 +51,9 @@ _WITHOUT_OWNER: Final = (
 EPOCHS_MAX: Final = 1_000_000
 """Epochs of one chain: a stop for records that lead nowhere."""
 
+LOOKS_MAX: Final = 8
+"""At `domain/owner`, where it changes hands while a reader looks."""
+
 READ_AHEAD: Final = 32
 """Segments that are asked for at once behind what is proven: without `domain/owner` that is a whole epoch."""
 
@@ -51,13 +62,15 @@ READ_AHEAD: Final = 32
 class DomainFacts:
     """What stands under `domain/`: owner, configuration (None where the owner is gone), records of epochs.
 
-    `records` are those of the epochs that count, newest first; `notes` what a reader should be told.
+    `records` are those of the epochs that count, newest first; `notes` what a reader should be told; `doubt`
+    why nobody knows what the newest proven cut is.
     """
 
     owner: Owner
     config: DomainConfig | None
     records: tuple[EpochRecord, ...]
     notes: tuple[str, ...]
+    doubt: CdpError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +149,9 @@ def read_domain(store: Store) -> DomainFacts:
     """
     notes: list[str] = []
     owner = _read_owner(store, notes)
+    owner, doubt = _highest_owner(store, owner, notes)
     config = read_config(store, owner) if any(owner.config) else None
-    return DomainFacts(owner, config, tuple(_read_chain(store, owner)), tuple(notes))
+    return DomainFacts(owner, config, tuple(_read_chain(store, owner)), tuple(notes), doubt)
 
 
 def read_history(
@@ -151,9 +165,10 @@ def read_history(
     facts = read_domain(store) if facts is None else facts
     notes = list(facts.notes)
     spans: dict[int, Span] = {}
-    newest, lost = NOWHERE, None
+    newest, lost = NOWHERE, facts.doubt
     if facts.records:
         newest, lost = _newest(store, facts.owner, facts.records[0].epoch, collected, notes)
+        lost = lost or facts.doubt
         ends = _ends(facts.records, newest)
         spans = {record.epoch: Span(record, ends[record.epoch]) for record in reversed(facts.records)}
     return History(facts.owner, facts.config, spans, newest, lost, tuple(notes))
@@ -209,13 +224,53 @@ def owner_of_record(record: EpochRecord) -> Owner:
     )
 
 
+def _highest_owner(store: Store, owner: Owner, notes: list[str]) -> tuple[Owner, CdpError | None]:
+    """The owner, or what stands in for it where a higher epoch began.
+
+    An epoch is claimed in `domain/owner` before anything of it is written. So where there is a record of a
+    higher one, and segments, another zone's older object was put in the place of the newer one. One without
+    segments may have come to nothing, and nothing is lost by passing it over.
+    """
+    for _ in range(LOOKS_MAX):
+        epochs = [epoch for epoch in _recorded(store, owner.epoch) if any(store.list(log_prefix(epoch)))]
+        if not epochs:
+            return owner, None
+        # Perhaps it was claimed since we looked.
+        again = _read_owner(store, [])
+        if again.epoch < max(epochs) and again.nonce == owner.nonce:
+            return _overruled(owner, _read_record(store, max(epochs), owner.domain), notes)
+        owner = again
+    return owner, None
+
+
+def _overruled(owner: Owner, record: EpochRecord, notes: list[str]) -> tuple[Owner, CdpError]:
+    why = f"it tells of epoch {owner.epoch}, an older one of another zone, as epoch {record.epoch} began"
+    notes.append(f"{OWNER_KEY}: {why}; the higher epoch counts")
+    stand_in = replace(
+        owner_of_record(record),
+        name=owner.name,
+        version=owner.version,
+        lease_seconds=owner.lease_seconds,
+        config=owner.config,
+    )
+    hint = "--at names a point; the owner of the higher epoch writes its own object back"
+    return stand_in, MissingObject(OWNER_KEY, f"{why}: how new its newest proven cut is, nobody knows", hint)
+
+
 def _highest_record(store: Store) -> EpochRecord | None:
-    parsed = [parse_key(found.key) for found in store.list(EPOCHS_PREFIX)]
-    epochs = [key.epoch for key in parsed if key is not None and key.kind is KeyKind.EPOCH_RECORD]
-    if not epochs:
-        return None
-    key = epoch_key(max(epochs))
-    return parse_epoch_record(store.get(key).data, key, None)
+    epochs = _recorded(store, 0)
+    return _read_record(store, max(epochs), None) if epochs else None
+
+
+def _recorded(store: Store, after: int) -> list[int]:
+    """The epochs above `after` that have a record."""
+    listed = store.list(EPOCHS_PREFIX, epoch_key(after) if after else "")
+    parsed = [parse_key(found.key) for found in listed]
+    return [key.epoch for key in parsed if key is not None and key.kind is KeyKind.EPOCH_RECORD]
+
+
+def _read_record(store: Store, epoch: int, domain: bytes | None) -> EpochRecord:
+    return parse_epoch_record(store.get(epoch_key(epoch)).data, epoch_key(epoch), domain)
 
 
 def read_config(store: Store, owner: Owner) -> DomainConfig:
