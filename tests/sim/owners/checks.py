@@ -11,6 +11,7 @@ from cdp_container.format.domain import EpochRecord, Owner, OwnerState, parse_ep
 from cdp_container.format.keys import OWNER_KEY, KeyKind, parse_key, segment_key
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import parse_preamble
+from cdp_container.store.api import Store
 
 if TYPE_CHECKING:
     from tests.sim.owners.site import Process
@@ -29,11 +30,13 @@ class Checks:
         complete: every complete cut that ever landed, in that order.
         active: the epochs that ever were active in `domain/owner`, oldest first.
         lost: keys that the simulation destroyed.
+        store: what readers read.
         wishes: the older cut that the operator of each run chose, by instance.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.store: Store = world.store.inner
         self.promised: dict[Place, None] = {}
         self.complete: list[Place] = []
         self.active: list[int] = []
@@ -43,6 +46,12 @@ class Checks:
         self._records: dict[int, EpochRecord] = {}
         self._bases: dict[int, Place] = {}
         self._bytes: dict[str, bytes] = {}
+
+    def follow(self, other: Checks) -> None:
+        """A copy of the domain is what these are of: all that was promised there so far holds here, too."""
+        self.promised, self.complete = dict(other.promised), list(other.complete)
+        self.active, self._records = list(other.active), dict(other._records)
+        self._bases, self._bytes = dict(other._bases), dict(other._bytes)
 
     def must(self, condition: bool, why: str) -> None:
         if not condition:
@@ -119,7 +128,7 @@ class Checks:
 
     def check(self, thorough: bool = False) -> None:
         """Read the container as any reader does, and compare."""
-        seen = history.read_history(self._world.store.inner)
+        seen = history.read_history(self.store)
         self.must(seen.lost is None or self._is_lossy(), f"what was proven is lost: {seen.lost}")
         counted = list(seen.spans)
         self.must(counted == self.active, f"epochs {counted} count, and {self.active} were active")
@@ -154,7 +163,7 @@ class Checks:
             for seq in range(1, span.end.seq + 1):
                 key = segment_key(epoch, seq)
                 if key not in self.lost:
-                    same = self._world.store.inner.get(key).data == self._bytes[key]
+                    same = self.store.get(key).data == self._bytes[key]
                     self.must(same, f"{key} was another")
 
     def _is_lossy(self) -> bool:

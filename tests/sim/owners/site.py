@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Wish: TypeAlias = ot.Claim | ot.TakeOver
 LEASE_SECONDS: Final = 30
 SLOW_ODDS: Final = 0.015
-CRASH_ODDS: Final = 0.002
-"""Of a process, before each of its effects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ class Process:
         self.state, effects = owner.step(self.state, event, moment)
         is_noted = True
         for effect in effects:
-            if not self.site.world.quiet and self.rng.random() < CRASH_ODDS:
+            if not self.site.world.quiet and self.rng.random() < self.site.world.crash_odds:
                 self.site.crash()
                 return
             is_noted = self._carry_out(effect, is_noted) and is_noted

@@ -31,6 +31,8 @@ IDLE_SECONDS = 1_000.0
 """Between two cuts of a domain that is hardly written: its lease becomes long."""
 JUDGE_SECONDS = 2_000.0
 """Within so long somebody must be able to take over, whatever was left: the longest lease, and a release."""
+CRASH_ODDS = 0.002
+JUMP = 1_000
 ACTIONS = (
     *("crash", "pause", "cut off", "storm", "take over", "take over", "force", "force", "force"),
     *("release", "release", "cancel", "ask", "collect", "reboot", "disk", "wall", "calm"),
@@ -44,6 +46,8 @@ class World:
         lossy: segments get lost, and operators accept that.
         clones: processes are cloned while they run.
         delay_seconds: of a request on its way, and of its reply, on average.
+        jumps: operators also take over as in a zone that may not know of the newest epoch.
+        crash_odds: of a process, before each of its effects.
         cut_seconds: how long it takes on average from one cut to the next.
         final: for each epoch that was released, the cut that holds everything.
     """
@@ -55,6 +59,7 @@ class World:
         self.over = False
         self.lossy = self.rng.random() < 0.15
         self.clones = self.rng.random() < 0.15
+        self.jumps, self.crash_odds = True, CRASH_ODDS
         self.delay_seconds = self.rng.choice((0.05, 0.15, 0.15, 0.6))
         self.cut_seconds = self.rng.choice((0.5, 2.5, 2.5, 2.5, 8.0, IDLE_SECONDS))
         self.store = SimStore(self.time, self.rng)
@@ -181,7 +186,7 @@ class World:
         shown = self.shown()
         seen = (shown.epoch, shown.nonce) if forced else None
         base = self._older() if self.rng.random() < 0.2 else None
-        jump = 1000 if self.rng.random() < 0.1 else 0
+        jump = JUMP if self.jumps and self.rng.random() < 0.1 else 0
         wish = ot.TakeOver(forced=seen, jump=jump, base=base, accept_loss=self.lossy)
 
         def typed() -> None:
@@ -258,21 +263,33 @@ class World:
 
     def play(self, seconds: float = STORY_SECONDS) -> None:
         """Everything, then calm, then whether anybody can still take over."""
+        self.begin()
+        self.run(seconds)
+        self.settle()
+        self.checks.check()
+        self._judge()
+        self.checks.check(thorough=True)
+
+    def begin(self) -> None:
+        """The sites begin their work, and trouble its own."""
         self.sites[0].start(ot.Claim())
         for site in self.sites[1:]:
             if self.rng.random() < 0.5:
                 site.start(ot.Claim())
         self.time.after(self.rng.uniform(2, 20), self.act)
         self.time.after(self.rng.uniform(1, 20), self._read)
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
         self.time.run_until(self.time.now_ns + int(seconds * SECOND))
+
+    def settle(self) -> None:
+        """The storm ends, and what is late lands."""
         self.quiet = True
         for site in self.sites:
             site.store.odds, site.store.away, site.disk_full = CALM, False, False
             site.paused_until_ns = 0
-        self.time.run_until(self.time.now_ns + int(SETTLE_SECONDS * SECOND))
-        self.checks.check()
-        self._judge()
-        self.checks.check(thorough=True)
+        self.run(SETTLE_SECONDS)
 
     def _read(self) -> None:
         if not self.quiet:
@@ -296,7 +313,7 @@ class World:
                 process.writer.force_cut()
             if process.writer is not None and process.state.proven >= process.writer.last:
                 return
-            self.time.run_until(self.time.now_ns + 5 * SECOND)
+            self.run(5)
             # Whoever asks for the domain asks again and again; its dead owner stays dead.
             self._ask(asker)
         self.checks.must(False, f"nobody can take over: {self.shown()}")
