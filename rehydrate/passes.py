@@ -128,18 +128,20 @@ def bring(
     for number, volume in enumerate(chosen.volumes):
         runs = runs_of(source.contents, chosen.branch, volume.space)
         for start in range(0, volume.size_bytes, WINDOW_BYTES):
-            end = min(start + WINDOW_BYTES, -(-volume.size_bytes // SUM_BLOCK_BYTES) * SUM_BLOCK_BYTES)
-            mine = common(wanted[volume.space], intervals([(start, end)]))[1]
+            mine = common(wanted[volume.space], intervals([(start, start + WINDOW_BYTES)]))[1]
             if len(mine):
                 on_progress()
-                _compare(fetching, number, runs, mine, (start, end))
+                _compare(fetching, number, runs, mine)
     fetching.flush()
     return fetching.figures
 
 
-def _compare(fetching: _Fetching, number: int, runs: Table, mine: Intervals, window: tuple[int, int]) -> None:
+def _compare(fetching: _Fetching, number: int, runs: Table, mine: Intervals) -> None:
     contents, disk = fetching.source.contents, fetching.disks[number]
-    found = intervals(list(differing(disk.read, mine, blocks_of(contents, runs, *window))))
+    # No wider than it has to be: every run that touches it is looked at.
+    end = -(-int(mine.ends[-1]) // SUM_BLOCK_BYTES) * SUM_BLOCK_BYTES
+    blocks = blocks_of(contents, runs, int(mine.starts[0]), end)
+    found = intervals(list(differing(disk.read, mine, blocks)))
     fetching.figures += Figures(compared_bytes=mine.total_bytes, changed_bytes=found.total_bytes)
     if len(found):
         low, high = int(found.starts[0]), int(found.ends[-1])

@@ -229,7 +229,7 @@ def test_another_file_of_the_same_name_is_compared(tmp_path: Path) -> None:
     other = tmp_path / "other.raw"
     other.write_bytes(made.paths["disk"].read_bytes())
     with other.open("r+b") as file:
-        file.seek(300 * BLOCK)
+        file.seek(200 * BLOCK)
         file.write(b"of another machine")
     other.rename(made.paths["disk"])
     made.age("disk")
@@ -398,6 +398,43 @@ def test_what_was_written_towards_a_cut_that_no_branch_holds_any_more_is_undone(
     interrupted(made, 1, monkeypatch)
     made.other_takes_over(base)  # a third site, which leaves those cuts behind
     made.other_writes("disk", 5 * BLOCK, b"third")
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+
+
+def test_a_disk_that_was_touched_after_an_interrupted_first_pass_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world(tmp_path)
+    made.stop()
+    made.other_takes_over()
+    made.other_writes("disk", 100 * BLOCK, b"z" * BLOCK)
+    newest = made.other_cut()
+    interrupted(made, 0, monkeypatch)
+    made.put("disk", 200 * BLOCK, b"by hand")
+    note = load_failback(made.directory)
+    assert note is not None
+    later_ns = note.touched_ns + 11 * 10**9
+    os.utime(made.paths["disk"], ns=(later_ns, later_ns))
+    made.fail_back()
+    made.assert_disks_are(newest)
+
+
+def test_a_size_that_an_interrupted_pass_took_away_is_no_longer_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world(tmp_path)
+    made.write("disk", 200 * BLOCK, b"c" * BLOCK)
+    fork = made.cut()
+    made.stop()
+    made.other_takes_over()
+    made.site.resize(made.spaces["disk"], 150 * BLOCK)
+    made.other_writes("disk", 100 * BLOCK, b"z" * BLOCK)
+    made.other_cut()
+    interrupted(made, 0, monkeypatch)
+    assert made.paths["disk"].stat().st_size == 150 * BLOCK
+    made.other_takes_over(fork)
     newest = made.other_cut()
     made.fail_back()
     made.assert_disks_are(newest)
