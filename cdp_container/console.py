@@ -13,14 +13,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from copy import copy
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import typer
 import typer.main
-from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.models import CommandInfo
 
 from cdp_container.entry import EXIT_INTERRUPTED, imported
 from cdp_container.errors import CdpError, ConfigInvalid, DeviceError, KeyMissing, LocalDiskFull, UsageError
@@ -100,7 +102,7 @@ def run_app(app: typer.Typer) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
     try:
-        command = typer.main.get_command(app)
+        command = _command_of(app, sys.argv[1:2])
         _take_plain_values(command)
         # A command's code comes back as the value, what typer itself refuses as click's exceptions.
         result = command(standalone_mode=False)
@@ -118,6 +120,21 @@ def run_app(app: typer.Typer) -> int:
         say(f"hint: {UsageError.default_hint}")
         return int(code)
     return result if isinstance(result, int) else 0
+
+
+def _command_of(app: typer.Typer, words: list[str]) -> TyperGroup | TyperCommand:
+    """What typer makes of the commands; of one alone where that was asked for: each takes a millisecond."""
+    asked = [one for one in app.registered_commands if one.callback and _name_of(one) in words]
+    if len(asked) != 1 or len(app.registered_commands) == 1:
+        return cast(TyperGroup | TyperCommand, typer.main.get_command(app))
+    narrowed = copy(app)
+    narrowed.registered_commands = asked
+    return typer.main.get_group(narrowed)
+
+
+def _name_of(command: CommandInfo) -> str:
+    assert command.callback is not None
+    return command.name or typer.main.get_command_name(command.callback.__name__)
 
 
 def _take_plain_values(group: object) -> None:

@@ -107,6 +107,22 @@ def test_what_typer_refuses_is_refused(
     assert not seen
 
 
+def test_a_command_has_its_own_help_and_an_unknown_one_is_refused(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, code, says in (
+        (["other"], 7, ""),
+        (["other", "--help"], 0, "tool other"),
+        (["--help"], 0, "paint"),
+        (["othe"], 2, "othe"),
+        (["other", "other"], 2, "other"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["tool", *words])
+        assert run_app(app) == code, words
+        told = capsys.readouterr()
+        assert says in told.out + told.err, words
+
+
 def test_a_restore_imports_no_more_than_it_needs() -> None:
     done = subprocess.run([sys.executable, "-c", RESTORE], capture_output=True, text=True, check=True)
     assert done.stdout == "\n", done.stdout
