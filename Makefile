@@ -18,10 +18,10 @@ MARKS_ceph := ceph
 MARKS_sim := sim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs lint soak simulate bench clean system-demo system-test system-bench
+.PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Make .venv with the locked dependencies and the two commands
 
@@ -41,6 +41,9 @@ system-test:
 
 demo: system-demo setup ## Protect a disk, kill the site, rehydrate it elsewhere, compare
 	$(PY) -m deploy.demo
+
+demo-failover: system-demo setup ## Protect at site A, fail over to B, write there, fail back to A, compare each time
+	$(PY) -m deploy.demo_failover
 
 ifeq ($(ONLY),)
 test: system-test setup ## Everything: format, lint, types, imports, tests (ONLY=unit|lint|e2e|ceph|sim for a part)

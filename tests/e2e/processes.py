@@ -37,7 +37,7 @@ class Done:
         return self
 
 
-def run(words: list[str], environment: Mapping[str, str]) -> Done:
+def run(words: list[str], environment: Mapping[str, str], seconds_max: float = COMMAND_SECONDS_MAX) -> Done:
     """Run a command to its end, in a group of its own that dies with the time limit."""
     process = subprocess.Popen(
         words,
@@ -49,7 +49,7 @@ def run(words: list[str], environment: Mapping[str, str]) -> Done:
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=COMMAND_SECONDS_MAX)
+        out, err = process.communicate(timeout=seconds_max)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
