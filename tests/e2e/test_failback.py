@@ -17,6 +17,7 @@ from cdp_container.errors import AlreadyRunning, ConfigInvalid, UsageError
 from tests.e2e.processes import Done, run
 from tests.e2e.site import BIN, END_SECONDS_MAX, MIB, Site
 from tests.e2e.test_failover import (
+    VOLUMES,
     assert_nothing_copied,
     assert_restores,
     failover,
@@ -175,4 +176,10 @@ def test_a_planned_round_trip_loses_nothing_and_follows_while_the_other_site_wor
         assert report["passes"] >= 2
         print({name: value for name, value in report.items() if "bytes" in name or "owner" in name})
         assert_goes_on(a, images)
-        assert_restores(b, images)
+        lose(b)  # its exports are closed since the release
+        a.agent_command("release", "--to", "b").must()
+        back = failback(b).must()
+        assert_disks(b, images)
+        assert back.json["compared_bytes"] < sum(VOLUMES.values()) // 4
+        assert_goes_on(b, images)
+        assert_restores(a, images)
