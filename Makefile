@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # mkfs and losetup live where a user's PATH on Debian does not look.
 export PATH := $(PATH):/usr/sbin:/sbin
+# Where compiled modules are not kept, every start of a command and every test run compiles all of them again.
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -16,6 +18,8 @@ MARKS_unit := not e2e and not ceph and not sim and not slow
 MARKS_e2e := e2e and not ceph
 MARKS_ceph := ceph
 MARKS_sim := sim
+# The other folders hold none, and would only be imported.
+PYTEST_unit := --numprocesses 2 --ignore tests/e2e --ignore tests/sim
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench
@@ -53,7 +57,7 @@ else ifeq ($(ONLY),lint)
 test: lint
 else ifneq ($(MARKS_$(ONLY)),)
 test: $(if $(filter e2e ceph,$(ONLY)),system-test) setup
-	$(PYTEST) $(if $(filter unit,$(ONLY)),--numprocesses 2) -m "$(MARKS_$(ONLY))"
+	$(PYTEST) $(PYTEST_$(ONLY)) -m "$(MARKS_$(ONLY))"
 else
 test:
 	$(error ONLY=$(ONLY) is none of unit, lint, e2e, ceph, sim)
