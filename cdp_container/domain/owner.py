@@ -28,7 +28,7 @@ from cdp_container.domain.owner_lease import (
     renew_at_ns,
     renewal_due,
 )
-from cdp_container.domain.owner_takeover import begin_cancel, consider, released
+from cdp_container.domain.owner_takeover import begin_cancel, consider, put_back, released
 from cdp_container.domain.owner_types import (
     Activated,
     Activity,
@@ -229,6 +229,8 @@ def _take_owner(state: RunState, owner: Owner, tag: str, proving: Place | None, 
         # With attempts open the back-off goes on growing: reads that work do not mean that writes do.
         same = replace(state if state.attempts else quiet(state), seen=owner, tag=tag, settle=False)
         return _proven(same, proving) if proving is not None else (same, ())
+    if state.phase in CLAIMED and owner.epoch < state.epoch:
+        return put_back(state, owner, tag, proving)
     if state.phase is Phase.RELEASING and state.sent is not None and state.sent.state is OwnerState.RELEASED:
         return released(state, owner, state.release_to)
     if state.phase in CLAIMED:
@@ -244,6 +246,7 @@ def _confirmed(state: RunState, owner: Owner, tag: str, attempt: Attempt) -> Ste
         tag=tag,
         attempts=(),
         settle=False,
+        overruled=False,
         known=frozenset({owner.nonce}),
         renewed_ns=attempt.began_ns,
     )
@@ -380,6 +383,8 @@ def _wants_request(state: RunState) -> bool:
 
 
 def _wants_swap(state: RunState) -> bool:
+    if state.overruled:
+        return True
     if state.phase is Phase.ACTIVE:
         return not is_recorded(state, state.promised)
     return state.phase in (Phase.CLAIMING, Phase.ACTIVATING, Phase.RELEASING)

@@ -22,10 +22,12 @@ from cdp_container.domain.owner_types import (
     Released,
     RunState,
     TakeOver,
+    Trouble,
     Waiting,
     Watch,
 )
 from cdp_container.format.domain import Owner, OwnerState
+from cdp_container.format.place import Place
 
 ELSEWHERE_NS: Final = 10 * SECOND_NS
 """How often one who does not own the domain looks again."""
@@ -68,6 +70,20 @@ def released(state: RunState, owner: Owner, site: str) -> Considered:
     """The domain was given up to this site, and perhaps taken."""
     over = replace(state, phase=Phase.RELEASED, seen=owner, attempts=(), settle=False)
     return over, (NoteReleased(site), Released(owner))
+
+
+def put_back(state: RunState, owner: Owner, tag: str, proving: Place | None) -> Considered:
+    """An older epoch's object stands in the place of ours, as zones met: ours is written back over it.
+
+    Nothing else explains one: in one zone `domain/owner` goes on to higher epochs only. What was to be proven
+    is asked for again. Attempts are kept: replication may bring back what they wrote.
+    """
+    assert state.seen is not None
+    seen = replace(state.seen, version=max(state.seen.version, owner.version))
+    prove = proving if state.prove is None else state.prove
+    state = replace(state, seen=seen, tag=tag, settle=False, prove=prove, overruled=True)
+    why = f"epoch {owner.epoch} of site {owner.site!r} stands in the place of ours, {state.epoch}"
+    return state, (Trouble("domain/owner", f"{why}, which is written back"),)
 
 
 def begin_cancel(state: RunState, moment: Moment) -> RunState:

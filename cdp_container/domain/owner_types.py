@@ -437,7 +437,8 @@ class RunState:
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to,
             or that a run before this one was about to. cancel: what we gave up is to be ours again.
             promised: the newest cut that is to be recorded at once. lost: what was proven is gone, and that
-            was accepted: the end is looked for without it. takeover: what an operator wants, None
+            was accepted: the end is looked for without it. overruled: an older object stands in the place of
+            ours, which is written back. takeover: what an operator wants, None
             where only what is ours is claimed. watch: the lease that we wait for.
     """
 
@@ -470,3 +471,4 @@ class RunState:
     takeover: TakeOver | None = None
     watch: Watch | None = None
     lost: bool = False
+    overruled: bool = False
