@@ -33,6 +33,7 @@ from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.api import Store
+from cdp_container.store.attest import probe
 from rehydrate.failover_note import FailoverNote, save_note
 
 LEASE_SECONDS: Final = 30
@@ -128,7 +129,13 @@ def runner_of(
     software: str,
     report: Callable[[str], None],
 ) -> OwnerRunner:
-    """Who claims, and renews until it is closed. `store` must not repeat a request."""
+    """Who claims, and renews until it is closed. `store` must not repeat a request.
+
+    It has to prove its word first, as for an agent, and learns how this server wants tags spelled.
+
+    Raises StoreRefused where it breaks a promise, and what a store raises.
+    """
+    probe(store, entropy)
     claimant = Claimant(
         domain=owner.domain,
         site=asked.site,

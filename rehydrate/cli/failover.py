@@ -142,12 +142,12 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
     if not failover.is_at_once(owner, run.asked):
         run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")
     note = failover.seen_by(note, owner, directory, run.store)
-    save_note(directory, note)
-    note = _before(run, container, chosen, note)
     software = f"rehydrate {installed_version('cdp-container')}"
     runner = failover.runner_of(
         run.store, owner, run.asked, directory, run.clock, os.urandom, software, run.report
     )
+    save_note(directory, note)
+    note = _before(run, container, chosen, note)
     with runner:
         _, note = failover.claim(runner, wish, note, directory, run.store)
         point = f"{note.base.epoch}.{note.base.cut}"

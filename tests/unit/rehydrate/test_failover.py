@@ -25,6 +25,7 @@ from cdp_container.errors import (
     MissingObject,
     NoSuchPoint,
     OwnedElsewhere,
+    StoreRefused,
     TargetNotEmpty,
     TargetUnsuitable,
     UsageError,
@@ -202,6 +203,15 @@ def test_a_point_that_is_not_there_is_refused(world: World) -> None:
 def test_a_key_that_does_not_open_it_is_refused(world: World) -> None:
     (world.base / "key").write_text("00" * 32)
     refused(world, KeyMissing)
+
+
+def test_a_store_that_breaks_its_word_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put_if(store: DirectoryStore, key: str, data: bytes, tag: str) -> str:
+        store.delete(key)
+        return store.put_new(key, data)
+
+    monkeypatch.setattr(DirectoryStore, "put_if", put_if)
+    refused(world, StoreRefused)
 
 
 def test_hooks_that_are_not_there_are_refused(world: World) -> None:
@@ -383,16 +393,18 @@ class Faults:
             if self.left == 0 and not self.after:
                 self.done = True
                 raise Killed
-            result = real(*arguments)
-            if self.left == 0:
-                self.done = True
-                raise Killed
-            return result
+            kill = self.left == 0
+            try:
+                return real(*arguments)
+            finally:  # also where the store is meant to refuse
+                if kill:
+                    self.done = True
+                    raise Killed
 
         return faulty
 
 
-STEPS_MAX = 40
+STEPS_MAX = 60
 
 
 @pytest.mark.e2e  # it takes its time
