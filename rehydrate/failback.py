@@ -8,7 +8,7 @@ what the site's own journal tells stands in diverged; who owns the domain is not
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -27,6 +27,7 @@ from rehydrate.container import Container
 from rehydrate.delta import NONE
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.flow import Flow
+from rehydrate.followed import Followed
 from rehydrate.here import Here
 from rehydrate.inplace import Disk, open_disk
 from rehydrate.passes import Figures, Known, Sizes, bring, candidates
@@ -64,6 +65,7 @@ class Failback:
         self._clock = clock
         self._say = say
         self._stack = ExitStack()
+        self._followed = Followed()
         self._disks: dict[bytes, Disk] = {}
         self._is_held = False
         self.note = load_failback(here.directory)
@@ -76,6 +78,7 @@ class Failback:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._followed.close()
         self._stack.close()
 
     @property
@@ -95,24 +98,24 @@ class Failback:
         self.newest = container.history.newest
         if self._is_held and self.note is not None and self.note.at == _asked(container.history, choice):
             return self.note.at
-        with closing(container.gather(scope_of(container.history, choice), keeps_sums=True)) as contents:
-            chosen = chosen_point(container, contents, choice)
-            self._open_disks(chosen)
-            note = self.note or self._begin(container.history, contents, chosen)
-            move_aside(self._here.directory, self._here.directory / note.evidence)
-            known = self._known(note, contents, chosen)
-            sizes = Sizes(container.history, contents, chosen)
-            wanted = {
-                volume.space: candidates(contents, chosen, sizes, volume, known[volume.space])
-                for volume in chosen.volumes
-            }
-            self._save(replace(note, towards=chosen.cut.place, touched_ns=self._clock.wall_ns()))
-            for volume in chosen.volumes:
-                self._disks[volume.space].resize(volume.size_bytes)
-            self.pass_count += 1
-            source = Source(container.store, container.keys, contents, self._flow)
-            self.figures += bring(source, chosen, wanted, self._disks, self._touch)
-            return self._end(chosen)
+        contents = self._followed.at(container, scope_of(container.history, choice))
+        chosen = chosen_point(container, contents, choice)
+        self._open_disks(chosen)
+        note = self.note or self._begin(container.history, contents, chosen)
+        move_aside(self._here.directory, self._here.directory / note.evidence)
+        known = self._known(note, contents, chosen)
+        sizes = Sizes(container.history, contents, chosen)
+        wanted = {
+            volume.space: candidates(contents, chosen, sizes, volume, known[volume.space])
+            for volume in chosen.volumes
+        }
+        self._save(replace(note, towards=chosen.cut.place, touched_ns=self._clock.wall_ns()))
+        for volume in chosen.volumes:
+            self._disks[volume.space].resize(volume.size_bytes)
+        self.pass_count += 1
+        source = Source(container.store, container.keys, contents, self._flow)
+        self.figures += bring(source, chosen, wanted, self._disks, self._touch)
+        return self._end(chosen)
 
     # --- one pass ----------------------------------------------------------------------------
 

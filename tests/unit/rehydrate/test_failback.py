@@ -440,6 +440,42 @@ def test_a_size_that_an_interrupted_pass_took_away_is_no_longer_believed(
     made.assert_disks_are(newest)
 
 
+def test_one_that_follows_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world(tmp_path)
+    made.stop()
+    made.other_takes_over()
+    base = made.other_cut()
+    asked: list[str] = []
+    plain = made.store.get_range
+
+    def get_range(key: str, start: int, length: int) -> bytes:
+        asked.append(key)
+        return plain(key, start, length)
+
+    with made.failback() as run:
+        run.pass_to(Choice())
+        for number in range(3):
+            made.other_writes("disk", number * 5 * BLOCK, bytes([65 + number]) * BLOCK)
+            newest = made.other_cut()
+            asked.clear()
+            monkeypatch.setattr(made.store, "get_range", get_range)
+            assert run.pass_to(Choice()) == newest
+            monkeypatch.undo()
+            made.assert_disks_are(newest)
+            assert "log/0000000001/000000000001" not in asked
+        made.other_takes_over(base)  # which leaves what was read behind
+        made.other_trims("disk", 0, BLOCK)
+        newest = made.other_cut()
+        assert run.pass_to(Choice()) == newest
+        made.assert_disks_are(newest)
+        made.site.protect(newest)
+        made.site.collect(3, 1, 1)
+        made.other_writes("disk", 90 * BLOCK, b"after a collection")
+        newest = made.other_cut()
+        assert run.pass_to(Choice()) == newest
+        made.assert_disks_are(newest)
+
+
 def later_pass_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
     """The disks are a cut, but for some writes towards a later one."""
     made = finished(world(tmp_path))
