@@ -6,15 +6,18 @@ from random import Random
 
 import pytest
 
+from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.history import read_history
-from cdp_container.format.domain import build_owner, parse_owner
+from cdp_container.format.domain import build_owner
 from cdp_container.format.keys import OWNER_KEY
 from tests.sim.owners.site import Site
 from tests.sim.owners.world import JUMP, World
 
 pytestmark = pytest.mark.sim
 
+TURNS = 100
+"""Of ten seconds each, after the zones met: longer than an idle domain's lease."""
 LAG_ODDS = 0.3
 """Of a zone's copy, that it lacks some of the newest segments."""
 
@@ -39,18 +42,22 @@ def zone_of(world: World, rng: Random) -> World:
     return zone
 
 
-def meet(world: World, zone: World) -> None:
-    """Everything of the zone comes to the other, and the higher epoch wins."""
+def meet(world: World, zone: World, rng: Random) -> None:
+    """Everything of the zone comes to the other; of the two `domain/owner` one stands there, by chance."""
+    store, theirs = world.store.inner, zone.shown()
+    assert theirs.epoch > world.shown().epoch, "the zones' epochs are not apart"
     for found in zone.store.inner.list(""):
         data = zone.store.inner.get(found.key).data
         if found.key == OWNER_KEY:
-            theirs = parse_owner(data, OWNER_KEY, world.domain)
-            assert theirs.epoch > world.shown().epoch, "the zones' epochs are not apart"
-            world.store.inner.put_if(OWNER_KEY, build_owner(theirs), world.store.inner.head(OWNER_KEY).tag)
-        elif any(world.store.inner.list(found.key)):
-            assert world.store.inner.get(found.key).data == data, f"{found.key} has two contents"
+            if rng.random() < 0.5:
+                store.put_if(OWNER_KEY, build_owner(theirs), store.head(OWNER_KEY).tag)
+        elif any(store.list(found.key)):
+            assert store.get(found.key).data == data, f"{found.key} has two contents"
         else:
-            world.store.inner.put_new(found.key, data)
+            store.put_new(found.key, data)
+    zone.checks.store = zone.store.inner = store
+    for site in zone.sites:
+        site.store.inner = store
 
 
 def test_two_zones(sim_seed: int) -> None:
@@ -72,17 +79,27 @@ def test_two_zones(sim_seed: int) -> None:
     world.run(60)
     world.settle()
     world.checks.check()
-    meet(world, zone)
-    world.run(1_000)
+    meet(world, zone, rng)
+    for _ in range(TURNS):
+        zone.run(10)
+        world.run(10)
+    assert world.shown().epoch >= process.state.epoch, "the higher epoch did not win"
     for site in world.sites:
         held = site.process is not None and site.process.state.phase is ot.Phase.ACTIVE
         assert not held, f"{site.name} goes on in the zone that lost"
     # What a reader finds is what the winner had; what the other promised beyond that, its record tells of.
     history = read_history(world.store.inner)
-    zone.checks.store = world.store.inner
     zone.checks.check(thorough=True)
     unsynchronised = [span.record for span in history.spans.values() if span.record.unsynchronised]
     for place in world.checks.promised:
         span = history.spans.get(place.epoch)
         if span is None or place > span.end:
             assert any(record.end < place for record in unsynchronised), f"{place} is lost, and nothing tells"
+
+
+def test_an_owner_that_yields_to_an_older_epoch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: whoever stands there is taken for one who came later."""
+    monkeypatch.setattr(owner, "put_back", lambda state, shown, tag, proving: owner._fence(state, shown))
+    with pytest.raises(AssertionError, match="the higher epoch did not win"):
+        for seed in range(20):
+            test_two_zones(seed)
