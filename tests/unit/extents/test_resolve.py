@@ -96,12 +96,12 @@ def model(history: list[Layer]) -> list[tuple[int, int, int]]:
 
 def shown(pieces: Table, image: list[tuple[int, int, int]]) -> None:
     """Write pieces into an image, asserting that no byte is written twice."""
-    for piece in pieces:
-        for step in range(int(piece["length"])):
-            byte = int(piece["offset"]) + step
-            assert image[byte] == VOID
-            if piece["kind"] == ExtentKind.DATA:
-                image[byte] = (int(piece["object"]), int(piece["frame"]), int(piece["position"]) + step)
+    names = ("offset", "length", "kind", "object", "frame", "position")
+    for offset, length, kind, number, frame, position in pieces[list(names)].tolist():
+        for step in range(length):
+            assert image[offset + step] == VOID
+            if kind == ExtentKind.DATA:
+                image[offset + step] = (number, frame, position + step)
 
 
 @settings(max_examples=300)

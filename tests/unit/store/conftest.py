@@ -6,8 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from cdp_container.store import s3_clients
+from cdp_container.store.s3_models import Models
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.s3 import S3Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """All clients of these tests are driven by the same documents: parsing them is most of opening one."""
+    models = Models()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3_clients, "Models", lambda: models)
+        yield
 
 
 @pytest.fixture(scope="module")
