@@ -79,12 +79,11 @@ def start_agent(config: Path, directory: Path, clock: Clock) -> int | None:
 
     Raises AgentNotRunning: it ended, or they are not open after START_SECONDS_MAX; it then goes on starting.
     """
-    command = [str(find_agent()), "run", "--config", str(config)]
     pages = SharedPages(directory / "shared")
     try:
         runs = is_locked(directory)
         before = 0 if runs else _generation(pages)
-        process = None if runs else _spawn(command, directory / LOG_NAME)
+        process = None if runs else _spawn(config, directory / LOG_NAME)
         until_ns = clock.boottime_ns() + int(START_SECONDS_MAX * 1e9)
         while _generation(pages) in (0, before):
             code = None if process is None else process.poll()
@@ -98,7 +97,8 @@ def start_agent(config: Path, directory: Path, clock: Clock) -> int | None:
     return None if process is None else process.pid
 
 
-def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+def _spawn(config: Path, log: Path) -> subprocess.Popen[bytes]:
+    command = [str(find_agent()), "run", "--config", str(config)]
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
