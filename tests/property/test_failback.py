@@ -9,10 +9,12 @@ import pytest
 
 from cdp_container.journal.position import Position
 from rehydrate.inplace import Disk
+from rehydrate.plan import Choice
 from tests.overtaken import Overtaken
 
 SIZE = 64 * 4096 + 512  # the last block is a part
 SECTOR = 512
+SEEDS = 8
 DOUBTS: tuple[dict[str, object], ...] = (
     {"sync_failed": True},
     {"episode": 0xE},
@@ -77,7 +79,7 @@ def _killed_pass(made: Overtaken, rng: Random, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("is_complete", [True, False], ids=["the journal is complete", "it is not"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_the_disks_are_the_cut(
     seed: int, is_complete: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,3 +114,25 @@ def test_the_disks_are_the_cut(
     newest = made.other_cut()
     assert made.fail_back() == newest
     made.assert_disks_are(newest)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_one_command_that_follows_takes_every_turn(seed: int, tmp_path: Path) -> None:
+    rng = Random(1000 + seed)
+    made = Overtaken(tmp_path, {"disk": SIZE, "log": SIZE}, seed)
+    made.cut()
+    _here(made, rng, rng.randrange(20))
+    made.stop()
+    made.other_takes_over(rng.choice(list(made.site.images)))
+    made.other_cut()
+    with made.failback() as run:
+        for _ in range(8):
+            _there(made, rng, rng.randrange(8))
+            newest = made.other_cut()
+            if not rng.randrange(3):
+                made.other_takes_over(rng.choice([cut for cut in made.site.images if cut.epoch > 1]))
+                newest = made.other_cut()
+            if not rng.randrange(4) and newest.seq > 1:
+                made.site.protect(newest)
+            assert run.pass_to(Choice()) == newest
+            made.assert_disks_are(newest)
