@@ -33,8 +33,10 @@ def missing_programs() -> list[str]:
 
 
 @contextmanager
-def running_ceph(directory: Path) -> Iterator[S3Server]:
+def running_ceph(directory: Path, gateway: bool = True) -> Iterator[S3Server]:
     """A gateway that keeps everything in `directory`, which it removes at the end.
+
+    Without `gateway` only the cluster behind it; the server's endpoint is where one may listen.
 
     Raises:
         RuntimeError: Ceph did not start; the message holds the end of its log.
@@ -44,6 +46,8 @@ def running_ceph(directory: Path) -> Iterator[S3Server]:
         f"http://127.0.0.1:{port}", "test-access", secrets.token_hex(16), conf=directory / "ceph.conf"
     )
     keys = {"CEPH_ACCESS_KEY": server.access_key, "CEPH_SECRET_KEY": server.secret_key}
+    if not gateway:
+        keys["CEPH_NO_GATEWAY"] = "1"
     errors = directory.with_name(directory.name + ".err")
     with errors.open("w") as error_stream:
         process = subprocess.Popen(
