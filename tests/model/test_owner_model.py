@@ -27,8 +27,9 @@ BUDGETS = (
 )
 DEEP = (
     Budget(takeovers=1, crashes=1, losses=1),
-    Budget(takeovers=2, crashes=1, cuts=2, older=True),
-    Budget(takeovers=1, crashes=1, losses=1, releases=1, cancels=1, renewals=0),
+    Budget(takeovers=2, crashes=1, renewals=0),
+    Budget(takeovers=2, losses=2, renewals=0),
+    Budget(takeovers=1, losses=1, releases=1, cancels=1),
 )
 """With --deep: minutes, not seconds."""
 
