@@ -61,7 +61,6 @@ def lease_by_wall_clocks(patch: pytest.MonkeyPatch, world: World) -> None:
     patch.setattr(owner, "_wanted", dated)
     patch.setattr(owner, "step", by_clock)
     patch.setattr(owner_takeover, "_watch", watch)
-    patch.setattr(Process, "looked", property(lambda self: b"", lambda self, value: None), raising=False)
     patch.setattr(world.checks, "proven", lambda process, place: world.checks.promised.update({place: None}))
 
 
