@@ -24,7 +24,7 @@ from cdp_container.format.place import NOWHERE, Place
 from cdp_container.journal.read_back import MTIME_SLACK_SECONDS
 from cdp_container.journal.served import disk_of, disks_served
 from rehydrate.container import Container
-from rehydrate.delta import NONE
+from rehydrate.delta import NONE, everything
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.flow import Flow
 from rehydrate.followed import Followed
@@ -96,20 +96,32 @@ class Failback:
         """
         container = self._open_again()
         self.newest = container.history.newest
-        if self._is_held and self.note is not None and self.note.at == _asked(container.history, choice):
-            return self.note.at
+        note = self.note
+        is_quiet = self._is_held and note is not None and not note.towards
+        if is_quiet and note is not None and note.at == _asked(container.history, choice):
+            return note.at
         contents = self._followed.at(container, scope_of(container.history, choice))
         chosen = chosen_point(container, contents, choice)
         self._open_disks(chosen)
-        note = self.note or self._begin(container.history, contents, chosen)
+        note = note or self._begin(container.history, contents, chosen)
         move_aside(self._here.directory, self._here.directory / note.evidence)
         known = self._known(note, contents, chosen)
         sizes = Sizes(container.history, contents, chosen)
-        wanted = {
+        found = {
             volume.space: candidates(contents, chosen, sizes, volume, known[volume.space])
             for volume in chosen.volumes
         }
-        self._save(replace(note, towards=chosen.cut.place, touched_ns=self._clock.wall_ns()))
+        # Noted before the first byte: a pass over everything that ends early must be one again, though then
+        # nothing may tell why.
+        doubts = {space: "nothing was known of it" for space, blocks in found.items() if blocks is None}
+        doubts |= dict(note.doubts)
+        towards, now_ns = chosen.cut.place, self._clock.wall_ns()
+        self._save(replace(note, towards=towards, touched_ns=now_ns, doubts=tuple(doubts.items())))
+        wanted = {
+            volume.space: everything(volume.size_bytes) if blocks is None else blocks
+            for volume in chosen.volumes
+            for blocks in (found[volume.space],)
+        }
         for volume in chosen.volumes:
             self._disks[volume.space].resize(volume.size_bytes)
         self.pass_count += 1
@@ -125,7 +137,7 @@ class Failback:
         looks = tuple(self._disks[volume.space].look() for volume in chosen.volumes)
         assert self.note is not None, "begun"
         place = chosen.cut.place
-        self._save(replace(self.note, at=place, towards=NOWHERE, volumes=looks))
+        self._save(replace(self.note, at=place, towards=NOWHERE, volumes=looks, doubts=()))
         self._is_held, self.volumes = True, chosen.volumes
         return place
 
@@ -164,9 +176,14 @@ class Failback:
     # --- what is known of the disks ----------------------------------------------------------
 
     def _known(self, note: FailbackNote, contents: Contents, chosen: Chosen) -> dict[bytes, Known]:
+        doubted = {space for space, _ in note.doubts}
         if note.at:
             return {
-                volume.space: Known(note.at if self._is_still(note, volume, chosen) else NOWHERE)
+                volume.space: Known(
+                    note.at
+                    if volume.space not in doubted and self._is_still(note, volume, chosen)
+                    else NOWHERE
+                )
                 for volume in chosen.volumes
             }
         nothing = {volume.space: Known(NOWHERE) for volume in chosen.volumes}
@@ -188,7 +205,6 @@ class Failback:
             except (JournalDamaged, PositionUnknown):
                 return nothing
             last_ns = max(diverged.last_write_ns, note.touched_ns)
-        doubted = {space for space, _ in note.doubts}
         return {
             volume.space: Known(fork.place, own.get(index, NONE))
             if (index := indexes[volume.space]) is not None

@@ -23,7 +23,7 @@ from cdp_container.extents.resolve import resolve
 from cdp_container.extents.tables import Table
 from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.place import Place
-from rehydrate.delta import NONE, changed_since, differing, everything, union
+from rehydrate.delta import NONE, changed_since, differing, union
 from rehydrate.inplace import Disk
 from rehydrate.plan import part_of, plan_pieces
 from rehydrate.points import Chosen
@@ -90,15 +90,17 @@ class Sizes:
         return {volume.space: volume.size_bytes for volume in volumes if volume.whole}
 
 
-def candidates(contents: Contents, chosen: Chosen, sizes: Sizes, volume: Volume, known: Known) -> Intervals:
-    """Where a disk may differ from the chosen cut, in whole blocks; all of it where nothing is known."""
+def candidates(
+    contents: Contents, chosen: Chosen, sizes: Sizes, volume: Volume, known: Known
+) -> Intervals | None:
+    """Where a disk may differ from the chosen cut, in whole blocks; None where nothing is known."""
     size_bytes = volume.size_bytes
     size_then = sizes.at(known.since, volume.space) if known.since else None
     if size_then is None:
-        return everything(size_bytes)
+        return None
     changed = changed_since(contents, chosen.branch, volume.space, known.since, size_bytes)
     if changed is None:
-        return everything(size_bytes)
+        return None
     # What a disk has beyond its size of then is in no record: it may have grown to hold anything.
     grown = intervals([(size_then, size_bytes)] if size_then < size_bytes else [])
     return union([changed, known.own, grown], size_bytes)

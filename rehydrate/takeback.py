@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from cdp_container.clock import Clock
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.owner_types import TakeOver
-from cdp_container.errors import NoSuchPoint, OwnedElsewhere, UsageError
+from cdp_container.errors import NoSuchPoint, OwnedElsewhere, StoreUnavailable, UsageError
 from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
@@ -122,14 +122,24 @@ class TakeBack:
         owner = self.look()
         place = self._pass(owner)
         while not self._may_claim(owner):
-            now = self.look()
-            if now.protected > place or now.epoch_in_force != owner.epoch_in_force:
-                place = self._pass(now)
-            elif now.state is owner.state and now.released_to == owner.released_to:
-                self._say_what_to_do(now)
+            try:
+                place, owner = self._step(place, owner)
+            except (
+                StoreUnavailable
+            ) as error:  # this may go on for days, and what was begun can be gone on with
+                self._say_once(str(error), f"still trying: {error}")
                 self._clock.sleep(POLL_SECONDS)
-            owner = now
         return self._pass(owner)
+
+    def _step(self, place: Place, owner: Owner) -> tuple[Place, Owner]:
+        """One look: what is newer is fetched, else it is waited a moment."""
+        now = self.look()
+        if now.protected > place or now.epoch_in_force != owner.epoch_in_force:
+            place = self._pass(now)
+        elif now.state is owner.state and now.released_to == owner.released_to:
+            self._say_what_to_do(now)
+            self._clock.sleep(POLL_SECONDS)
+        return place, now
 
     def take(self, place: Place, runner: OwnerRunner) -> Taken:
         """Claim the domain and make sure that the disks are the cut that its epoch goes on from.
@@ -173,7 +183,9 @@ class TakeBack:
                 f": for the last step run `cdp-agent release --to {self._asked.site}` there; this one waits"
             )
             line += f" (if that site is gone for good: --force {force_word(owner)})"
-        key = f"{owner.epoch} {owner.state.value} {owner.released_to}"
+        self._say_once(f"{owner.epoch} {owner.state.value} {owner.released_to}", line)
+
+    def _say_once(self, key: str, line: str) -> None:
         if key != self._said:
             self._said = key
             self._report(line)

@@ -32,7 +32,7 @@ class FailbackNote:
     Attributes:
         evidence: the directory, within the journal directory, that the overtaken run's journal was moved to.
         fork: the cut that these disks and the other site's history have in common, NOWHERE if none is known.
-        doubts: by space id, why nothing is known of a disk, though its journal may tell much.
+        doubts: by space id, why nothing is known of a disk, until a pass has ended.
         at: the cut that the disks are, durably; NOWHERE before the first pass has ended.
         volumes: of each disk, how it looked when it was that cut.
         towards: the cut that they were written towards since; NOWHERE while nothing was.

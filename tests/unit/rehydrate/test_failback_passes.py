@@ -39,8 +39,8 @@ class _Broken(Exception):
     pass
 
 
-def interrupted(made: Overtaken, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass that dies after so many writes."""
+def fail_after(after: int, patch: pytest.MonkeyPatch) -> None:
+    """From so many writes on every one fails."""
     left = [after]
     plain = Disk.write
 
@@ -50,8 +50,13 @@ def interrupted(made: Overtaken, after: int, monkeypatch: pytest.MonkeyPatch) ->
         left[0] -= 1
         plain(self, offset, data)
 
+    patch.setattr(Disk, "write", write)
+
+
+def interrupted(made: Overtaken, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that dies after so many writes."""
     with monkeypatch.context() as patch:
-        patch.setattr(Disk, "write", write)
+        fail_after(after, patch)
         with pytest.raises(_Broken):
             made.fail_back()
 
@@ -172,7 +177,7 @@ def test_one_that_follows_reads_only_what_is_new(tmp_path: Path, monkeypatch: py
 def later_pass_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
     """The disks are a cut, but for some writes towards a later one."""
     made = finished(world(tmp_path))
-    for number in (110, 120):
+    for number in (10, 110):
         made.other_writes("disk", number * BLOCK, b"y" * BLOCK)
         made.other_cut()
     interrupted(made, 1, monkeypatch)
@@ -233,4 +238,74 @@ def test_a_power_loss_between_two_tries_puts_an_unclean_journal_in_doubt(
     newest = made.other_cut()
     interrupted(made, 0, monkeypatch)
     made.fail_back(OTHER_BOOT)
+    made.assert_disks_are(newest)
+
+
+def test_one_command_whose_pass_fails_and_whose_cut_is_the_newest_again_undoes_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world(tmp_path)
+    made.stop()
+    made.other_takes_over()
+    with made.failback() as run:
+        first = made.other_cut()
+        run.pass_to(Choice())
+        for number in (100, 200):
+            made.other_writes("disk", number * BLOCK, b"z" * BLOCK)
+            made.other_cut()
+        with monkeypatch.context() as patch:
+            fail_after(1, patch)
+            with pytest.raises(_Broken):
+                run.pass_to(Choice())
+        made.other_takes_over(first)
+        assert run.pass_to(Choice()) == first
+        made.assert_disks_are(first)
+
+
+def test_a_pass_over_everything_that_ends_early_is_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The reason was the disk's time, and that is ours once the pass has written.
+    made = finished(world(tmp_path))
+    with made.paths["disk"].open("r+b") as file:
+        file.write(b"by hand")
+        file.seek(50 * BLOCK)
+        file.write(b"by hand")
+    newest = made.other_cut()
+    interrupted(made, 1, monkeypatch)
+    made.fail_back()
+    made.assert_disks_are(newest)
+
+
+def test_a_first_pass_over_everything_that_ends_early_is_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world(tmp_path)
+    made.stop()
+    made.other_takes_over()
+    made.other_writes("disk", 100 * BLOCK, b"z" * BLOCK)
+    newest = made.other_cut()
+    interrupted(made, 0, monkeypatch)
+    made.put("disk", 0, b"by hand")
+    made.put("disk", 50 * BLOCK, b"by hand")
+    note = load_failback(made.directory)
+    assert note is not None
+    later_ns = note.touched_ns + 11 * 10**9
+    os.utime(made.paths["disk"], ns=(later_ns, later_ns))
+    interrupted(made, 1, monkeypatch)
+    made.fail_back()
+    made.assert_disks_are(newest)
+
+
+def test_what_was_written_towards_a_dropped_cut_is_undone_by_the_second_pass_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = later_pass_interrupted(tmp_path, monkeypatch)
+    made.other_takes_over(Place(2, 1, 1))
+    for number in (5, 6):
+        made.other_writes("disk", number * BLOCK, b"w" * BLOCK)
+        made.other_cut()
+    interrupted(made, 0, monkeypatch)
+    newest = made.other_cut()
+    made.fail_back()
     made.assert_disks_are(newest)

@@ -24,15 +24,17 @@ from cdp_container.errors import (
     ForeignObject,
     NoSuchPoint,
     OwnedElsewhere,
+    StoreUnavailable,
     UsageError,
 )
-from cdp_container.format.domain import OwnerState
+from cdp_container.format.domain import Owner, OwnerState
 from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate import agent_files
 from rehydrate.cli.commands import Access
 from rehydrate.cli.failback import fail_back, what_of
 from rehydrate.failover import Asked
+from rehydrate.takeback import TakeBack
 from tests.overtaken import Overtaken
 from tests.waiting import wait_until
 
@@ -142,6 +144,26 @@ def test_it_follows_an_active_owner_and_takes_over_when_it_is_given(
     thread.join(60)
     assert ended == [0]
     assert_taken(made, newest(made))
+
+
+def test_a_store_that_is_away_for_a_while_does_not_end_the_following(
+    made: Overtaken, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rehydrate.takeback.POLL_SECONDS", 0.05)
+    plain, looks = TakeBack.look, [0]
+
+    def look(self: TakeBack) -> Owner:
+        looks[0] += 1
+        if looks[0] == 4:
+            raise StoreUnavailable("read domain/owner", "no route")
+        if looks[0] == 5:
+            release(made)
+        return plain(self)
+
+    monkeypatch.setattr(TakeBack, "look", look)
+    run(made)
+    assert_taken(made, newest(made))
+    assert "still trying: read domain/owner: no route" in capsys.readouterr().err
 
 
 def test_a_cut_that_comes_in_between_is_fetched_under_our_claim(
