@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from cdp_container.domain.failback_note import load_failback
 from cdp_container.journal.position import Position
 from rehydrate.inplace import Disk
 from rehydrate.plan import Choice
@@ -78,6 +80,16 @@ def _killed_pass(made: Overtaken, rng: Random, monkeypatch: pytest.MonkeyPatch) 
             return
 
 
+def _stranger(made: Overtaken, rng: Random) -> None:
+    """Somebody writes to a disk between two commands, and it looks younger for that."""
+    name = rng.choice(list(made.paths))
+    offset, length = _range(rng)
+    made.put(name, offset, rng.randbytes(length))
+    note = load_failback(made.directory)
+    later_ns = max(note.touched_ns if note else 0, made.journal.time_ns) + 11 * 10**9
+    os.utime(made.paths[name], ns=(later_ns, later_ns))
+
+
 @pytest.mark.parametrize("is_complete", [True, False], ids=["the journal is complete", "it is not"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_the_disks_are_the_cut(
@@ -104,6 +116,10 @@ def test_the_disks_are_the_cut(
         newest = made.other_cut()
         if rng.randrange(2):
             _killed_pass(made, rng, monkeypatch)
+        if not rng.randrange(4):
+            _stranger(made, rng)
+            if rng.randrange(2):
+                _killed_pass(made, rng, monkeypatch)
         if not rng.randrange(3):
             base = rng.choice([cut for cut in made.site.images if cut.epoch == newest.epoch])
             made.other_takes_over(base)  # which leaves cuts behind
