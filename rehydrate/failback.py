@@ -249,8 +249,8 @@ class Failback:
         ]
         note = FailbackNote(evidence_name(here.directory, max(ours, default=0)), doubts=tuple(doubts.items()))
         if carried is not None and carried.domain == here.identity.domain and blank:
-            # An agent never ran since the disks were made that cut.
-            note = replace(note, at=carried.place, volumes=carried.volumes)
+            # An agent never ran since the disks were made that cut: the looks tell, there is no journal to.
+            note, doubts = replace(note, at=carried.place, volumes=carried.volumes, doubts=()), {}
         if fork is not None:
             note = replace(note, fork=fork.place)
         self._save(note)

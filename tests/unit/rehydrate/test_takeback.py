@@ -288,3 +288,23 @@ volumes:
     with pytest.raises(ConfigInvalid, match="site: 'site-x'"):
         run(made, config=config)
     assert (made.directory / "journal").exists()
+
+
+def test_one_whose_agent_never_ran_since_the_last_failback_goes_on_from_that_cut(
+    made: Overtaken, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release(made)
+    run(made)
+    assert_taken(made, newest(made))
+    capsys.readouterr()
+    made.site.read_owner()
+    made.other_takes_over()
+    made.other_writes("disk", 30 * BLOCK, b"again")
+    made.site.protect(made.other_cut())
+    made.site.write_owner(site="site-b")
+    release(made)
+    run(made)
+    assert_taken(made, newest(made))
+    report = json.loads(capsys.readouterr().out)
+    assert report["compared_bytes"] == BLOCK
+    assert report["evidence"].endswith("diverged-3")
