@@ -18,8 +18,8 @@ MARKS_unit := not e2e and not ceph and not sim and not slow
 MARKS_e2e := e2e and not ceph
 MARKS_ceph := ceph
 MARKS_sim := sim
-# The other folders hold none, and would only be imported.
-PYTEST_unit := --numprocesses 2 --ignore tests/e2e --ignore tests/sim
+# The other folders hold none, and would only be imported. The third worker works while two wait for disks.
+PYTEST_unit := --numprocesses 3 --ignore tests/e2e --ignore tests/sim
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench
@@ -83,7 +83,7 @@ simulate: setup ## Run the simulators over many seeds (SIMULATE_SEEDS=10000), al
 system-bench:
 	@deploy/system-packages.sh demo test bench
 
-bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory)
+bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership)
 	$(PY) -m bench.run
 
 clean: ## Remove what `make` made
