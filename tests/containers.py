@@ -35,7 +35,6 @@ from cdp_container.format.domain import (
     build_epoch_record,
     build_owner,
     config_digest,
-    parse_owner,
 )
 from cdp_container.format.frames import StoredFrame
 from cdp_container.format.head import Head, object_digest, open_head
@@ -205,11 +204,6 @@ class Site:
             self._tag = self.store.put_new(OWNER_KEY, data)
         else:
             self._tag = self.store.put_if(OWNER_KEY, data, self._tag)
-
-    def read_owner(self) -> None:
-        """Take over what somebody else made of `domain/owner`."""
-        found = self.store.get(OWNER_KEY)
-        self.owner, self._tag = parse_owner(found.data, OWNER_KEY, self.domain), found.found.tag
 
     def protect(self, place: Place) -> None:
         """Say that a cut is proven."""

@@ -21,6 +21,8 @@ from cdp_container.clock import SystemClock
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, SourceIdentity, encode_identity
 from cdp_container.domain.notes import Notes, save_notes
+from cdp_container.format.domain import parse_owner
+from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Note
@@ -133,6 +135,12 @@ class Overtaken:
         pages.close()
         save_notes(self.directory, self.notes)
         replace_file(self.directory / IDENTITY_NAME, encode_identity(self.identity))
+
+    def read_owner(self) -> None:
+        """Let the other site's writer know what somebody else made of `domain/owner`."""
+        found = self.store.get(OWNER_KEY)
+        self.site.owner = parse_owner(found.data, OWNER_KEY, self.site.domain)
+        self.site._tag = found.found.tag
 
     # --- the other site ------------------------------------------------------------------------
 

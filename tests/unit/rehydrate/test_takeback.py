@@ -297,7 +297,7 @@ def test_one_whose_agent_never_ran_since_the_last_failback_goes_on_from_that_cut
     run(made)
     assert_taken(made, newest(made))
     capsys.readouterr()
-    made.site.read_owner()
+    made.read_owner()
     made.other_takes_over()
     made.other_writes("disk", 30 * BLOCK, b"again")
     made.site.protect(made.other_cut())
