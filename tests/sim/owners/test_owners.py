@@ -10,6 +10,7 @@ pytestmark = pytest.mark.sim
 
 FAILING_SEEDS = [
     66,  # a base was lost, too, and nobody could ever take over, whatever an operator accepted
+    1692,  # released and cancelled after an older cut: its second claim was taken for the first
 ]
 """Seeds that once failed, each for a reason of its own; never taken out."""
 
