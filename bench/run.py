@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import capture, lag, memory, restic, restore, stream
+from bench import capture, lag, memory, ownership, restic, restore, stream
 from bench.knobs import PAIRS, Knobs, knobs
 from bench.machine import load, machine
 from bench.table import Figure, rendered
@@ -29,6 +29,7 @@ GROUPS: Mapping[str, Group] = {
     restic.GROUP: restic.measure,
     lag.GROUP: lag.measure,
     memory.GROUP: memory.measure,
+    ownership.GROUP: ownership.measure,
 }
 RESULT = Path("build/bench.json")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
