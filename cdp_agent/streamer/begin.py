@@ -19,6 +19,7 @@ from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import Claimant
 from cdp_container.errors import PositionUnknown
+from cdp_container.format.domain import Owner
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -127,3 +128,11 @@ def refusal(page: SplitterPage | None, lacks: bool, waiting: int) -> Answered | 
     if waiting >= ASKED_MAX:
         return Answered(None, f"{ASKED_MAX} others are waiting already")
     return None
+
+
+def told_elsewhere(found: Owner, site: str) -> str:
+    """What `status` shows where another site has the domain, or gave it to this one."""
+    if found.released_to == site:
+        way = "its writes are not on these disks: stop the agent and run `rehydrate failback`"
+        return f"owned elsewhere: site {found.site!r} released it to this one, but {way}"
+    return f"owned elsewhere: by site {found.site!r} (epoch {found.epoch}, lease {found.lease_seconds} s)"

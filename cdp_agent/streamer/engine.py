@@ -21,6 +21,7 @@ from cdp_agent.streamer.begin import (
     claimant_of,
     may_copy,
     refusal,
+    told_elsewhere,
 )
 from cdp_agent.streamer.engine_types import (
     Answered,
@@ -313,8 +314,7 @@ class Engine:
             case ot.Resumed():
                 self.tell(st.LeaseBack())
             case ot.Elsewhere(found):
-                since = f"epoch {found.epoch}, lease {found.lease_seconds} s"
-                self.shown.standing = f"owned elsewhere: by site {found.site!r} ({since})"
+                self.shown.standing = told_elsewhere(found, self._identity.site)
             case ot.NoteFenced(why):
                 self._fence(why)
             case ot.NoteReleased(site):

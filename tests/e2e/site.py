@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 MIB = 1 << 20
 BIN = Path(sys.executable).parent
-OPEN_SECONDS_MAX = 30.0
+OPEN_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 90.0
 PROTECTED_SECONDS_MAX = 90.0
 PASSPHRASE = "correct horse battery staple"

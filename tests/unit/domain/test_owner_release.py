@@ -10,6 +10,7 @@ from cdp_container.domain.owner_types import (
     Cancel,
     Claim,
     Effect,
+    Elsewhere,
     EndFound,
     EpochWritten,
     Failure,
@@ -173,9 +174,12 @@ def test_a_late_release_that_lands_before_the_claim_of_the_next_run() -> None:
     assert play.effects == (NoteReleased("site-b"), Released(OURS))
 
 
-def test_a_release_from_another_run_to_this_site_is_claimed_where_nothing_was_noted() -> None:
+def test_what_another_site_released_to_this_one_is_not_claimed_by_an_agent() -> None:
+    """Its disks lack what that site wrote: compared with the newest cut they would revert it."""
     found = foreign(state=OwnerState.RELEASED, released_to="site-a")
-    assert restarted(found, "").sent.epoch == 10
+    play = restarted(found, "")
+    assert not play.has(SwapOwner)
+    assert play.has(Elsewhere)
 
 
 # --- taking it back ------------------------------------------------------------------------------
