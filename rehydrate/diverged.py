@@ -77,6 +77,7 @@ class Diverged:
         self._reader: JournalReader | None = None
         self._end = JournalEnd(NOWHERE, 0, clean_stop=False)
         self.page = SplitterPage()
+        self._proven = NOWHERE
         try:
             self.doubt = self._judged(boot)
         except _IN_PART as error:
@@ -152,6 +153,8 @@ class Diverged:
             return None
         pages = SharedPages(path)
         try:
+            streamer = pages.streamer.read()
+            self._proven = NOWHERE if streamer is None else streamer.proven
             return pages.splitter.read()
         finally:
             pages.close()
@@ -159,7 +162,7 @@ class Diverged:
     # --- what it says ------------------------------------------------------------------------
 
     def fork(self, contents: Contents, branch: Branch) -> Fork | None:
-        """The newest cut of a branch that this journal took, if it holds all that was written since.
+        """The newest cut of a branch that this journal is known to have taken, if it holds all since.
 
         None: everything may differ.
         """
@@ -170,6 +173,9 @@ class Diverged:
             position = Position(*segment.journal)
             ours = segment.complete and position.generation in generations
             if not ours or not on_branch(segment.place, branch):
+                continue
+            # A clone, or this host before it was reverted, named its cuts as we do, and wrote something else.
+            if not self._is_before(position, self._proven):
                 continue
             # Where the newest one was trimmed, or lost, so were all before it.
             holds = self._reader.contains(position, self._end.position)

@@ -68,6 +68,7 @@ class Failback:
         self._followed = Followed()
         self._disks: dict[bytes, Disk] = {}
         self._is_held = False
+        self._began = False
         self.note = load_failback(here.directory)
         self.figures = Figures()
         self.newest = NOWHERE
@@ -97,8 +98,7 @@ class Failback:
         container = self._open_again()
         self.newest = container.history.newest
         note = self.note
-        is_quiet = self._is_held and note is not None and not note.towards
-        if is_quiet and note is not None and note.at == _asked(container.history, choice):
+        if note is not None and note.at == _asked(container.history, choice) and self._is_still_all(note):
             return note.at
         contents = self._followed.at(container, scope_of(container.history, choice))
         chosen = chosen_point(container, contents, choice)
@@ -219,20 +219,25 @@ class Failback:
         disk = self._disks[volume.space]
         if note.towards and disk.size_bytes != volume.size_bytes:
             return False  # what an interrupted pass has made of its size is not known
-        return disk.mtime_ns is None or disk.mtime_ns <= last_ns + _SLACK_NS
+        if disk.mtime_ns is None:
+            return self._began  # a device does not tell who wrote it since we judged it
+        return disk.mtime_ns <= last_ns + _SLACK_NS
 
     def _is_still(self, note: FailbackNote, volume: Volume, chosen: Chosen) -> bool:
         """Whether a disk is the cut `note.at`, but for what was written towards a later one of the branch."""
         disk = self._disks[volume.space]
         if not on_branch(note.towards, chosen.branch):
             return False  # that the cut itself still is on it, `candidates` looks
-        if self._is_held:
-            return True
         if disk.is_device:
-            return False  # it does not tell who wrote it
+            return self._is_held  # else it does not tell who wrote it
         if note.towards:
             return self._is_as_left(note, volume, note.touched_ns)
         return disk.look() in note.volumes
+
+    def _is_still_all(self, note: FailbackNote) -> bool:
+        """Whether we hold disks that are `note.at`: our lock keeps agents out, but nobody else."""
+        looks = (disk.look() for disk in self._disks.values() if not disk.is_device)
+        return self._is_held and not note.towards and all(look in note.volumes for look in looks)
 
     # --- the first time ----------------------------------------------------------------------
 
@@ -254,6 +259,7 @@ class Failback:
         if fork is not None:
             note = replace(note, fork=fork.place)
         self._save(note)
+        self._began = True
         since = f"since cut {fork.place.epoch}.{fork.place.cut}" if fork else "in all"
         self._say(
             f"this site's own writes {since}: {counted(beyond.records, 'record')}, "

@@ -24,10 +24,10 @@ from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
-from cdp_container.journal.position import Position
+from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.record import Note
 from cdp_container.journal.served import disk_of, disks_served
-from cdp_container.journal.shared import SharedPages, SplitterPage
+from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Secret, open_container
@@ -75,6 +75,7 @@ class Overtaken:
         )  # fmt: skip
         self.notes = Notes(whole=frozenset(self.spaces.values()))
         self.synced: Position | None = None
+        self.proven = NOWHERE
         self.page_changes: dict[str, object] = {}
         self.said: list[str] = []
         self._pending: list[Write] = []
@@ -101,6 +102,14 @@ class Overtaken:
         self.site.journal = (self.journal.at.generation, self.journal.at.offset)
         place = self.site.cut(self._pending, not_whole=not_whole)
         self._pending = []
+        self.proven = self.journal.at
+        return place
+
+    def clone_cut(self, name: str, offset: int, data: bytes) -> Place:
+        """A cut that a clone took, or this host before it was reverted; its position is our journal's end."""
+        proven, self._pending = self.proven, [write(self.spaces[name], offset, data)]
+        place = self.cut()
+        self.proven = proven
         return place
 
     def put(self, name: str, offset: int, data: bytes) -> None:
@@ -132,6 +141,7 @@ class Overtaken:
         }
         pages = SharedPages(self.directory / "shared")
         pages.splitter.publish(SplitterPage(**{**page, **self.page_changes}), durable=True)  # type: ignore[arg-type]
+        pages.streamer.publish(StreamerPage(proven=self.proven))
         pages.close()
         save_notes(self.directory, self.notes)
         replace_file(self.directory / IDENTITY_NAME, encode_identity(self.identity))

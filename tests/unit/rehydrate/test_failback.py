@@ -108,6 +108,17 @@ def test_a_record_below_the_fork_that_never_reached_the_disk_is_compared(tmp_pat
     assert made.compared_bytes == 4 * BLOCK
 
 
+def test_a_cut_of_a_clone_is_not_taken_for_our_own(tmp_path: Path) -> None:
+    # Its journal is ours up to where it was cloned; beyond that its positions lie between our records, too.
+    made = world(tmp_path)
+    made.write("disk", 60 * BLOCK, b"x" * BLOCK)
+    made.clone_cut("disk", 61 * BLOCK, b"y" * BLOCK)
+    finished(made)
+    note = load_failback(made.directory)
+    assert note is not None
+    assert note.fork == Place(1, 2, 2)
+
+
 def test_a_trimmed_journal_means_everything(tmp_path: Path) -> None:
     made = world(tmp_path)
     made.site.journal = (0xDEAD, 0)

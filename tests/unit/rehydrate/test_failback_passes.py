@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cdp_container.domain.carried import look_at
 from cdp_container.domain.failback_note import load_failback, refuse_half_done
 from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import Place
@@ -14,6 +15,7 @@ from rehydrate.inplace import Disk
 from rehydrate.plan import Choice
 from tests.overtaken import OTHER_BOOT, Overtaken
 from tests.unit.rehydrate.test_failback import BLOCK, SIZE, finished, world
+from tests.waiting import wait_until
 
 
 def test_a_second_pass_compares_what_the_other_site_wrote_meanwhile(tmp_path: Path) -> None:
@@ -30,6 +32,44 @@ def test_a_disk_that_was_touched_between_two_passes_is_compared(tmp_path: Path) 
     with made.paths["disk"].open("r+b") as file:
         file.write(b"by hand")
     newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+    assert made.compared_bytes == SIZE
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_disk_that_was_touched_while_one_command_waits_is_compared(tmp_path: Path, newer: bool) -> None:
+    # Our lock keeps agents out, but nobody else: carried.json would say of it that it is the cut.
+    made = finished(world(tmp_path))
+    path, space = made.paths["disk"], made.spaces["disk"]
+    with made.failback() as run:
+        newest = run.pass_to(Choice())
+        before = look_at(str(path), space)
+
+        def is_touched() -> bool:
+            with path.open("r+b") as file:
+                file.write(b"by hand")
+            return look_at(str(path), space) != before
+
+        wait_until(is_touched, "the file's time to change", 10)
+        newest = made.other_cut() if newer else newest
+        assert run.pass_to(Choice()) == newest
+    made.assert_disks_are(newest)
+
+
+def test_a_device_that_an_interrupted_first_pass_left_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # That it read back what was written last, the first try saw. Nothing tells who wrote it since.
+    made = world(tmp_path)
+    made.write("disk", 60 * BLOCK, b"x" * BLOCK)
+    made.stop()
+    made.other_takes_over()
+    made.other_writes("disk", 100 * BLOCK, b"z" * BLOCK)
+    newest = made.other_cut()
+    monkeypatch.setattr(Disk, "mtime_ns", property(lambda disk: None))
+    interrupted(made, 0, monkeypatch)
+    made.put("disk", 200 * BLOCK, b"by hand")
     made.fail_back()
     made.assert_disks_are(newest)
     assert made.compared_bytes == SIZE
