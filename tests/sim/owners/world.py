@@ -146,7 +146,7 @@ class World:
                 if other.process is None or other.process.state.phase is ot.Phase.RELEASED:
                     other.kill()
                     other.forgive()
-                    other.start(ot.Claim())
+                    other.start(ot.TakeOver())
             case "cancel":
                 if process is not None and process.state.phase is ot.Phase.RELEASED:
                     process.on(ot.Cancel())
