@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,8 @@ from rehydrate.failover_note import load_note
 from tests.e2e.processes import Done, group_members
 from tests.e2e.recovery import Sites, ask, ended, force_word, history, preambles, send, several_sites
 from tests.e2e.site import END_SECONDS_MAX, MIB, Agent, Site
-from tests.oracle.history import SECTOR_BYTES, History, verify_image
+from tests.oracle.above import history_above, sectors_above
+from tests.oracle.history import History, verify_image
 from tests.oracle.workload import Workload
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.faults import NONE, FaultProxy, Faults, running_faults
@@ -50,7 +51,6 @@ FORCED_MAX = 5
 PUTS_MAX = 3
 LANDING_SECONDS = 1.0
 """Within which a segment is in the container once it is let through. If not: it is seen by a later round."""
-_ZEROS = bytes(SECTOR_BYTES)
 
 
 @dataclass(slots=True)
@@ -79,28 +79,6 @@ class Guests:
             "guests go on writing",
             END_SECONDS_MAX,
         )
-
-
-def sectors_above(base: bytes, image: bytes, known: History) -> Callable[[int], bytes]:
-    """The image as the oracle knows it: a sector that is as it was at first is its history's first write."""
-
-    def read(sector: int) -> bytes:
-        content = image[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES]
-        if content != base[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES] or content == _ZEROS:
-            return content
-        return known.data_of(known.writes[sector])
-
-    return read
-
-
-def history_above(space: int, base: bytes) -> History:
-    """A history whose first writes, one of each sector, made `base`."""
-    sectors = len(base) // SECTOR_BYTES
-    known = History(space, sectors)
-    for sector in range(sectors):
-        is_void = base[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES] == _ZEROS
-        known.submit(sector, 1, voids=is_void, now_ns=0).acknowledged_ns = 0
-    return known
 
 
 @contextmanager
