@@ -8,6 +8,7 @@ needed: their start is part of every figure.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,25 +34,28 @@ LEASE_SECONDS = 30
 LOOK_SECONDS = 0.005
 COMMAND_SECONDS_MAX = 600.0
 FULL_WRITTEN_MIB = 256
+BLOCK_BYTES = 4096
+SCATTERED = 4096
 RUNS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Of one run; `way_back` is bytes fetched over bytes changed."""
+    """Of one run; `way_back` and `scattered` are bytes fetched over bytes changed."""
 
     planned_seconds: float
     exports_seconds: float
     waited_seconds: float
     forced_seconds: float
     way_back: float
+    scattered: float
     changed_mib: float
 
     def __str__(self) -> str:
         return (
             f"planned {self.planned_seconds:.2f} s without an owner, {self.exports_seconds:.2f} s without "
             f"exports; lease + {self.waited_seconds:.2f} s; forced {self.forced_seconds:.2f} s; "
-            f"way back {self.way_back:.3f}"
+            f"way back {self.way_back:.3f}, of scattered blocks {self.scattered:.3f}"
         )
 
 
@@ -84,12 +88,14 @@ def measure(knobs: Knobs) -> list[Figure]:
             print(f"   run {number + 1} of {count}: {found[-1]}", flush=True)
     where = f"idle volume of 10 GiB, Ceph RGW, lease {LEASE_SECONDS} s"
     back = f"failback: fetched by changed ({found[-1].changed_mib:.0f} MiB)"
+    scattered = f"the same for {SCATTERED} scattered blocks of 4 KiB that do not compress"
     return [
         Figure(GROUP, f"planned failover, {where}: without an owner", "s", _all(found, "planned_seconds")),
         Figure(GROUP, "the same: release begun to exports open", "s", _all(found, "exports_seconds")),
         Figure(GROUP, "owner lost: owned again, beyond the lease", "s", _all(found, "waited_seconds")),
         Figure(GROUP, "forced takeover, without a wait: owned again", "s", _all(found, "forced_seconds")),
         Figure(GROUP, back, "ratio", _all(found, "way_back"), at_most=1.1),
+        Figure(GROUP, scattered, "ratio", _all(found, "scattered"), at_most=1.1),
     ]
 
 
@@ -129,6 +135,8 @@ def _measure(server: S3Server, written_mib: int) -> Gaps:
         forced_seconds = watch.owned_at(d) - began
         _write(d, 32 + written_mib // 2, written_mib)
         back = _fail_back(c).json
+        _scatter(d)
+        scattered = _fail_back(c).json
         sites.lose(d)
         return Gaps(
             planned_seconds,
@@ -136,6 +144,7 @@ def _measure(server: S3Server, written_mib: int) -> Gaps:
             waited_seconds,
             forced_seconds,
             back["fetched_bytes"] / back["changed_bytes"],
+            scattered["fetched_bytes"] / scattered["changed_bytes"],
             back["changed_bytes"] / MIB,
         )
 
@@ -158,6 +167,16 @@ def _write(site: Site, at_mib: int, mib: int) -> None:
     with site.client("db") as client:
         for offset in range(at_mib * MIB, (at_mib + mib) * MIB, MIB):
             client.write(offset, b"".join(data.block() for _ in range(16)))
+    site.flush_when_ready()
+
+
+def _scatter(site: Site) -> None:
+    """Blocks of 4 KiB far from each other, protected when this returns."""
+    rng = random.Random(1)
+    places = rng.sample(range(VOLUME_BYTES // BLOCK_BYTES), SCATTERED)
+    with site.client("db") as client:
+        for place in places:
+            client.write(place * BLOCK_BYTES, rng.randbytes(BLOCK_BYTES))
     site.flush_when_ready()
 
 
