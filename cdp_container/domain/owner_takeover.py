@@ -57,7 +57,8 @@ def consider(state: RunState, owner: Owner, tag: str, moment: Moment) -> Conside
     # What another site gave up holds writes that our disks lack: no agent may claim it over what is on them.
     fits = owner.site == state.claimant.site or wish is not None
     if mine or (given and fits):
-        return _claim(state, owner)
+        # In another zone with a jump, whatever stands there: at home the next epoch may be somebody's.
+        return _claim(state, owner, wish)
     if wish is None:
         retry_at_ns = moment.boottime_ns + ELSEWHERE_NS
         return replace(state, phase=Phase.ELSEWHERE, retry_at_ns=retry_at_ns), (Elsewhere(owner),)

@@ -30,7 +30,7 @@ from cdp_container.domain.owner_types import (
 )
 from cdp_container.format.domain import Owner, OwnerState
 from cdp_container.format.place import NOWHERE, Place
-from tests.unit.domain.owner_play import END, LEASE_SECONDS, LOST, REFUSED, Play, foreign
+from tests.unit.domain.owner_play import END, LEASE_SECONDS, LOST, REFUSED, Play, foreign, shown
 
 THEIRS = foreign()
 BY_FORCE = TakeOver(forced=(THEIRS.epoch, THEIRS.nonce))
@@ -197,6 +197,17 @@ def test_a_takeover_in_another_zone_jumps_and_says_so() -> None:
     play.on(Swapped("tag-1"))
     play.on(EndFound(END))
     assert play.one(WriteEpoch).record.unsynchronised
+
+
+@pytest.mark.parametrize(
+    "found", [shown(), foreign(state=OwnerState.RELEASED, released_to="site-a")], ids=["ours", "given to us"]
+)
+def test_a_takeover_in_another_zone_jumps_over_what_is_ours_there_too(found: Owner) -> None:
+    # It may be old: at home somebody may have claimed the next epoch since, and two would have its number.
+    play = Play()
+    play.on(TakeOver(forced=BY_FORCE.forced, jump=1000))
+    play.on(OwnerRead(found, "tag-0"))
+    assert play.sent.epoch == found.epoch + 1001
 
 
 def test_a_reply_that_was_lost_is_settled_before_anything_else() -> None:
