@@ -83,6 +83,7 @@ class TakeBack:
         self._clock = clock
         self._report = report
         self._said = ""
+        self._passed = ""
 
     def look(self) -> Owner:
         """`domain/owner` as it is now."""
@@ -135,7 +136,9 @@ class TakeBack:
         """One look: what is newer is fetched, else it is waited a moment."""
         now = self.look()
         if now.protected > place or now.epoch_in_force != owner.epoch_in_force:
-            place = self._pass(now)
+            before, place = place, self._pass(now)
+            if place == before:  # what is newer is not whole, and may not be for hours
+                self._clock.sleep(POLL_SECONDS)
         elif now.state is owner.state and now.released_to == owner.released_to:
             self._say_what_to_do(now)
             self._clock.sleep(POLL_SECONDS)
@@ -192,7 +195,10 @@ class TakeBack:
 
     def _pass(self, owner: Owner) -> Place:
         place = self._disks.pass_to(Choice())
-        self._report(f"the disks are the cut {place.epoch}.{place.cut}; {owner_line(owner)}")
+        line = f"the disks are the cut {place.epoch}.{place.cut}; {owner_line(owner)}"
+        if line != self._passed:
+            self._passed = line
+            self._report(line)
         return place
 
     def _may_claim(self, owner: Owner) -> bool:

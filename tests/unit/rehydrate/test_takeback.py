@@ -146,6 +146,31 @@ def test_it_follows_an_active_owner_and_takes_over_when_it_is_given(
     assert_taken(made, newest(made))
 
 
+def test_cuts_that_are_not_whole_yet_are_waited_for_in_peace(
+    made: Overtaken, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A volume that came at the other site is copied for hours: no cut after it can be on our disks.
+    made.site.protect(made.site.cut(not_whole=(made.spaces["disk"],)))
+    monkeypatch.setattr("rehydrate.takeback.POLL_SECONDS", 0.0)
+    plain, looks, naps = TakeBack.look, [0], [0]
+
+    def look(self: TakeBack) -> Owner:
+        looks[0] += 1
+        if looks[0] == 9:
+            raise KeyboardInterrupt
+        return plain(self)
+
+    def sleep(self: SystemClock, seconds: float) -> None:
+        naps[0] += 1
+
+    monkeypatch.setattr(TakeBack, "look", look)
+    monkeypatch.setattr(SystemClock, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        run(made)
+    assert naps[0] >= looks[0] - 4  # one for each look, but for those before the first pass
+    assert capsys.readouterr().err.count("the disks are the cut 2.1") == 1
+
+
 def test_a_store_that_is_away_for_a_while_does_not_end_the_following(
     made: Overtaken, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
