@@ -93,7 +93,7 @@ class TakeBack:
         """Refuse what can be known before anything is touched; `began`: an earlier run was interrupted.
 
         Raises:
-            UsageError: this site has the domain.
+            UsageError: this site has the domain; where it is another run that has it, force is needed.
             OwnedElsewhere: it is not as it was when `--force` was decided.
         """
         owner = self.look()
@@ -104,8 +104,16 @@ class TakeBack:
                 raise UsageError(
                     what, f"this site is about to give the domain away: {owner_line(owner)}", hint
                 )
-            hint = "`cdp-agent run` serves its volumes"
-            raise UsageError(what, f"this site owns the domain: {owner_line(owner)}", hint)
+            if self._is_ours(owner):
+                hint = "`cdp-agent run` serves its volumes"
+                raise UsageError(what, f"this site owns the domain: {owner_line(owner)}", hint)
+            if self._asked.forced is None:
+                why = f"a run that this directory knows nothing of owns the domain: {owner_line(owner)}"
+                hint = (
+                    "was it brought back from a backup, reverted or cloned? Where nothing of that run lives, "
+                    f"--force {force_word(owner)} makes these disks its newest cut, and they go on from there"
+                )
+                raise UsageError(what, why, hint)
         forced = self._asked.forced
         if forced is not None and forced != (owner.epoch, owner.nonce) and not self._is_ours(owner):
             raise OwnedElsewhere(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cdp_container.domain.carried import CARRIED_NAME, load_carried
 from cdp_container.domain.failback_note import load_failback
 from cdp_container.domain.history import read_history
 from cdp_container.domain.identity import load_identity
-from cdp_container.domain.notes import load_notes
+from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.domain.owner_runner import OwnerRunner
 from cdp_container.domain.owner_types import Activated, TakeOver
 from cdp_container.errors import (
@@ -33,7 +34,7 @@ from cdp_container.store.directory import DirectoryStore
 from rehydrate import agent_files
 from rehydrate.cli.commands import Access
 from rehydrate.cli.failback import fail_back, what_of
-from rehydrate.failover import Asked
+from rehydrate.failover import Asked, parse_force
 from rehydrate.takeback import TakeBack
 from tests.overtaken import Overtaken
 from tests.waiting import wait_until
@@ -256,9 +257,22 @@ def test_what_dies_after_the_claim_is_gone_on_with(
 
 def test_a_site_that_owns_has_nothing_to_fail_back(made: Overtaken) -> None:
     made.site.write_owner(site="site-a")
+    save_notes(made.directory, replace(load_notes(made.directory), nonces=(made.site.owner.nonce,)))
     with pytest.raises(UsageError, match="this site owns the domain") as caught:
         run(made)
     assert "cdp-agent run" in caught.value.hint
+
+
+def test_a_host_that_was_reverted_gets_its_disks_by_force_from_its_own_later_run(made: Overtaken) -> None:
+    # Its agent finds the domain owned elsewhere, though by this site: nothing else brings it back.
+    made.site.write_owner(site="site-a")
+    with pytest.raises(UsageError, match="knows nothing") as caught:
+        run(made)
+    word = f"{made.site.owner.epoch}:{made.site.owner.nonce.hex()}"
+    assert f"--force {word}" in caught.value.hint
+    assert load_failback(made.directory) is None
+    run(made, parse_force(word))
+    assert_taken(made, newest(made))
 
 
 def test_a_site_that_gives_the_domain_away_has_to_wait(made: Overtaken) -> None:
