@@ -193,7 +193,7 @@ class TakeBack:
             line += (
                 f": for the last step run `cdp-agent release --to {self._asked.site}` there; this one waits"
             )
-            line += f" (if that site is gone for good: --force {force_word(owner)})"
+        line += f" (if that site is gone for good: --force {force_word(owner)})"
         self._say_once(f"{owner.epoch} {owner.state.value} {owner.released_to}", line)
 
     def _say_once(self, key: str, line: str) -> None:

@@ -172,6 +172,23 @@ def test_cuts_that_are_not_whole_yet_are_waited_for_in_peace(
     assert capsys.readouterr().err.count("the disks are the cut 2.1") == 1
 
 
+def test_what_was_released_to_a_third_site_that_is_gone_can_be_forced(
+    made: Overtaken, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release(made, to="site-c")
+
+    def sleep(self: SystemClock, seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SystemClock, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        run(made)
+    word = f"{made.site.owner.epoch}:{made.site.owner.nonce.hex()}"
+    assert f"--force {word}" in capsys.readouterr().err
+    run(made, parse_force(word))
+    assert_taken(made, newest(made))
+
+
 def test_a_store_that_is_away_for_a_while_does_not_end_the_following(
     made: Overtaken, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
