@@ -200,6 +200,8 @@ def _here(run: _Run, identity: AgentIdentity) -> Here:
         for what, theirs, ours in (
             ("domain", settings.domain, identity.name),
             ("site", settings.site, identity.site),
+            # Else the domain would be claimed in one place, and its agent look for it in another.
+            ("store", settings.store, settings.store if run.what.once else run.access.address),
             ("encryption", settings.encryption, identity.encryption),
             ("journal.directory", str(Path(settings.journal.directory).absolute()), str(directory)),
         )

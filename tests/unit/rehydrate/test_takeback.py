@@ -343,6 +343,11 @@ volumes:
     config.write_text(config.read_text().replace("site-a", "site-x"))
     with pytest.raises(ConfigInvalid, match="site: 'site-x'"):
         run(made, config=config)
+    config.write_text(
+        config.read_text().replace("site-x", "site-a").replace(made.store.address, "/elsewhere")
+    )
+    with pytest.raises(ConfigInvalid, match="store: '/elsewhere'"):
+        run(made, config=config)
     assert (made.directory / "journal").exists()
 
 
