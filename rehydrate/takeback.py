@@ -93,10 +93,10 @@ class TakeBack:
         """Refuse what can be known before anything is touched; `began`: an earlier run was interrupted.
 
         Raises:
-            UsageError: this site has the domain; where it is another run that has it, force is needed.
+            UsageError: this site has the domain, and nothing is forced; or it is about to give it away.
             OwnedElsewhere: it is not as it was when `--force` was decided.
         """
-        owner = self.look()
+        owner, forced = self.look(), self._asked.forced
         if owner.site == self._asked.site and not began:
             what = "there is nothing to fail back"
             if owner.state is OwnerState.RELEASED:
@@ -104,23 +104,24 @@ class TakeBack:
                 raise UsageError(
                     what, f"this site is about to give the domain away: {owner_line(owner)}", hint
                 )
-            if self._is_ours(owner):
-                hint = "`cdp-agent run` serves its volumes"
-                raise UsageError(what, f"this site owns the domain: {owner_line(owner)}", hint)
-            if self._asked.forced is None:
-                why = f"a run that this directory knows nothing of owns the domain: {owner_line(owner)}"
-                hint = (
-                    "was it brought back from a backup, reverted or cloned? Where nothing of that run lives, "
-                    f"--force {force_word(owner)} makes these disks its newest cut, and they go on from there"
-                )
-                raise UsageError(what, why, hint)
-        forced = self._asked.forced
+            if forced != (owner.epoch, owner.nonce):  # an old word, said again, would revert what came since
+                raise UsageError(what, *self._why_not(owner))
         if forced is not None and forced != (owner.epoch, owner.nonce) and not self._is_ours(owner):
             raise OwnedElsewhere(
                 "the takeover was refused",
                 f"it changed since it was looked at; {owner_line(owner)}",
                 f"look whether that site lives; if it may be left behind: --force {force_word(owner)}",
             )
+
+    def _why_not(self, owner: Owner) -> tuple[str, str]:
+        """Why a site that has the domain does not fail back unless it is forced, and what can be done."""
+        force = f"--force {force_word(owner)} makes these disks the newest cut (what was not sent is lost)"
+        if self._is_ours(owner):
+            hint = f"`cdp-agent run` serves its volumes; where it refuses as they are of another cut, {force}"
+            return f"this site owns the domain: {owner_line(owner)}", hint
+        why = f"a run that this directory knows nothing of owns the domain: {owner_line(owner)}"
+        hint = "was it brought back from a backup, reverted or cloned? Where nothing of that run lives, "
+        return why, hint + force
 
     def once(self) -> Place:
         """One pass; nothing is claimed."""

@@ -278,6 +278,12 @@ def test_a_site_that_owns_has_nothing_to_fail_back(made: Overtaken) -> None:
     with pytest.raises(UsageError, match="this site owns the domain") as caught:
         run(made)
     assert "cdp-agent run" in caught.value.hint
+    with pytest.raises(UsageError, match="this site owns the domain"):
+        run(made, (made.site.owner.epoch, b"w" * 16))  # as it was said the last time
+    assert load_failback(made.directory) is None
+    # Its agent refuses disks that are of another cut: then this is the only way that reverts nothing.
+    run(made, (made.site.owner.epoch, made.site.owner.nonce))
+    assert_taken(made, newest(made))
 
 
 def test_a_host_that_was_reverted_gets_its_disks_by_force_from_its_own_later_run(made: Overtaken) -> None:
