@@ -178,6 +178,9 @@ class Game:
         send(pids, signal.SIGSTOP)
         self.proxy.set(NONE)
         self.landed_seconds = time.monotonic() + delay_seconds
+        if any(one.path.endswith("/domain/owner") for one in seen[since:]):
+            # It is fenced once it has the answer, or gave the request up.
+            print(f"a look at the owner is held up too, twice {delay_seconds:.1f} s")
 
     def _waited(self, taker: Site, pids: Sequence[int]) -> Done:
         """By its lease; it goes on only once the domain is another's."""
