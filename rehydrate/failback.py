@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from cdp_container.clock import Clock
-from cdp_container.domain.carried import load_carried
+from cdp_container.domain.carried import CarriedVolume, load_carried
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.failback_note import FailbackNote, load_failback, save_failback
 from cdp_container.domain.history import History
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
 from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, counted
 from cdp_container.format.place import NOWHERE, Place
@@ -128,6 +129,12 @@ class Failback:
         source = Source(container.store, container.keys, contents, self._flow)
         self.figures += bring(source, chosen, wanted, self._disks, self._touch)
         return self._end(chosen)
+
+    def looks(self, identity: AgentIdentity) -> tuple[CarriedVolume, ...]:
+        """How each disk of agent.json looked when it was synced as the cut `note.at`."""
+        assert self.note is not None, "begun"
+        looked = {volume.space: volume for volume in self.note.volumes}
+        return tuple(replace(looked[source.space], path=source.path) for source in identity.active.values())
 
     # --- one pass ----------------------------------------------------------------------------
 

@@ -192,8 +192,8 @@ class OwnerRunner:
 
 _FENCED_HINT: Final = "see who owns it with `rehydrate history`; what was restored here stays as it is"
 _LOST_HINT: Final = (
-    "bring back what is named from a replica or a version and run this again, or say --accept-loss: "
-    "the epoch record then tells what was lost"
+    "bring back what is named from a replica or a version and run this again; or `rehydrate failover "
+    "--accept-loss` (a failback has no such option: into new disks): the epoch record tells what was lost"
 )
 
 

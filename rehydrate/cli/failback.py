@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, printable, say
+from cdp_container.domain.carried import Carried, save_carried
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.failback_note import drop_failback, load_failback
 from cdp_container.domain.home import check_home, jump_of
@@ -151,7 +152,7 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
 def _checked(run: _Run, identity: AgentIdentity, container: Container) -> int:
     """The container is this domain's, in a zone where it may be owned; gives how many epochs that leaves out.
 
-    Raises ForeignObject, NotHome.
+    Raises ForeignObject, NotHome, and ConfigInvalid where the agent would refuse to own there.
     """
     if container.history.domain != identity.domain:
         what = f"fail back to {run.what.journal}"
@@ -161,7 +162,11 @@ def _checked(run: _Run, identity: AgentIdentity, container: Container) -> int:
         return 0
     if run.asked.forced is None and not run.what.once:
         check_home(config, run.store)
-    return jump_of(config, run.store)
+    jump = jump_of(config, run.store)
+    if jump and run.what.config is not None and not load_settings(run.what.config).store_is_home:
+        what = f"fail back with {run.what.config}"
+        raise ConfigInvalid(what, "this zone is not the domain's home", "write store_is_home: true into it")
+    return jump
 
 
 def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Place) -> Taken:
@@ -181,7 +186,8 @@ def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Pla
             key_block=config.config.key_block if config.config and here.identity.public_key else b"",
         )
         replace_file(here.directory / IDENTITY_NAME, encode_identity(identity))
-        agent_files.carry(here.directory, identity, taken.place)
+        # As they were when they were synced, not as they are now: a stranger may have come since.
+        save_carried(here.directory, Carried(identity.domain, taken.place, disks.looks(identity)))
         runner.check()
     drop_failback(here.directory)
     return taken
@@ -254,7 +260,7 @@ def _text(members: dict[str, Any]) -> str:
         f"compared {size_text(members['compared_bytes'])}, changed {size_text(members['changed_bytes'])}, "
         f"fetched {size_text(members['fetched_bytes'])}"
         + ("" if ratio is None else f" ({ratio:.2f} of that)"),
-        f"what this site had written beyond is kept in {members['evidence']}",
+        f"the journal that this site had is kept in {members['evidence']}",
     ]
     if members["epoch"] is None:
         lines.append("the domain was not taken over: the same command without --once goes on from here")

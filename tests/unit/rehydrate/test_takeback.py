@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.domain.carried import CARRIED_NAME, load_carried
+from cdp_container.domain.carried import CARRIED_NAME, CarriedVolume, load_carried
 from cdp_container.domain.failback_note import load_failback
 from cdp_container.domain.history import read_history
-from cdp_container.domain.identity import load_identity
+from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.domain.owner_runner import OwnerRunner
 from cdp_container.domain.owner_types import Activated, TakeOver
@@ -34,6 +34,7 @@ from cdp_container.store.directory import DirectoryStore
 from rehydrate import agent_files
 from rehydrate.cli.commands import Access
 from rehydrate.cli.failback import fail_back, what_of
+from rehydrate.failback import Failback
 from rehydrate.failover import Asked, parse_force
 from rehydrate.takeback import TakeBack
 from tests.overtaken import Overtaken
@@ -249,7 +250,7 @@ def test_a_last_cut_that_is_not_whole_is_only_left_behind_by_force(made: Overtak
     assert_taken(made, whole)
 
 
-@pytest.mark.parametrize("step", ["write", "carry"])
+@pytest.mark.parametrize("step", ["replace_file", "save_carried"])
 def test_what_dies_after_the_claim_is_gone_on_with(
     made: Overtaken, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,10 +260,7 @@ def test_what_dies_after_the_claim_is_gone_on_with(
         def die(*_: object) -> None:
             raise CdpError("test", "killed")
 
-        if step == "carry":
-            patch.setattr(agent_files, "carry", die)
-        else:
-            patch.setattr("rehydrate.cli.failback.replace_file", die)
+        patch.setattr(f"rehydrate.cli.failback.{step}", die)
         with pytest.raises(CdpError, match="killed"):
             run(made)
     assert load_failback(made.directory) is not None
@@ -375,3 +373,21 @@ def test_one_whose_agent_never_ran_since_the_last_failback_goes_on_from_that_cut
     report = json.loads(capsys.readouterr().out)
     assert report["compared_bytes"] == BLOCK
     assert report["evidence"].endswith("diverged-3")
+
+
+def test_a_disk_that_a_stranger_wrote_after_the_last_sync_is_not_called_the_cut(
+    made: Overtaken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(made)
+    began = Failback.looks
+
+    def late(disks: Failback, identity: AgentIdentity) -> tuple[CarriedVolume, ...]:
+        with Path(identity.sources[0].path).open("r+b") as file:
+            file.write(b"a stranger")
+        return began(disks, identity)
+
+    monkeypatch.setattr(Failback, "looks", late)
+    run(made)
+    carried = load_carried(made.directory)
+    assert carried is not None
+    assert not carried.volumes[0].is_untouched
