@@ -44,7 +44,7 @@ from tests.waiting import wait_until
 
 SIZE = 64 << 20
 MIB = 1 << 20
-HASTY = ServerLimits(handshake_seconds=0.05, request_seconds=0.05, replies_seconds=0.05)
+HASTY = ServerLimits(handshake_seconds=0.5, request_seconds=0.3, replies_seconds=0.3)
 THOUSAND = 1000
 
 
@@ -311,26 +311,26 @@ def test_who_holds_memory_and_stands_still_gives_way_to_who_wants_it(path: Path,
 
 
 def test_who_holds_memory_that_nobody_wants_is_left_in_peace(path: Path) -> None:
-    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.01, handshake_seconds=0.1)
+    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.5, handshake_seconds=1.5)
     with serving(MemoryExport(SIZE), path, limits=limits) as server, opened_client(path) as slow:
         slow.sendall(request(WRITE, 1, 0, 4 * MIB))
         wait_until(lambda: server.server.memory.used_bytes == 4 * MIB, "it has begun", DEADLINE_SECONDS)
         with raw_client(path) as clock:
-            assert is_hung_up_on(clock)  # ten times as long
+            assert is_hung_up_on(clock)  # three times as long
         slow.sendall(bytes(4 * MIB))
         assert simple_replies(receive(slow, 16)) == [(1, 0)]
 
 
 def test_a_disk_that_stands_still_is_no_fault_of_the_client(path: Path) -> None:
     export = GatedExport(SIZE)
-    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.01, handshake_seconds=0.1)
+    limits = ServerLimits(in_flight_bytes=8 * MIB, standstill_seconds=0.5, handshake_seconds=1.5)
     with serving(export, path, limits=limits) as server, ExitStack() as crowd:
         clients = [crowd.enter_context(NbdClient(path)) for _ in range(3)]
         for client in clients:
             client.submit_read(0, 4 * MIB)
         wait_until(lambda: server.server.memory.used_bytes == 8 * MIB, "two have begun", DEADLINE_SECONDS)
         with raw_client(path) as clock:
-            assert is_hung_up_on(clock)  # ten times as long
+            assert is_hung_up_on(clock)  # three times as long
         server.call(export.gate.set)
         for client in clients:
             assert client.wait_any().error == 0
