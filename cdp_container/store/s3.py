@@ -28,7 +28,13 @@ from cdp_container.store.api import Blob, Found
 from cdp_container.store.keys import check_beginning, check_key, is_key
 from cdp_container.store.put_pace import PutPace
 from cdp_container.store.s3_clients import Fetched, fetched, nanoseconds, open_clients
-from cdp_container.store.s3_errors import LIBRARY_ERRORS, Verb, is_past_the_end, typed_error
+from cdp_container.store.s3_errors import (
+    LIBRARY_ERRORS,
+    Verb,
+    is_past_the_end,
+    is_refused_by_policy,
+    typed_error,
+)
 from cdp_container.store.s3_settings import Addressing, S3Settings, TagSpelling
 
 if TYPE_CHECKING:
@@ -245,7 +251,8 @@ class S3Store:
         except LIBRARY_ERRORS as error:
             typed = typed_error(error, f"{verb} {key or 'everything'} in {self.address}", verb)
             if isinstance(typed, AccessDenied):
-                if key and verb in ("read", "look at") and self._is_absent(key):
+                asked = verb in ("read", "look at") and is_refused_by_policy(error)
+                if key and asked and self._is_absent(key):
                     raise NotFound(typed.what, "there is no such object") from error
                 self._renew()
             raise typed from error

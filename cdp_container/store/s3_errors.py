@@ -92,6 +92,17 @@ def is_past_the_end(error: Exception) -> bool:
     return status is not None and status[1] == "416"
 
 
+def is_refused_by_policy(error: Exception) -> bool:
+    """Whether the credentials are good, but do not reach this object (403), as far as the answer tells."""
+    if isinstance(error, boto.ClientError):
+        answer = _client_error(error)
+    else:
+        text = f"{type(error).__name__} {error}"
+        status, code = _STATUS.search(text), _CODE.search(text)
+        answer = Answer(int(status[1]) if status else 0, code[1] if code else "")
+    return answer.status == 403 and answer.code in ("", "AccessDenied", "Forbidden")
+
+
 def _client_error(error: boto.ClientError) -> Answer:
     said = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
