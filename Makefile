@@ -19,7 +19,7 @@ MARKS_e2e := e2e and not ceph
 MARKS_ceph := ceph
 MARKS_sim := sim
 # The other folders hold none, and would only be imported. The third worker works while two wait for disks.
-PYTEST_unit := --numprocesses 3 --ignore tests/e2e --ignore tests/sim
+PYTEST_unit := --numprocesses 4 --ignore tests/e2e --ignore tests/sim
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench
