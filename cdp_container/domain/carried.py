@@ -129,16 +129,7 @@ def _encode(carried: Carried) -> bytes:
         "format": CARRIED_FORMAT,
         "domain": carried.domain.hex(),
         "place": [place.epoch, place.cut, place.seq],
-        "volumes": [
-            {
-                "space": volume.space.hex(),
-                "path": volume.path,
-                "size_bytes": volume.size_bytes,
-                "inode": volume.inode,
-                "ctime_ns": volume.ctime_ns,
-            }
-            for volume in carried.volumes
-        ],
+        "volumes": [volume_members(volume) for volume in carried.volumes],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -151,15 +142,16 @@ def _decode(data: bytes, name: str) -> Carried:
             raise ConfigInvalid(f"{name} is refused", why, "remove it: everything is compared then")
         return Carried(
             domain=bytes.fromhex(document["domain"]),
-            place=_place(document["place"]),
-            volumes=tuple(_volume(volume) for volume in document["volumes"]),
+            place=parse_place(document["place"]),
+            volumes=tuple(parse_volume(volume) for volume in document["volumes"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         why = f"it is damaged ({type(error).__name__})"
         raise ConfigInvalid(f"{name} is refused", why, "remove it: everything is compared then") from error
 
 
-def _place(numbers: list[Any]) -> Place:
+def parse_place(numbers: list[Any]) -> Place:
+    """The place of three numbers, as those files hold it. Raises ValueError, TypeError."""
     epoch, cut, seq = (int(number) for number in numbers)
     place = Place(epoch, cut, seq)
     if min(epoch, cut, seq) < 0 or not is_place(place):
@@ -167,7 +159,19 @@ def _place(numbers: list[Any]) -> Place:
     return place
 
 
-def _volume(volume: dict[str, Any]) -> CarriedVolume:
+def volume_members(volume: CarriedVolume) -> dict[str, Any]:
+    """A volume as carried.json and failback.json hold it."""
+    return {
+        "space": volume.space.hex(),
+        "path": volume.path,
+        "size_bytes": volume.size_bytes,
+        "inode": volume.inode,
+        "ctime_ns": volume.ctime_ns,
+    }
+
+
+def parse_volume(volume: dict[str, Any]) -> CarriedVolume:
+    """The volume of such members. Raises ValueError, KeyError, TypeError."""
     return CarriedVolume(
         space=bytes.fromhex(volume["space"]),
         path=str(volume["path"]),

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
-from cdp_container.domain.carried import CarriedVolume
+from cdp_container.domain.carried import CarriedVolume, parse_place, parse_volume, volume_members
 from cdp_container.domain.durable import replace_file, sync_directory
 from cdp_container.errors import CdpError, ConfigInvalid
-from cdp_container.format.place import NOWHERE, Place, is_place
+from cdp_container.format.place import NOWHERE, Place
 
 FAILBACK_NAME: Final = "failback.json"
 FAILBACK_FORMAT: Final = 1
@@ -62,16 +62,7 @@ def save_failback(directory: Path, note: FailbackNote) -> None:
         "fork": list(astuple(note.fork)),
         "doubts": [{"space": space.hex(), "why": why} for space, why in note.doubts],
         "at": list(astuple(note.at)),
-        "volumes": [
-            {
-                "space": volume.space.hex(),
-                "path": volume.path,
-                "size_bytes": volume.size_bytes,
-                "inode": volume.inode,
-                "ctime_ns": volume.ctime_ns,
-            }
-            for volume in note.volumes
-        ],
+        "volumes": [volume_members(volume) for volume in note.volumes],
         "towards": list(astuple(note.towards)),
         "touched_ns": note.touched_ns,
     }
@@ -112,20 +103,11 @@ def _decode(data: bytes, name: str) -> FailbackNote:
             raise ValueError("no name of a directory")
         return FailbackNote(
             evidence=evidence,
-            fork=_place(document["fork"]),
+            fork=parse_place(document["fork"]),
             doubts=tuple((bytes.fromhex(one["space"]), str(one["why"])) for one in document["doubts"]),
-            at=_place(document["at"]),
-            volumes=tuple(
-                CarriedVolume(
-                    bytes.fromhex(one["space"]),
-                    str(one["path"]),
-                    int(one["size_bytes"]),
-                    int(one["inode"]),
-                    int(one["ctime_ns"]),
-                )
-                for one in document["volumes"]
-            ),
-            towards=_place(document["towards"]),
+            at=parse_place(document["at"]),
+            volumes=tuple(parse_volume(one) for one in document["volumes"]),
+            towards=parse_place(document["towards"]),
             touched_ns=int(document["touched_ns"]),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -134,11 +116,3 @@ def _decode(data: bytes, name: str) -> FailbackNote:
             "keep it as evidence; restore the volumes with `rehydrate failover` into a new journal directory"
         )
         raise ConfigInvalid(f"{name} is refused", why, hint) from error
-
-
-def _place(numbers: list[Any]) -> Place:
-    epoch, cut, seq = (int(number) for number in numbers)
-    place = Place(epoch, cut, seq)
-    if min(epoch, cut, seq) < 0 or not is_place(place):
-        raise ValueError("no place")
-    return place
