@@ -98,7 +98,7 @@ def test_a_write_that_is_under_way_is_waited_for(machine: Machine) -> None:
         closing.look()
         closing.keep()
         await is_refused(splitter)
-        await asyncio.sleep(0)
+        await asyncio.to_thread(machine.disk)  # time enough to close, if it did not wait
         assert not splitter.capture.page.writes_closed
         goes_on.set()
         await written
