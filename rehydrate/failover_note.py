@@ -13,9 +13,9 @@ from typing import Final
 
 import orjson
 
-from cdp_container.domain.durable import replace_file, sync_directory
+from cdp_container.domain.durable import remove_file, replace_file
 from cdp_container.domain.identity import IDENTITY_NAME
-from cdp_container.errors import CdpError, ConfigInvalid, TargetNotEmpty
+from cdp_container.errors import ConfigInvalid, TargetNotEmpty
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.agent_files import LOCK_NAME
 
@@ -97,12 +97,7 @@ def save_note(directory: Path, note: FailoverNote) -> None:
 
 def drop_note(directory: Path) -> None:
     """Remove the note, durably: the failover is over. Raises CdpError."""
-    try:
-        (directory / NOTE_NAME).unlink(missing_ok=True)
-        sync_directory(directory)
-    except OSError as error:
-        what = f"cannot remove {directory / NOTE_NAME}"
-        raise CdpError(what, error.strerror or "input/output error", "remove it by hand") from error
+    remove_file(directory / NOTE_NAME)
 
 
 def check_directory(directory: Path, config: Path, domain: bytes, site: str) -> FailoverNote | None:

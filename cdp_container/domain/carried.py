@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from cdp_container.domain.durable import replace_file, sync_directory
+from cdp_container.domain.durable import read_file, remove_file, replace_file, sync_directory
 from cdp_container.errors import BackingUnreadable, CdpError, ConfigInvalid
 from cdp_container.format.place import Place, is_place
 
@@ -83,16 +83,8 @@ def save_carried(directory: Path, carried: Carried) -> None:
 
 def load_carried(directory: Path, name: str = CARRIED_NAME) -> Carried | None:
     """carried.json of a journal directory, None where there is none. Raises ConfigInvalid."""
-    path = directory / name
-    try:
-        with path.open("rb") as file:
-            return _decode(file.read(CARRIED_BYTES_MAX + 1), str(path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigInvalid(
-            f"cannot read {path}", error.strerror or "unreadable", "run as the agent's user"
-        ) from error
+    data = read_file(path := directory / name, CARRIED_BYTES_MAX)
+    return None if data is None else _decode(data, str(path))
 
 
 def load_believed(directory: Path) -> Carried | None:
@@ -111,11 +103,7 @@ def believe_carried(directory: Path) -> None:
 
 def drop_carried(directory: Path) -> None:
     """Remove carried.json, durably; none at all is no error. Raises CdpError."""
-    try:
-        (directory / CARRIED_NAME).unlink(missing_ok=True)
-        sync_directory(directory)
-    except OSError as error:
-        raise _failed(directory, error) from error
+    remove_file(directory / CARRIED_NAME)
 
 
 def _failed(directory: Path, error: OSError) -> CdpError:

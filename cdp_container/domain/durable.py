@@ -1,4 +1,4 @@
-"""Replacing a small local file, whole or not at all, durably. Objects in a store are no files: see store/."""
+"""Small local files: read, replaced whole or not at all, removed, durably. Objects in a store: see store/."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from cdp_container.errors import CdpError, LocalDiskFull
+from cdp_container.errors import CdpError, ConfigInvalid, LocalDiskFull
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -35,6 +35,31 @@ def replace_file(path: Path, data: bytes) -> None:
         if error.errno in _FULL:
             raise LocalDiskFull(f"cannot write {path}", why) from error
         raise CdpError(f"cannot write {path}", why, "check the directory and its permissions") from error
+
+
+def read_file(path: Path, bytes_max: int) -> bytes | None:
+    """The content of a small file and at most one byte beyond the limit; None where there is none.
+
+    Raises ConfigInvalid where it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(bytes_max + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = error.strerror or "unreadable"
+        raise ConfigInvalid(f"cannot read {path}", why, "run as the agent's user") from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, durably; none at all is no error. Raises CdpError."""
+    try:
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    except OSError as error:
+        why = error.strerror or "input/output error"
+        raise CdpError(f"cannot remove {path}", why, "check the directory") from error
 
 
 def sync_directory(path: Path) -> None:

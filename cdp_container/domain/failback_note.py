@@ -14,8 +14,8 @@ from typing import Final
 import orjson
 
 from cdp_container.domain.carried import CarriedVolume, parse_place, parse_volume, volume_members
-from cdp_container.domain.durable import replace_file, sync_directory
-from cdp_container.errors import CdpError, ConfigInvalid
+from cdp_container.domain.durable import read_file, remove_file, replace_file
+from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import NOWHERE, Place
 
 FAILBACK_NAME: Final = "failback.json"
@@ -72,25 +72,13 @@ def save_failback(directory: Path, note: FailbackNote) -> None:
 
 def load_failback(directory: Path) -> FailbackNote | None:
     """failback.json of a journal directory, None where there is none. Raises ConfigInvalid."""
-    path = directory / FAILBACK_NAME
-    try:
-        with path.open("rb") as file:
-            return _decode(file.read(FAILBACK_BYTES_MAX + 1), str(path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        why = error.strerror or "unreadable"
-        raise ConfigInvalid(f"cannot read {path}", why, "run as the agent's user") from error
+    data = read_file(path := directory / FAILBACK_NAME, FAILBACK_BYTES_MAX)
+    return None if data is None else _decode(data, str(path))
 
 
 def drop_failback(directory: Path) -> None:
     """Remove failback.json, durably; none at all is no error. Raises CdpError."""
-    try:
-        (directory / FAILBACK_NAME).unlink(missing_ok=True)
-        sync_directory(directory)
-    except OSError as error:
-        what = f"cannot remove {directory / FAILBACK_NAME}"
-        raise CdpError(what, error.strerror or "input/output error", "check the directory") from error
+    remove_file(directory / FAILBACK_NAME)
 
 
 def _decode(data: bytes, name: str) -> FailbackNote:

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from cdp_container.domain.durable import replace_file
+from cdp_container.domain.durable import read_file, replace_file
 from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.journal.shared import GateLevel
@@ -120,16 +120,8 @@ def _decode_place(members: list[int] | None) -> Place | None:
 
 def load_notes(directory: Path) -> Notes:
     """The notes of a journal directory, empty ones where there are none yet. Raises ConfigInvalid."""
-    path = directory / NOTES_NAME
-    try:
-        with path.open("rb") as file:
-            return decode_notes(file.read(NOTES_BYTES_MAX + 1), str(path))
-    except FileNotFoundError:
-        return Notes()
-    except OSError as error:
-        raise ConfigInvalid(
-            f"cannot read {path}", error.strerror or "unreadable", "run as the agent's user"
-        ) from error
+    data = read_file(path := directory / NOTES_NAME, NOTES_BYTES_MAX)
+    return Notes() if data is None else decode_notes(data, str(path))
 
 
 def save_notes(directory: Path, notes: Notes) -> None:
