@@ -56,6 +56,8 @@ class OwnerDrive:
         self._tell = tell
         self._events: deque[ot.Event] = deque()
         self._stopped = False
+        self.unsaved: tuple[CdpError, int] | None = None
+        """Why notes.json could not be written the last time, and how many times in a row; None: it could."""
         nonces = load_notes(directory).nonces
         self.state = owner.begin(claimant, nonces, fenced=False, released=False)
 
@@ -101,6 +103,8 @@ class OwnerDrive:
             notes = replace(load_notes(self._directory), **changes)  # type: ignore[arg-type]  # facts by name
             save_notes(self._directory, notes)
         except CdpError as error:
+            self.unsaved = (error, 1 if self.unsaved is None else self.unsaved[1] + 1)
             self._tell(ot.Trouble("notes", str(error)))
             return str(error)
+        self.unsaved = None
         return ""

@@ -28,6 +28,9 @@ LOOK_SECONDS_MAX: Final = 1.0
 """Waits are cut to this: they do not count a suspended machine's sleep, which leases do."""
 LOST_MAX: Final = 3
 """Times in a row that an end is not found where it was proven to be, before it is believed to be gone."""
+UNSAVED_MAX: Final = 10
+"""Times in a row that notes.json cannot be written while somebody waits, about a minute: nothing is sent
+without it, and a full disk is for a person to mend."""
 CLOSE_SECONDS_MAX: Final = 30.0
 """A request that hangs holds nobody up for longer when a run is closed: its thread is a daemon."""
 
@@ -89,6 +92,7 @@ class OwnerRunner:
             OwnedElsewhere: it was refused, because the domain is not as it was when it was looked at.
             Fenced: somebody else claimed it after us.
             MissingObject: where the epoch before ends cannot be found: `accept_loss` was not wished.
+            LocalDiskFull, CdpError: notes.json could not be written, UNSAVED_MAX times in a row.
         """
         self._ask(wish)
         while True:
@@ -100,6 +104,7 @@ class OwnerRunner:
                     left_seconds = max(0, until_ns - self._clock.boottime_ns()) // 1_000_000_000
                     self._say(f"waiting for the lease to pass: {left_seconds} s left; {owner_line(owner)}")
                 case ot.Trouble(what, why):
+                    self._check_saved()
                     self._count_lost(why)
                     self._say(f"still trying: {what}: {why}")
                 case ot.Elsewhere(owner):
@@ -111,11 +116,17 @@ class OwnerRunner:
             raise self._over
 
     def prove(self) -> None:
-        """Ask the store whether the domain is still ours; blocks until it answers. Raises Fenced."""
+        """Ask the store whether the domain is still ours; blocks until it answers.
+
+        Raises:
+            Fenced: it is not.
+            LocalDiskFull, CdpError: as `take_over`.
+        """
         assert self._drive.state.record is not None, "taken over"
         self._ask(ot.Prove(self._drive.state.record.base))
         while not isinstance(news := self._next_news(), ot.Proven):
             if isinstance(news, ot.Trouble):
+                self._check_saved()
                 self._say(f"still trying: {news.what}: {news.why}")
         self._asking = False
 
@@ -138,6 +149,11 @@ class OwnerRunner:
         if isinstance(news, BaseException):
             raise news
         return news
+
+    def _check_saved(self) -> None:
+        """Raises why notes.json cannot be written, once that was tried often enough."""
+        if self._drive.unsaved is not None and self._drive.unsaved[1] >= UNSAVED_MAX:
+            raise self._drive.unsaved[0]
 
     def _count_lost(self, why: str) -> None:
         """What stays lost is not waited for: somebody has to decide."""

@@ -348,3 +348,23 @@ def test_lost_cuts_end_it_unless_that_is_accepted(world: World, lines: list[str]
         activated = runner.take_over(ot.TakeOver(accept_loss=True))
     assert activated.record.base == world.cuts[-2]
     assert "lost" in activated.record.reason
+
+
+def test_a_disk_that_stays_full_ends_a_takeover(
+    world: World, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdp_container.domain.owner_runner.UNSAVED_MAX", 2)
+    before = world.owner
+
+    def full(directory: Path, notes: Notes) -> None:
+        raise LocalDiskFull("cannot write notes.json", "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cdp_container.domain.owner_drive.save_notes", full)
+        with runner_of(world, lines) as runner, pytest.raises(LocalDiskFull, match="no space left"):
+            runner.take_over(world.forced())
+    assert world.owner == before
+    assert "still trying: notes" in lines[0]
+    with runner_of(world, lines) as runner:
+        runner.take_over(world.forced())  # once there is room again
+        runner.prove()
