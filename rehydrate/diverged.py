@@ -174,6 +174,8 @@ class Diverged:
             ours = segment.complete and position.generation in generations
             if not ours or not on_branch(segment.place, branch):
                 continue
+            if contents.ledger.is_retired(segment.epoch, segment.seq):
+                continue  # what it alone needed may be gone
             # A clone, or this host before it was reverted, named its cuts as we do, and wrote something else.
             if not self._is_before(position, self._proven):
                 continue

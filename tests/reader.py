@@ -38,7 +38,7 @@ FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, SUM_BLOCK_BYTES = 262144, 262656, 4
 RECORD_KEY_BYTES_MAX, RECORD_VALUE_BYTES_MAX, DOMAIN_JSON_BYTES_MAX = 65536, 524288, 4194304
 SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX, SCRYPT_WORK_MAX = 1048576, 8, 4, 67108864
 
-NONE, IN_FORCE = 0xFFFFFFFF, 3  # no row; the kind of runs that name packs in force
+NONE, IN_FORCE, RETIRED = 0xFFFFFFFF, 3, 4  # no row; kinds of runs: packs in force, cuts retired
 DATA, ZERO, DISCARD = 1, 2, 3  # kinds of extents
 SEGMENT, PACK, CATALOG, LEDGER = 1, 2, 3, 4  # kinds of objects; §1: and their keys, by epoch and number
 KEYS = {SEGMENT: "log/{:010}/{:012}", PACK: "packs/{:010}/{:012}"}
@@ -277,7 +277,7 @@ class Container:
         self.kept: dict[str, Object] = {}  # the object that was read last
         self.faults: dict[int, ReaderError] = {}  # by epoch, whose rest is not read; under 0: for all epochs
         self.epochs: dict[int, Epoch] = {}  # those that count, newest first
-        self.runs: dict[int, list[tuple[int, int, bytes]]] = defaultdict(list)  # what was collected, by epoch
+        self.runs: dict[tuple[int, int], list[tuple[int, int, bytes]]] = defaultdict(list)  # by kind, epoch
         self.layers: dict[tuple[int, int], list[Layer]] = defaultdict(list)  # what changed, by epoch and seq
         self.packed_cuts: dict[tuple[int, int], Cut] = {}  # what packs know of collected ones, likewise
         self.digests: dict[tuple[int, int], bytes | None] = {(0, 0): bytes(32)}  # likewise; None: unknown
@@ -345,10 +345,9 @@ class Container:
             ledger = self.get(named["key"], named["digest"])
             must(ledger.pre.kind == LEDGER, "is not a ledger")
             for kind, epoch, first, last, digest in ledger.rows[b"runs"]:
-                must(1 <= kind <= 3 and 1 <= first <= last and (kind < 3 or first == last), "has a wrong run")
-                if kind == SEGMENT:
-                    self.runs[epoch].append((first, last, digest))
-                elif kind == IN_FORCE and named == self.owner["ledger"]:
+                must(0 < kind < 5 and 1 <= first <= last and (kind != 3 or first == last), "has a wrong run")
+                self.runs[kind, epoch].append((first, last, digest))
+                if kind == IN_FORCE and named == self.owner["ledger"]:
                     packs[KEYS[PACK].format(epoch, last)] = digest.hex()
             named = ledger.header["predecessor"]
         for layer in itertools.chain.from_iterable(self.get(*pack).layers for pack in packs.items()):
@@ -367,7 +366,7 @@ class Container:
         names: dict[int, set[str]] = defaultdict(set)  # what markers call cuts, by number
         for seq in itertools.count(1) if last is None else range(1, last + 1):
             key, cut = KEYS[SEGMENT].format(epoch, seq), None
-            run = next((run for run in self.runs[epoch] if run[0] <= seq <= run[1]), None)
+            run = next((run for run in self.runs[SEGMENT, epoch] if run[0] <= seq <= run[1]), None)
             if run:  # after it, neither is known but what the run says
                 digest, number, cut = run[2] if seq == run[1] else None, 0, self.packed_cuts.get((epoch, seq))
             elif last is None and key not in self.present:
@@ -383,7 +382,7 @@ class Container:
             self.digests[epoch, seq] = digest
             for layer in self.layers[epoch, seq]:
                 names[layer.place.cut] |= {r.key.decode() for r in layer.records if r.name == b"marker"}
-            if cut:
+            if cut and not any(first <= seq <= last for first, last, _ in self.runs[RETIRED, epoch]):
                 self.cuts.append(cut._replace(names=sorted(names[cut.place.cut])))
         reached = self.cuts[-1].place if self.cuts else base
         if last is None and self.protected.epoch == epoch and self.protected > reached:

@@ -57,14 +57,16 @@ def on_branch(place: Place, branch: Branch) -> bool:
 
 
 def cuts_of(contents: Contents, branch: Branch) -> list[Cut]:
-    """The complete cuts of a branch, oldest first."""
+    """The complete cuts of a branch that are not retired, oldest first."""
     names: dict[tuple[int, int], list[str]] = {}
     for marker in sorted(contents.markers, key=lambda marker: marker.name):
         names.setdefault((marker.place.epoch, marker.place.cut), []).append(marker.name)
     complete = [
         segment
         for segment in contents.segments.values()
-        if segment.complete and on_branch(segment.place, branch)
+        if segment.complete
+        and on_branch(segment.place, branch)
+        and not contents.ledger.is_retired(segment.epoch, segment.seq)
     ]
     return [
         Cut(

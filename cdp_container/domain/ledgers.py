@@ -1,4 +1,4 @@
-"""The ledgers in force: which segments were collected, and which packs stand for them.
+"""The ledgers in force: which segments were collected, which packs stand for them, which cuts are retired.
 
 What packs hold does not belong here (contents), nor who may collect.
 """
@@ -35,12 +35,15 @@ class Ledger:
     packs: Mapping[str, bytes] = field(default_factory=dict)
     _runs: Mapping[int, list[tuple[int, int]]] = field(default_factory=dict)
     _digests: Mapping[tuple[int, int], bytes] = field(default_factory=dict)
+    _retired: Mapping[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def is_collected(self, epoch: int, seq: int) -> bool:
         """Whether this segment was collected; then it counts as such even where it can still be read."""
-        runs = self._runs.get(epoch, [])
-        at = bisect_right(runs, (seq, seq)) if runs else 0
-        return any(first <= seq <= last for first, last in runs[max(0, at - 1) : at + 1])
+        return _stands_in(self._runs.get(epoch, []), seq)
+
+    def is_retired(self, epoch: int, seq: int) -> bool:
+        """Whether no cut is complete in this segment any more, be it collected or still there."""
+        return _stands_in(self._retired.get(epoch, []), seq)
 
     def digest(self, epoch: int, seq: int) -> bytes:
         """The digest of a collected segment, where it is the last of a run; elsewhere empty: not known."""
@@ -58,6 +61,7 @@ NO_LEDGER: Final = Ledger()
 def ledger_of(newest: Iterable[Run], older: Iterable[Run] = ()) -> Ledger:
     """From the runs of the ledger in force and those of its predecessors, whose packs count no more."""
     runs: dict[int, list[tuple[int, int]]] = {}
+    retired: dict[int, list[tuple[int, int]]] = {}
     digests: dict[tuple[int, int], bytes] = {}
     packs: dict[str, bytes] = {}
     newest = list(newest)
@@ -65,10 +69,20 @@ def ledger_of(newest: Iterable[Run], older: Iterable[Run] = ()) -> Ledger:
         if run.kind is RunKind.SEGMENT_COLLECTED:
             runs.setdefault(run.epoch, []).append((run.first, run.last))
             digests.setdefault((run.epoch, run.last), run.digest)
+        elif run.kind is RunKind.CUTS_RETIRED:
+            retired.setdefault(run.epoch, []).append((run.first, run.last))
     for run in newest:
         if run.kind is RunKind.PACK_IN_FORCE:
             packs[pack_key(run.epoch, run.first)] = run.digest
-    return Ledger(packs, {epoch: _merged(found) for epoch, found in runs.items()}, digests)
+    collected, retired = (
+        {epoch: _merged(found) for epoch, found in each.items()} for each in (runs, retired)
+    )
+    return Ledger(packs, collected, digests, retired)
+
+
+def _stands_in(runs: list[tuple[int, int]], seq: int) -> bool:
+    at = bisect_right(runs, (seq, seq)) if runs else 0
+    return any(first <= seq <= last for first, last in runs[max(0, at - 1) : at + 1])
 
 
 def _merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

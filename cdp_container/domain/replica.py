@@ -157,7 +157,9 @@ class _Copy:
         return NOWHERE
 
     def cut_at(self, epoch: int, seq: int) -> Place:
-        """The cut that a segment completes, NOWHERE if none."""
+        """The cut that a segment completes, NOWHERE if none, or one that is retired."""
+        if self.collected.ledger.is_retired(epoch, seq):
+            return NOWHERE
         if self.collected.ledger.is_collected(epoch, seq):
             return self.collected.cuts.get((epoch, seq), NOWHERE)
         preamble = read_segment(self.store, self.domain, epoch, seq).preamble

@@ -114,6 +114,7 @@ class RunKind(enum.IntEnum):
     SEGMENT_COLLECTED = 1
     PACK_COLLECTED = 2
     PACK_IN_FORCE = 3
+    CUTS_RETIRED = 4
 
 
 class ExtentKind(enum.IntEnum):

@@ -178,7 +178,7 @@ def check_entries(table: bytes, heads_bytes: int, what: str) -> None:
 def check_runs(table: bytes, what: str) -> None:
     """Runs are sorted and do not overlap."""
     before = (0, 0, 0)
-    for kind, reserved, epoch, first, last, _ in layout.RUN_ROW.struct.iter_unpack(table):
+    for kind, reserved, epoch, first, last, digest in layout.RUN_ROW.struct.iter_unpack(table):
         if kind not in tuple(RunKind):
             raise NewerFormat(what, f"a run has the unknown kind {kind}")
         in_range = 0 < epoch <= EPOCH_MAX and 0 < first <= last <= NUMBER_MAX
@@ -186,6 +186,8 @@ def check_runs(table: bytes, what: str) -> None:
             raise DamagedObject(what, f"the run {first} to {last} of epoch {epoch} is not in its place")
         if kind == RunKind.PACK_IN_FORCE and first != last:
             raise DamagedObject(what, f"the packs {first} to {last} of epoch {epoch} stand in one row")
+        if kind == RunKind.CUTS_RETIRED and any(digest):
+            raise DamagedObject(what, f"the retired cuts {first} to {last} of epoch {epoch} have a digest")
         before = (kind, epoch, last)
 
 

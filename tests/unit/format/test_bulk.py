@@ -141,6 +141,15 @@ def test_ledger_comes_back(encrypted: bool) -> None:
     assert head.header["n"] == 2
 
 
+def test_retired_cuts_stand_beside_what_was_collected_and_have_no_digest() -> None:
+    facts, keys = LedgerFacts(1, 1, None), samples.writer(False)
+    runs = [Run(kind, 1, 1, 9, bytes(32)) for kind in (RunKind.SEGMENT_COLLECTED, RunKind.CUTS_RETIRED)]
+    head = opened(build_ledger(facts, runs, keys, bytes(16), Compressor()), encrypted=False)
+    assert list(head.index.iter_runs()) == runs
+    with pytest.raises(DamagedObject, match="have a digest"):
+        build_ledger(facts, [replace(runs[1], digest=b"d" * 32)], keys, bytes(16), Compressor())
+
+
 def test_the_first_ledger_has_no_predecessor() -> None:
     run = Run(RunKind.SEGMENT_COLLECTED, 1, 1, 1, bytes(32))
     built = build_ledger(LedgerFacts(1, 1, None), [run], samples.writer(False), bytes(16), Compressor())

@@ -148,7 +148,7 @@ def test_keys() -> None:
 def test_members_of_objects_under_domain(key: str) -> None:
     names = {"config": "config/<digest>", "epochs": "epochs/<epoch>", "requests": "requests/<id>"}
     name = names.get(key.split("/")[1], key.split("/")[1])
-    paragraph = DOCUMENT.split(f"\n- `{name}`: ")[1].split("\n- ")[0].split("\n\n")[0]
+    paragraph = re.split(r"\n- |\n\n|An entry", DOCUMENT.split(f"\n- `{name}`: ")[1])[0]
     spans = re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", paragraph))
     members = {match[1] for span in spans if (match := re.match(r"([a-z_]+)(?:$|:)", span))}
     written = orjson.loads(samples.domain_objects()[key])

@@ -24,6 +24,7 @@ from rehydrate.plan import Choice
 from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.verify import Finding, to_verify, verify
 from tests.containers import PASSPHRASE, Site, in_force, write
+from tests.reader import Container, ReaderError
 from tests.unit.rehydrate.test_restore import assert_all_restored, restored
 
 
@@ -53,6 +54,12 @@ def findings(site: Site) -> list[Finding]:
     container = open_container(site.store, Secret(PASSPHRASE))
     found = to_verify(container, None)
     return verify(container, found, container.history.everything(), lambda _: None).findings
+
+
+def reader_of(site: Site) -> Container:
+    """What the independent reader finds."""
+    keys = [found.key for found in site.store.list("")]
+    return Container(lambda key: site.store.get(key).data, lambda: keys, PASSPHRASE)
 
 
 def replaced(site: Site, key: str, data: bytes) -> None:
@@ -228,3 +235,21 @@ def test_a_damaged_newest_cut_is_no_reason_to_take_an_older_one(site: Site) -> N
     with pytest.raises(DamagedObject, match=key):
         planned(site)
     assert planned(site, Choice(at=(2, 1))).cut.place == Place(2, 1, 1)
+
+
+@pytest.mark.parametrize("is_collected", [False, True])
+def test_a_retired_cut_is_not_offered_though_its_segment_is_there(site: Site, is_collected: bool) -> None:
+    runs = [Run(RunKind.CUTS_RETIRED, 1, 2, 2, bytes(32))]
+    if is_collected:
+        runs += [site.run(1, 1, 2), in_force(site.pack(1, 1, 2))]
+    site.write_ledger(runs)
+    with pytest.raises(NoSuchPoint):
+        planned(site, Choice(at=(1, 2)))
+    offered = [cut for cut in site.images if cut != Place(1, 2, 2)]
+    assert len(offered) == 4
+    for place in offered:
+        assert planned(site, Choice(at=(place.epoch, place.cut))).cut.place == place
+    assert findings(site) == []
+    with pytest.raises(ReaderError, match="no cut 2"):
+        reader_of(site).cut(1, 2)
+    assert [cut.place[:2] for cut in reader_of(site).cuts] == [(p.epoch, p.cut) for p in offered]
