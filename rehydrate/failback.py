@@ -50,6 +50,8 @@ class Failback:
         flow: how many requests are in flight.
         clock: of this machine.
         say: is given lines for people.
+        accept_loss: the newest cut that is left in the store will do, where newer ones that were proven are
+            gone.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Failback:
         flow: Flow,
         clock: Clock,
         say: Callable[[str], None],
+        accept_loss: bool = False,
     ) -> None:
         self._here = here
         self._open_again = open_again
         self._flow = flow
         self._clock = clock
         self._say = say
+        self._accept_loss = accept_loss
         self._stack = ExitStack()
         self._followed = Followed()
         self._disks: dict[bytes, Disk] = {}
@@ -102,7 +106,7 @@ class Failback:
         if note is not None and note.at == _asked(container.history, choice) and self._is_still_all(note):
             return note.at
         contents = self._followed.at(container, scope_of(container.history, choice))
-        chosen = chosen_point(container, contents, choice)
+        chosen = self._chosen(container, contents, choice)
         self._open_disks(chosen)
         note = note or self._begin(container.history, contents, chosen)
         move_aside(self._here.directory, self._here.directory / note.evidence)
@@ -137,6 +141,16 @@ class Failback:
         return tuple(replace(looked[source.space], path=source.path) for source in identity.active.values())
 
     # --- one pass ----------------------------------------------------------------------------
+
+    def _chosen(self, container: Container, contents: Contents, choice: Choice) -> Chosen:
+        lost, newest = container.history.in_doubt, container.history.newest
+        if lost is not None and choice.at is None and not self._accept_loss:
+            hint = "bring back what is named from a replica or a version; or --accept-loss goes on from "
+            hint += (
+                f"{newest.epoch}.{newest.cut}: keep a copy of these disks first, they may hold what is gone"
+            )
+            raise type(lost)(lost.what, lost.why, hint)
+        return chosen_point(container, contents, choice, self._accept_loss)
 
     def _end(self, chosen: Chosen) -> Place:
         for volume in chosen.volumes:

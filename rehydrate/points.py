@@ -150,8 +150,12 @@ class Chosen:
     volumes: tuple[Volume, ...]
 
 
-def chosen_point(container: Container, contents: Contents, choice: Choice) -> Chosen:
+def chosen_point(
+    container: Container, contents: Contents, choice: Choice, accept_loss: bool = False
+) -> Chosen:
     """The cut that was asked for, with all of its volumes, and nothing that it needs missing.
+
+    `accept_loss`: the newest one that is left will do, where newer ones that were proven are gone.
 
     Raises:
         NoSuchPoint, NoSuchVolume: there is no such cut.
@@ -159,7 +163,7 @@ def chosen_point(container: Container, contents: Contents, choice: Choice) -> Ch
         KeyMissing: the container is sealed and there is no key.
     """
     container.require_key()
-    cut = _sound_cut(container.history, contents, choice, [])
+    cut = _sound_cut(container.history, contents, choice, [], accept_loss)
     branch = container.history.branch_of(cut.place)
     return Chosen(cut, branch, tuple(pick_volumes(volumes_of(contents, branch, cut), [], cut)))
 
@@ -211,10 +215,12 @@ def plan_restore(
     return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts)
 
 
-def _sound_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
+def _sound_cut(
+    history: History, contents: Contents, choice: Choice, names: list[str], accept_loss: bool = False
+) -> Cut:
     """The cut that was asked for, after a check of all that it needs, and of all that decides which it is."""
     newest_is_meant = choice.at is None and _leading(history, contents, choice) == history.newest
-    if history.in_doubt is not None and newest_is_meant:
+    if history.in_doubt is not None and newest_is_meant and not accept_loss:
         raise history.in_doubt  # to go back to an older point than was promised is for a person to decide
     check_branch(contents, history.branch_of(_leading(history, contents, choice)), history.origins())
     cut = find_cut(history, contents, choice, names)

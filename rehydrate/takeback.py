@@ -163,7 +163,9 @@ class TakeBack:
         owner = self.look()
         left_ns = 0 if self._is_ours(owner) else self._store.head(OWNER_KEY).modified_ns
         base = self._base(place, owner)
-        activated = runner.take_over(TakeOver(forced=self._asked.forced, jump=self._jump, base=base))
+        activated = runner.take_over(
+            TakeOver(self._asked.forced, self._jump, base, accept_loss=self._asked.accept_loss)
+        )
         owned_ns = self._store.head(OWNER_KEY).modified_ns
         record = activated.record
         if record.base != place:  # its owner had put more than we saw when we looked
@@ -181,10 +183,14 @@ class TakeBack:
         if self._asked.forced is not None:
             self._report(f"the newest cut {newest.epoch}.{newest.cut} is not whole: it is left behind")
             return place
+        force = f"--force {force_word(owner)} goes on from {place.epoch}.{place.cut} and leaves it on a side branch"
+        there = (
+            "`cdp-agent release --cancel` there, wait until all volumes are whole, and release it again; or "
+        )
         raise NoSuchPoint(
             "take the domain back",
             f"its last cut {newest.epoch}.{newest.cut} is not whole; {owner_line(owner)}",
-            "`cdp-agent release --cancel` there, wait until all volumes are whole, and release it again",
+            force if self._is_ours(owner) else there + force,  # who was overtaken can finish nothing any more
         )
 
     def _say_what_to_do(self, owner: Owner) -> None:

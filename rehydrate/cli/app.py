@@ -249,6 +249,9 @@ def failback(
     force: Annotated[
         str | None, typer.Option(help="EPOCH:NONCE as printed: the other site is gone, and gives up nothing.")
     ] = None,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on although protected cuts are gone from the store.")
+    ] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Bring the disks up to the newest cut, and claim nothing.")
     ] = False,
@@ -270,7 +273,7 @@ def failback(
     return guarded(
         lambda: returning.fail_back(
             commands.Access(address, passphrase_file, key_file),
-            taking.asked_of("", operator, reason, force, accept_loss=False),
+            taking.asked_of("", operator, reason, force, accept_loss),
             returning.what_of(journal, config, not no_start, once, json),
         )
     )

@@ -124,7 +124,9 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
     with ExitStack() as stack:
         stack.enter_context(_alone(here.directory))
         jump = _checked(run, identity, run.open_container())
-        disks = stack.enter_context(Failback(here, run.open_container, run.flow, run.clock, run.report))
+        disks = stack.enter_context(
+            Failback(here, run.open_container, run.flow, run.clock, run.report, run.asked.accept_loss)
+        )
         takeback = TakeBack(
             disks,
             run.patient,
