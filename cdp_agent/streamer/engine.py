@@ -278,7 +278,7 @@ class Engine:
         self.tell_owner(ot.Record(place))
 
     def _request(self, effect: OwnerRequest) -> None:
-        store, domain = self._outside.store, self._identity.domain
+        store, domain = self._outside.prompt, self._identity.domain
 
         def work() -> Done:
             event = request_owner(store, domain, effect)
@@ -292,10 +292,10 @@ class Engine:
         self.tell_owner(event)
 
     def _work(self, effect: OwnerWork) -> None:
-        store, domain = self._outside.patient, self._identity.domain
+        patient, prompt, domain = self._outside.patient, self._outside.prompt, self._identity.domain
 
         def work() -> Done:
-            event = do_work(store, domain, effect)
+            event = do_work(patient, prompt, domain, effect)
             return lambda: self.tell_owner(event)
 
         self.start(Job(Lane.WORK, work))

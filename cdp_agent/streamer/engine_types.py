@@ -80,6 +80,7 @@ class Outside:
     Attributes:
         store: asked once for each request.
         patient: the same store; may repeat reads.
+        prompt: the same store, asked once too; gives up soon what hangs.
         local: notes and shared pages.
         journal: read by the engine.
         build_journal: the same journal, read by the builder.
@@ -92,6 +93,7 @@ class Outside:
 
     store: Store
     patient: Store
+    prompt: Store
     local: Local
     journal: Journal
     build_journal: Journal

@@ -37,6 +37,7 @@ from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.home import check_home_of
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.owner_lease import request_seconds
 from cdp_container.domain.settings import is_name
 from cdp_container.errors import CdpError, Fenced, NotHome, StoreRefused
 from cdp_container.format.codec import Compressor
@@ -45,6 +46,7 @@ from cdp_container.journal.shared import SharedPages
 from cdp_container.store.address import open_store, parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.attest import probe
+from cdp_container.store.prompt import prompt
 from cdp_container.store.retry import with_retries
 
 POLL_SECONDS: Final = 0.1
@@ -212,8 +214,8 @@ class _Runner:
             return
         connecting.busy = True
 
-        def begin(store: Store) -> None:
-            self.make_engine = partial(self._engine, store, local, journal, build_journal)
+        def begin(store: Store, quick: Store) -> None:
+            self.make_engine = partial(self._engine, store, quick, local, journal, build_journal)
             self.engine = self.make_engine()
             self.connecting.refused = ""
             early, self.early = self.early, []
@@ -222,15 +224,16 @@ class _Runner:
 
         self.lanes.submit(Job(Lane.WORK, partial(self._try_store, begin)))
 
-    def _try_store(self, begin: Callable[[Store], None]) -> Done:
+    def _try_store(self, begin: Callable[[Store, Store], None]) -> Done:
         try:
             store = open_store(self.settings.store, self.clock)
             probe(store, self.entropy)
             if not self.settings.store_is_home:
                 check_home_of(store, self.settings.identity.domain)
+            quick = prompt(store, self.clock, request_seconds(self.settings.lease_seconds))
         except CdpError as error:
             return partial(self._not_connected, error)
-        return partial(begin, store)
+        return partial(begin, store, quick)
 
     def _not_connected(self, error: CdpError) -> None:
         connecting = self.connecting
@@ -244,11 +247,17 @@ class _Runner:
         connecting.busy = False
 
     def _engine(
-        self, store: Store, local: LocalDirectory, journal: JournalReader, build_journal: JournalReader
+        self,
+        store: Store,
+        quick: Store,
+        local: LocalDirectory,
+        journal: JournalReader,
+        build_journal: JournalReader,
     ) -> Engine:
         settings = self.settings
         outside = Outside(
             store=LimitedStore(store, self.limiter, patient=False),
+            prompt=LimitedStore(quick, self.limiter, patient=False),
             patient=with_retries(LimitedStore(store, self.limiter, patient=True), self.clock, self._jitter),
             local=local,
             journal=journal,

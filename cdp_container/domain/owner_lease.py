@@ -17,6 +17,10 @@ IDLE_LEASE_SECONDS: Final = 900
 """The lease of an idle domain: a renewal every 300 s costs a store next to nothing."""
 RENEWALS_PER_LEASE: Final = 3
 """Two renewals may fail before the lease passes."""
+REQUESTS_PER_LEASE: Final = 6
+"""Half of what lies between two renewals: a request that hangs costs one of them at most."""
+REQUEST_SECONDS_MIN: Final = 2
+"""A store far away, or busy, needs that long for an answer at times."""
 RETRY_FIRST_NS: Final = SECOND_NS // 4
 RETRY_MAX_NS: Final = 10 * SECOND_NS
 """A third of the default lease: an outage ends at most so long after the store is back."""
@@ -52,6 +56,15 @@ def delay_ns(failure: Failure, before: int) -> int:
     throttled = failure is Failure.THROTTLED
     first, most = (THROTTLED_FIRST_NS, THROTTLED_MAX_NS) if throttled else (RETRY_FIRST_NS, RETRY_MAX_NS)
     return min(most, first << min(before, DOUBLINGS_MAX))
+
+
+def request_seconds(lease_seconds: int) -> int:
+    """How long an answer to a request on `domain/owner` is waited for, before it is asked again.
+
+    So an owner that was overtaken while it stood still, with a request under way, knows it within its next
+    renewal, whatever became of that request.
+    """
+    return max(REQUEST_SECONDS_MIN, lease_seconds // REQUESTS_PER_LEASE)
 
 
 def lease_ns(state: RunState) -> int:

@@ -18,10 +18,12 @@ from typing import Final, TypeAlias
 from cdp_container.clock import Clock
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.owner_drive import OwnerDrive
+from cdp_container.domain.owner_lease import request_seconds
 from cdp_container.domain.owner_work import OwnerWork, do_work
 from cdp_container.errors import CdpError, Fenced, MissingObject, OwnedElsewhere
 from cdp_container.format.domain import Owner, OwnerState
 from cdp_container.store.api import Store
+from cdp_container.store.prompt import prompt
 from cdp_container.store.retry import with_retries
 
 LOOK_SECONDS_MAX: Final = 1.0
@@ -59,12 +61,16 @@ class OwnerRunner:
         report: Callable[[str], None],
     ) -> None:
         self._domain = claimant.domain
+        self._store = store
         self._clock = clock
         self._report = report
         self._patient = with_retries(store, clock, lambda: int.from_bytes(entropy(4), "little") / 2.0**32)
         self._inbox: queue.SimpleQueue[_Step] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
-        self._drive = OwnerDrive(store, claimant, directory, clock, entropy, self._begin_work, self._tell)
+        self._prompt = prompt(store, clock, request_seconds(claimant.lease_seconds))
+        self._drive = OwnerDrive(
+            self._prompt, claimant, directory, clock, entropy, self._begin_work, self._tell
+        )
         self._thread = threading.Thread(target=self._run, name="owner", daemon=True)
         self._over: BaseException | None = None
         self._asking = False
@@ -136,6 +142,8 @@ class OwnerRunner:
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS_MAX)
+        if self._prompt is not self._store:
+            self._prompt.close()
 
     # --- the thread that asks ------------------------------------------------------------------
 
@@ -201,7 +209,7 @@ class OwnerRunner:
 
     def _work(self, work: OwnerWork) -> None:
         try:
-            self._inbox.put(do_work(self._patient, self._domain, work))
+            self._inbox.put(do_work(self._patient, self._prompt, self._domain, work))
         except BaseException as error:  # noqa: BLE001  it is raised again by the thread that asks
             self._end(error)
 

@@ -67,7 +67,7 @@ def failure_of(error: CdpError) -> Failure:
 
 
 def request_owner(store: Store, domain: bytes, effect: OwnerRequest) -> Event:
-    """Read or swap `domain/owner`. `store` must not repeat a request."""
+    """Read or swap `domain/owner`. `store` must not repeat a request, and gives up what hangs (`prompt`)."""
     try:
         if isinstance(effect, SwapOwner):
             return Swapped(store.put_if(OWNER_KEY, build_owner(effect.owner), effect.tag))
@@ -83,19 +83,19 @@ def request_owner(store: Store, domain: bytes, effect: OwnerRequest) -> Event:
         return OwnerFailed(failure_of(error), str(error))
 
 
-def do_work(store: Store, domain: bytes, effect: OwnerWork) -> Event:
-    """The longer work of a claim. `store` may repeat reads."""
+def do_work(patient: Store, prompt: Store, domain: bytes, effect: OwnerWork) -> Event:
+    """The longer work of a claim. `patient` may repeat reads; `prompt` is as for `request_owner`."""
     try:
         match effect:
             case FindEnd(epoch, protected):
-                return EndFound(find_end(store, domain, epoch, protected))
+                return EndFound(find_end(patient, domain, epoch, protected))
             case WriteEpoch(record):
-                store.put_new(epoch_key(record.epoch), build_epoch_record(record))
+                prompt.put_new(epoch_key(record.epoch), build_epoch_record(record))
                 return EpochWritten()
             case ReadEpoch(epoch):
-                return _read_epoch(store, domain, epoch)
+                return _read_epoch(prompt, domain, epoch)
             case CountEpochs():
-                return EpochsCounted(highest_epoch(store))
+                return EpochsCounted(highest_epoch(patient))
     except CdpError as error:
         return WorkFailed(failure_of(error), str(error))
 

@@ -16,18 +16,19 @@ PUT_SECONDS: Final = (30, 120, 600)
 
 
 class PutPace:
-    """Which limit is in force. Safe to use from several threads."""
+    """Which of some limits is in force. Safe to use from several threads."""
 
-    __slots__ = ("_level", "_lock")
+    __slots__ = ("_level", "_limits", "_lock")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: tuple[int, ...] = PUT_SECONDS) -> None:
+        self._limits = limits
         self._level = 0
         self._lock = threading.Lock()
 
     @property
     def limit_seconds(self) -> int:
         """The limit for a put that begins now."""
-        return PUT_SECONDS[self._level]
+        return self._limits[self._level]
 
     def failed(self, limit_seconds: int, took_seconds: float) -> None:
         """A put brought no answer: where it used its limit up, the next one gets more.
@@ -36,10 +37,10 @@ class PutPace:
         """
         with self._lock:
             if took_seconds >= limit_seconds and limit_seconds == self.limit_seconds:
-                self._level = min(self._level + 1, len(PUT_SECONDS) - 1)
+                self._level = min(self._level + 1, len(self._limits) - 1)
 
     def succeeded(self, took_seconds: float) -> None:
         """A put is done: where half of the shorter limit would have done, that is in force again."""
         with self._lock:
-            if self._level > 0 and took_seconds * 2 < PUT_SECONDS[self._level - 1]:
+            if self._level > 0 and took_seconds * 2 < self._limits[self._level - 1]:
                 self._level -= 1

@@ -27,7 +27,7 @@ from cdp_container.errors import (
 from cdp_container.store.api import Blob, Found
 from cdp_container.store.keys import check_beginning, check_key, is_key
 from cdp_container.store.put_pace import PutPace
-from cdp_container.store.s3_clients import Fetched, fetched, nanoseconds, open_clients
+from cdp_container.store.s3_clients import Fetched, Waits, fetched, nanoseconds, open_clients, short_waits
 from cdp_container.store.s3_errors import (
     LIBRARY_ERRORS,
     Verb,
@@ -54,15 +54,17 @@ class S3Store:
     Args:
         settings: which place; `tag_spelling` changes when `spell_tags` is told what the probe found.
         clock: tells when to look for credentials again, and how long puts take.
+        waits: how long an answer is waited for.
     """
 
-    def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: S3Settings, clock: Clock | None = None, waits: Waits | None = None) -> None:
         self._settings = settings
         self._clock = clock if clock is not None else SystemClock()
-        self._pace = PutPace()
+        self._waits = waits if waits is not None else Waits()
+        self._pace = PutPace(self._waits.put_seconds)
         self._renewing = threading.Lock()
         self._renew_at_ns = 0
-        self._control, self._data = open_clients(settings, self._clock)
+        self._control, self._data = open_clients(settings, self._clock, self._waits)
         self._bucket_seen = False
 
     @property
@@ -89,6 +91,10 @@ class S3Store:
     def spell_tags(self, spelling: TagSpelling) -> None:
         """Send tags in If-Match like this from now on (see `cdp_container.store.attest.probe`)."""
         self._settings = replace(self._settings, tag_spelling=spelling)
+
+    def limited(self, limit_seconds: int) -> S3Store:
+        """See `prompt.LimitsAnswers`; with what is known of the server by now."""
+        return S3Store(self._settings, self._clock, short_waits(limit_seconds))
 
     def get(self, key: str) -> Blob:
         """See `Store.get`."""
@@ -284,4 +290,4 @@ class S3Store:
             self._renew_at_ns = now_ns + RENEW_SECONDS * 1_000_000_000
             # A file that is just being written: the denial itself is reported, and this tried again.
             with suppress(AccessDenied, UsageError):
-                self._control, self._data = open_clients(self._settings, self._clock)
+                self._control, self._data = open_clients(self._settings, self._clock, self._waits)

@@ -63,7 +63,7 @@ class DataClient(Protocol):
     """What moves bytes. Keys are the bucket's; errors are the library's own (s3_errors.LIBRARY_ERRORS)."""
 
     def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
-        """One create-only PUT within one of PUT_SECONDS; gives the ETag."""
+        """One create-only PUT within one of `Waits.put_seconds`; gives the ETag."""
         ...
 
     def get(self, key: str) -> Fetched:
@@ -75,16 +75,41 @@ class DataClient(Protocol):
         ...
 
 
-def open_clients(settings: S3Settings, clock: Clock) -> tuple[S3Client, DataClient]:
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long clients wait: for a connection, for an answer that pauses, and for a PUT, by its pace."""
+
+    connect_seconds: int = CONNECT_SECONDS
+    read_seconds: int = READ_SECONDS
+    put_seconds: tuple[int, ...] = PUT_SECONDS
+
+
+def short_waits(limit_seconds: int) -> Waits:
+    """For small objects on which others wait: what hangs is given up soon, together with its connection.
+
+    Clients opened so have connections of their own. So what is asked next, by the one who asked, finds none
+    in their pool that went dead together with the first.
+    """
+    limit = min(limit_seconds, READ_SECONDS)
+    return Waits(min(CONNECT_SECONDS, limit), limit, (limit,))
+
+
+def open_clients(
+    settings: S3Settings, clock: Clock, waits: Waits | None = None
+) -> tuple[S3Client, DataClient]:
     """Both clients of a place. Raises AccessDenied (no such profile, no credentials), UsageError (the CA)."""
+    waits = waits or Waits()
     session = botocore.session.Session(profile=settings.profile)
     session.register_component("data_loader", Models())
     try:
         ca_file: str | None = settings.ca_file or session.get_config_variable("ca_bundle")
         ca = None if ca_file is None else _read_ca(ca_file)
-        control = _open_control(settings, session, ca_file)
+        control = _open_control(settings, session, ca_file, waits.connect_seconds, waits.read_seconds)
         if settings.data_client == "boto3":
-            putting = {limit: _open_control(settings, session, ca_file, limit) for limit in PUT_SECONDS}
+            putting = {
+                limit: _open_control(settings, session, ca_file, waits.connect_seconds, limit)
+                for limit in waits.put_seconds
+            }
             return control, BotoData(control, putting, settings.bucket)
         credentials = session.get_credentials()
         if credentials is None:
@@ -92,14 +117,18 @@ def open_clients(settings: S3Settings, clock: Clock) -> tuple[S3Client, DataClie
     except BotoCoreError as error:
         raise typed_error(error, f"open the store {settings.address()}", "read") from error
     renewing = _Renewing(credentials, clock)
-    return control, ObstoreData(lambda seconds: _open_obstore(settings, control, renewing, ca, seconds))
+    return control, ObstoreData(
+        lambda seconds: _open_obstore(settings, control, renewing, ca, waits.connect_seconds, seconds),
+        waits.read_seconds,
+    )
 
 
 def _open_control(
     settings: S3Settings,
     session: botocore.session.Session,
     ca_file: str | None,
-    read_seconds: int = READ_SECONDS,
+    connect_seconds: int,
+    read_seconds: int,
 ) -> S3Client:
     """boto3's client: no retries, no cached answers, no checksums that a server might not know.
 
@@ -113,7 +142,7 @@ def _open_control(
         config=Config(
             # total_max_attempts counts the first attempt too; max_attempts would count only repetitions.
             retries={"total_max_attempts": 1, "mode": "standard"},
-            connect_timeout=CONNECT_SECONDS,
+            connect_timeout=connect_seconds,
             read_timeout=read_seconds,
             max_pool_connections=CONNECTIONS_MAX,
             signature_version="s3v4",
@@ -163,11 +192,11 @@ class BotoData:
 class ObstoreData:
     """See `DataClient`; by obstore, which releases the interpreter's lock and takes a fraction of the CPU."""
 
-    def __init__(self, opened: Callable[[int], ObstoreS3]) -> None:
+    def __init__(self, opened: Callable[[int], ObstoreS3], read_seconds: int) -> None:
         self._opened = opened
         self._opening = threading.Lock()
         self._stores: dict[int, ObstoreS3] = {}
-        self._store = self._of(READ_SECONDS)
+        self._store = self._of(read_seconds)
 
     def _of(self, seconds: int) -> ObstoreS3:
         """The store with this limit. To open one takes milliseconds; few PUTs need the longer limits."""
@@ -237,6 +266,7 @@ def _open_obstore(
     control: S3Client,
     credentials: _Renewing,
     ca: bytes | None,
+    connect_seconds: int,
     read_seconds: int,
 ) -> ObstoreS3:
     """The same place again: what boto3 resolved is pinned, so that both clients meet one server.
@@ -250,7 +280,7 @@ def _open_obstore(
         endpoint = f"{scheme}://{settings.bucket}.{host}"
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
-        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "connect_timeout": timedelta(seconds=connect_seconds),
         "read_timeout": timedelta(seconds=read_seconds),
         "timeout": timedelta(seconds=TRANSFER_SECONDS + CONNECT_SECONDS),
         "default_headers": {"cache-control": "no-cache"},

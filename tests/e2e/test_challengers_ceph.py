@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from cdp_container.domain.notes import load_notes
 from cdp_container.errors import Fenced, OwnedElsewhere
 from cdp_container.store.address import open_store
 from cdp_container.store.api import Store
@@ -183,3 +184,43 @@ def test_two_that_wait_for_the_same_lease(ceph: S3Server, bucket: Bucket) -> Non
         must_protect(winner, image, 5)
         begin_anew(sites, loser)
         assert {epoch["site"] for epoch in history(winner)} == {"a", winner.base.name}
+
+
+# --- an owner whose look at domain/owner hangs ------------------------------------------------------
+
+
+HANGS_SECONDS = 90.0
+"""Longer than any answer is waited for."""
+FENCED_SECONDS_MAX = 12.0
+"""The limit is 2 s with this lease; without one it would be 30 s."""
+
+
+def test_an_owner_whose_look_hangs_in_the_network_is_fenced_all_the_same(
+    ceph: S3Server, bucket: Bucket
+) -> None:
+    """It stands still with that request under way, is overtaken, and goes on: it gives up and asks again."""
+    with (
+        running_faults(ceph.endpoint, random.Random(1)) as proxy,
+        domain(bucket, "hangs", proxy.endpoint) as sites,
+    ):
+        first = sites.first
+        agent = first.start()
+        write(first, bytearray(SIZE), 0, MIB, 1)
+        first.flush_when_ready()
+        streamer = agent.child("streamer")
+        assert streamer is not None
+        since = len(proxy.seen)
+        proxy.set(Faults(delay_seconds=HANGS_SECONDS, only="/domain/owner"))
+        wait_until(
+            lambda: any(one.path.endswith("/domain/owner") for one in proxy.seen[since:]),
+            "a look at the owner is under way",
+            END_SECONDS_MAX,
+        )
+        os.kill(streamer, signal.SIGSTOP)
+        proxy.set(faults.NONE)
+        try:
+            taker = sites.add("b")
+            ended(sites.begin(taker, "--force", force_word(taker), "--no-start")).must()
+        finally:
+            os.kill(streamer, signal.SIGCONT)
+        wait_until(lambda: load_notes(first.journal).fenced, "it is fenced", FENCED_SECONDS_MAX)

@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from cdp_container.errors import AccessDenied, PreconditionFailed, StoreThrottled, StoreUnavailable
 from cdp_container.store.attest import probe
 from cdp_container.store.s3 import S3Store
+from cdp_container.store.s3_clients import Waits
 from cdp_container.store.s3_settings import S3Settings
 from tests.servers import faults
 from tests.servers.bucket import Bucket, fresh_bucket, opened, s3_environment
@@ -178,15 +180,42 @@ def _ask_once(proxy: FaultProxy) -> None:
 
 
 def test_a_line_on_which_a_put_takes_longer_than_the_limit(
-    store: S3Store, direct: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, direct: S3Store, proxy: FaultProxy
 ) -> None:
     """The first put times out; the second has more time, and is done."""
-    monkeypatch.setattr("cdp_container.store.put_pace.PUT_SECONDS", (1, 30))
-    monkeypatch.setattr("cdp_container.store.s3_clients.PUT_SECONDS", (1, 30))
     data = os.urandom(400_000)
-    with opened(store.settings) as slow:
+    with closing(S3Store(store.settings, waits=Waits(put_seconds=(1, 30)))) as slow:
         proxy.set(Faults(bytes_per_second=200_000))
         with pytest.raises(StoreUnavailable, match="in time"):
             slow.put_new("a", data)
         slow.put_new("b", data)
     assert direct.get("b").data == data
+
+
+def test_what_hangs_is_given_up_and_asked_again_on_a_fresh_connection(
+    store: S3Store, direct: S3Store, proxy: FaultProxy
+) -> None:
+    """Reads and swaps of one object hang, and no others; a swap that was given up may land all the same."""
+    tag = store.put_new("domain/owner", b"1")
+    store.put_new("domain/epochs", b"x")
+    with closing(store.limited(1)) as quick:
+        requests: list[Callable[[], object]] = [
+            lambda: quick.get("domain/owner"),
+            lambda: quick.get_unless("domain/owner", tag),
+            lambda: quick.put_if("domain/owner", b"2", tag),
+        ]
+        for request in requests:
+            request()  # so that there is a connection, if this server keeps one
+            assert direct.get("domain/epochs").data == b"x"
+        tag = direct.get("domain/owner").found.tag
+        proxy.set(Faults(stalled=1.0, only="/domain/owner"))
+        for request in requests:
+            with pytest.raises(StoreUnavailable, match="in time"):
+                request()
+            assert quick.get("domain/epochs").data == b"x"
+        proxy.set(Faults(delay_seconds=1.5, only="/domain/owner"))
+        with pytest.raises(StoreUnavailable, match="in time"):
+            quick.put_if("domain/owner", b"3", tag)
+        proxy.set(faults.NONE)
+        wait_until(lambda: direct.get("domain/owner").data == b"3", "it lands", DEADLINE_SECONDS)
+        assert quick.get("domain/owner").data == b"3"

@@ -78,6 +78,7 @@ class Faults:
         stalled: taken, and never answered; the connection is reset when the faults change.
         broken: reset after the first bytes of the answer.
         delay_seconds: before each request is handed on, and before its answer is.
+        only: of requests whose path ends so, where that is not ""; except for resets.
         bytes_per_second: of all connections and both directions together; None for no limit.
     """
 
@@ -88,6 +89,7 @@ class Faults:
     stalled: float = 0.0
     broken: float = 0.0
     delay_seconds: float = 0.0
+    only: str = ""
     bytes_per_second: int | None = None
 
 
@@ -174,6 +176,8 @@ class FaultProxy:
             if head is None:
                 return
             method, path, length, handed_on, expects = _understand(head[0])
+            if not path.partition("?")[0].endswith(faults.only):
+                fate, faults = Fate.PASSED, NONE
             self._note(fate, method, path)
             if expects:
                 client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")

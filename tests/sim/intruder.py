@@ -44,7 +44,7 @@ class Intruder:
                 case ot.ReadOwner() | ot.SwapOwner():
                     self._later(lambda effect=effect: request_owner(self._store, self._domain, effect))
                 case ot.FindEnd() | ot.WriteEpoch() | ot.ReadEpoch() | ot.CountEpochs():
-                    self._later(lambda effect=effect: do_work(self._store, self._domain, effect))
+                    self._later(lambda effect=effect: do_work(self._store, self._store, self._domain, effect))
                 case ot.Activated(record):
                     self.base = record.base
                 case ot.Elsewhere(found):

@@ -220,6 +220,7 @@ class World:
         outside = Outside(
             store=self.store,
             patient=self.store,
+            prompt=self.store,
             local=self.local,
             journal=self.journal,
             build_journal=self.journal,

@@ -93,7 +93,7 @@ class World:
         self.checks.landed(key, data)
 
     def do_work(self, process: Process, effect: owner_work.OwnerWork) -> ot.Event:
-        return do_work(process.site.store, self.domain, effect)
+        return do_work(process.site.store, process.site.store, self.domain, effect)
 
     def activated(self, process: Process, record: EpochRecord) -> None:
         self.checks.activated(process, record)

@@ -137,7 +137,7 @@ class World:
 
     def _turn(self, drive: OwnerDrive) -> None:
         if self.work:
-            drive.feed(do_work(self.store, self.site.domain, self.work.pop()))
+            drive.feed(do_work(self.store, self.store, self.site.domain, self.work.pop()))
             return
         due_seconds = drive.due_seconds()
         assert due_seconds is not None, drive.state.phase
