@@ -3,8 +3,8 @@
 A run claims the domain by compare-and-swap in two steps (claim; find where the epoch before ends, write the
 epoch record, activate), renews its lease, proves cuts and stops for ever when it was overtaken. No time is
 read here, no nonce made and nothing sent: `Moment` brings the first two, whoever runs the machine does the
-third. What does not belong here: segments (the streamer's), and whether a domain may be claimed
-(`owner_takeover`).
+third. What does not belong here: segments (the streamer's), whether a domain may be claimed
+(`owner_takeover`), and what the objects say that it writes (`owner_objects`).
 
 The rules of a swap, on which all safety rests: every attempt has a fresh nonce, durable before it is sent.
 Where its outcome is not known, the object is read back. Our nonce: done. Another version: lost. The *old*
@@ -23,11 +23,11 @@ from cdp_container.domain.owner_lease import (
     delay_ns,
     lapsed,
     lease_ns,
-    lease_wanted,
     quiet,
     renew_at_ns,
     renewal_due,
 )
+from cdp_container.domain.owner_objects import epoch_record, is_configured, wanted_owner
 from cdp_container.domain.owner_takeover import begin_cancel, consider, put_back, released
 from cdp_container.domain.owner_types import (
     Activated,
@@ -36,6 +36,7 @@ from cdp_container.domain.owner_types import (
     Cancel,
     Claim,
     Claimant,
+    Configure,
     CountEpochs,
     Effect,
     End,
@@ -74,7 +75,7 @@ from cdp_container.domain.owner_types import (
     WorkFailed,
     WriteEpoch,
 )
-from cdp_container.format.domain import EpochRecord, Owner, OwnerState
+from cdp_container.format.domain import Owner, OwnerState
 from cdp_container.format.place import NOWHERE, Place
 
 ATTEMPTS_MAX: Final = 256
@@ -185,6 +186,9 @@ def _take(state: RunState, event: Event, moment: Moment) -> Step:
             return replace(state, active_ns=moment.boottime_ns), ()
         case Prove(place):
             return replace(state, prove=place), ()
+        case Configure(config):
+            # Who is giving the domain up, or has none any more, changes nothing of it.
+            return (replace(state, config=config) if state.phase is Phase.ACTIVE else state), ()
         case Release(site):
             assert state.phase is Phase.ACTIVE, state.phase
             return replace(state, phase=Phase.RELEASING, release_to=site), ()
@@ -386,57 +390,19 @@ def _wants_swap(state: RunState) -> bool:
     if state.overruled:
         return True
     if state.phase is Phase.ACTIVE:
-        return not is_recorded(state, state.promised)
+        return not (is_recorded(state, state.promised) and is_configured(state))
     return state.phase in (Phase.CLAIMING, Phase.ACTIVATING, Phase.RELEASING)
 
 
 def _swap(state: RunState, moment: Moment) -> Step:
     """Send one attempt, its nonce durable first."""
     assert moment.nonce not in {attempt.nonce for attempt in state.attempts} | state.known
-    owner = _wanted(state, moment)
+    owner = wanted_owner(state, moment)
     attempts = (*state.attempts, Attempt(moment.nonce, moment.boottime_ns))[-ATTEMPTS_MAX:]
     noted = (*sorted(state.known), *(attempt.nonce for attempt in attempts))
     state = replace(state, request=Request.SWAP, attempts=attempts, sent=owner)
     releasing = (NoteReleasing(state.release_to),) if state.phase is Phase.RELEASING else ()
     return state, (*releasing, NoteNonces(noted), SwapOwner(owner, state.tag))
-
-
-def _wanted(state: RunState, moment: Moment) -> Owner:
-    """`domain/owner` as this run wants it to be next."""
-    assert state.seen is not None
-    seen, claimant = state.seen, state.claimant
-    owner = replace(
-        seen,
-        version=seen.version + 1,
-        nonce=moment.nonce,
-        site=claimant.site,
-        instance=claimant.instance,
-        epoch=state.epoch,
-        renewals=seen.renewals + 1,
-        lease_seconds=lease_wanted(state, moment.boottime_ns),
-        protected=max(seen.protected, state.proven),
-    )
-    match state.phase:
-        case Phase.CLAIMING:
-            return replace(
-                owner,
-                state=OwnerState.CLAIMING,
-                # The last epoch that was ever active: a claim that came to nothing does not count.
-                previous=seen.previous if seen.state is OwnerState.CLAIMING else seen.epoch,
-                since_ns=moment.wall_ns,
-                renewals=0,
-                operator=claimant.operator,
-                reason=claimant.reason,
-                released_to=None,
-            )
-        case Phase.ACTIVATING:
-            assert state.record is not None
-            # What a chosen older cut left behind is protected on its side branch, by our epoch's record.
-            return replace(owner, state=OwnerState.ACTIVE, protected=state.record.base)
-        case Phase.RELEASING:
-            return replace(owner, state=OwnerState.RELEASED, released_to=state.release_to)
-        case _:
-            return owner
 
 
 _WORK: Final = frozenset({Phase.FINDING, Phase.RECORDING, Phase.CHECKING, Phase.COUNTING})
@@ -454,38 +420,10 @@ def _work(state: RunState, moment: Moment) -> Step:
         case Phase.FINDING:
             return state, (FindEnd(seen.previous, NOWHERE if state.lost else seen.protected),)
         case Phase.RECORDING:
-            state = replace(state, record=state.record or _record(state, moment))
+            state = replace(state, record=state.record or epoch_record(state, moment))
             assert state.record is not None
             return state, (WriteEpoch(state.record),)
         case Phase.CHECKING:
             return state, (ReadEpoch(state.epoch),)
         case _:
             return state, (CountEpochs(),)
-
-
-def _told(place: Place) -> str:
-    return f"cut {place.cut} of epoch {place.epoch}" if place else "no cut"
-
-
-def _record(state: RunState, moment: Moment) -> EpochRecord:
-    assert state.seen is not None
-    assert state.end is not None
-    wish = state.takeover
-    base = None if wish is None else wish.base
-    reason = state.claimant.reason
-    if state.end.place < state.seen.protected:
-        reason += f"; lost: {_told(state.seen.protected)} was protected, {_told(state.end.place)} is left"
-    return EpochRecord(
-        domain=state.claimant.domain,
-        epoch=state.epoch,
-        previous=state.seen.previous,
-        site=state.claimant.site,
-        instance=state.claimant.instance,
-        operator=state.claimant.operator,
-        reason=reason,
-        base=state.end.place if base is None else base,
-        end=state.end.place,
-        began_ns=moment.wall_ns,
-        software=state.claimant.software,
-        unsynchronised=wish is not None and wish.jump > 0,
-    )

@@ -156,6 +156,13 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Configure:
+    """The configuration with this digest is in the container: `domain/owner` is to name it from now on."""
+
+    config: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class OwnerRead:
     """`domain/owner` as it stands."""
 
@@ -226,6 +233,7 @@ Event: TypeAlias = (
     | Release
     | Cancel
     | Record
+    | Configure
     | OwnerRead
     | OwnerUnchanged
     | Swapped
@@ -436,7 +444,8 @@ class RunState:
             proven: the newest protected cut of ours. prove: the newest cut that a proof was asked for and not
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to,
             or that a run before this one was about to. cancel: what we gave up is to be ours again.
-            promised: the newest cut that is to be recorded at once. lost: what was proven is gone, and that
+            promised: the newest cut that is to be recorded at once. config: the digest of the configuration
+            that is to be in force, None where none was asked for. lost: what was proven is gone, and that
             was accepted: the end is looked for without it. overruled: an older object stands in the place of
             ours, which is written back. takeover: what an operator wants, None
             where only what is ours is claimed. watch: the lease that we wait for.
@@ -468,6 +477,7 @@ class RunState:
     release_to: str = ""
     cancel: bool = False
     promised: Place = NOWHERE
+    config: bytes | None = None
     takeover: TakeOver | None = None
     watch: Watch | None = None
     lost: bool = False

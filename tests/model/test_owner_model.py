@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from cdp_container.domain import owner as machine
+from cdp_container.domain import owner_objects
 from cdp_container.domain import owner_types as ot
 from cdp_container.format.domain import Owner
 from cdp_container.format.place import Place
@@ -111,14 +112,14 @@ def test_a_proof_without_a_look_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_abandoned_claim_that_loses_its_previous_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that came to nothing is taken for an epoch of its own."""
-    wanted = machine._wanted
+    wanted = owner_objects.wanted_owner
 
     def forgets(state: ot.RunState, moment: ot.Moment) -> Owner:
         owner = wanted(state, moment)
         assert state.seen is not None
         return owner if state.phase is not ot.Phase.CLAIMING else replace(owner, previous=state.seen.epoch)
 
-    monkeypatch.setattr(machine, "_wanted", forgets)
+    monkeypatch.setattr(machine, "wanted_owner", forgets)
     assert broken_by(Budget(crashes=1)) != ""
 
 

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 from cdp_container.domain import history
 from cdp_container.domain.history import History
 from cdp_container.domain.owner_types import Phase
-from cdp_container.format.domain import EpochRecord, Owner, OwnerState, parse_epoch_record, parse_owner
+from cdp_container.format.domain import (
+    EpochRecord,
+    Owner,
+    OwnerState,
+    config_digest,
+    parse_epoch_record,
+    parse_owner,
+)
 from cdp_container.format.keys import OWNER_KEY, KeyKind, parse_key, segment_key
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.api import Store
+from tests.sim.owners.site import configuration
 
 if TYPE_CHECKING:
     from tests.sim.owners.site import Process
@@ -43,6 +51,7 @@ class Checks:
         self.lost: set[str] = set()
         self.wishes: dict[bytes, Place] = {}
         self._owners: dict[int, bytes] = {}
+        self._config: bytes | None = None
         self._records: dict[int, EpochRecord] = {}
         self._bases: dict[int, Place] = {}
         self._bytes: dict[str, bytes] = {}
@@ -70,10 +79,19 @@ class Checks:
                 self.active.append(owner.epoch)
             if owner.state is OwnerState.RELEASED:
                 self._check_released(owner)
+            self._check_config(owner)
         elif parsed.kind is KeyKind.EPOCH_RECORD:
             self._record(parse_epoch_record(data, key, self._world.domain))
         elif parsed.kind is KeyKind.SEGMENT:
             self._segment(key, data)
+
+    def _check_config(self, owner: Owner) -> None:
+        """Only who owns changes the configuration, and only to what it wants (see `configuration`)."""
+        is_new = self._config is not None and owner.config != self._config
+        wanted = config_digest(configuration(owner.domain, owner.epoch))
+        own = owner.state is OwnerState.ACTIVE and owner.config == wanted
+        self.must(not is_new or own, f"another configuration with epoch {owner.epoch}, {owner.state.value}")
+        self._config = owner.config
 
     def _check_released(self, owner: Owner) -> None:
         for site in self._world.sites:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cdp_container.domain import owner, owner_work
 from cdp_container.domain import owner_types as ot
-from cdp_container.format.domain import EpochRecord
+from cdp_container.format.domain import (
+    DomainConfig,
+    Encryption,
+    EpochRecord,
+    build_config,
+    config_digest,
+)
+from cdp_container.format.keys import config_key
 from tests.sim.clock import SECOND
 from tests.sim.owners.writer import Writer
 from tests.sim.store import SimStore
@@ -231,12 +238,21 @@ class Process:
     def _activated(self, record: EpochRecord, end: ot.End) -> None:
         self.site.world.activated(self, record)
         if self.writes:
+            self.later(float(record.epoch % 5), self._configure)
             self.writer = Writer(self, record, end, closed=bool(self.site.notes.releasing_to))
             if self.site.notes.releasing_to:
                 self.release(self.site.notes.releasing_to)
         else:
             # A failover holds its epoch while it restores, and leaves the next one to the agent.
             self.later(self.rng.uniform(1, 60), self._hand_over)
+
+    def _configure(self) -> None:
+        """Ask for the configuration that runs of this epoch want; its object is put before that."""
+        world, data = self.site.world, configuration(self.site.world.domain, self.state.epoch)
+        key = config_key(config_digest(data))
+        if not any(world.store.inner.list(key)):
+            world.store.inner.put_new(key, data)
+        self.on(ot.Configure(config_digest(data)))
 
     def _hand_over(self) -> None:
         self.site.kill()
@@ -256,3 +272,8 @@ class Process:
             self.on(ot.Release(name))
         else:
             self.later(1.0, lambda: self.release(name))
+
+
+def configuration(domain: bytes, epoch: int) -> bytes:
+    """What a run of an epoch wants: every second one has nothing to change, unless one before was lost."""
+    return build_config(DomainConfig(domain, f"shop of {epoch // 2}", Encryption.NONE))

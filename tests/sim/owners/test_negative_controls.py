@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdp_container.domain import history, owner, owner_takeover, owner_work, requests
+from cdp_container.domain import history, owner, owner_objects, owner_takeover, owner_work, requests
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.ends import find_end
 from cdp_container.domain.history import History
@@ -36,7 +36,7 @@ Break = Callable[[pytest.MonkeyPatch, World], None]
 
 def lease_by_wall_clocks(patch: pytest.MonkeyPatch, world: World) -> None:
     """The lease is a time of day: its owner proves within it, and whoever finds it past takes the domain."""
-    wanted, step = owner._wanted, owner.step
+    wanted, step = owner_objects.wanted_owner, owner.step
 
     def dated(state: ot.RunState, moment: ot.Moment) -> Owner:
         return replace(wanted(state, moment), since_ns=moment.wall_ns)
@@ -58,7 +58,7 @@ def lease_by_wall_clocks(patch: pytest.MonkeyPatch, world: World) -> None:
         after, effects = step(replace(state, proven=event.place), ot.Tick(), moment)
         return after, (*effects, ot.Proven(event.place))
 
-    patch.setattr(owner, "_wanted", dated)
+    patch.setattr(owner, "wanted_owner", dated)
     patch.setattr(owner, "step", by_clock)
     patch.setattr(owner_takeover, "_watch", watch)
     patch.setattr(world.checks, "proven", lambda process, place: world.checks.promised.update({place: None}))
@@ -122,14 +122,14 @@ def end_at_the_highest_seen(patch: pytest.MonkeyPatch, world: World) -> None:
 
 def lose_the_previous_of_a_claim(patch: pytest.MonkeyPatch, world: World) -> None:
     """A claim that came to nothing is taken for an epoch."""
-    wanted = owner._wanted
+    wanted = owner_objects.wanted_owner
 
     def forgets(state: ot.RunState, moment: ot.Moment) -> Owner:
         new = wanted(state, moment)
         assert state.seen is not None
         return replace(new, previous=state.seen.epoch) if state.phase is ot.Phase.CLAIMING else new
 
-    patch.setattr(owner, "_wanted", forgets)
+    patch.setattr(owner, "wanted_owner", forgets)
 
 
 def keep_a_dead_owner_alive(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -145,13 +145,13 @@ def keep_a_dead_owner_alive(patch: pytest.MonkeyPatch, world: World) -> None:
 
 def ignore_the_chosen_base(patch: pytest.MonkeyPatch, world: World) -> None:
     """Whoever takes over goes on from the newest cut, whichever was chosen."""
-    real = owner._record
+    real = owner_objects.epoch_record
 
     def newest(state: ot.RunState, moment: ot.Moment) -> EpochRecord:
         record = real(state, moment)
         return replace(record, base=record.end)
 
-    patch.setattr(owner, "_record", newest)
+    patch.setattr(owner, "epoch_record", newest)
 
 
 def read_across_a_chosen_base(patch: pytest.MonkeyPatch, world: World) -> None:
