@@ -22,6 +22,10 @@ from cdp_container.format.place import NOWHERE, Place
 
 DOMAIN_FORMAT: Final = 1
 
+_CONFIG_MEMBERS: Final = frozenset({
+    "magic", "format", "domain", "name", "encryption", "key_block", "endpoints", "replicas", "ca",
+    "retention", "sources", "members", "credentials",
+})  # fmt: skip
 _Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
@@ -108,7 +112,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """`domain/config/<digest>`: what a domain consists of. `key_block`: the bytes in preambles."""
+    """`domain/config/<digest>`: what a domain consists of.
+
+    `key_block`: the bytes in preambles. `credentials`: a writer's, sealed (format.credentials). `unknown`:
+    members that this release does not know, for whoever writes the next configuration; they mean nothing.
+    """
 
     domain: bytes
     name: str
@@ -120,6 +128,8 @@ class DomainConfig:
     retention: JsonObject = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     members: tuple[JsonObject, ...] = ()
+    credentials: bytes | None = None
+    unknown: JsonObject = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +255,7 @@ def parse_epoch_record(data: bytes, key: str, domain: bytes | None) -> EpochReco
 def build_config(config: DomainConfig) -> bytes:
     """The bytes of `domain/config/<digest>`; `config_digest` of them is the digest."""
     members = {
+        **config.unknown,
         **frame_members("cdp-config", config.domain),
         "name": config.name,
         "encryption": config.encryption.value,
@@ -266,6 +277,8 @@ def build_config(config: DomainConfig) -> bytes:
         ],
         "members": config.members,
     }
+    if config.credentials is not None:
+        members["credentials"] = {"sealed": config.credentials.hex()}
     data = _dump(members, "domain/config")
     assert parse_config(data, "the configuration that is being built", config.domain) == config
     return data
@@ -305,7 +318,21 @@ def parse_config(data: bytes, key: str, domain: bytes | None) -> DomainConfig:
             for source in members.objects("sources")
         ),
         members=tuple(member.members for member in members.objects("members")),
+        credentials=_sealed_credentials(members),
+        unknown={name: value for name, value in members.members.items() if name not in _CONFIG_MEMBERS},
     )
+
+
+def _sealed_credentials(members: Members) -> bytes | None:
+    if "credentials" not in members.members:
+        return None
+    text = members.object("credentials").text("sealed")
+    if len(text) > 2 * limits.SEALED_CREDENTIALS_BYTES_MAX:
+        raise LimitExceeded(members.what, "its credentials are too long (SEALED_CREDENTIALS_BYTES_MAX)")
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise members.fault("credentials", "is not hex") from error
 
 
 def build_holds(holds: Holds) -> bytes:

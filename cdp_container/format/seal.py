@@ -55,6 +55,11 @@ def derive_index_key(private_key: bytes, domain: bytes) -> bytes:
 def wrap_key(secret: bytes, public_key: bytes, ephemeral_private: bytes, domain: bytes, info: bytes) -> bytes:
     """Seal 32 secret bytes to a public key: 80 bytes. `ephemeral_private` must be fresh for every call."""
     assert len(secret) == KEY_BYTES, len(secret)
+    return seal_to(secret, public_key, ephemeral_private, domain, info)
+
+
+def seal_to(secret: bytes, public_key: bytes, ephemeral_private: bytes, domain: bytes, info: bytes) -> bytes:
+    """The same of a secret of any length: 48 bytes more than it has."""
     ephemeral_public = public_of(ephemeral_private)
     shared = _exchange(ephemeral_private, public_key)
     key = hkdf(shared, ephemeral_public + public_key, info)
@@ -69,13 +74,20 @@ def unwrap_key(wrapped: bytes, private_key: bytes, domain: bytes, info: bytes, w
     """
     if len(wrapped) != WRAPPED_KEY_BYTES:
         raise DamagedObject(what, f"a wrapped key has {len(wrapped)} bytes instead of {WRAPPED_KEY_BYTES}")
+    return open_sealed(wrapped, private_key, domain, info, what, "a wrapped key")
+
+
+def open_sealed(
+    wrapped: bytes, private_key: bytes, domain: bytes, info: bytes, what: str, called: str
+) -> bytes:
+    """Open what `seal_to` sealed; `called` is what errors call it. Raises as `unwrap_key`."""
     ephemeral_public, sealed = wrapped[:KEY_BYTES], wrapped[KEY_BYTES:]
     try:
         shared = _exchange(private_key, ephemeral_public)
         key = hkdf(shared, ephemeral_public + public_of(private_key), info)
         return AESGCM(key).decrypt(_WRAP_NONCE, sealed, domain)
     except (ValueError, InvalidTag) as error:
-        raise DamagedObject(what, "a wrapped key does not open with the domain's key") from error
+        raise DamagedObject(what, f"{called} does not open with the domain's key") from error
 
 
 def _exchange(private_key: bytes, public_key: bytes) -> bytes:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from cdp_container.format import keys, layout, limits, seal
+from cdp_container.format.credentials import CREDENTIALS_INFO
 from cdp_container.format.keyblock import PASSPHRASE_CHECK_INFO, PASSPHRASE_WRAP_INFO, RECIPIENT_INFO
 from cdp_container.format.layout import Layout, ObjectKind
 from tests.unit.format import samples
@@ -122,7 +123,7 @@ def test_numbers_of_kinds_codecs_and_ciphers() -> None:
 def test_infos_of_derived_keys() -> None:
     infos = (
         seal.INDEX_KEY_INFO, seal.CONTENT_KEY_INFO, seal.FRAMES_INFO, seal.INDEX_INFO,
-        RECIPIENT_INFO, PASSPHRASE_CHECK_INFO, PASSPHRASE_WRAP_INFO,
+        RECIPIENT_INFO, PASSPHRASE_CHECK_INFO, PASSPHRASE_WRAP_INFO, CREDENTIALS_INFO,
     )  # fmt: skip
     assert {info.decode() for info in infos} == set(re.findall(r"cdp [a-z ]+ v1", DOCUMENT))
 
