@@ -15,6 +15,7 @@ from typing import Final
 
 from cdp_container.domain.carried import Carried, look_at, save_carried
 from cdp_container.domain.durable import replace_file
+from cdp_container.domain.failover_note import FailoverNote, load_note
 from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
@@ -23,7 +24,7 @@ from cdp_container.domain.identity import (
 )
 from cdp_container.domain.image import Volume
 from cdp_container.domain.settings import AgentSettings, dump_settings, load_settings, parse_settings
-from cdp_container.errors import AlreadyRunning, CdpError, ConfigInvalid, MissingObject
+from cdp_container.errors import AlreadyRunning, CdpError, ConfigInvalid, MissingObject, TargetNotEmpty
 from cdp_container.format.place import Place
 from cdp_container.format.seal import public_of
 from rehydrate.container import Container
@@ -32,6 +33,7 @@ CONFIG_NAME: Final = "agent.yaml"
 LOCK_NAME: Final = "lock"
 """What `cdp-agent run` holds in its journal directory."""
 _MODE: Final = 0o700
+_SHOWN_MAX: Final = 3
 
 
 def identity_of(
@@ -130,6 +132,30 @@ def _check_writable(config: Path) -> None:
         directory = directory.parent
     if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigInvalid(f"cannot write {config}", f"{directory} is no directory that we may write to")
+
+
+def check_directory(directory: Path, config: Path, domain: bytes, site: str) -> FailoverNote | None:
+    """The note that the directory holds, if a failover of this domain to this site was interrupted there.
+
+    Raises TargetNotEmpty where it holds anything else, ConfigInvalid.
+    """
+    what = f"cannot fail over with the journal directory {directory}"
+    note = load_note(directory)
+    if note is not None:
+        if (note.domain, note.site) != (domain, site):
+            why = f"it is of an interrupted failover of domain {note.domain.hex()} to site {note.site!r}"
+            raise TargetNotEmpty(what, why, "choose another --journal")
+        return note
+    if not directory.is_dir():
+        return None
+    held = sorted(path.name for path in directory.iterdir() if path != config and path.name != LOCK_NAME)
+    if IDENTITY_NAME in held:
+        hint = "`rehydrate failback` brings an agent's own disks back to the newest cut; else choose another"
+        raise TargetNotEmpty(what, "it belongs to an agent", hint)
+    if held:
+        why = f"it holds {', '.join(held[:_SHOWN_MAX])}{' and more' if len(held) > _SHOWN_MAX else ''}"
+        raise TargetNotEmpty(what, why, "choose another --journal, or an empty one")
+    return None
 
 
 def make_directory(directory: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.clock import Clock
+from cdp_container.domain.failover_note import FailoverNote, save_note
 from cdp_container.domain.history import History, read_config
 from cdp_container.domain.home import jump_of
 from cdp_container.domain.notes import load_notes
@@ -34,7 +35,6 @@ from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.api import Store
 from cdp_container.store.attest import probe
-from rehydrate.failover_note import FailoverNote, save_note
 
 LEASE_SECONDS: Final = 30
 """Of the claim, while disks are restored; the agent then records its configuration's."""

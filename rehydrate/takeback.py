@@ -183,10 +183,9 @@ class TakeBack:
         if self._asked.forced is not None:
             self._report(f"the newest cut {newest.epoch}.{newest.cut} is not whole: it is left behind")
             return place
-        force = f"--force {force_word(owner)} goes on from {place.epoch}.{place.cut} and leaves it on a side branch"
-        there = (
-            "`cdp-agent release --cancel` there, wait until all volumes are whole, and release it again; or "
-        )
+        point = f"{place.epoch}.{place.cut}"
+        force = f"--force {force_word(owner)} goes on from {point} and leaves it on a side branch"
+        there = "`cdp-agent release --cancel` there, wait until all is whole, and release it again; or "
         raise NoSuchPoint(
             "take the domain back",
             f"its last cut {newest.epoch}.{newest.cut} is not whole; {owner_line(owner)}",

@@ -22,7 +22,7 @@ from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
 from cdp_container.domain.durable import replace_file
-from cdp_container.domain.failback_note import refuse_half_done
+from cdp_container.domain.half_done import refuse_half_done
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.errors import (

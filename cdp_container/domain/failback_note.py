@@ -22,8 +22,6 @@ FAILBACK_NAME: Final = "failback.json"
 FAILBACK_FORMAT: Final = 1
 FAILBACK_BYTES_MAX: Final = 1024 * 1024
 
-_HINT: Final = "run the `rehydrate failback` again that was interrupted: it goes on where it was"
-
 
 @dataclass(frozen=True, slots=True)
 class FailbackNote:
@@ -46,12 +44,6 @@ class FailbackNote:
     volumes: tuple[CarriedVolume, ...] = ()
     towards: Place = NOWHERE
     touched_ns: int = 0
-
-
-def refuse_half_done(directory: Path) -> None:
-    """Raises ConfigInvalid where the disks may be half of one state and half of another."""
-    if (directory / FAILBACK_NAME).exists():
-        raise ConfigInvalid("cannot start", f"a failback of {directory} is not done yet", _HINT)
 
 
 def save_failback(directory: Path, note: FailbackNote) -> None:

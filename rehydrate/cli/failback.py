@@ -20,6 +20,7 @@ from cdp_container.console import answer, printable, say
 from cdp_container.domain.carried import Carried, save_carried
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.failback_note import drop_failback, load_failback
+from cdp_container.domain.failover_note import drop_note
 from cdp_container.domain.home import check_home, jump_of
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
 from cdp_container.domain.notes import load_notes
@@ -191,6 +192,7 @@ def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Pla
         # As they were when they were synced, not as they are now: a stranger may have come since.
         save_carried(here.directory, Carried(identity.domain, taken.place, disks.looks(identity)))
         runner.check()
+    drop_note(here.directory)  # of a failover that was interrupted here: these disks are another cut now
     drop_failback(here.directory)
     return taken
 

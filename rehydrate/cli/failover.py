@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, printable, say
+from cdp_container.domain.failover_note import FailoverNote, drop_note, save_note
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.settings import AgentSettings, load_settings
@@ -33,7 +34,6 @@ from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.places import Where, check_where, paths_at
 from rehydrate.cli.targets import Targets, check_fit, restore_all
 from rehydrate.container import Container, Secret, open_container
-from rehydrate.failover_note import FailoverNote, check_directory, drop_note, save_note
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
 from rehydrate.points import RestorePlan, plan_restore, scope_of
@@ -102,12 +102,12 @@ def _fail_over(run: _Run) -> int:
     container = _open(run)
     owner = container.history.owner
     directory = run.where.journal
-    note = check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
+    note = agent_files.check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
     if note is None or not note.prepared:
         agent_files.make_directory(directory)
         with agent_files.journal_lock(directory):
             # Once more: another command may have ended while we looked at the container.
-            note = check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
+            note = agent_files.check_directory(directory, run.where.config_path, owner.domain, run.asked.site)
             note = _take_over(run, container, note or _new_note(run, owner))
     elif not agent_files.is_locked(directory):
         failover.check_ours(owner, directory)

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pytest
 
+from cdp_container.domain.failover_note import load_note
 from cdp_container.domain.notes import load_notes
 from cdp_container.errors import Fenced, OwnedElsewhere
 from cdp_container.store.address import open_store
-from rehydrate.failover_note import load_note
 from tests.e2e.processes import Done, group_members
 from tests.e2e.recovery import Sites, ask, ended, force_word, history, preambles, send, several_sites
 from tests.e2e.site import END_SECONDS_MAX, MIB, Agent, Site

@@ -13,9 +13,9 @@ from cdp_container.domain.failback_note import (
     FailbackNote,
     drop_failback,
     load_failback,
-    refuse_half_done,
     save_failback,
 )
+from cdp_container.domain.half_done import refuse_half_done
 from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import Place
 

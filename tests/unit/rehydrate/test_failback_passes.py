@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdp_container.domain.carried import look_at
-from cdp_container.domain.failback_note import load_failback, refuse_half_done
+from cdp_container.domain.failback_note import load_failback
+from cdp_container.domain.half_done import refuse_half_done
 from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import Place
 from rehydrate.inplace import Disk

@@ -13,6 +13,7 @@ import pytest
 
 from cdp_container.domain.carried import CARRIED_NAME, load_carried, look_at
 from cdp_container.domain.durable import replace_file
+from cdp_container.domain.failover_note import NOTE_NAME, FailoverNote, load_note
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.settings import load_settings
@@ -37,7 +38,6 @@ from cdp_container.store.directory import DirectoryStore
 from rehydrate import agent_files, failover
 from rehydrate.cli import commands, places, targets
 from rehydrate.cli import failover as taking
-from rehydrate.failover_note import NOTE_NAME, FailoverNote, load_note
 from rehydrate.plan import Choice
 from tests.containers import Site, write
 
@@ -378,7 +378,7 @@ class Faults:
         self.left, self.after, self.done = at, after, False
         for module in ("cdp_container.domain.notes", "cdp_container.domain.carried", "rehydrate.agent_files"):
             patch.setattr(f"{module}.replace_file", self._of(replace_file))
-        patch.setattr("rehydrate.failover_note.replace_file", self._of(replace_file))
+        patch.setattr("cdp_container.domain.failover_note.replace_file", self._of(replace_file))
         for name in ("put_if", "put_new"):
             patch.setattr(DirectoryStore, name, self._of(getattr(DirectoryStore, name)))
         for name in ("finish", "forget"):

@@ -2,7 +2,7 @@
 
 The same command goes on where it was: what was claimed is claimed again by our nonce, what was restored is
 not restored twice, and from `prepared` on only the agent has to be started. What is done does not belong here
-(failover), nor the agent's own files (agent_files).
+(`rehydrate.failover`), nor the agent's own files.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from typing import Final
 import orjson
 
 from cdp_container.domain.durable import remove_file, replace_file
-from cdp_container.domain.identity import IDENTITY_NAME
-from cdp_container.errors import ConfigInvalid, TargetNotEmpty
+from cdp_container.errors import ConfigInvalid
 from cdp_container.format.place import NOWHERE, Place
-from rehydrate.agent_files import LOCK_NAME
 
 NOTE_NAME: Final = "failover.json"
 NOTE_FORMAT: Final = 1
 NOTE_BYTES_MAX: Final = 1024 * 1024
-_SHOWN_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,27 +95,3 @@ def save_note(directory: Path, note: FailoverNote) -> None:
 def drop_note(directory: Path) -> None:
     """Remove the note, durably: the failover is over. Raises CdpError."""
     remove_file(directory / NOTE_NAME)
-
-
-def check_directory(directory: Path, config: Path, domain: bytes, site: str) -> FailoverNote | None:
-    """The note that the directory holds, if a failover of this domain to this site was interrupted there.
-
-    Raises TargetNotEmpty where it holds anything else, ConfigInvalid.
-    """
-    what = f"cannot fail over with the journal directory {directory}"
-    note = load_note(directory)
-    if note is not None:
-        if (note.domain, note.site) != (domain, site):
-            why = f"it is of an interrupted failover of domain {note.domain.hex()} to site {note.site!r}"
-            raise TargetNotEmpty(what, why, "choose another --journal")
-        return note
-    if not directory.is_dir():
-        return None
-    held = sorted(path.name for path in directory.iterdir() if path != config and path.name != LOCK_NAME)
-    if IDENTITY_NAME in held:
-        hint = "`rehydrate failback` brings an agent's own disks back to the newest cut; else choose another"
-        raise TargetNotEmpty(what, "it belongs to an agent", hint)
-    if held:
-        why = f"it holds {', '.join(held[:_SHOWN_MAX])}{' and more' if len(held) > _SHOWN_MAX else ''}"
-        raise TargetNotEmpty(what, why, "choose another --journal, or an empty one")
-    return None
