@@ -15,7 +15,7 @@ from cdp_container.errors import DamagedObject, ForeignObject, LimitExceeded
 from cdp_container.format import limits
 from cdp_container.format.jsontext import JsonObject, dump_object, load_object
 from cdp_container.format.keyblock import parse_key_block
-from cdp_container.format.keys import EPOCH_MAX
+from cdp_container.format.keys import EPOCH_MAX, NUMBER_MAX
 from cdp_container.format.layout import DIGEST_BYTES, ID_BYTES
 from cdp_container.format.members import Members
 from cdp_container.format.place import NOWHERE, Place
@@ -52,6 +52,23 @@ class ObjectName:
     digest: bytes
 
 
+class PlanState(enum.Enum):
+    """How far a plan of collection is."""
+
+    NAMED = "named"
+    EXECUTING = "executing"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanName:
+    """The plan of collection that an owner names: `domain/gc/<epoch>/<n>`, its SHA-256, how far it is."""
+
+    epoch: int
+    n: int
+    digest: bytes
+    state: PlanState
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """`domain/owner`: who owns the domain, and what is protected."""
@@ -73,7 +90,7 @@ class Owner:
     operator: str = ""
     reason: str = ""
     released_to: str | None = None
-    plan: JsonObject | None = None
+    plan: PlanName | None = None
     ledger: ObjectName | None = None
 
     @property
@@ -159,13 +176,13 @@ def build_owner(owner: Owner) -> bytes:
         "lease_seconds": owner.lease_seconds,
         "operator": owner.operator,
         "reason": owner.reason,
-        "protected": _place(owner.protected),
+        "protected": place_members(owner.protected),
         "released_to": owner.released_to,
-        "plan": owner.plan,
+        "plan": _plan_members(owner.plan),
         "ledger": name_members(owner.ledger),
         "config": owner.config.hex(),
     }
-    data = _dump(members, "domain/owner")
+    data = dump_members(members, "domain/owner")
     assert parse_owner(data, "the owner that is being built", owner.domain) == owner
     return data
 
@@ -178,7 +195,6 @@ def parse_owner(data: bytes, key: str, domain: bytes | None) -> Owner:
         ForeignObject: it is another domain's.
     """
     members = open_members(data, key, "cdp-owner", domain)
-    plan = members.object_or_none("plan")
     epoch = members.number("epoch", EPOCH_MAX)
     previous = members.number("previous", EPOCH_MAX)
     state = _choice(OwnerState, members, "state")
@@ -202,7 +218,7 @@ def parse_owner(data: bytes, key: str, domain: bytes | None) -> Owner:
         operator=members.text("operator"),
         reason=members.text("reason"),
         released_to=members.text_or_none("released_to"),
-        plan=None if plan is None else plan.members,
+        plan=_parse_plan(members),
         ledger=parse_name(members, "ledger"),
     )
 
@@ -217,13 +233,13 @@ def build_epoch_record(record: EpochRecord) -> bytes:
         "instance": record.instance.hex(),
         "operator": record.operator,
         "reason": record.reason,
-        "base": _place(record.base),
-        "end": _place(record.end),
+        "base": place_members(record.base),
+        "end": place_members(record.end),
         "began_ns": record.began_ns,
         "software": record.software,
         "unsynchronised": record.unsynchronised,
     }
-    data = _dump(members, f"domain/epochs/{record.epoch}")
+    data = dump_members(members, f"domain/epochs/{record.epoch}")
     assert parse_epoch_record(data, "the epoch record that is being built", record.domain) == record
     return data
 
@@ -279,7 +295,7 @@ def build_config(config: DomainConfig) -> bytes:
     }
     if config.credentials is not None:
         members["credentials"] = {"sealed": config.credentials.hex()}
-    data = _dump(members, "domain/config")
+    data = dump_members(members, "domain/config")
     assert parse_config(data, "the configuration that is being built", config.domain) == config
     return data
 
@@ -343,7 +359,7 @@ def build_holds(holds: Holds) -> bytes:
         "nonce": holds.nonce.hex(),
         "holds": holds.holds,
     }
-    data = _dump(members, "domain/holds")
+    data = dump_members(members, "domain/holds")
     assert parse_holds(data, "the roster that is being built", holds.domain) == holds
     return data
 
@@ -371,6 +387,24 @@ def parse_name(members: Members, name: str) -> ObjectName | None:
     return None if inner is None else ObjectName(inner.text("key"), inner.bytes("digest", DIGEST_BYTES))
 
 
+def _plan_members(plan: PlanName | None) -> JsonObject | None:
+    if plan is None:
+        return None
+    return {"epoch": plan.epoch, "n": plan.n, "digest": plan.digest.hex(), "state": plan.state.value}
+
+
+def _parse_plan(members: Members) -> PlanName | None:
+    inner = members.object_or_none("plan")
+    if inner is None:
+        return None
+    return PlanName(
+        inner.number("epoch", EPOCH_MAX, least=1),
+        inner.number("n", NUMBER_MAX, least=1),
+        inner.bytes("digest", DIGEST_BYTES),
+        _choice(PlanState, inner, "state"),
+    )
+
+
 def open_members(
     data: bytes, key: str, magic: str, domain: bytes | None, bytes_max: int = limits.DOMAIN_JSON_BYTES_MAX
 ) -> Members:
@@ -389,11 +423,13 @@ def frame_members(magic: str, domain: bytes) -> dict[str, Any]:
     return {"magic": magic, "format": DOMAIN_FORMAT, "domain": domain.hex()}
 
 
-def _place(place: Place) -> JsonObject:
+def place_members(place: Place) -> JsonObject:
+    """`{epoch, cut, seq}`."""
     return {"epoch": place.epoch, "cut": place.cut, "seq": place.seq}
 
 
-def _dump(members: JsonObject, what: str) -> bytes:
+def dump_members(members: JsonObject, what: str) -> bytes:
+    """The bytes of an object under `domain/`. Raises LimitExceeded."""
     data = dump_object(members)
     if len(data) > limits.DOMAIN_JSON_BYTES_MAX:
         raise LimitExceeded(what, f"it would have {len(data)} bytes (DOMAIN_JSON_BYTES_MAX)")

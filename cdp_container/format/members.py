@@ -37,10 +37,10 @@ class Members:
         if self.text("magic") != expected:
             raise self.fault("magic", f"is not {expected!r}")
 
-    def number(self, name: str, most: int = U64_MAX) -> int:
-        """An integer from 0 to `most`."""
+    def number(self, name: str, most: int = U64_MAX, least: int = 0) -> int:
+        """An integer from `least` to `most`."""
         value = self._get(name)
-        if type(value) is not int or not 0 <= value <= most:
+        if type(value) is not int or not least <= value <= most:
             raise self.fault(name, "is not a whole number, or out of range")
         return value
 

@@ -32,7 +32,7 @@ def golden_objects() -> dict[str, bytes]:
     """
     files = {"key-block.json": samples.key_block()}
     for key, data in samples.domain_objects().items():
-        files[f"{key.split('/')[1]}.json"] = data
+        files[f"{samples.name_of(key)}.json"] = data
     for kind, build in samples.BUILDERS.items():
         for codec in Codec:
             for encrypted in (False, True):

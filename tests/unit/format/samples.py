@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from cdp_container.format import domain, keyblock
+from cdp_container.format import domain, gc, keyblock
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog, entry_of
 from cdp_container.format.codec import Compressor
 from cdp_container.format.frames import StoredFrame
 from cdp_container.format.head import open_head
 from cdp_container.format.index import Entry, Extent, Order, Record, Run
-from cdp_container.format.keys import config_key, epoch_key, request_key
+from cdp_container.format.keys import (
+    config_key,
+    epoch_key,
+    gc_final_key,
+    gc_key,
+    pack_key,
+    request_key,
+    segment_key,
+)
 from cdp_container.format.layout import Codec, ExtentKind, ObjectKind, RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
@@ -261,6 +269,31 @@ def request() -> OwnershipRequest:
     )
 
 
+def gc_plan() -> gc.Plan:
+    """The plan that put the sample ledger in force."""
+    in_force = ledger(True, Codec.NONE)
+    written = pack(True, Codec.NONE)
+    return gc.Plan(
+        domain=DOMAIN,
+        epoch=5,
+        n=2,
+        made_ns=1_700_000_000_000_000_000,
+        site="site-a",
+        before=domain.ObjectName("packs/0000000004/ledger-000000000001", fixed("ledger before", 32)),
+        ledger=domain.ObjectName(in_force.key, in_force.digest),
+        packs=(domain.ObjectName(written.key, written.digest),),
+        victims=(segment_key(3, 1), segment_key(3, 2), pack_key(4, 1)),
+        holds=(gc.SeenHold(fixed("hold", 16).hex(), Place(3, 1, 1)),),
+        protected=Place(5, 3, 3),
+    )
+
+
+def gc_final() -> gc.FinalList:
+    digest = gc.plan_digest(gc.build_plan(gc_plan()))
+    kept = (gc.Kept(segment_key(3, 2), fixed("late hold", 16).hex()),)
+    return gc.FinalList(DOMAIN, 5, 2, digest, "site-b", (segment_key(3, 1), pack_key(4, 1)), kept)
+
+
 def domain_objects() -> dict[str, bytes]:
     """The objects under `domain/`, by key."""
     built = domain.build_config(config())
@@ -270,6 +303,8 @@ def domain_objects() -> dict[str, bytes]:
         config_key(domain.config_digest(built)): built,
         "domain/holds": domain.build_holds(holds()),
         request_key(request().request_id): build_request(request()),
+        gc_key(5, 2): gc.build_plan(gc_plan()),
+        gc_final_key(5, 2): gc.build_final(gc_final()),
     }
 
 
@@ -277,3 +312,9 @@ def empty_segment(encrypted: bool, seq: int = 2) -> SealedObject:
     """The smallest segment: a cut at which nothing changed."""
     builder = SegmentBuilder(writer(encrypted), fixed(f"empty {seq}", 16), Compressor())
     return builder.finish(replace(facts(), seq=seq, not_whole=(), marker=None))
+
+
+def name_of(key: str) -> str:
+    """What an object under `domain/` is, in one word."""
+    kind = key.split("/")[1]
+    return "final" if kind == "gc" and "final-" in key else kind

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_container.errors import CdpError, DamagedObject, ForeignObject, LimitExceeded, NewerFormat
-from cdp_container.format import domain, limits
+from cdp_container.format import domain, gc, limits
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.request import build_request, parse_request
 from tests.unit.format import samples
@@ -28,9 +28,11 @@ PARSERS: dict[str, Parser] = {
     "config": domain.parse_config,
     "holds": domain.parse_holds,
     "requests": parse_request,
+    "gc": gc.parse_plan,
+    "final": gc.parse_final,
 }
 OBJECTS = [
-    pytest.param(PARSERS[key.split("/")[1]], data, id=key.split("/")[1])
+    pytest.param(PARSERS[samples.name_of(key)], data, id=samples.name_of(key))
     for key, data in samples.domain_objects().items()
 ]
 EVERY_OBJECT = pytest.mark.parametrize(("parse", "data"), OBJECTS)

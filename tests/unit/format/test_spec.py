@@ -148,7 +148,8 @@ def test_keys() -> None:
 @pytest.mark.parametrize("key", samples.domain_objects())
 def test_members_of_objects_under_domain(key: str) -> None:
     names = {"config": "config/<digest>", "epochs": "epochs/<epoch>", "requests": "requests/<id>"}
-    name = names.get(key.split("/")[1], key.split("/")[1])
+    names |= {"gc": "gc/<epoch>/<n>", "final": "gc/<epoch>/final-<n>"}
+    name = names.get(samples.name_of(key), samples.name_of(key))
     paragraph = re.split(r"\n- |\n\n|An entry", DOCUMENT.split(f"\n- `{name}`: ")[1])[0]
     spans = re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", paragraph))
     members = {match[1] for span in spans if (match := re.match(r"([a-z_]+)(?:$|:)", span))}
