@@ -18,6 +18,10 @@ pytestmark = pytest.mark.sim
 
 TURNS = 100
 """Of ten seconds each, after the zones met: longer than an idle domain's lease."""
+FAILING_SEEDS = [
+    924,  # refused and lost replies held the takeover up for longer than the test gave it
+]
+"""Seeds that once failed, each for a reason of its own; never taken out."""
 LAG_ODDS = 0.3
 """Of a zone's copy, that it lacks some of the newest segments."""
 
@@ -75,6 +79,10 @@ def test_two_zones(sim_seed: int) -> None:
     zone.checks.check(thorough=True)
     (process,) = (site.process for site in zone.sites)
     assert process is not None
+    for _ in range(TURNS):
+        if process.state.phase is ot.Phase.ACTIVE:
+            break
+        zone.run(10)  # in a storm that takes longer now and then
     assert process.state.phase is ot.Phase.ACTIVE
     assert process.state.epoch > JUMP
     world.run(60)
@@ -96,6 +104,11 @@ def test_two_zones(sim_seed: int) -> None:
         span = history.spans.get(place.epoch)
         if span is None or place > span.end:
             assert any(record.end < place for record in unsynchronised), f"{place} is lost, and nothing tells"
+
+
+def test_seeds_that_once_failed() -> None:
+    for seed in FAILING_SEEDS:
+        test_two_zones(seed)
 
 
 def test_an_owner_that_yields_to_an_older_epoch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
