@@ -32,11 +32,11 @@ from cdp_container.format.domain import (
     config_digest,
     parse_config,
     parse_epoch_record,
-    parse_holds,
     parse_owner,
 )
 from cdp_container.format.frames import FrameReader
 from cdp_container.format.head import Head, check_object, object_digest, open_head
+from cdp_container.format.holds import parse_holds
 from cdp_container.format.index import Entry
 from cdp_container.format.keys import (
     CONFIG_PREFIX,

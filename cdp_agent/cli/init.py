@@ -37,15 +37,13 @@ from cdp_container.errors import (
 from cdp_container.format.domain import (
     DomainConfig,
     Encryption,
-    Holds,
     Source,
     build_config,
-    build_holds,
     build_owner,
     config_digest,
-    parse_holds,
     parse_owner,
 )
+from cdp_container.format.holds import Holds, build_holds, parse_holds
 from cdp_container.format.keyblock import (
     PassphraseWrap,
     RecipientWrap,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -149,16 +148,6 @@ class DomainConfig:
     unknown: JsonObject = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """`domain/holds`: the roster of readers' holds, by id."""
-
-    domain: bytes
-    version: int
-    nonce: bytes
-    holds: Mapping[str, JsonObject] = field(default_factory=dict)
-
-
 def build_owner(owner: Owner) -> bytes:
     """The bytes of `domain/owner`."""
     members = {
@@ -178,7 +167,7 @@ def build_owner(owner: Owner) -> bytes:
         "reason": owner.reason,
         "protected": place_members(owner.protected),
         "released_to": owner.released_to,
-        "plan": _plan_members(owner.plan),
+        "plan": plan_name_members(owner.plan),
         "ledger": name_members(owner.ledger),
         "config": owner.config.hex(),
     }
@@ -218,7 +207,7 @@ def parse_owner(data: bytes, key: str, domain: bytes | None) -> Owner:
         operator=members.text("operator"),
         reason=members.text("reason"),
         released_to=members.text_or_none("released_to"),
-        plan=_parse_plan(members),
+        plan=parse_plan_name(members, "plan"),
         ledger=parse_name(members, "ledger"),
     )
 
@@ -351,31 +340,6 @@ def _sealed_credentials(members: Members) -> bytes | None:
         raise members.fault("credentials", "is not hex") from error
 
 
-def build_holds(holds: Holds) -> bytes:
-    """The bytes of `domain/holds`."""
-    members = {
-        **frame_members("cdp-holds", holds.domain),
-        "version": holds.version,
-        "nonce": holds.nonce.hex(),
-        "holds": holds.holds,
-    }
-    data = dump_members(members, "domain/holds")
-    assert parse_holds(data, "the roster that is being built", holds.domain) == holds
-    return data
-
-
-def parse_holds(data: bytes, key: str, domain: bytes | None) -> Holds:
-    """The roster of holds that stands under `key`; errors as in `parse_owner`."""
-    members = open_members(data, key, "cdp-holds", domain)
-    roster = members.object("holds")
-    return Holds(
-        domain=members.bytes("domain", ID_BYTES),
-        version=members.number("version"),
-        nonce=members.bytes("nonce", ID_BYTES),
-        holds={name: roster.object(name).members for name in roster.members},
-    )
-
-
 def name_members(name: ObjectName | None) -> JsonObject | None:
     """`{key, digest}` or null, as other objects name an object."""
     return None if name is None else {"key": name.key, "digest": name.digest.hex()}
@@ -387,14 +351,16 @@ def parse_name(members: Members, name: str) -> ObjectName | None:
     return None if inner is None else ObjectName(inner.text("key"), inner.bytes("digest", DIGEST_BYTES))
 
 
-def _plan_members(plan: PlanName | None) -> JsonObject | None:
+def plan_name_members(plan: PlanName | None) -> JsonObject | None:
+    """`{epoch, n, digest, state}` or null."""
     if plan is None:
         return None
     return {"epoch": plan.epoch, "n": plan.n, "digest": plan.digest.hex(), "state": plan.state.value}
 
 
-def _parse_plan(members: Members) -> PlanName | None:
-    inner = members.object_or_none("plan")
+def parse_plan_name(members: Members, name: str) -> PlanName | None:
+    """The plan that the member `name` names, or None for null."""
+    inner = members.object_or_none(name)
     if inner is None:
         return None
     return PlanName(

@@ -51,6 +51,10 @@ class Members:
             raise self.fault(name, "is not a time in nanoseconds")
         return value
 
+    def time_ns_or_none(self, name: str) -> int | None:
+        """A time, or None for null."""
+        return None if self._get(name) is None else self.time_ns(name)
+
     def text(self, name: str) -> str:
         """A string."""
         value = self._get(name)

@@ -11,12 +11,14 @@ from cdp_container.format.catalog import CatalogFacts, build_catalog, entry_of
 from cdp_container.format.codec import Compressor
 from cdp_container.format.frames import StoredFrame
 from cdp_container.format.head import open_head
+from cdp_container.format.holds import Hold, Holds, build_holds
 from cdp_container.format.index import Entry, Extent, Order, Record, Run
 from cdp_container.format.keys import (
     config_key,
     epoch_key,
     gc_final_key,
     gc_key,
+    ledger_key,
     pack_key,
     request_key,
     segment_key,
@@ -248,9 +250,13 @@ def owner() -> domain.Owner:
     )
 
 
-def holds() -> domain.Holds:
-    one = {"site": "site-b", "cut": {"epoch": 3, "number": 1}, "counter": 2}
-    return domain.Holds(DOMAIN, 3, fixed("holds nonce", 16), {"restore-1": one})
+def holds() -> Holds:
+    """A restore under way, and what an operator keeps."""
+    ledger = domain.ObjectName(ledger_key(3, 2), fixed("held ledger", 32))
+    read = Hold("site-b", "Sepp", "restore", Place(3, 1, 1), 2, 900, 1_700_000_000_000_000_000, None, ledger)
+    kept = Hold("site-a", "Inge", "audit", None, 0, 0, 1_700_000_000_000_000_000, 1_800_000_000_000_000_000)
+    by_id = {fixed("restore", 16).hex(): read, fixed("audit", 16).hex(): kept}
+    return Holds(DOMAIN, 3, fixed("holds nonce", 16), by_id)
 
 
 def request() -> OwnershipRequest:
@@ -301,7 +307,7 @@ def domain_objects() -> dict[str, bytes]:
         "domain/owner": domain.build_owner(owner()),
         epoch_key(3): epoch_record(),
         config_key(domain.config_digest(built)): built,
-        "domain/holds": domain.build_holds(holds()),
+        "domain/holds": build_holds(holds()),
         request_key(request().request_id): build_request(request()),
         gc_key(5, 2): gc.build_plan(gc_plan()),
         gc_final_key(5, 2): gc.build_final(gc_final()),

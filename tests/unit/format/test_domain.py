@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cdp_container.errors import CdpError, DamagedObject, ForeignObject, LimitExceeded, NewerFormat
 from cdp_container.format import domain, gc, limits
+from cdp_container.format.holds import build_holds, parse_holds
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.request import build_request, parse_request
 from tests.unit.format import samples
@@ -26,7 +27,7 @@ PARSERS: dict[str, Parser] = {
     "owner": domain.parse_owner,
     "epochs": domain.parse_epoch_record,
     "config": domain.parse_config,
-    "holds": domain.parse_holds,
+    "holds": parse_holds,
     "requests": parse_request,
     "gc": gc.parse_plan,
     "final": gc.parse_final,
@@ -44,7 +45,7 @@ def altered(data: bytes, **members: Any) -> bytes:  # noqa: ANN401
 
 def test_they_come_back() -> None:
     assert domain.parse_owner(domain.build_owner(samples.owner()), "k", DOMAIN) == samples.owner()
-    assert domain.parse_holds(domain.build_holds(samples.holds()), "k", None) == samples.holds()
+    assert parse_holds(build_holds(samples.holds()), "k", None) == samples.holds()
     for encrypted in (True, False):
         config = samples.config(encrypted)
         assert domain.parse_config(domain.build_config(config), "k", DOMAIN) == config
