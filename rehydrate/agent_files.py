@@ -64,12 +64,23 @@ def identity_of(
 
 
 def settings_of(
-    identity: AgentIdentity, store: str, directory: Path, socket: Path | None, store_is_home: bool = False
+    identity: AgentIdentity,
+    store: str,
+    directory: Path,
+    socket: Path | None,
+    store_is_home: bool = False,
+    lease_seconds: int = 0,
 ) -> AgentSettings:
     """A configuration for that agent, with our defaults. Raises ConfigInvalid where none is possible.
 
-    `store_is_home`: the domain was taken over in another zone (`home.jump_of` above 0), where the agent would
-    refuse to own it without an operator's word.
+    Args:
+        identity: of the agent.
+        store: its address.
+        directory: the journal directory.
+        socket: where its exports listen; None is our default.
+        store_is_home: the domain was taken over in another zone (`home.jump_of` above 0), where the agent
+            would refuse to own it without an operator's word.
+        lease_seconds: 0 is our default.
     """
     members: dict[str, object] = {
         "domain": identity.name,
@@ -81,6 +92,8 @@ def settings_of(
     }
     if store_is_home:
         members["store_is_home"] = True
+    if lease_seconds:
+        members["lease"] = f"{lease_seconds}s"
     if socket is not None:
         members["socket"] = str(socket)
     try:

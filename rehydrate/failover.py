@@ -18,8 +18,10 @@ from cdp_container.domain.failover_note import FailoverNote, save_note
 from cdp_container.domain.history import History, read_config
 from cdp_container.domain.home import jump_of
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.owner_lease import IDLE_LEASE_SECONDS
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.owner_types import Activated, Claimant, TakeOver
+from cdp_container.domain.settings import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from cdp_container.errors import (
     DamagedObject,
     LimitExceeded,
@@ -114,6 +116,19 @@ def check_ours(owner: Owner, directory: Path) -> None:
         raise OwnedElsewhere("the agent is not started", why, hint)
 
 
+def check_still_ours(store: Store, directory: Path) -> None:
+    """Raises OwnedElsewhere where another took over since this directory got the domain.
+
+    An agent may run there meanwhile: each of its nonces is noted before it is sent.
+    """
+    before = load_notes(directory).nonces
+    owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+    if owner.nonce not in (*before, *load_notes(directory).nonces):
+        what = "this site got the domain, and does not have it any more"
+        hint = f"`rehydrate failback --journal {directory}`, its agent stopped, brings its disks up again"
+        raise OwnedElsewhere(what, f"another run took over since: {owner_line(owner)}", hint)
+
+
 def is_at_once(owner: Owner, asked: Asked) -> bool:
     """Whether no lease has to be waited for, as far as `domain/owner` tells."""
     return asked.forced is not None or owner.released_to == asked.site
@@ -149,11 +164,17 @@ def runner_of(
 
 
 def seen_by(note: FailoverNote, owner: Owner, directory: Path, store: Store) -> FailoverNote:
-    """With the time at which the other site last said that it lives; our own claims are no such word."""
+    """With the lease of the other site, and when it last said that it lives; our own claims are no word.
+
+    The lease of an idle domain is no configured one.
+    """
     if owner.nonce in load_notes(directory).nonces:
         return note
-    released = owner.state is OwnerState.RELEASED
-    return replace(note, left_ns=store.head(OWNER_KEY).modified_ns, owned_ns=0, released=released)
+    left_ns, released = store.head(OWNER_KEY).modified_ns, owner.state is OwnerState.RELEASED
+    can_be = LEASE_SECONDS_MIN <= owner.lease_seconds <= LEASE_SECONDS_MAX
+    is_told = can_be and owner.lease_seconds != IDLE_LEASE_SECONDS
+    lease_seconds = owner.lease_seconds if is_told else note.lease_seconds
+    return replace(note, left_ns=left_ns, owned_ns=0, released=released, lease_seconds=lease_seconds)
 
 
 def claim(

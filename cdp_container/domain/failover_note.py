@@ -35,6 +35,7 @@ class FailoverNote:
         epoch: that was activated, 0 before that; with its base, and the end of the epoch before.
         owned_ns: by the store's clock, when that was.
         cut_time_ns: wall clock at which the base was cut, 0 before it was read.
+        lease_seconds: of the site before, as its agent's configuration has it; 0 where nobody can tell.
         prepared: everything is durable: disks, agent.json, configuration, carried.json.
     """
 
@@ -49,6 +50,7 @@ class FailoverNote:
     end: Place = NOWHERE
     owned_ns: int = 0
     cut_time_ns: int = 0
+    lease_seconds: int = 0
     prepared: bool = False
 
 
@@ -87,6 +89,7 @@ def save_note(directory: Path, note: FailoverNote) -> None:
         "end": list(astuple(note.end)),
         "owned_ns": note.owned_ns,
         "cut_time_ns": note.cut_time_ns,
+        "lease_seconds": note.lease_seconds,
         "prepared": note.prepared,
     }
     replace_file(directory / NOTE_NAME, orjson.dumps(members, option=orjson.OPT_INDENT_2))

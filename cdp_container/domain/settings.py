@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -152,6 +152,9 @@ def _written_requests(value: float) -> float | str:
 
 
 SizeBytes = Annotated[int, BeforeValidator(_size_bytes), _written("B")]
+LEASE_SECONDS_MIN: Final = 5
+LEASE_SECONDS_MAX: Final = 3600
+
 Seconds = Annotated[float, BeforeValidator(_duration_seconds), _written("s")]
 ByteRate = Annotated[float, BeforeValidator(_bytes_per_second), Field(ge=BYTES_PER_SECOND_MIN), _written("B")]
 RequestRate = Annotated[
@@ -298,7 +301,7 @@ class AgentSettings(_Strict):
     cut_every: Seconds = Field(default=1.0, ge=0.1, le=3600)
     rpo_target: Seconds = Field(default=30.0, ge=1, le=30 * 86400)
     copy_rate: ByteRate = math.inf
-    lease: Seconds = Field(default=30.0, ge=5, le=3600)
+    lease: Seconds = Field(default=30.0, ge=LEASE_SECONDS_MIN, le=LEASE_SECONDS_MAX)
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()
     alerts: AlertSettings | None = None

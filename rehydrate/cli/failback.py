@@ -25,14 +25,22 @@ from cdp_container.domain.home import check_home, jump_of
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.settings import load_settings
-from cdp_container.errors import ConfigInvalid, ForeignObject, UsageError
+from cdp_container.errors import (
+    CdpError,
+    ConfigInvalid,
+    ForeignObject,
+    OwnedElsewhere,
+    StoreUnavailable,
+    UsageError,
+)
 from cdp_container.format.place import Place
 from cdp_container.store.address import open_store
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
-from rehydrate import agent_files, agent_start
+from rehydrate import agent_files, agent_start, failover
 from rehydrate.cli.commands import Access
 from rehydrate.cli.console import ask_passphrase, read_secret
+from rehydrate.cli.failover_views import unrenewed_text
 from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.container import Container, Secret, open_container
 from rehydrate.failback import Failback
@@ -147,8 +155,12 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
     if run.what.start:
         assert run.what.config is not None, "checked"
         process = agent_start.start_agent(run.what.config, here.directory, run.clock)
+    lost = None if taken is None else _lost(run)
     members = _members(run, disks, place, taken, process)
+    members["owned"] = taken is not None and lost is None
     answer(json.dumps(members, indent=2) if run.what.as_json else _text(members))
+    if lost is not None:
+        raise lost
     return 0
 
 
@@ -195,6 +207,15 @@ def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Pla
     drop_note(here.directory)  # of a failover that was interrupted here: these disks are another cut now
     drop_failback(here.directory)
     return taken
+
+
+def _lost(run: _Run) -> CdpError | None:
+    """Why this site has not the domain that it got, or nobody can tell: another may have come since."""
+    try:
+        failover.check_still_ours(run.patient, run.what.journal)
+    except (OwnedElsewhere, StoreUnavailable) as error:
+        return error
+    return None
 
 
 def _here(run: _Run, identity: AgentIdentity) -> Here:
@@ -270,8 +291,11 @@ def _text(members: dict[str, Any]) -> str:
         lines.append("the domain was not taken over: the same command without --once goes on from here")
     else:
         gap = seconds_text(members["without_owner_seconds"])
-        lines.append(f"this site owns the domain (epoch {members['epoch']}); without an owner for {gap}")
-        run = f"`cdp-agent run --config {members['config'] or '...'}`"
+        now = "owns the domain" if members["owned"] else "got the domain, but see below"
+        lines.append(f"this site {now} (epoch {members['epoch']}); without an owner for {gap}")
         pid = members["agent_pid"]
-        lines.append(f"next: {run} goes on from it" if pid is None else f"its agent runs, process {pid}")
+        if pid is not None:
+            lines.append(f"its agent runs, process {pid}")
+        elif members["owned"]:
+            lines.append(unrenewed_text(members["config"] or "CONFIG"))
     return printable("\n".join(lines))

@@ -165,7 +165,7 @@ def _check_all(run: _Run, container: Container, note: FailoverNote) -> RestorePl
         choice = Choice(at=(newest.epoch, newest.cut))
     with _planned(run, container, choice) as (source, made):
         paths = paths_at(run.where, made)
-        _settings(run, _identity(run, container, made, paths))
+        _settings(run, _identity(run, container, made, paths), note)
         with _own_hints():
             check_fit(source, made, paths, _targets(note, made.cut.place, paths))
         return made
@@ -194,9 +194,11 @@ def _identity(run: _Run, container: Container, made: RestorePlan, paths: list[Pa
     return agent_files.identity_of(container, run.asked.site, [plan.volume for plan in made.volumes], paths)
 
 
-def _settings(run: _Run, identity: AgentIdentity) -> AgentSettings:
+def _settings(run: _Run, identity: AgentIdentity, note: FailoverNote) -> AgentSettings:
     where, elsewhere = run.where, run.jump > 0
-    wanted = agent_files.settings_of(identity, run.access.address, where.journal, where.socket, elsewhere)
+    wanted = agent_files.settings_of(
+        identity, run.access.address, where.journal, where.socket, elsewhere, note.lease_seconds
+    )
     return agent_files.chosen_settings(run.where.config_path, wanted)
 
 
@@ -211,7 +213,7 @@ def _before(run: _Run, container: Container, made: RestorePlan, note: FailoverNo
     if run.where.before is None or note.hooked:
         return note
     identity = _identity(run, container, made, paths_at(run.where, made))
-    told = agent_files.hook_environment(identity, _settings(run, identity), 0, made.cut.place)
+    told = agent_files.hook_environment(identity, _settings(run, identity, note), 0, made.cut.place)
     hint = "nothing was claimed: mend it and run this command again"
     agent_start.run_hook(agent_start.check_hook(run.where.before, "--before"), "--before", told, hint)
     note = replace(note, hooked=True)
@@ -226,7 +228,7 @@ def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote
         prepared = replace(note, prepared=True, cut_time_ns=made.cut.time_ns)
         paths = paths_at(run.where, made)
         identity = _identity(run, container, made, paths)
-        settings = _settings(run, identity)
+        settings = _settings(run, identity, note)
         members = views.plan_members(made, ASSUMED_BYTES_PER_SECOND)
         say(json.dumps({"event": "plan", **members}) if run.as_json else views.plan_text(members))
 
@@ -252,6 +254,7 @@ def _serve(run: _Run, note: FailoverNote) -> int:
     for source in identity.sources:
         remove_progress(Path(source.path))  # where the command was interrupted just before it did
     process = agent_start.start_agent(where.config_path, where.journal, run.clock) if where.start else None
+    failover.check_still_ours(run.patient, where.journal)  # no hook sends guests to disks of a lost domain
     outcome = failover.outcome_of(note, run.clock.wall_ns())
     members = failover_views.failover_members(
         outcome, identity, settings, str(where.config_path), where.start, process

@@ -13,7 +13,7 @@ from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.telling import Members, point_name, time_text
 from rehydrate.cli.text import seconds_text
-from rehydrate.failover import Outcome
+from rehydrate.failover import LEASE_SECONDS, Outcome
 
 
 def failover_members(
@@ -43,12 +43,21 @@ def failover_members(
         "config": config,
         "socket": settings.socket_path,
         "running": runs,
+        "unrenewed_lease_seconds": None if runs else LEASE_SECONDS,
         "pid": process,
         "volumes": [
             {"name": source.name, "size_bytes": source.size_bytes, "path": source.path}
             for source in identity.sources
         ],
     }
+
+
+def unrenewed_text(config: str) -> str:
+    """What to do where a domain was claimed, and no agent started."""
+    return (
+        f"nobody renews the claim now: in {LEASE_SECONDS} s any site may take the domain over; everything is "
+        f"ready, start the agent at once: cdp-agent run --config {config}"
+    )
 
 
 def failover_text(members: Mapping[str, Any]) -> str:
@@ -72,7 +81,7 @@ def failover_text(members: Mapping[str, Any]) -> str:
     if members["running"]:
         lines.append(f"exports: {members['socket']}; cdp-agent status --config {config}")
     else:
-        lines.append(f"everything is ready: cdp-agent run --config {config}")
+        lines.append(unrenewed_text(config))
     lines.append(
         "next: keep the agent running as a service; to go back, run `rehydrate failback` at the first site, "
         f"and `cdp-agent release --config {config} --to SITE` here once it follows"

@@ -81,13 +81,14 @@ class World:
         choice: Choice | None = None,
         accept_loss: bool = False,
         forced: str | None = None,
+        as_json: bool = True,
         **changes: object,
     ) -> None:
         word = f"{self.owner.epoch}:{self.owner.nonce.hex()}" if forced is None else forced
         asked = taking.asked_of("site-b", "me", "drill", word or None, accept_loss)
         key = self.base / "key" if self.encrypted else None
         access = commands.Access(str(self.base / "container"), None, key)
-        assert taking.fail_over(access, choice or Choice(), asked, self.where(**changes), True) == 0
+        assert taking.fail_over(access, choice or Choice(), asked, self.where(**changes), as_json) == 0
 
     def check(self, place: Place) -> None:
         """Everything is as the agent's first run needs it."""

@@ -23,7 +23,6 @@ from cdp_container.errors import (
     CdpError,
     ConfigInvalid,
     ForeignObject,
-    MissingObject,
     NoSuchPoint,
     OwnedElsewhere,
     StoreUnavailable,
@@ -52,6 +51,10 @@ def new_store(path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Overtaken:
+    return overtaken(tmp_path)
+
+
+def overtaken(tmp_path: Path) -> Overtaken:
     """Site A wrote what it never sent; site B has owned since."""
     made = Overtaken(tmp_path, {"disk": SIZE}, encrypted=False, store=new_store(tmp_path / "store"))
     made.write("disk", 0, b"a" * 9 * BLOCK)
@@ -79,11 +82,6 @@ def run(
     access = Access(made.store.address, None, None)
     what = what_of(made.directory, config, False, once, True)
     return fail_back(access, asked(force, accept_loss), what)
-
-
-def word_of(made: Overtaken) -> tuple[int, bytes]:
-    owner = read_history(made.store).owner
-    return owner.epoch, owner.nonce
 
 
 def release(made: Overtaken, to: str = "site-a") -> None:
@@ -261,70 +259,6 @@ def test_a_last_cut_that_is_not_whole_is_only_left_behind_by_force(made: Overtak
     assert "--force" in caught.value.hint
     run(made, (made.site.owner.epoch, made.site.owner.nonce))
     assert_taken(made, whole)
-
-
-def test_one_that_owns_already_is_not_told_to_ask_the_site_before(
-    made: Overtaken, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = newest(made)
-    release(made)
-    plain = OwnerRunner.take_over
-
-    def take_over(self: OwnerRunner, wish: TakeOver) -> Activated:
-        made.site.cut(not_whole=(made.spaces["disk"],))
-        return plain(self, wish)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OwnerRunner, "take_over", take_over)
-        with pytest.raises(NoSuchPoint):
-            run(made)
-    with pytest.raises(NoSuchPoint, match="not whole") as caught:
-        run(made)
-    epoch, nonce = word_of(made)
-    assert caught.value.hint.startswith(f"--force {epoch}:{nonce.hex()}")
-    run(made, (epoch, nonce))
-    assert_taken(made, whole)
-
-
-# --- proven segments are gone from the store ----------------------------------------------------
-
-
-def lose_the_newest(made: Overtaken) -> Place:
-    """A cut that the other site proved is gone; gives the newest one that is left."""
-    left = newest(made)
-    made.other_writes("disk", 80 * BLOCK, b"lost")
-    made.site.protect(made.other_cut())
-    made.site.write_owner(site="site-b")
-    made.store.delete([found.key for found in made.store.list("log/")][-1])
-    return left
-
-
-def test_lost_cuts_are_gone_without_only_where_that_is_accepted(made: Overtaken) -> None:
-    left = lose_the_newest(made)
-    before = made.paths["disk"].read_bytes()
-    word = word_of(made)
-    with pytest.raises(MissingObject) as caught:
-        run(made, word)
-    assert "--accept-loss" in caught.value.hint
-    assert made.paths["disk"].read_bytes() == before
-    run(made, word, accept_loss=True)
-    assert_taken(made, left)
-    history = read_history(made.store)
-    assert "lost" in history.spans[history.owner.epoch].record.reason
-
-
-def test_what_is_lost_while_the_disks_follow_is_asked_about_as_well(made: Overtaken) -> None:
-    made.other_writes("disk", 80 * BLOCK, b"lost")
-    left = newest(made)
-    made.site.protect(made.other_cut())
-    made.site.write_owner(site="site-b")
-    run(made, once=True)
-    made.store.delete([found.key for found in made.store.list("log/")][-1])
-    with pytest.raises(MissingObject) as caught:
-        run(made, word_of(made))
-    assert "keep a copy of these disks first" in caught.value.hint
-    run(made, word_of(made), accept_loss=True)
-    assert_taken(made, left)
 
 
 @pytest.mark.parametrize("step", ["replace_file", "save_carried"])
