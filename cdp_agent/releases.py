@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdp_container.domain.notes import Notes
+from cdp_container.errors import DomainReleased
 from cdp_container.telling import time_text
 
 
@@ -26,6 +27,16 @@ def release_members(notes: Notes, wall_ns: int) -> dict[str, Any] | None:
         "seconds": round(max(0, ended_ns - notes.release_began_ns) / 1e9, 3),
         "final": None if not final else {"epoch": final.epoch, "cut": final.cut, "seq": final.seq},
     }
+
+
+def released(what: str, site: str, notes: Notes) -> DomainReleased | None:
+    """Why `what` cannot be done at `site`, which gives its domain up or has; None where it does not."""
+    members = release_members(notes, notes.release_began_ns)
+    if members is None:
+        return None
+    does = "has released" if members["state"] == "released" else "is releasing"
+    why = f"site {site!r} {does} the domain to site {members['to']!r}"
+    return DomainReleased(what, why, release_hint(members))
 
 
 def release_text(members: dict[str, Any]) -> str:

@@ -392,6 +392,13 @@ class VolumesChanged(CdpError):
     )
 
 
+class DomainReleased(CdpError):
+    """This site gave its domain to another one, or is about to: nothing new can be asked of its agent."""
+
+    exit_code = 56
+    default_hint = "`cdp-agent release --cancel` takes it back while the other site has not claimed it"
+
+
 class ReleaseRefused(CdpError):
     """The domain cannot be given to another site now, or taken back; nothing was changed."""
 

@@ -18,6 +18,7 @@ import orjson
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent
+from cdp_agent.releases import released
 from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
@@ -25,6 +26,7 @@ from cdp_agent.volume_set import Decision, changed_identity, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
 from cdp_container.domain.identity import AgentIdentity, load_identity
+from cdp_container.domain.notes import load_notes
 from cdp_container.errors import AlreadyRunning, BackingUnreadable, CdpError, ReloadRefused
 
 APPLIED_SECONDS_MAX: Final = 60.0
@@ -37,6 +39,7 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
 
     Raises:
         ConfigInvalid, BackingUnreadable: the configuration or a disk is not fit; nothing was changed.
+        DomainReleased: the volumes stay as they are handed over; likewise.
         ReloadRefused: the splitter could not do it; likewise.
     """
     settings, before = load_agent(config, other_volumes=True)
@@ -45,6 +48,9 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
     try:
         withdraw_all(directory)  # of a reload that was killed: from here on nobody does it
         before = load_identity(directory)
+        given_up = released("cannot take over other volumes", before.site, load_notes(directory))
+        if given_up:
+            raise given_up
         wanted = {
             volume.name: (inspect_backing(volume.path).size_bytes, volume.path) for volume in settings.volumes
         }

@@ -31,7 +31,7 @@ from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.notes import load_notes
-from cdp_container.errors import CdpError, DeviceError
+from cdp_container.errors import CdpError, DeviceError, ReloadRefused
 from cdp_container.journal.shared import GateLevel, SharedPages
 from nbd_export.backend import FixedExports
 from nbd_export.errors import SocketInUse
@@ -129,7 +129,7 @@ class _Process:
                     await self._tcp.keep(server)
                 if hangup.is_set():
                     hangup.clear()
-                    await self._reload_volumes(capture, backings, volumes)
+                    await self._reload_volumes(closing.level, capture, backings, volumes)
                 closing.keep()
                 self._keep_house(capture, volumes)
                 await _wait_for_gate(closing, stop)
@@ -143,7 +143,9 @@ class _Process:
                 self._files.close(backing.fd)
         return 0 if clean else 1
 
-    async def _reload_volumes(self, capture: Capture, backings: list[Backing], volumes: list[Volume]) -> None:
+    async def _reload_volumes(
+        self, level: GateLevel, capture: Capture, backings: list[Backing], volumes: list[Volume]
+    ) -> None:
         """What cannot be done is told to whoever asked; the volumes that there are go on."""
         try:
             decision = self._find_decision()
@@ -151,6 +153,8 @@ class _Process:
                 return
             self._reload = decision.name, "it was begun"
             try:
+                if level is not GateLevel.OPEN:  # a release that began after `reload` had looked
+                    raise ReloadRefused("nothing was changed", "the domain is released, or about to be")
                 await reload_volumes(decision, self._files, capture, backings, volumes)
             except BaseException:
                 decision.withdraw()

@@ -37,7 +37,7 @@ from cdp_agent.streamer.engine_types import (
 )
 from cdp_agent.streamer.noted import Noted
 from cdp_agent.streamer.promises import Promises
-from cdp_agent.streamer.releasing import Releasing, Told, refuse_released
+from cdp_agent.streamer.releasing import Releasing, Told
 from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_agent.streamer.sending import Sending
 from cdp_container.domain import owner
@@ -118,9 +118,6 @@ class Engine:
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
         refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
-        given_up = refuse_released(self._noted.notes)
-        if given_up:
-            refused = Answered(None, given_up, "`cdp-agent release --cancel` takes it back")
         if refused is not None:
             reply(refused)
             return

@@ -277,8 +277,3 @@ class Releasing:
             "cancelling": bool(self._notes.released_to) and self._machines.run.phase is not ot.Phase.RELEASED,
             "cancel_refused": self.cancel_refused,
         }
-
-
-def refuse_released(notes: Notes) -> str:
-    """Why nothing can be asked of a site that has given the domain up, "" where it has not."""
-    return f"the domain is released to site {notes.released_to!r}" if notes.released_to else ""

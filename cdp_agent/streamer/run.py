@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from cdp_agent.releases import released
 from cdp_agent.streamer.control import MARKER_RULE, Answer, ControlServer, is_marker_name
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Wishes
@@ -36,7 +37,7 @@ from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.home import check_home_of
-from cdp_container.domain.notes import load_notes
+from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.owner_lease import request_seconds
 from cdp_container.domain.settings import is_name
 from cdp_container.errors import CdpError, Fenced, NotHome, StoreRefused
@@ -300,6 +301,9 @@ class _Runner:
             answer(self._release(str(request.get("site", "")) if command == "release" else None))
         elif command not in ("marker", "flush"):
             answer({"ok": False, "error": f"{str(command)[:40]!r} is no command"})
+        elif given_up := released(str(command), self.settings.identity.site, self._notes()):
+            # A release has its own flush, and its final cut is to be the last.
+            answer({"ok": False, "error": given_up.why, "hint": given_up.hint, "released": True})
         elif self.engine is None and command == "flush" and len(self.early) < ASKED_MAX:
             # Whoever asks for a flush waits anyway; a marker cannot wait, as it names this instant.
             self.early.append(lambda: self._handle(request, answer))
@@ -313,9 +317,12 @@ class _Runner:
             note, application = str(request.get("note", "")), bool(request.get("application"))
             self.engine.ask(str(name), note, application=application, reply=reply)
 
+    def _notes(self) -> Notes:
+        return load_notes(self.settings.directory)
+
     def _release(self, site: str | None) -> Answer:
         """Begin a release to this site, or (None) take one back; `status` tells what becomes of it."""
-        notes = load_notes(self.settings.directory)
+        notes = self._notes()
         if site is not None and not is_name(site):
             return {"ok": False, "error": f"{site[:80]!r} is no name of a site"}
         if self.engine is not None:

@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
+from cdp_agent.cli.ask import ask_flush, ask_marker
 from cdp_agent.cli.release import BEGIN_SECONDS_MAX, release_or_cancel
+from cdp_agent.cli.reload import reload_agent
 from cdp_agent.cli.status import gather
 from cdp_agent.streamer.control import Answer, ControlServer
 from cdp_agent.supervisor import take_lock
@@ -21,7 +23,15 @@ from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import load_identity
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.settings import load_settings
-from cdp_container.errors import AgentNotRunning, Fenced, OwnedElsewhere, ReleaseRefused, UsageError
+from cdp_container.errors import (
+    AgentNotRunning,
+    DomainReleased,
+    Fenced,
+    Incomplete,
+    OwnedElsewhere,
+    ReleaseRefused,
+    UsageError,
+)
 from cdp_container.format.place import Place
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from tests.unit.agent.test_status import config
@@ -217,3 +227,49 @@ def test_status_tells_to_whom_since_when_and_what_to_do(
     assert shown.release is not None
     assert orjson.loads(orjson.dumps(shown.release))["to"] == "recovery"
     assert load_notes(directory) == notes
+
+
+# --- what else is asked of a site that gives its domain up ---------------------------------------
+
+
+def ask_for_a_marker(config: Path) -> int:
+    return ask_marker(config, "x", "", application=False, timeout_seconds=5.0)
+
+
+def ask_for_a_flush(config: Path) -> int:
+    return ask_flush(config, timeout_seconds=5.0)
+
+
+@pytest.mark.parametrize("ask", [ask_for_a_marker, ask_for_a_flush])
+def test_a_cut_that_is_refused_for_a_release_is_an_error_of_its_own(
+    config: Path, ask: Callable[[Path], int]
+) -> None:
+    told: Answer = {"ok": False, "error": "site 'a' is releasing", "hint": "--cancel", "released": True}
+    with agent(config, told), pytest.raises(DomainReleased, match="site 'a' is releasing") as refused:
+        ask(config)
+    assert refused.value.hint == "--cancel"
+    with agent(config, {**told, "released": False}), pytest.raises(Incomplete):
+        ask(config)
+
+
+@pytest.mark.parametrize(
+    ("notes", "why"),
+    [
+        (RELEASING, "site 'hamburg' is releasing the domain to site 'recovery'"),
+        (RELEASED, "site 'hamburg' has released the domain to site 'recovery'"),
+    ],
+)
+def test_volumes_stay_as_they_are_handed_over(config: Path, notes: Notes, why: str) -> None:
+    directory = directory_of(config)
+    text = config.read_text()
+    (config.parent / "new.raw").write_bytes(bytes(1 << 20))
+    config.write_text(text + f"  - name: new\n    path: {config.parent}/new.raw\n")
+    before = load_identity(directory)
+    save_notes(directory, notes)
+    with pytest.raises(DomainReleased, match=why) as refused:
+        reload_agent(config, SystemClock(), os.urandom)
+    assert "cancel" in refused.value.hint
+    assert load_identity(directory) == before
+    save_notes(directory, Notes())
+    assert reload_agent(config, SystemClock(), os.urandom) == 0
+    assert load_identity(directory) != before

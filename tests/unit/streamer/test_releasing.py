@@ -322,3 +322,24 @@ def test_a_domain_without_any_write_is_released_too(tmp_path: Path) -> None:
     assert notes.final is not None
     assert notes.final > Place(0, 0, 0)
     assert site.restored("disk") == bytes(site.images[0])
+
+
+@pytest.mark.parametrize("command", ["flush", "marker"])
+def test_nothing_new_is_asked_of_a_site_that_gives_its_domain_up(tmp_path: Path, command: str) -> None:
+    """While it is about to, and once it has; after a cancel it is as ever."""
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"before")
+        begin(site)
+        refused = site.ask(command, name="x")
+        assert refused["released"]
+        assert refused["error"] == "site 'site-a' is releasing the domain to site 'site-b'"
+        assert "`--cancel` ends it" in refused["hint"]
+        assert site.ask("cancel-release")["ok"]
+        assert site.ask(command, name="x")["ok"]
+        begin(site)
+        released(site)
+        refused = site.ask(command, name="x")
+        assert refused["released"]
+        assert refused["error"] == "site 'site-a' has released the domain to site 'site-b'"
+        assert "`rehydrate failback` brings it back" in refused["hint"]
