@@ -1,0 +1,319 @@
+"""Which recovery points are kept, why, and until when. PURE.
+
+Follows docs/collection.md, "Which cuts are kept". The policy as it stands in `domain/config` is read and
+built here too. What a retained cut needs does not belong here (extents.liveness), nor whether a clock may be
+trusted (clock_doubt), nor how the policy is written in YAML (settings).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdp_container.errors import DamagedObject, NewerFormat
+from cdp_container.format.jsontext import JsonObject
+from cdp_container.format.members import I64_MAX, Members
+from cdp_container.format.place import NOWHERE, Place
+
+COLLECT_AGE_SECONDS_MIN: Final = 3600
+"""What is younger is never collected, whatever the policy says: replicas and clocks lag less than this."""
+TERM_SECONDS_MAX: Final = 100 * 366 * 86400
+"""The longest term but for ever: in nanoseconds a time and a term still fit into an i64."""
+
+_SECOND_NS: Final = 1_000_000_000
+_HOUR_NS: Final = 3600 * _SECOND_NS
+_DAY_NS: Final = 24 * _HOUR_NS
+_TERMS: Final = (
+    "every_seconds", "hourly_seconds", "daily_seconds",
+    "weekly_seconds", "monthly_seconds", "markers_seconds",
+)  # fmt: skip
+
+_Numbers = NDArray[np.int64]
+
+
+# --- the policy --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The policy: for how long what is kept; None: for ever. Markers may have terms of their own."""
+
+    every_seconds: int | None
+    hourly_seconds: int | None = 0
+    daily_seconds: int | None = 0
+    weekly_seconds: int | None = 0
+    monthly_seconds: int | None = 0
+    markers_seconds: int | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every cut is kept for ever."""
+        return self.every_seconds is None
+
+
+KEEP_ALL: Final = Retention(every_seconds=None)
+"""The policy of a domain that has none."""
+
+
+def parse_retention(members: JsonObject, key: str) -> Retention:
+    """The policy from `retention` of the configuration that stands under `key`.
+
+    Raises:
+        DamagedObject: a member is missing or makes no sense.
+        NewerFormat: it has a member that this release does not know, and which may keep more than it would.
+    """
+    if not members:
+        return KEEP_ALL
+    unknown = sorted(set(members) - set(_TERMS))
+    if unknown:
+        raise NewerFormat(key, f"its retention has {', '.join(unknown)}, which this release does not know")
+    terms = Members(members, key)
+    return Retention(*(_term(terms, name) for name in _TERMS))
+
+
+def _term(terms: Members, name: str) -> int | None:
+    if name in terms.members and terms.members[name] is None:
+        return None
+    seconds = terms.number(name)
+    if seconds > TERM_SECONDS_MAX:
+        raise DamagedObject(terms.what, f"its member {name!r} is longer than a hundred years")
+    return seconds
+
+
+def build_retention(retention: Retention) -> JsonObject:
+    """What stands in the configuration; {} where everything is kept for ever."""
+    return {} if retention.keeps_all else {name: getattr(retention, name) for name in _TERMS}
+
+
+# --- which cuts are kept -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CutMarker:
+    """A marker's own term: `own` tells whether it has one, None is for ever."""
+
+    name: str
+    own: bool = False
+    keep_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PastCut:
+    """A complete cut that is not retired.
+
+    `cut_time_ns` is its own time, `stored_ns` the store's Last-Modified of its last segment (0: not known).
+    """
+
+    place: Place
+    cut_time_ns: int
+    stored_ns: int
+    not_whole: tuple[bytes, ...] = ()
+    markers: tuple[CutMarker, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What decides beside policy and age.
+
+    Attributes:
+        now_ns: by the store's clock.
+        protected: as `domain/owner` says; NOWHERE where nothing is, and then every cut is kept.
+        held: the cuts that holds name.
+        sources: the ids of the sources that exist.
+        epochs: for each epoch that counts its base and its end, the last cut of it that counts.
+    """
+
+    now_ns: int
+    protected: Place
+    held: Collection[Place] = ()
+    sources: Collection[bytes] = ()
+    epochs: Mapping[int, tuple[Place, Place]] = field(default_factory=dict)
+
+
+class Why(enum.IntFlag):
+    """Why a cut is kept; mostly there are several reasons."""
+
+    WINDOW = enum.auto()
+    HOURLY = enum.auto()
+    DAILY = enum.auto()
+    WEEKLY = enum.auto()
+    MONTHLY = enum.auto()
+    MARKER = enum.auto()
+    HELD = enum.auto()
+    WHOLE = enum.auto()
+    NEWEST = enum.auto()
+    BASE = enum.auto()
+    YOUNG = enum.auto()
+    UNPROTECTED = enum.auto()
+
+
+_WORDS: Final = {
+    Why.WINDOW: "every cut of late",
+    Why.HOURLY: "hourly",
+    Why.DAILY: "daily",
+    Why.WEEKLY: "weekly",
+    Why.MONTHLY: "monthly",
+    Why.MARKER: "marker",
+    Why.HELD: "held",
+    Why.WHOLE: "newest whole",
+    Why.NEWEST: "newest",
+    Why.BASE: "base of a branch",
+    Why.YOUNG: "young",
+    Why.UNPROTECTED: "not yet protected",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """That a cut is kept.
+
+    `until_ns`: how long window, thinning and markers keep it by the store's clock, as far as is known now (a
+    newer cut may take its place in an hour that is not over); None: for ever; 0: they do not, `why` has other
+    reasons. `whole`: the sources of which it is the newest whole cut.
+    """
+
+    why: Why
+    until_ns: int | None
+    whole: tuple[bytes, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The reasons, for people."""
+        return ", ".join(_WORDS[reason] for reason in self.why)
+
+
+def kept_cuts(cuts: Sequence[PastCut], retention: Retention, at: Circumstances) -> dict[Place, Kept]:
+    """The cuts to keep out of all that are not retired (of all branches, in any order), oldest first.
+
+    All others may be retired. A cut that is dropped once is never needed again by a later time under the same
+    policy, but by a source that comes back; who retires a cut must not give it again.
+    """
+    if not cuts:
+        return {}
+    assert 0 <= at.now_ns <= I64_MAX, at.now_ns
+    table = _Table(cuts)
+    table.keep_by_policy(retention, at.now_ns)
+    table.keep_by_circumstances(at)
+    wholes = table.keep_whole(at.sources)
+    table.keep_bases(at.epochs)
+    return {
+        cut.place: Kept(Why(why), None if until == I64_MAX else until, wholes.get(number, ()))
+        for number, (cut, why, until) in enumerate(
+            zip(table.cuts, table.why.tolist(), table.until.tolist(), strict=True)
+        )
+        if why
+    }
+
+
+class _Table:
+    """All cuts by place, in columns: a hundred thousand of them are nothing out of the ordinary."""
+
+    def __init__(self, cuts: Sequence[PastCut]) -> None:
+        places = np.array([(cut.place.epoch, cut.place.cut, cut.place.seq) for cut in cuts], dtype=np.int64)
+        order = np.lexsort((places[:, 2], places[:, 1], places[:, 0]))
+        self.cuts = [cuts[number] for number in order.tolist()]
+        self.epoch, self.cut = places[order, 0], places[order, 1]
+        self.time = np.array([cut.cut_time_ns for cut in self.cuts], dtype=np.int64)
+        self.stored = np.array([max(cut.stored_ns, 0) for cut in self.cuts], dtype=np.int64)
+        self.why = np.zeros(len(cuts), dtype=np.int64)
+        self.until = np.zeros(len(cuts), dtype=np.int64)
+
+    def keep_by_policy(self, retention: Retention, now_ns: int) -> None:
+        """By window, thinning and markers."""
+        self._keep_until(Why.WINDOW, np.arange(len(self.cuts)), retention.every_seconds, now_ns)
+        terms = (
+            (Why.HOURLY, retention.hourly_seconds, _hours),
+            (Why.DAILY, retention.daily_seconds, _days),
+            (Why.WEEKLY, retention.weekly_seconds, _weeks),
+            (Why.MONTHLY, retention.monthly_seconds, _months),
+        )
+        clocks = [(clock, np.argsort(clock, kind="stable")) for clock in (self.time, self.stored)]
+        for reason, seconds, spans in terms:
+            for clock, order in clocks:
+                # What has one time stands in the order of places, so that the newest stands last.
+                span = spans(clock[order])
+                newest = order[np.append(span[1:] != span[:-1], True)]
+                self._keep_until(reason, newest, seconds, now_ns)
+        for number, cut in enumerate(self.cuts):
+            for marker in cut.markers:
+                seconds = marker.keep_seconds if marker.own else retention.markers_seconds
+                self._keep_until(Why.MARKER, np.array([number]), seconds, now_ns)
+
+    def _keep_until(self, reason: Why, rows: _Numbers, seconds: int | None, now_ns: int) -> None:
+        """Keep those of these rows that are younger than the term."""
+        term_ns = I64_MAX if seconds is None else seconds * _SECOND_NS
+        stored = self.stored[rows]
+        until = np.where(stored > I64_MAX - term_ns, I64_MAX, stored + term_ns)
+        rows, until = rows[until > now_ns], until[until > now_ns]
+        self.why[rows] |= reason
+        self.until[rows] = np.maximum(self.until[rows], until)
+
+    def keep_by_circumstances(self, at: Circumstances) -> None:
+        """The newest, what is held, and what is too young or too new, whatever the policy is."""
+        self.why[-1] |= Why.NEWEST
+        is_young = (self.stored == 0) | (self.stored > at.now_ns - COLLECT_AGE_SECONDS_MIN * _SECOND_NS)
+        self.why[is_young] |= Why.YOUNG
+        at_protected = (self.epoch == at.protected.epoch) & (self.cut >= at.protected.cut)
+        self.why[(self.epoch > at.protected.epoch) | at_protected] |= Why.UNPROTECTED
+        self._keep_places(at.held, Why.HELD)
+
+    def keep_whole(self, sources: Collection[bytes]) -> dict[int, tuple[bytes, ...]]:
+        """The newest cut at which each source is whole; gives the sources by the number of the cut."""
+        found: dict[int, tuple[bytes, ...]] = {}
+        left = set(sources)
+        for number in range(len(self.cuts) - 1, -1, -1):
+            if not left:
+                break
+            whole = left.difference(self.cuts[number].not_whole)
+            if whole:
+                found[number] = tuple(sorted(whole))
+                self.why[number] |= Why.WHOLE
+                left -= whole
+        return found
+
+    def keep_bases(self, epochs: Mapping[int, tuple[Place, Place]]) -> None:
+        """Where branches part, as far as either has a kept cut; and where an epoch without a cut begins."""
+        live = set(np.unique(self.epoch[self.why != 0]).tolist())
+        bases: list[Place] = []
+        newest = max(epochs, default=0)
+        if newest > int(self.epoch[-1]):
+            live.add(newest)
+            self._keep_places([epochs[newest][0]], Why.NEWEST)
+        seen: set[int] = set()
+        while live:
+            epoch = live.pop()
+            seen.add(epoch)
+            base, _ = epochs.get(epoch, (NOWHERE, NOWHERE))
+            if not base:
+                continue
+            if base.epoch not in epochs or epochs[base.epoch][1] != base:
+                bases.append(base)
+            live |= {base.epoch} - seen
+        self._keep_places(bases, Why.BASE)
+
+    def _keep_places(self, places: Collection[Place], reason: Why) -> None:
+        wanted = frozenset(places)
+        rows = [number for number, cut in enumerate(self.cuts) if cut.place in wanted] if wanted else []
+        self.why[rows] |= reason
+
+
+def _hours(times_ns: _Numbers) -> _Numbers:
+    return times_ns // _HOUR_NS
+
+
+def _days(times_ns: _Numbers) -> _Numbers:
+    return times_ns // _DAY_NS
+
+
+def _weeks(times_ns: _Numbers) -> _Numbers:
+    """ISO weeks: they begin on Mondays, and 1970 began on a Thursday."""
+    return (_days(times_ns) + 3) // 7
+
+
+def _months(times_ns: _Numbers) -> _Numbers:
+    return _days(times_ns).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
