@@ -5,6 +5,9 @@
     {"command": "marker", "name": "before-upgrade", "note": "", "application": false, "timeout_seconds": 60}
     {"command": "release", "site": "recovery"}
     {"command": "cancel-release"}
+    {"command": "plan", "epoch": 3, "plan_before": null, "ledger_before": null, "plan": {...}, "ledger": null}
+
+`plan` is the collector's (cdp_agent/streamer/planning.py).
 
 A release is begun, and goes on by itself: `status` tells how far it is. The answer is `{"ok": true, ...}`
 (`facts`, or the `place` that is protected) or `{"ok": false, "error": why}`. What does not belong here: what

@@ -36,6 +36,7 @@ from cdp_agent.streamer.engine_types import (
     Wishes,
 )
 from cdp_agent.streamer.noted import Noted
+from cdp_agent.streamer.planning import Planning
 from cdp_agent.streamer.promises import Promises
 from cdp_agent.streamer.releasing import Releasing, Told
 from cdp_agent.streamer.resume import Plan, plan_epoch
@@ -65,6 +66,7 @@ class Engine:
         self._started_ns = outside.clock.boottime_ns()
         self.run = _begin_run(self._noted.notes, claimant_of(identity, wishes, outside.entropy(16)))
         self.releasing = Releasing(identity.site, self._noted, outside.clock, self)
+        self.planning = Planning(self)
         self.stream = st.StreamState(st.Pace(wishes.cadence_ns))
         self.jobs: list[Job] = []
         self.counters = Counters()
@@ -268,6 +270,7 @@ class Engine:
                 case _:
                     self._heed(effect)
         self._promises.keep(lambda place: owner.is_recorded(self.run, place))
+        self.planning.look()
 
     def _promise(self, ticket: int, place: Place) -> None:
         """Answer once `domain/owner` says so too: a reader must miss the cut if its segments get lost."""

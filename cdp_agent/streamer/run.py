@@ -31,6 +31,7 @@ from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory
 from cdp_agent.streamer.noted import publish_gate
 from cdp_agent.streamer.packing import PackingThreads
+from cdp_agent.streamer.planning import COMMAND as PLAN_COMMAND
 from cdp_agent.streamer.releasing import NOTHING_DONE, Told
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
@@ -299,6 +300,10 @@ class _Runner:
             self.asking.append(answer)
         elif command in ("release", "cancel-release"):
             answer(self._release(str(request.get("site", "")) if command == "release" else None))
+        elif command == PLAN_COMMAND and self.engine is not None:
+            self.engine.planning.ask(request, answer)
+        elif command == PLAN_COMMAND:
+            answer({"ok": False, "error": self.connecting.why, "again": True})
         elif command not in ("marker", "flush"):
             answer({"ok": False, "error": f"{str(command)[:40]!r} is no command"})
         elif given_up := released(str(command), self.settings.identity.site, self._notes()):

@@ -27,13 +27,14 @@ from cdp_container.domain.owner_lease import (
     renew_at_ns,
     renewal_due,
 )
-from cdp_container.domain.owner_objects import epoch_record, is_configured, wanted_owner
+from cdp_container.domain.owner_objects import epoch_record, heed_change, is_as_asked, wanted_owner
 from cdp_container.domain.owner_takeover import begin_cancel, consider, put_back, released
 from cdp_container.domain.owner_types import (
     Activated,
     Activity,
     Attempt,
     Cancel,
+    ChangePlan,
     Claim,
     Claimant,
     Configure,
@@ -158,6 +159,7 @@ def step(state: RunState, event: Event, moment: Moment) -> Step:
     if state.phase in _OVER:
         return state, ()
     state, effects = _take(state, event, moment)
+    state = heed_change(state)
     if state.phase in _OVER:
         return state, effects
     state, more = _lapse(state, moment)
@@ -189,6 +191,8 @@ def _take(state: RunState, event: Event, moment: Moment) -> Step:
         case Configure(config):
             # Who is giving the domain up, or has none any more, changes nothing of it.
             return (replace(state, config=config) if state.phase is Phase.ACTIVE else state), ()
+        case ChangePlan():
+            return replace(state, change=event), ()
         case Release(site):
             assert state.phase is Phase.ACTIVE, state.phase
             return replace(state, phase=Phase.RELEASING, release_to=site), ()
@@ -390,7 +394,7 @@ def _wants_swap(state: RunState) -> bool:
     if state.overruled:
         return True
     if state.phase is Phase.ACTIVE:
-        return not (is_recorded(state, state.promised) and is_configured(state))
+        return not (is_recorded(state, state.promised) and is_as_asked(state))
     return state.phase in (Phase.CLAIMING, Phase.ACTIVATING, Phase.RELEASING)
 
 

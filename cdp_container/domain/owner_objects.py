@@ -13,9 +13,25 @@ from cdp_container.format.domain import EpochRecord, Owner, OwnerState
 from cdp_container.format.place import Place
 
 
-def is_configured(state: RunState) -> bool:
-    """Whether `domain/owner` names the configuration that was asked for, if any was."""
-    return state.config is None or (state.seen is not None and state.seen.config == state.config)
+def is_as_asked(state: RunState) -> bool:
+    """Whether `domain/owner` names the configuration, plan and ledger that were asked for, if any were."""
+    configured = state.config is None or (state.seen is not None and state.seen.config == state.config)
+    return configured and state.change is None
+
+
+def heed_change(state: RunState) -> RunState:
+    """Without the change of plan and ledger that was asked for, once it is made or cannot be.
+
+    An attempt that holds it may be under way even so: whoever asks again finds what it left.
+    """
+    change, seen = state.change, state.seen
+    if change is None:
+        return state
+    if state.phase is Phase.ACTIVE and seen is not None and state.epoch == change.epoch:
+        found = (seen.plan, seen.ledger)
+        if found == (change.plan_before, change.ledger_before) != (change.plan, change.ledger):
+            return state
+    return replace(state, change=None)
 
 
 def wanted_owner(state: RunState, moment: Moment) -> Owner:
@@ -52,10 +68,18 @@ def wanted_owner(state: RunState, moment: Moment) -> Owner:
             return replace(owner, state=OwnerState.ACTIVE, protected=state.record.base)
         case Phase.RELEASING:
             return replace(owner, state=OwnerState.RELEASED, released_to=state.release_to)
-        case Phase.ACTIVE if state.config is not None:
-            return replace(owner, config=state.config)
+        case Phase.ACTIVE:
+            return _as_asked(owner, state)
         case _:
             return owner
+
+
+def _as_asked(owner: Owner, state: RunState) -> Owner:
+    if state.config is not None:
+        owner = replace(owner, config=state.config)
+    if state.change is not None:
+        owner = replace(owner, plan=state.change.plan, ledger=state.change.ledger)
+    return owner
 
 
 def epoch_record(state: RunState, moment: Moment) -> EpochRecord:

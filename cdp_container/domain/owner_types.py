@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cdp_container.domain.end import End as End  # readers need it alone, and import little
-from cdp_container.format.domain import EpochRecord, Owner
+from cdp_container.format.domain import EpochRecord, ObjectName, Owner, PlanName
 from cdp_container.format.place import NOWHERE, Place
 
 
@@ -163,6 +163,20 @@ class Configure:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangePlan:
+    """A pass of collection goes on: `domain/owner` is to name this plan and ledger from now on.
+
+    Only in `epoch`, and where both are what they were before; `seen` tells what became of it.
+    """
+
+    epoch: int
+    plan_before: PlanName | None
+    ledger_before: ObjectName | None
+    plan: PlanName | None
+    ledger: ObjectName | None
+
+
+@dataclass(frozen=True, slots=True)
 class OwnerRead:
     """`domain/owner` as it stands."""
 
@@ -234,6 +248,7 @@ Event: TypeAlias = (
     | Cancel
     | Record
     | Configure
+    | ChangePlan
     | OwnerRead
     | OwnerUnchanged
     | Swapped
@@ -445,10 +460,10 @@ class RunState:
             begun. proving: the cut that the proof in flight is for. release_to: the site that we release to,
             or that a run before this one was about to. cancel: what we gave up is to be ours again.
             promised: the newest cut that is to be recorded at once. config: the digest of the configuration
-            that is to be in force, None where none was asked for. lost: what was proven is gone, and that
-            was accepted: the end is looked for without it. overruled: an older object stands in the place of
-            ours, which is written back. takeover: what an operator wants, None
-            where only what is ours is claimed. watch: the lease that we wait for.
+            that is to be in force, None where none was asked for. change: of plan and ledger, None once it is
+            made, or cannot be. lost: what was proven is gone, and that was accepted: the end is looked for
+            without it. overruled: an older object stands in the place of ours, which is written back.
+            takeover: what an operator wants, None: only what is ours is claimed. watch: the lease we wait for.
     """
 
     claimant: Claimant
@@ -478,6 +493,7 @@ class RunState:
     cancel: bool = False
     promised: Place = NOWHERE
     config: bytes | None = None
+    change: ChangePlan | None = None
     takeover: TakeOver | None = None
     watch: Watch | None = None
     lost: bool = False
