@@ -294,7 +294,7 @@ class NotHome(CdpError):
     exit_code = 59
     default_hint = (
         "use the home's address; `store_is_home: true` in the configuration says that this is the home by "
-        "another name; `rehydrate failover --force` takes over in another zone"
+        "another name, which the owner then pins; `rehydrate failover --force` takes over in another zone"
     )
 
 

@@ -40,6 +40,13 @@ def init(
     config: Config = DEFAULT_CONFIG,
     passphrase_file: PassphraseFile = None,
     kit: Annotated[Path | None, typer.Option(help="Also write the recovery kit here (mode 0600).")] = None,
+    seal_credentials: Annotated[
+        bool,
+        typer.Option(
+            "--seal-credentials",
+            help="Keep the store's credentials in the container, sealed: who takes over opens them.",
+        ),
+    ] = False,
 ) -> int:
     """Create container, domain and keys; print the recovery kit to keep offline."""
 
@@ -51,6 +58,8 @@ def init(
         from cdp_container.store.address import open_store
 
         settings = load_settings(config)
+        if seal_credentials:
+            settings = settings.model_copy(update={"seal_credentials": True})
         store = open_store(settings.store)
         made = initialise(
             settings,

@@ -155,6 +155,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         identity=identity,
         store=settings.store,
         store_is_home=settings.store_is_home,
+        seal_credentials=settings.seal_credentials,
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
+from cdp_agent.sealed import check_sealing, sealed_credentials
+from cdp_agent.site_word import ca_of
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock
+from cdp_container.domain.configured import sources_of
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import (
     IDENTITY_NAME,
@@ -32,12 +35,10 @@ from cdp_container.errors import (
     ForeignObject,
     NotFound,
     PreconditionFailed,
-    UsageError,
 )
 from cdp_container.format.domain import (
     DomainConfig,
     Encryption,
-    Source,
     build_config,
     build_owner,
     config_digest,
@@ -56,7 +57,6 @@ from cdp_container.format.keyblock import (
 )
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.seal import derive_index_key, public_of
-from cdp_container.store.address import DirectoryPlace, parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.attest import probe
 from cdp_container.store.zones import public_address
@@ -119,6 +119,8 @@ def _initialise(
             "this journal directory already belongs to an agent",
             "`cdp-agent run` starts it, `cdp-agent kit` prints its kit; a new domain needs another one",
         )
+    if settings.seal_credentials:
+        check_sealing(settings.encryption != Encryption.NONE.value, store).signing_keys()
     sizes = {volume.name: inspect_backing(volume.path).size_bytes for volume in settings.volumes}
     probe(store, entropy)
     pending = directory / PENDING_NAME
@@ -207,8 +209,12 @@ def _check_passphrase(identity: AgentIdentity, passphrase: Callable[[], str]) ->
         open_with_passphrase(block, passphrase(), identity.domain, "the interrupted init")
 
 
-def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store) -> bytes:
+def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store, entropy: Entropy) -> bytes:
     """The bytes of the domain's configuration object; `store`, as it was opened, becomes its home."""
+    directory = Path(settings.journal.directory)
+    sealed = None
+    if settings.seal_credentials:
+        sealed = sealed_credentials(directory, identity, store, entropy)
     return build_config(
         DomainConfig(
             domain=identity.domain,
@@ -216,24 +222,11 @@ def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store
             encryption=Encryption(identity.encryption),
             key_block=identity.key_block,
             endpoints=(public_address(store),),
-            ca=_ca_of(settings),
-            sources=tuple(
-                Source("volume", source.name, source.space, source.size_bytes) for source in identity.sources
-            ),
+            ca=ca_of(settings.store),
+            sources=sources_of(identity),
+            credentials=sealed,
         )
     )
-
-
-def _ca_of(settings: AgentSettings) -> str | None:
-    """Who signs the endpoint's certificate, in PEM, so that another site need not be given the file."""
-    place = parse_address(settings.store)
-    if isinstance(place, DirectoryPlace) or place.ca_file is None:
-        return None
-    try:
-        return Path(place.ca_file).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise UsageError(f"read the store's CA file {place.ca_file}", why) from error
 
 
 def _write_container(
@@ -244,7 +237,7 @@ def _write_container(
     clock: Clock,
     entropy: Entropy,
 ) -> None:
-    config = domain_config(settings, identity, store)
+    config = domain_config(settings, identity, store, entropy)
     _create(store, config_key(config_digest(config)), config, lambda data: data == config)
     holds = build_holds(Holds(identity.domain, 1, entropy(ID_BYTES)))
     _create(

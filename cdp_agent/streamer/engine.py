@@ -23,6 +23,7 @@ from cdp_agent.streamer.begin import (
     refusal,
     told_elsewhere,
 )
+from cdp_agent.streamer.configuring import Configuring
 from cdp_agent.streamer.engine_types import (
     Answered,
     Counters,
@@ -66,6 +67,7 @@ class Engine:
         self._started_ns = outside.clock.boottime_ns()
         self.run = _begin_run(self._noted.notes, claimant_of(identity, wishes, outside.entropy(16)))
         self.releasing = Releasing(identity.site, self._noted, outside.clock, self)
+        self.configuring = Configuring(outside.patient, outside.configured, outside.clock, self._noted, self)
         self.planning = Planning(self)
         self.stream = st.StreamState(st.Pace(wishes.cadence_ns))
         self.jobs: list[Job] = []
@@ -103,6 +105,7 @@ class Engine:
         else:
             self._look(page, seen_ns)
             self._note_whole()
+        self.configuring.poll()
         self.tell_owner(ot.Tick())
         self.tell(st.Tick())
 

@@ -15,13 +15,15 @@ from cdp_container.clock import Clock
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
 from cdp_container.format.codec import Compressor
-from cdp_container.format.domain import EpochRecord
+from cdp_container.format.domain import DomainConfig, EpochRecord
 from cdp_container.format.place import Place
 from cdp_container.format.segment import StartPacking
 from cdp_container.journal.shared import SplitterPage, StreamerPage
 from cdp_container.store.api import Store
 
 Done: TypeAlias = Callable[[], None]
+Configured: TypeAlias = Callable[[DomainConfig], DomainConfig]
+"""What a site wants the domain's configuration to be, of the one in force. Raises CdpError."""
 
 
 class Lane(enum.Enum):
@@ -88,6 +90,7 @@ class Outside:
         entropy: fresh random bytes.
         compressor: for the builder alone.
         before_put: called with the bytes of an object before the lease is looked at and it is put; may wait.
+        configured: what this site wants the configuration to be; called by jobs.
         start_packing: how the builder packs frames; None packs them in its own thread.
     """
 
@@ -102,6 +105,7 @@ class Outside:
     compressor: Compressor
     start_packing: StartPacking | None = None
     before_put: Callable[[int], None] = lambda _: None
+    configured: Configured = lambda in_force: in_force
 
 
 @dataclass(frozen=True, slots=True)

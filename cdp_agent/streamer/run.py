@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Final
 
 from cdp_agent.releases import released
+from cdp_agent.site_word import configured_by
 from cdp_agent.streamer.control import MARKER_RULE, Answer, ControlServer, is_marker_name
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Wishes
@@ -269,6 +270,7 @@ class _Runner:
             compressor=Compressor(level=settings.compression_level),
             start_packing=PackingThreads(settings.compression_level),
             before_put=self.limiter.wait,
+            configured=configured_by(settings, store, self.entropy),
         )
         wishes = Wishes(
             cadence_ns=int(settings.cut_every_seconds * 1e9),

@@ -27,6 +27,8 @@ class StreamerSettings:
         identity: agent.json.
         store: the container's address.
         store_is_home: an operator's word that this is the domain's home zone, by whatever name.
+        seal_credentials: whether the domain's configuration holds this writer's credentials, sealed; None: as
+            it is.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
@@ -47,5 +49,6 @@ class StreamerSettings:
     compression_level: int = ZSTD_LEVEL
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     store_is_home: bool = False
+    seal_credentials: bool | None = None
     operator: str = ""
     software: str = ""

@@ -283,7 +283,8 @@ class AgentSettings(_Strict):
     """The whole of an agent's configuration file.
 
     `store` is an address (cdp_container/store/address.py); it never holds credentials. `store_is_home`: an
-    operator's word that it is the domain's home zone by whatever name.
+    operator's word that it is the domain's home zone by whatever name. `seal_credentials`: whether the
+    domain's configuration holds the writer's credentials, sealed to its key; None leaves it as it is.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
     """
@@ -292,6 +293,7 @@ class AgentSettings(_Strict):
     site: Name
     store: str = Field(min_length=1, max_length=2048)
     store_is_home: bool = False
+    seal_credentials: bool | None = None
     journal: JournalSettings
     volumes: list[VolumeSettings] = Field(min_length=1, max_length=VOLUMES_MAX)
     encryption: Literal["aes-256-gcm", "none"] = "aes-256-gcm"
@@ -305,6 +307,12 @@ class AgentSettings(_Strict):
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()
     alerts: AlertSettings | None = None
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> AgentSettings:
+        if self.seal_credentials and self.encryption == "none":
+            raise ValueError("seal_credentials: with encryption none there is no key to seal them to")
+        return self
 
     @model_validator(mode="after")
     def _volumes_differ(self) -> AgentSettings:

@@ -2,6 +2,7 @@
 
     /backup/vm17   dir:/backup/vm17   file:///backup/vm17
     s3://bucket/prefix?endpoint=https://host:port&region=eu-1&addressing=path&ca=/etc/ca.pem&profile=dr
+    s3://bucket/prefix?endpoint=https://host&credentials=/etc/cdp/credentials
 
 An address never holds a secret, so it may stand in configurations, messages and recovery kits.
 Which domains lie below an address does not belong here.
@@ -22,7 +23,7 @@ from cdp_container.store.keys import is_key
 from cdp_container.store.s3_settings import Addressing, DataClientName, S3Settings, TagSpelling
 
 ADDRESS_LENGTH_MAX = 2048
-_OPTIONS = ("endpoint", "region", "addressing", "ca", "profile", "etag", "client")
+_OPTIONS = ("endpoint", "region", "addressing", "ca", "profile", "credentials", "etag", "client")
 _SECRET_WORDS = (
     "secret",
     "access_key",
@@ -34,7 +35,10 @@ _SECRET_WORDS = (
     "credential",
 )
 _FORMS = "write /path, dir:/path, file:///path or s3://bucket/prefix?endpoint=https://host"
-_NO_SECRETS = "use the environment (AWS_ACCESS_KEY_ID and so on) or name a profile: ?profile=NAME"
+_NO_SECRETS = (
+    "use the environment (AWS_ACCESS_KEY_ID and so on), or name a profile: ?profile=NAME, or a file: "
+    "?credentials=/PATH"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ def _parse_s3(text: str) -> S3Settings:
         addressing=cast(Addressing | None, options.get("addressing")),
         ca_file=options.get("ca"),
         profile=options.get("profile"),
+        credentials_file=options.get("credentials"),
         tag_spelling=cast(TagSpelling, options.get("etag", "as-given")),
         data_client=cast(DataClientName, options.get("client", "obstore")),
     )
@@ -139,7 +144,7 @@ def _parse_s3(text: str) -> S3Settings:
 def _read_options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if any(word in name.lower() for word in _SECRET_WORDS):
+        if name not in _OPTIONS and any(word in name.lower() for word in _SECRET_WORDS):
             raise UsageError("read a store's address", "credentials must not stand in it", _NO_SECRETS)
         if name not in _OPTIONS or name in options or not value:
             raise UsageError(

@@ -27,7 +27,15 @@ from cdp_container.errors import (
 from cdp_container.store.api import Blob, Found
 from cdp_container.store.keys import check_beginning, check_key, is_key
 from cdp_container.store.put_pace import PutPace
-from cdp_container.store.s3_clients import Fetched, Waits, fetched, nanoseconds, open_clients, short_waits
+from cdp_container.store.s3_clients import (
+    Fetched,
+    Waits,
+    fetched,
+    nanoseconds,
+    open_clients,
+    short_waits,
+    signing_keys,
+)
 from cdp_container.store.s3_errors import (
     LIBRARY_ERRORS,
     Verb,
@@ -87,6 +95,10 @@ class S3Store:
     def address(self) -> str:
         """See `Store.address`."""
         return self._settings.address()
+
+    def signing_keys(self) -> tuple[str, str, str | None]:
+        """See `s3_settings.SignsRequests`."""
+        return signing_keys(self._settings)
 
     def spell_tags(self, spelling: TagSpelling) -> None:
         """Send tags in If-Match like this from now on (see `cdp_container.store.attest.probe`)."""

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import botocore.session
 import obstore
 from botocore.config import Config
+from botocore.credentials import SharedCredentialProvider
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 from obstore.store import S3Store as ObstoreS3
 
 from cdp_container.clock import Clock
-from cdp_container.errors import LimitExceeded, StoreRefused, UsageError
+from cdp_container.errors import AccessDenied, LimitExceeded, StoreRefused, UsageError
 from cdp_container.store.api import OBJECT_BYTES_MAX
 from cdp_container.store.put_pace import PUT_SECONDS
 from cdp_container.store.s3_errors import typed_error
@@ -99,9 +100,8 @@ def open_clients(
 ) -> tuple[S3Client, DataClient]:
     """Both clients of a place. Raises AccessDenied (no such profile, no credentials), UsageError (the CA)."""
     waits = waits or Waits()
-    session = botocore.session.Session(profile=settings.profile)
-    session.register_component("data_loader", Models())
     try:
+        session = _session(settings)
         ca_file: str | None = settings.ca_file or session.get_config_variable("ca_bundle")
         ca = None if ca_file is None else _read_ca(ca_file)
         control = _open_control(settings, session, ca_file, waits.connect_seconds, waits.read_seconds)
@@ -121,6 +121,36 @@ def open_clients(
         lambda seconds: _open_obstore(settings, control, renewing, ca, waits.connect_seconds, seconds),
         waits.read_seconds,
     )
+
+
+def signing_keys(settings: S3Settings) -> tuple[str, str, str | None]:
+    """Access key, secret key and session token that a client opened now would use. Raises AccessDenied."""
+    try:
+        credentials = _session(settings).get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        frozen = credentials.get_frozen_credentials()
+    except BotoCoreError as error:
+        raise typed_error(error, f"open the store {settings.address()}", "read") from error
+    assert frozen.access_key is not None
+    assert frozen.secret_key is not None
+    return frozen.access_key, frozen.secret_key, frozen.token
+
+
+def _session(settings: S3Settings) -> botocore.session.Session:
+    """Where configuration and credentials come from. Raises BotoCoreError; AccessDenied for a named file."""
+    session = botocore.session.Session(profile=settings.profile)
+    session.register_component("data_loader", Models())
+    path, section = settings.credentials_file, settings.credentials_section
+    if path is not None:
+        # A profile may be in that file alone; and the environment's credentials must not win over it.
+        session.set_config_variable("credentials_file", path)
+        found = SharedCredentialProvider(path, section).load()
+        if found is None:
+            why = f"{path} cannot be read, or has no section [{section}] with credentials"
+            raise AccessDenied(f"open the store {settings.address()}", why, "mend that file")
+        session.set_credentials(found.access_key, found.secret_key, found.token)
+    return session
 
 
 def _open_control(

@@ -1,6 +1,6 @@
 """What must be known to speak to one place in an S3 store. Pure values, no client and no secret.
 
-Secrets do not belong here: credentials come from boto3's usual chain or from a named profile.
+Secrets do not belong here: credentials come from boto3's usual chain, a named profile or a named file.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ class SpellsTags(Protocol):
         ...
 
 
+@runtime_checkable
+class SignsRequests(Protocol):
+    """A store that is asked with credentials."""
+
+    def signing_keys(self) -> tuple[str, str, str | None]:
+        """Access key, secret key and session token, as they are now. Raises AccessDenied."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class S3Settings:
     """One place in an S3 store.
@@ -47,6 +56,8 @@ class S3Settings:
         profile: name of a profile in the AWS configuration files.
         tag_spelling: as the probe found it.
         data_client: what moves the bytes of objects.
+        credentials_file: a file of credentials in the form of AWS, used and nothing else: its section that is
+            named by the profile, or `default`.
     """
 
     bucket: str
@@ -58,6 +69,7 @@ class S3Settings:
     profile: str | None = None
     tag_spelling: TagSpelling = "as-given"
     data_client: DataClientName = "obstore"
+    credentials_file: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, fits in (
@@ -68,6 +80,7 @@ class S3Settings:
             ("addressing", self.addressing, self.addressing in (None, "path", "virtual")),
             ("ca", self.ca_file, self.ca_file is None or self.ca_file.startswith("/")),
             ("profile", self.profile, self.profile is None or _PROFILE.fullmatch(self.profile)),
+            ("credentials", "what is given", self._names_a_file),
             ("etag", self.tag_spelling, self.tag_spelling in ("as-given", "unquoted")),
             ("client", self.data_client, self.data_client in ("obstore", "boto3")),
         ):
@@ -75,6 +88,15 @@ class S3Settings:
                 raise UsageError(
                     f"the store's {name}", f"{str(value)[:80]!r} is not one", f"{name} is {_MEANING[name]}"
                 )
+
+    @property
+    def _names_a_file(self) -> bool:
+        return self.credentials_file is None or self.credentials_file.startswith("/")
+
+    @property
+    def credentials_section(self) -> str:
+        """Of the credentials file."""
+        return self.profile or "default"
 
     @property
     def in_path(self) -> bool:
@@ -93,6 +115,7 @@ class S3Settings:
             "addressing": self.addressing,
             "ca": self.ca_file,
             "profile": self.profile,
+            "credentials": self.credentials_file,
             "etag": None if self.tag_spelling == "as-given" else self.tag_spelling,
             "client": None if self.data_client == "obstore" else self.data_client,
         }
@@ -109,6 +132,7 @@ _MEANING = {
     "addressing": "path or virtual",
     "ca": "the absolute path of a PEM file",
     "profile": "a name in the AWS configuration files",
+    "credentials": "the absolute path of a file; credentials themselves never stand in an address",
     "etag": "as-given or unquoted",
     "client": "obstore or boto3",
 }
