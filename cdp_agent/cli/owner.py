@@ -15,7 +15,7 @@ from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.history import DomainFacts, read_domain
 from cdp_container.domain.notes import load_notes
-from cdp_container.domain.requests import Requests, list_requests
+from cdp_container.domain.requests import Requests, delete_old, list_requests
 from cdp_container.domain.settings import load_settings
 from cdp_container.errors import counted
 from cdp_container.store.address import open_store
@@ -40,9 +40,10 @@ def show_owner(config: Path, *, as_json: bool) -> int:
     try:
         facts = read_domain(store)
         requests = list_requests(store, facts.owner.domain)
+        cleared = delete_old(store, facts.owner, settings.site, requests.listed)
     finally:
         store.close()
-    for note in (*facts.notes, *_notes(requests)):
+    for note in (*facts.notes, *_notes(requests), *filter(None, [cleared])):
         say(f"note: {printable(note)}")
     release = release_members(load_notes(Path(settings.journal.directory)), SystemClock().wall_ns())
     if release is not None:

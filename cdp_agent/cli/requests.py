@@ -20,6 +20,7 @@ from cdp_container.domain.requests import (
     answer_request,
     check_answerable,
     check_grantable,
+    delete_old,
     find_request,
 )
 from cdp_container.errors import ReleaseRefused
@@ -96,5 +97,7 @@ def _asked(config: Path, beginning: str, clock: Clock) -> Iterator[Asked]:
         probe(opened, os.urandom)  # how the server wants tags in compare-and-swaps
         owner = _read_owner(store, agent.identity.domain)
         yield Asked(store, find_request(store, owner.domain, beginning), owner, agent.settings.site)
+        if cleared := delete_old(store, owner, agent.settings.site):
+            say(f"note: {cleared}")
     finally:
         store.close()

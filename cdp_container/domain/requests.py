@@ -7,10 +7,12 @@ release`), nor how long anybody waits for an answer.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cdp_container.errors import (
+    CdpError,
     Contention,
     DamagedObject,
     ForeignObject,
@@ -24,18 +26,22 @@ from cdp_container.errors import (
     counted,
 )
 from cdp_container.format.domain import Owner, OwnerState
-from cdp_container.format.keys import REQUESTS_PREFIX, is_request_id, request_key
+from cdp_container.format.keys import OWNER_KEY, REQUESTS_PREFIX, is_request_id, request_key
 from cdp_container.format.request import Answer, OwnershipRequest, build_request, parse_request
 from cdp_container.store.api import Found, Store
 
 LISTED_MAX: Final = 10_000
-"""Keys of requests that are listed: nothing deletes them, but operators do not ask so often."""
+"""Keys of requests that are listed: operators do not ask so often in the time that they are kept."""
 READ_MAX: Final = 64
 """Requests that are read, the newest: more than anybody reads in a table."""
 ATTEMPTS_MAX: Final = 5
 """How often an answer is sent whose outcome is not known."""
 AGE_MAX_NS: Final = 24 * 3600 * 1_000_000_000
 """Older ones are not granted: whoever asked may not wait any more, and a release is for ten minutes."""
+KEPT_NS: Final = 30 * 24 * 3600 * 1_000_000_000
+"""How long a request is there to be looked at, answered or not."""
+DELETED_MAX: Final = 100
+"""Requests that one pass deletes: whoever asked for something else waits for it."""
 
 _SITE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Like the names in a configuration: an agent could claim under no other."""
@@ -53,11 +59,15 @@ class StoredRequest:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The newest requests, newest first; `older` are how many were not read, `faults` what could not be."""
+    """The newest requests, newest first; `older` are how many were not read, `faults` what could not be.
+
+    `listed` is what the store says of all of them.
+    """
 
     found: tuple[StoredRequest, ...] = ()
     older: int = 0
     faults: tuple[str, ...] = ()
+    listed: tuple[Found, ...] = ()
 
     @property
     def pending(self) -> tuple[StoredRequest, ...]:
@@ -97,12 +107,7 @@ def ask(store: Store, owner: Owner, wish: OwnershipRequest) -> None:
 
 def list_requests(store: Store, domain: bytes) -> Requests:
     """The requests for a domain. One that is damaged is named, and hides none of the others."""
-    listed: list[Found] = []
-    for found in store.list(REQUESTS_PREFIX):
-        if is_request_id(found.key.removeprefix(REQUESTS_PREFIX)):
-            listed.append(found)
-        if len(listed) == LISTED_MAX:
-            break
+    listed = _listed(store)
     newest = sorted(listed, key=lambda found: (found.modified_ns, found.key), reverse=True)
     requests, faults = [], []
     for found in newest[:READ_MAX]:
@@ -110,7 +115,41 @@ def list_requests(store: Store, domain: bytes) -> Requests:
             requests.append(read_request(store, domain, found.key.removeprefix(REQUESTS_PREFIX)))
         except _UNREADABLE as error:
             faults.append(str(error))
-    return Requests(tuple(requests), max(0, len(newest) - READ_MAX), tuple(faults))
+    return Requests(tuple(requests), max(0, len(newest) - READ_MAX), tuple(faults), tuple(listed))
+
+
+def _listed(store: Store) -> list[Found]:
+    listed: list[Found] = []
+    for found in store.list(REQUESTS_PREFIX):
+        if is_request_id(found.key.removeprefix(REQUESTS_PREFIX)):
+            listed.append(found)
+        if len(listed) == LISTED_MAX:
+            break
+    return listed
+
+
+def delete_old(store: Store, owner: Owner, site: str, listed: Sequence[Found] | None = None) -> str:
+    """Delete the oldest requests where `site` owns the domain; gives what was done, "" where nothing was.
+
+    `listed` are those that there are, where the caller knows.
+
+    By the store's clock alone, which stood at least where `domain/owner` was last renewed: nothing is old
+    because a site's own clock is wrong. Whatever fails is told, raises nothing, and is left for another time:
+    not every role may delete.
+    """
+    if owner.site != site:
+        return ""
+    deleted = 0
+    try:
+        listed = _listed(store) if listed is None else listed
+        kept_ns = store.head(OWNER_KEY).modified_ns - KEPT_NS if listed else 0
+        old = [found for found in listed if found.modified_ns < kept_ns]
+        for found in sorted(old, key=lambda found: (found.modified_ns, found.key))[:DELETED_MAX]:
+            store.delete(found.key)
+            deleted += 1
+    except CdpError as error:
+        return f"old requests for the domain were left there: {error.why}"
+    return f"{counted(deleted, 'old request')} for the domain deleted" if deleted else ""
 
 
 def find_request(store: Store, domain: bytes, beginning: str) -> StoredRequest:

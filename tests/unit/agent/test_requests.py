@@ -13,12 +13,12 @@ from cdp_agent.cli.init import initialise
 from cdp_agent.cli.owner import show_owner
 from cdp_agent.cli.requests import deny, grant
 from cdp_container.clock import SystemClock
-from cdp_container.domain.requests import AGE_MAX_NS, ask, list_requests, read_request
+from cdp_container.domain.requests import AGE_MAX_NS, KEPT_NS, ask, list_requests, read_request
 from cdp_container.domain.settings import load_settings
-from cdp_container.errors import AgentNotRunning, NotFound, ReleaseRefused, RequestClosed
+from cdp_container.errors import AccessDenied, AgentNotRunning, NotFound, ReleaseRefused, RequestClosed
 from cdp_container.format.domain import Owner, OwnerState, build_owner, parse_owner
 from cdp_container.format.keyblock import ScryptCost
-from cdp_container.format.keys import OWNER_KEY, request_key
+from cdp_container.format.keys import OWNER_KEY, REQUESTS_PREFIX, request_key
 from cdp_container.format.request import Answer, OwnershipRequest
 from cdp_container.store.directory import DirectoryStore
 
@@ -180,3 +180,39 @@ def test_nobody_asks(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None
     domain.owned(epoch=0, previous=0)
     assert show_owner(domain.config, as_json=False) == 0
     assert "request" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("may_delete", [True, False])
+@pytest.mark.parametrize("command", ["owner", "deny", "grant"])
+def test_old_requests_go_where_they_are_listed_and_it_is_no_error_where_they_cannot(
+    domain: Domain,
+    command: str,
+    may_delete: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    domain.ask("0e" * 8)
+    path = Path(domain.config.parent, "container", request_key("0e" * 8))
+    os.utime(path, ns=(0, CLOCK.wall_ns() - 2 * KEPT_NS))
+    domain.ask()
+    if not may_delete:
+
+        def refuse(self: DirectoryStore, key: str) -> None:
+            if key.startswith(REQUESTS_PREFIX):
+                raise AccessDenied(f"delete {key}", "it may not be deleted")
+            plain(self, key)
+
+        plain = DirectoryStore.delete
+        monkeypatch.setattr(DirectoryStore, "delete", refuse)
+    if command == "owner":
+        domain.owned(epoch=0, previous=0)
+        assert show_owner(domain.config, as_json=False) == 0
+    elif command == "deny":
+        assert deny(domain.config, ID, "", "", CLOCK) == 0
+    else:
+        assert grant(domain.config, ID, "", "", CLOCK, domain.release) == 0
+    assert path.exists() != may_delete
+    told = "1 old request for the domain deleted"
+    if not may_delete:
+        told = "old requests for the domain were left there: it may not be deleted"
+    assert f"note: {told}\n" in capsys.readouterr().err

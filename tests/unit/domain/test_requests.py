@@ -9,6 +9,7 @@ import pytest
 from cdp_container.domain import requests
 from cdp_container.domain.owner import first_owner
 from cdp_container.errors import (
+    AccessDenied,
     CdpError,
     DamagedObject,
     ForeignObject,
@@ -19,7 +20,7 @@ from cdp_container.errors import (
     StoreUnavailable,
     UsageError,
 )
-from cdp_container.format.domain import Owner, OwnerState
+from cdp_container.format.domain import Owner, OwnerState, build_owner
 from cdp_container.format.keys import OWNER_KEY, REQUESTS_PREFIX, request_key
 from cdp_container.format.request import Answer, OwnershipRequest, build_request
 from cdp_container.store.memory import MemoryStore
@@ -237,3 +238,107 @@ def test_requests_never_touch_the_owner(world: World) -> None:
     requests.answer_request(world.store, world.asked(), NO)
     with pytest.raises(NotFound):
         world.store.get(OWNER_KEY)
+
+
+# --- old requests -----------------------------------------------------------------------------------
+
+
+class RefusingStore(LosingStore):
+    """Deletes so many objects, and no more."""
+
+    deletes = 0
+    refusal: CdpError = AccessDenied("delete", "the store answered 403")
+
+    def delete(self, key: str) -> None:
+        if self.deletes == 0:
+            raise self.refusal
+        self.deletes -= 1
+        super().delete(key)
+
+
+def ids(store: MemoryStore) -> list[str]:
+    return [found.key.removeprefix(REQUESTS_PREFIX) for found in store.list(REQUESTS_PREFIX)]
+
+
+def renew(world: World) -> None:
+    """The owner's next renewal, by which the store's clock is known."""
+    data = build_owner(world.owner)
+    try:
+        world.store.put_if(OWNER_KEY, data, world.store.head(OWNER_KEY).tag)
+    except NotFound:
+        world.store.put_new(OWNER_KEY, data)
+
+
+def aged(world: World, count: int) -> list[str]:
+    """So many requests, a second apart, of which the newest is as old as they may get; oldest first."""
+    names = [f"{number:016x}" for number in range(count, 0, -1)]
+    for name in names:
+        world.clock.ns += 1_000_000_000
+        world.asked(name)
+    world.clock.ns += requests.KEPT_NS
+    renew(world)
+    return names
+
+
+def test_old_requests_are_deleted_answered_or_not(world: World) -> None:
+    names = aged(world, 3)
+    assert requests.delete_old(world.store, world.owner, "hamburg") == "2 old requests for the domain deleted"
+    assert ids(world.store) == names[2:], "just as old as it may get"
+    stored = requests.read_request(world.store, DOMAIN, names[2])
+    requests.answer_request(world.store, stored, NO)
+    world.clock.ns += requests.KEPT_NS
+    renew(world)
+    assert requests.delete_old(world.store, world.owner, "hamburg") == "", "it counts from its answer"
+    world.clock.ns += 1
+    renew(world)
+    assert requests.delete_old(world.store, world.owner, "hamburg") == "1 old request for the domain deleted"
+    assert ids(world.store) == []
+
+
+def test_nobody_but_the_owner_deletes_them(world: World) -> None:
+    names = aged(world, 2)
+    assert requests.delete_old(world.store, world.owner, "munich") == ""
+    assert ids(world.store) == sorted(names)
+
+
+def test_a_clock_that_is_ahead_makes_nothing_old(world: World) -> None:
+    """Only the store's counts, as far as the owner's last renewal shows it."""
+    renew(world)
+    world.asked()
+    world.clock.ns += 99 * requests.KEPT_NS
+    assert requests.delete_old(world.store, world.owner, "hamburg") == ""
+    assert ids(world.store) == [ID]
+
+
+def test_one_pass_deletes_so_many_the_oldest_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "DELETED_MAX", 2)
+    names = aged(world, 5)
+    for left in (names[2:], names[4:], names[4:]):
+        requests.delete_old(world.store, world.owner, "hamburg")
+        assert ids(world.store) == sorted(left)
+
+
+def test_other_keys_stay(world: World) -> None:
+    world.store.put_new(REQUESTS_PREFIX + "future-kind", b"?")
+    aged(world, 0)
+    world.clock.ns += 1
+    renew(world)
+    requests.delete_old(world.store, world.owner, "hamburg")
+    assert ids(world.store) == ["future-kind"]
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_who_may_not_delete_leaves_them_and_is_told(world: World, done: int) -> None:
+    world.store = store = RefusingStore(world.clock)
+    names = aged(world, 4)
+    store.deletes = done
+    told = requests.delete_old(store, world.owner, "hamburg")
+    assert told == "old requests for the domain were left there: the store answered 403"
+    assert ids(store) == sorted(names[done:])
+
+
+def test_without_the_owner_object_nobody_knows_the_time(world: World) -> None:
+    world.asked()
+    told = requests.delete_old(world.store, world.owner, "hamburg")
+    assert told == "old requests for the domain were left there: there is no such object"
+    assert ids(world.store) == [ID]
