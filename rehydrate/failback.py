@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -20,13 +20,13 @@ from cdp_container.domain.failback_note import FailbackNote, load_failback, save
 from cdp_container.domain.history import History
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
-from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, counted
+from cdp_container.domain.notes import load_notes
+from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, TargetNotEmpty, counted
 from cdp_container.format.place import NOWHERE, Place
-from cdp_container.journal.read_back import MTIME_SLACK_SECONDS
-from cdp_container.journal.served import disk_of, disks_served
 from rehydrate.container import Container
 from rehydrate.delta import NONE, everything
 from rehydrate.diverged import Diverged, evidence_name, move_aside
+from rehydrate.doubts import SLACK_NS, doubts_of
 from rehydrate.flow import Flow
 from rehydrate.followed import Followed
 from rehydrate.here import Here
@@ -35,10 +35,30 @@ from rehydrate.passes import Figures, Known, Sizes, bring, candidates
 from rehydrate.plan import Choice
 from rehydrate.points import Chosen, chosen_point, scope_of
 from rehydrate.restore import Source
+from rehydrate.unjournaled import unjournaled
 
 TOUCH_NS: Final = 2_000_000_000
 """How often it is noted that we write: much less than what a disk may be younger than its last note."""
-_SLACK_NS: Final = int(MTIME_SLACK_SECONDS * 1e9)
+_TOLD: Final = "--compare-all was said"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an operator says about a failback.
+
+    Attributes:
+        accept_loss: the newest cut that is left in the store will do, where newer ones that were proven are
+            gone.
+        overwrite_unjournaled: what guests wrote past the journal, and is on these disks alone, may go.
+        compare_all: nothing here is believed: every block is compared.
+    """
+
+    accept_loss: bool = False
+    overwrite_unjournaled: bool = False
+    compare_all: bool = False
+
+
+NO_WORDS: Final = Words()
 
 
 class Failback:
@@ -50,8 +70,7 @@ class Failback:
         flow: how many requests are in flight.
         clock: of this machine.
         say: is given lines for people.
-        accept_loss: the newest cut that is left in the store will do, where newer ones that were proven are
-            gone.
+        words: what an operator said.
     """
 
     def __init__(
@@ -61,14 +80,14 @@ class Failback:
         flow: Flow,
         clock: Clock,
         say: Callable[[str], None],
-        accept_loss: bool = False,
+        words: Words = NO_WORDS,
     ) -> None:
         self._here = here
         self._open_again = open_again
         self._flow = flow
         self._clock = clock
         self._say = say
-        self._accept_loss = accept_loss
+        self._words = words
         self._stack = ExitStack()
         self._followed = Followed()
         self._disks: dict[bytes, Disk] = {}
@@ -109,6 +128,8 @@ class Failback:
         chosen = self._chosen(container, contents, choice)
         self._open_disks(chosen)
         note = note or self._begin(container.history, contents, chosen)
+        if self._words.compare_all and not self._is_held:
+            note = replace(note, doubts=tuple((volume.space, _TOLD) for volume in chosen.volumes))
         move_aside(self._here.directory, self._here.directory / note.evidence)
         known = self._known(note, contents, chosen)
         sizes = Sizes(container.history, contents, chosen)
@@ -144,13 +165,13 @@ class Failback:
 
     def _chosen(self, container: Container, contents: Contents, choice: Choice) -> Chosen:
         lost, newest = container.history.in_doubt, container.history.newest
-        if lost is not None and choice.at is None and not self._accept_loss:
+        if lost is not None and choice.at is None and not self._words.accept_loss:
             hint = "bring back what is named from a replica or a version; or --accept-loss goes on from "
             hint += (
                 f"{newest.epoch}.{newest.cut}: keep a copy of these disks first, they may hold what is gone"
             )
             raise type(lost)(lost.what, lost.why, hint)
-        return chosen_point(container, contents, choice, self._accept_loss)
+        return chosen_point(container, contents, choice, self._words.accept_loss)
 
     def _end(self, chosen: Chosen) -> Place:
         for volume in chosen.volumes:
@@ -242,7 +263,7 @@ class Failback:
             return False  # what an interrupted pass has made of its size is not known
         if disk.mtime_ns is None:
             return self._began  # a device does not tell who wrote it since we judged it
-        return disk.mtime_ns <= last_ns + _SLACK_NS
+        return disk.mtime_ns <= last_ns + SLACK_NS
 
     def _is_still(self, note: FailbackNote, volume: Volume, chosen: Chosen) -> bool:
         """Whether a disk is the cut `note.at`, but for what was written towards a later one of the branch."""
@@ -268,8 +289,9 @@ class Failback:
         carried = load_carried(here.directory)
         with Diverged(here.directory, here.identity.domain, here.boot) as diverged:
             fork = diverged.fork(contents, chosen.branch)
-            doubts = self._doubts(diverged, chosen)
+            doubts = doubts_of(here, self._disks, diverged)
             beyond, blank = diverged.beyond(fork), diverged.is_blank
+            self._ask(diverged, chosen)
         ours = [
             span.record.epoch for span in history.spans.values() if span.record.site == here.identity.site
         ]
@@ -286,44 +308,28 @@ class Failback:
             f"this site's own writes {since}: {counted(beyond.records, 'record')}, "
             f"{counted(beyond.written_bytes, 'byte')}; kept in {here.directory / note.evidence}"
         )
-        if fork is None and not note.at:
+        if self._words.compare_all:
+            self._say(f"everything is compared: {_TOLD}")
+        elif fork is None and not note.at:
             self._say(
                 f"everything is compared: {diverged.doubt or 'its journal does not reach back far enough'}"
             )
-        for space, why in doubts.items() if fork else ():
+        for space, why in doubts.items() if fork and not self._words.compare_all else ():
             name = next(volume.name for volume in chosen.volumes if volume.space == space)
             self._say(f"all of {name} is compared: {why}")
         return note
 
-    def _doubts(self, diverged: Diverged, chosen: Chosen) -> dict[bytes, str]:
-        """Of which disks nothing is known, and why: only a look before the first byte changes can tell."""
-        sources = self._here.identity.sources
-        disks = {
-            index: self._disks[volume.space]
-            for volume in chosen.volumes
-            if (index := self._here.index_of(volume)) is not None
-        }
-        changed = diverged.changed_sources(
-            lambda source, offset, length: disks[source].read(offset, length) if source in disks else None
-        )
-        served = {index: disks[index] for index in self._here.identity.active if index in disks}
-        found: dict[bytes, str] = {}
-        for index, disk in disks.items():
-            if sources[index].removed:
-                found[disk.space] = "it was not protected for a while"
-            elif index in changed:
-                found[disk.space] = "it does not hold what was written to it last"
-            elif disk.size_bytes != sources[index].size_bytes:
-                found[disk.space] = "its size was changed"
-            elif disk.mtime_ns is not None and disk.mtime_ns > diverged.last_write_ns + _SLACK_NS:
-                found[disk.space] = "it was changed after its journal's last write"
-        if served.keys() == self._here.identity.active.keys():
-            digest = disks_served((index, disk_of(disk.status)) for index, disk in served.items())
-            if digest != diverged.page.disks:
-                found |= {
-                    disk.space: "it is another file or device than was served" for disk in served.values()
-                }
-        return found
+    def _ask(self, diverged: Diverged, chosen: Chosen) -> None:
+        """Raises TargetNotEmpty where only these disks hold what guests wrote, and nobody let that go."""
+        lost = unjournaled(self._here, diverged.page, load_notes(self._here.directory).episode)
+        if lost is None:
+            return
+        why = f"guests' writes went past this site's journal, and are on these disks alone: {lost}"
+        if not self._words.overwrite_unjournaled:
+            point = f"{chosen.cut.place.epoch}.{chosen.cut.place.cut}"
+            hint = "copy the disks first, if anybody may want it; then --overwrite-unjournaled"
+            raise TargetNotEmpty(f"make these disks the cut {point}", why, hint)
+        self._say(f"{why}; they are overwritten, as --overwrite-unjournaled says")
 
 
 def _asked(history: History, choice: Choice) -> Place:

@@ -31,7 +31,7 @@ from cdp_container.journal.shared import SharedPages, SplitterPage, StreamerPage
 from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Secret, open_container
-from rehydrate.failback import Failback
+from rehydrate.failback import NO_WORDS, Failback, Words
 from rehydrate.flow import Flow
 from rehydrate.here import Here
 from rehydrate.plan import Choice
@@ -179,19 +179,26 @@ class Overtaken:
 
     # --- the way back --------------------------------------------------------------------------
 
-    def failback(self, boot: bytes = BOOT, say: Callable[[str], None] | None = None) -> Failback:
+    def failback(
+        self, boot: bytes = BOOT, say: Callable[[str], None] | None = None, words: Words = NO_WORDS
+    ) -> Failback:
         """As the command makes it."""
         secret = Secret(PASSPHRASE) if self.site.encrypted else Secret()
         here = Here(
             self.directory, self.identity, {name: str(path) for name, path in self.paths.items()}, boot
         )
         return Failback(
-            here, lambda: open_container(self.store, secret), Flow(), SystemClock(), say or self.said.append
+            here,
+            lambda: open_container(self.store, secret),
+            Flow(),
+            SystemClock(),
+            say or self.said.append,
+            words,
         )
 
-    def fail_back(self, boot: bytes = BOOT) -> Place:
+    def fail_back(self, boot: bytes = BOOT, words: Words = NO_WORDS) -> Place:
         """One pass to the newest cut."""
-        with self.failback(boot) as run:
+        with self.failback(boot, words=words) as run:
             self.compared_bytes = self.fetched_bytes = self.changed_bytes = 0
             place = run.pass_to(Choice())
             self.compared_bytes = run.figures.compared_bytes

@@ -252,6 +252,16 @@ def failback(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Go on although protected cuts are gone from the store.")
     ] = False,
+    overwrite_unjournaled: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite-unjournaled", help="Let go of writes that only these disks hold; they are named."
+        ),
+    ] = False,
+    compare_all: Annotated[
+        bool,
+        typer.Option("--compare-all", help="Believe nothing here: compare every block. When in any doubt."),
+    ] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Bring the disks up to the newest cut, and claim nothing.")
     ] = False,
@@ -274,7 +284,7 @@ def failback(
         lambda: returning.fail_back(
             commands.Access(address, passphrase_file, key_file),
             taking.asked_of("", operator, reason, force, accept_loss),
-            returning.what_of(journal, config, not no_start, once, json),
+            returning.what_of(journal, config, not no_start, once, json, overwrite_unjournaled, compare_all),
         )
     )
 

@@ -43,7 +43,7 @@ from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.failover_views import unrenewed_text
 from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.container import Container, Secret, open_container
-from rehydrate.failback import Failback
+from rehydrate.failback import Failback, Words
 from rehydrate.failover import Asked, runner_of
 from rehydrate.flow import Flow
 from rehydrate.here import Here
@@ -58,13 +58,15 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class What:
-    """What the options ask for. `config`: of this site's agent, None where it is not known."""
+    """What the options ask for; see `Words`. `config`: of this site's agent, None where it is not known."""
 
     journal: Path
     config: Path | None
     start: bool
     once: bool
     as_json: bool
+    overwrite_unjournaled: bool
+    compare_all: bool
 
 
 @dataclass(slots=True)
@@ -94,7 +96,15 @@ class _Run:
         return container
 
 
-def what_of(journal: Path, config: Path | None, start: bool, once: bool, as_json: bool) -> What:
+def what_of(
+    journal: Path,
+    config: Path | None,
+    start: bool,
+    once: bool,
+    as_json: bool,
+    overwrite_unjournaled: bool = False,
+    compare_all: bool = False,
+) -> What:
     """What the options ask for. Raises UsageError, AgentNotRunning."""
     journal = journal.absolute()
     made = journal / agent_files.CONFIG_NAME
@@ -106,7 +116,8 @@ def what_of(journal: Path, config: Path | None, start: bool, once: bool, as_json
         if config is None:
             hint = "give --config, or --no-start to start it yourself"
             raise UsageError("start the agent at the end", "nothing names its configuration", hint)
-    return What(journal, None if config is None else config.absolute(), start, once, as_json)
+    config = None if config is None else config.absolute()
+    return What(journal, config, start, once, as_json, overwrite_unjournaled, compare_all)
 
 
 def fail_back(access: Access, asked: Asked, what: What) -> int:
@@ -133,8 +144,9 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
     with ExitStack() as stack:
         stack.enter_context(_alone(here.directory))
         jump = _checked(run, identity, run.open_container())
+        words = Words(run.asked.accept_loss, run.what.overwrite_unjournaled, run.what.compare_all)
         disks = stack.enter_context(
-            Failback(here, run.open_container, run.flow, run.clock, run.report, run.asked.accept_loss)
+            Failback(here, run.open_container, run.flow, run.clock, run.report, words)
         )
         takeback = TakeBack(
             disks,

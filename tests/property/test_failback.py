@@ -10,6 +10,7 @@ import pytest
 
 from cdp_container.domain.failback_note import load_failback
 from cdp_container.journal.position import Position
+from rehydrate.failback import Words
 from rehydrate.inplace import Disk
 from rehydrate.plan import Choice
 from tests.overtaken import Overtaken
@@ -26,6 +27,9 @@ DOUBTS: tuple[dict[str, object], ...] = (
 
 class _Killed(Exception):
     pass
+
+
+LET_GO = Words(overwrite_unjournaled=True)
 
 
 def _range(rng: Random) -> tuple[int, int]:
@@ -75,7 +79,7 @@ def _killed_pass(made: Overtaken, rng: Random, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(Disk, "write", write)
         try:
-            made.fail_back()
+            made.fail_back(words=LET_GO)
         except _Killed:
             return
 
@@ -125,10 +129,10 @@ def test_the_disks_are_the_cut(
             made.other_takes_over(base)  # which leaves cuts behind
             newest = made.other_cut()
         if rng.randrange(2):
-            assert made.fail_back() == newest
+            assert made.fail_back(words=LET_GO) == newest
             made.assert_disks_are(newest)
     newest = made.other_cut()
-    assert made.fail_back() == newest
+    assert made.fail_back(words=LET_GO) == newest
     made.assert_disks_are(newest)
 
 
@@ -141,7 +145,7 @@ def test_one_command_that_follows_takes_every_turn(seed: int, tmp_path: Path) ->
     made.stop()
     made.other_takes_over(rng.choice(list(made.site.images)))
     made.other_cut()
-    with made.failback() as run:
+    with made.failback(words=LET_GO) as run:
         for _ in range(8):
             _there(made, rng, rng.randrange(8))
             newest = made.other_cut()

@@ -17,9 +17,10 @@ from cdp_container.errors import AlreadyRunning, ConfigInvalid, StoreUnavailable
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.journal.position import Position
 from rehydrate.container import Container
+from rehydrate.failback import NO_WORDS, Words
 from rehydrate.localio import lock_alone
 from rehydrate.plan import Choice
-from tests.overtaken import OTHER_BOOT, Overtaken
+from tests.overtaken import BOOT, OTHER_BOOT, Overtaken
 
 SIZE = 1 << 20
 BLOCK = 4096
@@ -35,13 +36,13 @@ def world(tmp_path: Path) -> Overtaken:
     return made
 
 
-def finished(made: Overtaken, boot: bytes | None = None) -> Overtaken:
+def finished(made: Overtaken, boot: bytes = BOOT, words: Words = NO_WORDS) -> Overtaken:
     """The other site goes on, writes a little, and the first one is brought there."""
     made.stop()
     made.other_takes_over()
     made.other_writes("disk", 100 * BLOCK, b"z" * 3 * BLOCK)
     newest = made.other_cut()
-    assert (made.fail_back() if boot is None else made.fail_back(boot)) == newest
+    assert made.fail_back(boot, words) == newest
     made.assert_disks_are(newest)
     return made
 
@@ -145,7 +146,7 @@ def test_a_write_that_no_record_tells_of_is_found_where_the_journal_is_in_doubt(
     made = world(tmp_path)
     made.put("disk", 200 * BLOCK, b"past the journal")
     made.page_changes = changes
-    finished(made)
+    finished(made, words=Words(overwrite_unjournaled=True))
     assert made.compared_bytes == SIZE
 
 
