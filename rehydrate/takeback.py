@@ -178,8 +178,8 @@ class TakeBack:
     def _base(self, place: Place, owner: Owner) -> Place | None:
         """What to go on from where the newest cut is none that disks could be."""
         newest = self._disks.newest
-        if place == newest:
-            return None
+        if place == newest:  # in another zone there may be more, behind a gap: force leaves that behind
+            return place if self._jump and self._asked.forced is not None else None
         if self._asked.forced is not None:
             self._report(f"the newest cut {newest.epoch}.{newest.cut} is not whole: it is left behind")
             return place
@@ -217,6 +217,8 @@ class TakeBack:
 
     def _may_claim(self, owner: Owner) -> bool:
         given = owner.state is OwnerState.RELEASED and owner.released_to == self._asked.site
+        # In another zone the release may be there before the last of what it released.
+        given = given and self._disks.newest >= owner.protected
         return given or self._asked.forced is not None or self._is_ours(owner)
 
     def _is_ours(self, owner: Owner) -> bool:

@@ -45,10 +45,18 @@ def check_home(config: DomainConfig, store: Store) -> None:
 
 
 def check_home_of(store: Store, domain: bytes) -> None:
-    """The same for the container of a domain, from what stands in it.
+    """The same for the container of a domain, from what stands in it. Raises NotHome, and as `config_at`."""
+    config = config_at(store, domain)
+    if config is not None:
+        check_home(config, store)
+
+
+def config_at(store: Store, domain: bytes) -> DomainConfig | None:
+    """The configuration that stands in the container of a domain, None where `domain/owner` names none.
+
+    Nor where that cannot be read: without it nobody can claim, and who tries says so.
 
     Raises:
-        NotHome: this is another zone.
         MissingObject, DamagedObject and their kin: the configuration cannot be read (a zone that is copied to
             may not have it yet), so nobody knows.
         StoreUnavailable and its kin: see the store.
@@ -56,6 +64,5 @@ def check_home_of(store: Store, domain: bytes) -> None:
     try:
         owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, domain)
     except (NotFound, DamagedObject, ForeignObject, NewerFormat, LimitExceeded):
-        return  # without it nobody can claim; who tries says so
-    if any(owner.config):
-        check_home(read_config(store, owner), store)
+        return None
+    return read_config(store, owner) if any(owner.config) else None

@@ -21,7 +21,8 @@ from cdp_container.domain.carried import Carried, save_carried
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.failback_note import drop_failback, load_failback
 from cdp_container.domain.failover_note import drop_note
-from cdp_container.domain.home import check_home, jump_of
+from cdp_container.domain.history import History
+from cdp_container.domain.home import check_home, config_at, jump_of
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.settings import load_settings
@@ -44,7 +45,7 @@ from rehydrate.cli.failover_views import unrenewed_text
 from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.container import Container, Secret, open_container
 from rehydrate.failback import Failback, Words
-from rehydrate.failover import Asked, runner_of
+from rehydrate.failover import Asked, runner_of, wish_of
 from rehydrate.flow import Flow
 from rehydrate.here import Here
 from rehydrate.localio import lock_alone, os_errors
@@ -78,6 +79,8 @@ class _Run:
     patient: Store
     secret: Secret
     flow: Flow
+    jump: int
+    """Of a claim here: above 0 this is not the domain's home zone, and the container may lack anything."""
     clock: Clock = field(default_factory=SystemClock)
 
     def report(self, line: str) -> None:
@@ -86,10 +89,10 @@ class _Run:
 
     def open_container(self) -> Container:
         """The container as it is now; asks for a passphrase, but once, where one is needed and none given."""
-        container = open_container(self.patient, self.secret)
+        container = open_container(self.patient, self.secret, replica=self.jump > 0)
         if container.sealed and not self.secret:
             self.secret = ask_passphrase()
-            container = open_container(self.patient, self.secret)
+            container = open_container(self.patient, self.secret, replica=self.jump > 0)
         container.require_key()
         if container.keys.private_key is not None:
             self.secret = Secret(private_key=container.keys.private_key)  # no scrypt a second time
@@ -128,7 +131,9 @@ def fail_back(access: Access, asked: Asked, what: What) -> int:
     try:
         patient = with_retries(store, clock, _jitter, noticed=flow.refused)
         secret = read_secret(access.passphrase_file, access.key_file)
-        run = _Run(access, replace(asked, site=identity.site), what, store, patient, secret, flow)
+        config = config_at(patient, identity.domain)
+        jump = 0 if config is None else jump_of(config, store)
+        run = _Run(access, replace(asked, site=identity.site), what, store, patient, secret, flow, jump)
         return _fail_back(run, identity)
     finally:
         store.close()
@@ -143,7 +148,7 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
     taken: Taken | None = None
     with ExitStack() as stack:
         stack.enter_context(_alone(here.directory))
-        jump = _checked(run, identity, run.open_container())
+        _check(run, identity, run.open_container().history)
         words = Words(run.asked.accept_loss, run.what.overwrite_unjournaled, run.what.compare_all)
         disks = stack.enter_context(
             Failback(here, run.open_container, run.flow, run.clock, run.report, words)
@@ -153,7 +158,7 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
             run.patient,
             identity.domain,
             run.asked,
-            jump,
+            run.jump,
             lambda: load_notes(here.directory).nonces,
             run.clock,
             run.report,
@@ -176,24 +181,26 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
     return 0
 
 
-def _checked(run: _Run, identity: AgentIdentity, container: Container) -> int:
-    """The container is this domain's, in a zone where it may be owned; gives how many epochs that leaves out.
+def _check(run: _Run, identity: AgentIdentity, history: History) -> None:
+    """The container is this domain's, in a zone where it may be owned.
 
-    Raises ForeignObject, NotHome, and ConfigInvalid where the agent would refuse to own there.
+    Raises ForeignObject; NotHome; ConfigInvalid where the agent would refuse to own there; MissingObject
+    where force would give up what was proven, in another zone.
     """
-    if container.history.domain != identity.domain:
+    if history.domain != identity.domain:
         what = f"fail back to {run.what.journal}"
         raise ForeignObject(what, f"{run.access.address} is the container of another domain")
-    config = container.history.config
-    if config is None:
-        return 0
-    if run.asked.forced is None and not run.what.once:
-        check_home(config, run.store)
-    jump = jump_of(config, run.store)
-    if jump and run.what.config is not None and not load_settings(run.what.config).store_is_home:
-        what = f"fail back with {run.what.config}"
-        raise ConfigInvalid(what, "this zone is not the domain's home", "write store_is_home: true into it")
-    return jump
+    if not run.jump or run.what.once:
+        return
+    settings = None if run.what.config is None else load_settings(run.what.config)
+    if settings is None or not settings.store_is_home:
+        if run.asked.forced is None and history.config is not None:
+            check_home(history.config, run.store)
+        if settings is not None:
+            what, hint = f"fail back with {run.what.config}", "write store_is_home: true into it"
+            raise ConfigInvalid(what, "this zone is not the domain's home", hint)
+    if run.asked.forced is not None:
+        wish_of(run.asked, history, history.newest, run.jump)
 
 
 def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Place) -> Taken:
