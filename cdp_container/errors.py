@@ -250,6 +250,13 @@ class ContainerExists(CdpError):
     default_hint = "choose another prefix, or go on with the container that is there"
 
 
+class HoldLost(CdpError):
+    """The hold of this reader was taken out of the roster: what it reads may be collected."""
+
+    exit_code = 47
+    default_hint = "run the command again: it holds anew, and reads what is there then"
+
+
 # --- 50..59: ownership -----------------------------------------------------------------------
 
 
@@ -404,6 +411,13 @@ class ReleaseRefused(CdpError):
 
     exit_code = 73
     default_hint = "`cdp-agent status` tells what is in the way"
+
+
+class CollectionStopped(CdpError):
+    """A pass of collection ended early, on a doubt or a refusal; the next one begins anew."""
+
+    exit_code = 78
+    default_hint = "nothing was deleted that is still needed; `cdp-agent gc` tries again"
 
 
 class AgentNotRunning(CdpError):

@@ -1,0 +1,216 @@
+"""The protocol of a pass of collection (docs/collection.md): what is named, executed, deleted, in which order.
+
+Any error ends the pass, wherever it is; the one after it begins at `settle`. What is decided is decided by
+`plan_rules` and `plan_changes`. How victims are chosen and packs written does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cdp_container.domain.owner_types import ChangePlan
+from cdp_container.domain.plan_changes import end_plan, execute_plan, name_plan
+from cdp_container.domain.plan_rules import fault_of_final, fault_of_plan, strike_off
+from cdp_container.errors import (
+    CollectionStopped,
+    Contention,
+    DamagedObject,
+    MissingObject,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+)
+from cdp_container.format.domain import ObjectName, Owner, OwnerState, PlanState, parse_owner
+from cdp_container.format.gc import (
+    FinalList,
+    Plan,
+    build_final,
+    build_plan,
+    parse_final,
+    parse_plan,
+    plan_digest,
+)
+from cdp_container.format.holds import Hold
+from cdp_container.format.keys import OWNER_KEY, gc_final_key, gc_key
+from cdp_container.store.api import Store
+
+CONFIRM_ROUNDS: Final = 30
+"""Looks at a deleted object that is still told of, a second apart, before the pass ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """What a pass acts on.
+
+    Attributes:
+        store: the container; repeats reads and deletes.
+        replicas: other places that are to hold the same.
+        domain, site: whose pass it is.
+        holds: reads the roster, without holds that are known to be dead. Raises CdpError.
+        change: asks the run that owns for a change; returns once it is made. Raises CdpError.
+        pause: waits so many seconds.
+    """
+
+    store: Store
+    replicas: Sequence[Store]
+    domain: bytes
+    site: str
+    holds: Callable[[], Mapping[str, Hold]]
+    change: Callable[[ChangePlan], None]
+    pause: Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of a plan."""
+
+    deleted: int
+    kept: int
+
+
+def read_owner(collector: Collector) -> Owner:
+    """`domain/owner`, owned by this site. Raises CollectionStopped where it is not."""
+    owner = parse_owner(collector.store.get(OWNER_KEY).data, OWNER_KEY, collector.domain)
+    if owner.state is not OwnerState.ACTIVE or owner.site != collector.site:
+        raise _stopped(f"site {owner.site!r} has the domain, and it is {owner.state.value}")
+    return owner
+
+
+def settle(collector: Collector) -> tuple[Owner, Finished | None]:
+    """Step 1: drop a plan that is merely named, finish one that executes; gives the owner without a plan."""
+    owner = read_owner(collector)
+    if owner.plan is None:
+        return owner, None
+    finished = None
+    if owner.plan.state is PlanState.EXECUTING:
+        finished = finish(collector, owner)
+    else:
+        collector.change(end_plan(owner))
+    owner = read_owner(collector)
+    if owner.plan is not None:
+        raise _stopped("another pass is under way")
+    return owner, finished
+
+
+def carry_out(
+    collector: Collector, owner: Owner, plan: Plan, spared: Collection[str], grace_seconds: float
+) -> Finished:
+    """Steps 4 to 10. `owner`: as it was when the plan was made; `spared`: see `fault_of_plan`."""
+    fault = fault_of_plan(plan, owner, spared)
+    assert not fault, fault
+    data = build_plan(plan)
+    _put_once(collector.store, gc_key(plan.epoch, plan.n), data)
+    collector.change(name_plan(owner, plan.n, plan_digest(data)))
+    collector.pause(grace_seconds)
+    owner = read_owner(collector)
+    if owner.plan is None or owner.plan.digest != plan_digest(data) or owner.epoch != plan.epoch:
+        raise _stopped("the plan that was named is not named any more")
+    for name in (plan.ledger, *plan.packs):
+        _look_for(collector, name)
+    collector.change(execute_plan(owner, plan.ledger))
+    owner = read_owner(collector)
+    if owner.plan is None or owner.plan.state is not PlanState.EXECUTING:
+        raise _stopped("another pass is under way")
+    return finish(collector, owner)
+
+
+def finish(collector: Collector, owner: Owner) -> Finished:
+    """Steps 8 to 10 of a plan that executes, whoever made it and however far it was."""
+    plan, digest = _read_plan(collector, owner)
+    final = _final_list(collector, plan, digest)
+    for key in final.delete:
+        collector.store.delete(key)
+    for key in final.delete:
+        _confirm(collector, key)
+    collector.change(end_plan(owner))
+    return Finished(len(final.delete), len(final.kept))
+
+
+def _read_plan(collector: Collector, owner: Owner) -> tuple[Plan, bytes]:
+    named = owner.plan
+    assert named is not None
+    assert named.state is PlanState.EXECUTING, named
+    key = gc_key(named.epoch, named.n)
+    try:
+        data = collector.store.get(key).data
+    except NotFound as error:
+        raise MissingObject(key, "this plan executes, and it is gone") from error
+    if plan_digest(data) != named.digest:
+        raise DamagedObject(key, f"it has not the digest by which {OWNER_KEY} names it")
+    plan = parse_plan(data, key, collector.domain)
+    if (plan.epoch, plan.n, plan.ledger) != (named.epoch, named.n, owner.ledger):
+        raise DamagedObject(key, "it executes, and its ledger is not in force")
+    return plan, named.digest
+
+
+def _final_list(collector: Collector, plan: Plan, digest: bytes) -> FinalList:
+    """The one that is there, or else one by the roster as it stands *now*: after the plan executed."""
+    key = gc_final_key(plan.epoch, plan.n)
+    found = _read_final(collector, key)
+    if found is None:
+        made = strike_off(plan, digest, collector.site, collector.holds())
+        try:
+            collector.store.put_new(key, build_final(made))
+        except (PreconditionFailed, Contention, StoreUnavailable) as error:
+            # Ours or another's: the one that is there counts.
+            found = _read_final(collector, key)
+            if found is None:
+                raise error
+        else:
+            found = made
+    fault = fault_of_final(found, plan, digest)
+    if fault:
+        raise DamagedObject(key, fault)
+    return found
+
+
+def _read_final(collector: Collector, key: str) -> FinalList | None:
+    try:
+        return parse_final(collector.store.get(key).data, key, collector.domain)
+    except NotFound:
+        return None
+
+
+def _confirm(collector: Collector, key: str) -> None:
+    """Nobody tells of the object any more. Raises CollectionStopped."""
+    for store in (collector.store, *collector.replicas):
+        for _ in range(CONFIRM_ROUNDS):
+            if not _is_there(store, key):
+                break
+            collector.pause(1.0)
+        else:
+            raise _stopped(f"{key} was deleted, and {store.address} still has it")
+
+
+def _is_there(store: Store, key: str) -> bool:
+    try:
+        store.head(key)
+    except NotFound:
+        return False
+    return True
+
+
+def _look_for(collector: Collector, name: ObjectName) -> None:
+    """What the plan wrote is at every replica. Raises CollectionStopped."""
+    for store in (collector.store, *collector.replicas):
+        if not _is_there(store, name.key):
+            raise _stopped(f"{store.address} has not got {name.key} yet")
+
+
+def _put_once(store: Store, key: str, data: bytes) -> None:
+    """Create an object; where the answer is lost, what stands there tells. Raises CollectionStopped."""
+    try:
+        store.put_new(key, data)
+    except (PreconditionFailed, Contention, StoreUnavailable) as error:
+        try:
+            there = store.get(key).data
+        except NotFound:
+            raise error from None
+        if there != data:
+            raise _stopped(f"{key} is there already, and it is another's") from error
+
+
+def _stopped(why: str) -> CollectionStopped:
+    return CollectionStopped("the pass ended", why)
