@@ -15,9 +15,10 @@ import traceback
 from collections.abc import Callable
 from copy import copy
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import typer
 import typer.main
@@ -146,15 +147,17 @@ def _take_plain_values(group: object) -> None:
         return
     for command in (group, *group.commands.values()):
         for param in command.get_params(typer.Context(command)):
-            if isinstance(param, TyperOption | TyperArgument) and hasattr(param, "_runtime_param"):
-                vars(param)["_runtime_param"] = _PlainValue(param.type_descriptor.annotation)
+            if isinstance(param, TyperOption | TyperArgument) and hasattr(param, "get_runtime_param"):
+                plain = _PlainValue(param.type_descriptor.annotation, param.get_runtime_param)
+                vars(param)["get_runtime_param"] = partial(_itself, plain)
 
 
 class _PlainValue:
     """What typer asks to make a value of a word: a value already, text, a path; else typer's own way."""
 
-    def __init__(self, kind: object) -> None:
+    def __init__(self, kind: object, own: Callable[[], Any]) -> None:
         self._kind = kind
+        self._own = own
 
     def coerce(self, value: object, param: TyperOption | TyperArgument, ctx: typer.Context) -> object:
         """The value, as typer's own would give it."""
@@ -173,8 +176,11 @@ class _PlainValue:
             and all(type(word) is str for word in value)
         ):
             return list(value)
-        param._runtime_param = None
-        return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        return self._own().coerce(value, param=param, ctx=ctx)
+
+
+def _itself(plain: _PlainValue) -> _PlainValue:
+    return plain
 
 
 def run_app_until_ended(app: typer.Typer) -> int:
