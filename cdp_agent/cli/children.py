@@ -156,6 +156,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         store=settings.store,
         store_is_home=settings.store_is_home,
         seal_credentials=settings.seal_credentials,
+        retention=None if settings.retention is None else settings.retention.policy,
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,

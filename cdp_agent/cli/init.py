@@ -28,6 +28,7 @@ from cdp_container.domain.identity import (
 )
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.owner import first_owner
+from cdp_container.domain.retention import build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import (
     CdpError,
@@ -225,6 +226,7 @@ def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store
             ca=ca_of(settings.store),
             sources=sources_of(identity),
             credentials=sealed,
+            retention={} if settings.retention is None else build_retention(settings.retention.policy),
         )
     )
 

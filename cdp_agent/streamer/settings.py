@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.retention import Retention
 from cdp_container.domain.settings import LimitsSettings
 from cdp_container.format.codec import ZSTD_LEVEL
 
@@ -29,6 +30,7 @@ class StreamerSettings:
         store_is_home: an operator's word that this is the domain's home zone, by whatever name.
         seal_credentials: whether the domain's configuration holds this writer's credentials, sealed; None: as
             it is.
+        retention: for how long the domain is to keep cuts; None: as it is.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
@@ -50,5 +52,6 @@ class StreamerSettings:
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     store_is_home: bool = False
     seal_credentials: bool | None = None
+    retention: Retention | None = None
     operator: str = ""
     software: str = ""

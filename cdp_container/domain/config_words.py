@@ -27,6 +27,7 @@ _UNITS: Final[Mapping[str, Sequence[tuple[str, float]]]] = {
     "cut_every": _DURATIONS,
     "rpo_target": _DURATIONS,
     "lease": _DURATIONS,
+    "timeout": _DURATIONS,
 }
 """By key: in what its numbers are written."""
 

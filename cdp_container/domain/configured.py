@@ -1,8 +1,8 @@
 """What the owning site wants the domain's configuration to be, made of the one that is in force. PURE.
 
-It changes what the site has a word about; everything else is carried over: replicas, retention, members,
-sources of other kinds than ours, what a later release added. Who puts it, and who names it in `domain/owner`,
-does not belong here (the streamer, and the owner's machine).
+It changes what the site has a word about; everything else is carried over: replicas, members, sources of
+other kinds than ours, what a later release added. Who puts it, and who names it in `domain/owner`, does not
+belong here (the streamer, and the owner's machine).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.format.domain import DomainConfig, Source
 from cdp_container.store.zones import Zone, pinned_zones
 
@@ -27,6 +28,7 @@ class SiteWord:
         ca: who signs the certificate of the store's server, in PEM; None where the site names nobody.
         seals: whether the configuration is to hold a writer's credentials; None leaves those that are there.
         credentials: these, sealed, where it is to hold them.
+        retention: for how long cuts are kept; None leaves it as it is.
     """
 
     address: str
@@ -35,6 +37,7 @@ class SiteWord:
     ca: str | None = None
     seals: bool | None = None
     credentials: bytes | None = None
+    retention: Retention | None = None
 
 
 def wanted_config(in_force: DomainConfig, identity: AgentIdentity, word: SiteWord) -> DomainConfig:
@@ -43,6 +46,7 @@ def wanted_config(in_force: DomainConfig, identity: AgentIdentity, word: SiteWor
         _with_home(in_force, word),
         sources=_sources(in_force, identity),
         credentials=in_force.credentials if word.seals is None else word.credentials if word.seals else None,
+        retention=in_force.retention if word.retention is None else build_retention(word.retention),
     )
 
 

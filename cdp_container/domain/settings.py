@@ -12,16 +12,15 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -30,7 +29,14 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cdp_container.domain.config_words import fault_words, yaml_words
+from cdp_container.domain.point_settings import (
+    HOOKS_MAX,
+    MarkerHookSettings,
+    RetentionSettings,
+    differ,
+)
 from cdp_container.domain.schedule import CalendarTimes, zone_of
+from cdp_container.domain.setting_types import NAME, UNLIMITED, Name, Seconds, Strict, is_command, written
 from cdp_container.errors import ConfigInvalid
 
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -54,7 +60,7 @@ NESTING_MAX = 16
 ALERT_WORDS_MAX = 64
 """A command with more words than this is a script's task."""
 
-_SECRETIVE = (("store",), ("alerts",))
+_SECRETIVE = (("store",), ("alerts",), ("marker_hooks",))
 """What stands below these keys is never repeated in a message."""
 
 _OPENING = (
@@ -66,13 +72,9 @@ _OPENING = (
 _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _SIZE_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
 _RATE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_UNLIMITED = "unlimited"
 _ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+)):(\d{1,5})", re.ASCII)
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 def _size_bytes(value: object) -> object:
@@ -82,15 +84,8 @@ def _size_bytes(value: object) -> object:
     return int(match[1]) * _SIZE_UNITS[match[2]]
 
 
-def _duration_seconds(value: object) -> object:
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("is not a duration (write a number and a unit, like 500ms, 5s, 5m or 2h)")
-    return float(match[1]) * _DURATION_UNITS[match[2]]
-
-
 def _bytes_per_second(value: object) -> object:
-    if value == _UNLIMITED:
+    if value == UNLIMITED:
         return math.inf
     match = _RATE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -99,7 +94,7 @@ def _bytes_per_second(value: object) -> object:
 
 
 def _requests_per_second(value: object) -> object:
-    if value == _UNLIMITED:
+    if value == UNLIMITED:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("is not a rate (write a number, or unlimited)")
@@ -138,25 +133,15 @@ def _absolute(value: object) -> object:
     return value
 
 
-def _written(unit: str) -> PlainSerializer:
-    """A number as a configuration has it, exactly: digits and a unit, or `unlimited`."""
-
-    def write(value: float) -> str:
-        return _UNLIMITED if math.isinf(value) else f"{Decimal(value):f}{unit}"
-
-    return PlainSerializer(write)
-
-
 def _written_requests(value: float) -> float | str:
-    return _UNLIMITED if math.isinf(value) else value
+    return UNLIMITED if math.isinf(value) else value
 
 
-SizeBytes = Annotated[int, BeforeValidator(_size_bytes), _written("B")]
+SizeBytes = Annotated[int, BeforeValidator(_size_bytes), written("B")]
 LEASE_SECONDS_MIN: Final = 5
 LEASE_SECONDS_MAX: Final = 3600
 
-Seconds = Annotated[float, BeforeValidator(_duration_seconds), _written("s")]
-ByteRate = Annotated[float, BeforeValidator(_bytes_per_second), Field(ge=BYTES_PER_SECOND_MIN), _written("B")]
+ByteRate = Annotated[float, BeforeValidator(_bytes_per_second), Field(ge=BYTES_PER_SECOND_MIN), written("B")]
 RequestRate = Annotated[
     float,
     BeforeValidator(_requests_per_second),
@@ -164,26 +149,21 @@ RequestRate = Annotated[
     PlainSerializer(_written_requests),
 ]
 AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
-Name = Annotated[str, Field(pattern=_NAME)]
 
 
 def is_name(text: str) -> bool:
     """Whether a site, a domain or a volume can be called so."""
-    return re.fullmatch(_NAME, text) is not None
+    return re.fullmatch(NAME, text) is not None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class VolumeSettings(_Strict):
+class VolumeSettings(Strict):
     """One volume: its name in the domain, and the file or block device that holds it."""
 
     name: Name
     path: AbsolutePath
 
 
-class JournalSettings(_Strict):
+class JournalSettings(Strict):
     """The local journal: where it lies and how far it may grow.
 
     At least four files of 64 MiB: one that is written, one that is proven late, room to rotate.
@@ -194,7 +174,7 @@ class JournalSettings(_Strict):
     on_full: Literal["degrade", "stop-writes"] = "degrade"
 
 
-class WindowSettings(_Strict):
+class WindowSettings(Strict):
     """Limits from the times that `cron` names until the next window begins; None is as outside of windows."""
 
     cron: Annotated[str, BeforeValidator(_cron)]
@@ -202,7 +182,7 @@ class WindowSettings(_Strict):
     requests_per_second: RequestRate | None = None
 
 
-class LimitsSettings(_Strict):
+class LimitsSettings(Strict):
     """What the streamer may use of the line to the store; math.inf is no limit."""
 
     bytes_per_second: ByteRate = math.inf
@@ -215,7 +195,7 @@ class LimitsSettings(_Strict):
         return [CalendarTimes(window.cron, self.timezone or "") for window in self.schedule]
 
 
-class TlsSettings(_Strict):
+class TlsSettings(Strict):
     """PEM files: the server's certificate with its chain, its key, and who signs clients' certificates."""
 
     certificate: AbsolutePath
@@ -223,7 +203,7 @@ class TlsSettings(_Strict):
     client_ca: AbsolutePath
 
 
-class NbdSettings(_Strict):
+class NbdSettings(Strict):
     """The exports over TCP, besides the unix socket. What another machine can reach needs `tls`."""
 
     listen: Annotated[str, BeforeValidator(_endpoint)]
@@ -242,7 +222,7 @@ class NbdSettings(_Strict):
         return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-class AlertSettings(_Strict):
+class AlertSettings(Strict):
     """Who is told of trouble: a command, which gets the event as its input, or a URL that gets a POST.
 
     Both may hold secrets, so no message repeats them.
@@ -255,15 +235,11 @@ class AlertSettings(_Strict):
     def _is_one(self) -> AlertSettings:
         if (self.command is None) == (self.webhook is None):
             raise ValueError("needs either command or webhook")
-        if self.command is not None and not _is_command(self.command):
+        if self.command is not None and not is_command(self.command):
             raise ValueError("command: needs the absolute path of a program, then its arguments")
         if self.webhook is not None and not _is_webhook(self.webhook):
             raise ValueError("webhook: is no URL (like https://host/path)")
         return self
-
-
-def _is_command(words: list[str]) -> bool:
-    return words[0].startswith("/") and not any("\0" in word for word in words)
 
 
 def _is_webhook(url: str) -> bool:
@@ -279,12 +255,13 @@ def _is_webhook(url: str) -> bool:
     )
 
 
-class AgentSettings(_Strict):
+class AgentSettings(Strict):
     """The whole of an agent's configuration file.
 
     `store` is an address (cdp_container/store/address.py); it never holds credentials. `store_is_home`: an
     operator's word that it is the domain's home zone by whatever name. `seal_credentials`: whether the
     domain's configuration holds the writer's credentials, sealed to its key; None leaves it as it is.
+    `retention`: for how long cuts are kept; None leaves what the domain has.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
     """
@@ -307,6 +284,10 @@ class AgentSettings(_Strict):
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()
     alerts: AlertSettings | None = None
+    retention: RetentionSettings | None = None
+    marker_hooks: Annotated[list[MarkerHookSettings], AfterValidator(differ)] = Field(
+        default=[], max_length=HOOKS_MAX
+    )
 
     @model_validator(mode="after")
     def _has_a_key(self) -> AgentSettings:
@@ -458,6 +439,8 @@ def _known_keys(place: _Place) -> list[str]:
         "volumes": VolumeSettings,
         "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
         "alerts": AlertSettings,
+        "retention": RetentionSettings,
+        "marker_hooks": MarkerHookSettings,
         "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
     }
     model = models.get(str(place[0]), AgentSettings) if place else AgentSettings

@@ -8,6 +8,7 @@ import pytest
 
 from cdp_container.domain.configured import SiteWord, wanted_config
 from cdp_container.domain.identity import AgentIdentity, SourceIdentity
+from cdp_container.domain.retention import KEEP_ALL, Retention, parse_retention
 from cdp_container.format.domain import DomainConfig, Encryption, Source, build_config, parse_config
 from cdp_container.store.zones import Zone
 
@@ -116,3 +117,14 @@ def test_a_site_that_names_no_ca_leaves_the_one_that_is_there() -> None:
 def test_credentials_are_left_or_sealed_or_taken_out(seals: bool | None, wanted: bytes | None) -> None:
     word = replace(AT_HOME, seals=seals, credentials=b"sealed here" if seals else None)
     assert wanted_config(IN_FORCE, identity(), word) == replace(IN_FORCE, credentials=wanted)
+
+
+# --- retention ---------------------------------------------------------------------------------
+
+
+def test_a_policy_replaces_the_one_in_force_and_none_leaves_it() -> None:
+    policy = Retention(86400, hourly_seconds=7 * 86400)
+    wanted = wanted_config(IN_FORCE, identity(), replace(AT_HOME, retention=policy))
+    assert parse_retention(wanted.retention, "k") == policy
+    assert wanted_config(wanted, identity(), AT_HOME) == wanted
+    assert wanted_config(wanted, identity(), replace(AT_HOME, retention=KEEP_ALL)).retention == {}
