@@ -16,12 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from cdp_container.domain.carried import BELIEVED_NAME, CARRIED_NAME
+from cdp_container.domain.carried import BELIEVED_NAME, CARRIED_NAME, CarriedVolume
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.durable import replace_file, sync_directory
 from cdp_container.domain.identity import IDENTITY_NAME
 from cdp_container.domain.image import Branch, on_branch
 from cdp_container.domain.notes import NOTES_NAME, load_notes
+from cdp_container.domain.stopped import STOPPED_NAME, load_stopped
 from cdp_container.errors import JournalDamaged, PositionUnknown
 from cdp_container.extents.intervals import Intervals
 from cdp_container.format.place import Place
@@ -37,6 +38,7 @@ SHARED: Final = "shared"
 WISH: Final = "wish.json"
 MOVED: Final = (
     JOURNAL, SHARED, "dirty", "intent", WISH, "splitter.json", "streamer.json", CARRIED_NAME, BELIEVED_NAME,
+    STOPPED_NAME,
 )  # fmt: skip
 """What belongs to the run that was overtaken, and to no other."""
 WANTED: Final = "agent.wanted-*.json"
@@ -103,6 +105,16 @@ class Diverged:
         """Wall clock of the newest thing in the journal."""
         newest = self._reader.files[-1].header.wall_ns if self._reader and self._reader.files else 0
         return max(newest, self._end.last_time_ns)
+
+    def stopped(self) -> dict[bytes, CarriedVolume]:
+        """By space, what the disks looked like after a clean stop, if that was the last thing here.
+
+        Raises ConfigInvalid.
+        """
+        noted = load_stopped(self._directory)
+        if noted is None or not self.page.generation or noted.generation != self.page.generation:
+            return {}
+        return {volume.space: volume for volume in noted.volumes}
 
     def _judged(self, boot: bytes) -> str:
         """Why the journal does not tell what the disks hold; empty where it does."""

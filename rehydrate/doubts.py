@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
+from cdp_container.domain.carried import CarriedVolume
 from cdp_container.journal.read_back import MTIME_SLACK_SECONDS
 from cdp_container.journal.served import disk_of, disks_served
 from rehydrate.diverged import Diverged
@@ -30,6 +32,7 @@ def doubts_of(here: Here, by_space: Mapping[bytes, Disk], diverged: Diverged) ->
         lambda source, offset, length: disks[source].read(offset, length) if source in disks else None
     )
     found: dict[bytes, str] = {}
+    stopped = diverged.stopped()
     for index, disk in disks.items():
         if sources[index].removed:
             found[disk.space] = "it was not protected for a while"
@@ -39,10 +42,19 @@ def doubts_of(here: Here, by_space: Mapping[bytes, Disk], diverged: Diverged) ->
             found[disk.space] = "its size was changed"
         elif disk.mtime_ns is not None and disk.mtime_ns > diverged.last_write_ns + SLACK_NS:
             found[disk.space] = "it was changed after its journal's last write"
+        elif _was_used(disk, stopped.get(disk.space)):
+            found[disk.space] = "it was changed after its agent's stop"
     if not _were_served(here, disks, diverged.page.disks):
         for index in here.identity.active.keys() & disks.keys():
             found[disks[index].space] = "it is another file or device than was served"
     return found
+
+
+def _was_used(disk: Disk, stopped: CarriedVolume | None) -> bool:
+    """Whether a file is not as it was at a clean stop, where one was noted: no clock has a part in that."""
+    if stopped is None or disk.is_device:
+        return False
+    return replace(disk.look(), path=stopped.path) != stopped
 
 
 def _were_served(here: Here, disks: Mapping[int, Disk], digest: int) -> bool:

@@ -30,7 +30,9 @@ from cdp_agent.splitter.tcp import TcpExports
 from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock, SystemClock
+from cdp_container.domain.carried import look_at
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.stopped import Stopped, save_stopped
 from cdp_container.errors import CdpError, DeviceError, ReloadRefused
 from cdp_container.journal.shared import GateLevel, SharedPages
 from nbd_export.backend import FixedExports
@@ -138,6 +140,8 @@ class _Process:
             await closing.end()
             await _end(syncing)
             clean = await end_capture(capture) and drained
+            if clean:
+                self._note_stop(capture, backings)
             self._show_volumes("stopped" if clean else "stopped, not clean", capture, volumes)
             for backing in backings:
                 self._files.close(backing.fd)
@@ -203,6 +207,14 @@ class _Process:
                 if capture.failures.first is None:
                     capture.failures.last_error = f"syncing: {error}"
             await capture.keep_intents()
+
+    def _note_stop(self, capture: Capture, backings: Sequence[Backing]) -> None:
+        """What the disks look like now. Where it cannot be noted, a failback has only their times to go by."""
+        try:
+            volumes = tuple(look_at(str(one.volume.backing), one.volume.space) for one in backings)
+            save_stopped(self._settings.journal_dir, Stopped(capture.page.generation, volumes))
+        except CdpError as error:
+            capture.failures.last_error = f"noting the stop: {error}"
 
     def _keep_house(self, capture: Capture, volumes: Sequence[Volume]) -> None:
         try:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cdp_container.domain.carried import look_at
 from cdp_container.domain.failback_note import load_failback
+from cdp_container.domain.stopped import Stopped, save_stopped
 from cdp_container.errors import TargetNotEmpty
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.journal.block_map import MapHeader, dirty_map_name, encode_map_header, set_bits
@@ -198,4 +200,40 @@ def test_the_same_file_is_believed_though_a_volume_was_removed_there(tmp_path: P
     del made.paths["log"]
     made.fail_back()
     made.assert_disks_are(newest)
+    assert made.compared_bytes < SIZE
+
+
+# --- a clock that was wrong ----------------------------------------------------------------------
+
+
+def stopped_cleanly(tmp_path: Path, generation: int) -> Overtaken:
+    """An agent that noted its stop; somebody used the disk after it, by a clock that was an hour behind."""
+    made = Overtaken(tmp_path, {"db": SIZE})
+    made.write("db", 0, b"a" * BLOCK)
+    made.cut()
+    made.stop(clean=True)
+    looked = look_at(str(made.paths["db"]), made.spaces["db"])
+    save_stopped(made.directory, Stopped(generation, (looked,)))
+    made.other_takes_over()
+    return made
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_who_used_a_disk_is_noticed_whatever_the_clock_showed(tmp_path: Path, is_used: bool) -> None:
+    made = stopped_cleanly(tmp_path, 0xA1)
+    if is_used:
+        made.put("db", 200 * BLOCK, b"by hand")  # its time is that of the journal's last write
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+    assert (made.compared_bytes == SIZE) == is_used
+    assert ("changed after its agent's stop" in made.said[-1]) == is_used
+    assert (made.directory / "diverged-1" / "stopped.json").exists()
+
+
+def test_a_note_of_an_older_stop_tells_nothing(tmp_path: Path) -> None:
+    made = stopped_cleanly(tmp_path, 0xA0)
+    made.age("db")  # as the run after that stop did, by writing
+    made.other_cut()
+    made.fail_back()
     assert made.compared_bytes < SIZE
