@@ -209,7 +209,7 @@ class _Process:
             await capture.keep_intents()
 
     def _note_stop(self, capture: Capture, backings: Sequence[Backing]) -> None:
-        """What the disks look like now. Where it cannot be noted, a failback has only their times to go by."""
+        """What the disks look like now; where it cannot be noted, a failback has only times to go by."""
         try:
             volumes = tuple(look_at(str(one.volume.backing), one.volume.space) for one in backings)
             save_stopped(self._settings.journal_dir, Stopped(capture.page.generation, volumes))
