@@ -16,23 +16,21 @@ from cdp_agent.splitter.backing import Backing, forget_cached, open_backing, ser
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.files import Files
+from cdp_agent.splitter.finding import Finding, Found, where_given_up
+from cdp_agent.splitter.generations import Generations
 from cdp_agent.splitter.intent import WriteIntent, read_intent
-from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.published import Published
 from cdp_agent.splitter.redo import redo, refuse_changed_content, refuse_changed_times
-from cdp_agent.splitter.settings import REDO_NOTE_SECONDS, OnJournalFull, SplitterSettings
+from cdp_agent.splitter.settings import REDO_NOTE_SECONDS, SplitterSettings
 from cdp_container.clock import Clock
 from cdp_container.errors import (
     BackingChanged,
     ConfigInvalid,
     DeviceError,
     JournalDamaged,
-    JournalFull,
     LocalDiskFull,
-    PositionUnknown,
 )
-from cdp_container.journal.files import JournalFile, file_name, list_numbers
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Note, Record
@@ -46,25 +44,6 @@ FILE_BYTES_MIN: Final = FILE_HEADER_BYTES + 2 * RECORD_HEADER_BYTES + 4096
 
 Regions: TypeAlias = Mapping[int, Sequence[tuple[int, int]]]
 """Ranges (offset, length) by source."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the last run left in the journal.
-
-    Attributes:
-        synced: its synced point, or the start of the journal where that is not known any more.
-        look_from: a place before that from which the content of the backing stores can be checked.
-        end: where the valid records end.
-        last_write_ns: wall clock of the last thing written.
-        is_clean: nothing can be lost: a start of this boot was judged before, or the stop was clean.
-    """
-
-    synced: Position
-    look_from: Position
-    end: Position
-    last_write_ns: int
-    is_clean: bool
 
 
 def open_capture(
@@ -133,7 +112,11 @@ class _Opening:
     def open(self, backings: list[Backing]) -> Capture:
         settings, published = self.settings, self.pages.splitter.read()
         last = published or SplitterPage()
-        found = self._find(last)
+        generations = Generations(
+            settings, self.files, self.clock, self.entropy, self.boot, self.pages, self.directory
+        )
+        finding = Finding(self.reader, self.directory, self.boot, settings.full_copy, generations.proven)
+        found = finding.find(last)
         by_index = {backing.volume.index: backing for backing in backings}
         # After an overflow the disks are newer than the journal, and the operator may know that they are.
         redoes = found is not None and not last.overflowed and not settings.keep_disk
@@ -146,10 +129,10 @@ class _Opening:
         if redoes and published:
             redos += 1  # whoever copies a disk meanwhile must know, before anything old is put over new
             self.pages.splitter.publish(replace(last, running=False, exports_open=False, redos=redos))
-        self._drop_other_files(end)
-        generation = int.from_bytes(self.entropy(8), "little") or 1
+        generations.drop_other_files(self.reader, end)
+        generation = generations.fresh_name()
         keeps_overflow = last.overflowed and not settings.full_copy
-        writer = None if keeps_overflow else self._new_writer(generation, end)
+        writer = None if keeps_overflow else generations.new_writer(self.reader, generation, end)
         if redoes:
             assert found is not None
             self._redo(by_index, found, writer)
@@ -161,7 +144,7 @@ class _Opening:
         # No room for a generation: disks and journal are equal up to the end of the old one, if there is one.
         given_up_at = end if found else Position(generation, 0)
         if keeps_overflow:
-            given_up_at = self._given_up_at(last, found)
+            given_up_at = where_given_up(self.reader, last, found)
         sources, disks = served_by(backings)
         page = SplitterPage(
             generation=generation,
@@ -185,8 +168,8 @@ class _Opening:
             writer.run.forget_older_generations()
         capture = Capture(
             self.files, backings, writer, Published(self.pages, page), (self.directory, settings.domain),
-            self._begin_again, self._dirty_blocks(), self._intent(generation, backings, writer is not None),
-            settings, self.clock,
+            generations.begin_again, self._dirty_blocks(),
+            self._intent(generation, backings, writer is not None), settings, self.clock,
         )  # fmt: skip
         if last.overflowed and last.sync_failed and last.boot == self.boot:
             # A process that was killed could not mend it: what the disks lost then is lost.
@@ -293,163 +276,6 @@ class _Opening:
         written = {record.source for record in self.reader.records(found.look_from, found.end)}
         return {index: one for index, one in backings.items() if index in before or index in written}
 
-    # --- what is there -----------------------------------------------------------------------
-
-    def _find(self, last: SplitterPage) -> Found | None:
-        """Judge the journal; None if there was never one. Nothing is changed.
-
-        Raises:
-            JournalDamaged: it does not reach what was published or synced, or files are missing.
-        """
-        if not self.reader.runs:
-            if last.tail != NOWHERE and not self.settings.full_copy:
-                raise JournalDamaged("opening the journal", f"the files in {self.directory} are gone")
-            return None
-        run = self._run_that_counts(last.synced, last.overflowed)
-        self.reader.follow(run)
-        index = self._file_of(last.synced)
-        first = run[index or 0].header
-        look_from = Position(first.generation, first.start)
-        end = self.reader.find_end(look_from)
-        # Where the published point is unknown (an old page after a power loss), all that came before
-        # the oldest file was synced: nothing else is ever recycled.
-        synced = last.synced if index is not None else look_from
-        # Not the boot of the newest file: a start that died before it published left one, and judged nothing.
-        same_boot = last.boot == self.boot
-        if not last.overflowed:  # else it may have lost its end, which is why it was given up
-            self._must_reach(synced, end.position)
-            if same_boot and last.tail != NOWHERE:
-                self._must_reach(last.tail, end.position)
-        return Found(
-            synced,
-            look_from,
-            end.position,
-            # Not the newest header: a start that died right after it neither wrote nor judged the disks.
-            max(end.last_time_ns, run[index or 0].header.wall_ns),
-            same_boot or end.clean_stop,
-        )
-
-    def _run_that_counts(self, synced: Position, overflowed: bool) -> Sequence[JournalFile]:
-        """The run of files that holds the synced point, if nothing that counts is outside of it.
-
-        A journal that was given up may have lost its end, and the header of its newest file with it.
-        """
-        runs = self.reader.runs
-        run = next((run for run in reversed(runs) if _holds(run, synced)), None)
-        if run is None and synced != NOWHERE and not overflowed:
-            # Recycled, as the page that a power loss left is an old one.
-            run = next((run for run in runs if _begins_after(run[0], synced)), None)
-            if run is None:
-                raise JournalDamaged("opening the journal", f"no file holds {synced}, which was synced")
-        run = run or runs[0]
-        if run is not runs[-1]:  # never a power loss: a header is durable before the next file is begun
-            missing = self.directory / file_name(run[-1].header.number + 1)
-            raise JournalDamaged("opening the journal", f"{missing} is damaged or gone")
-        first = run[0].header.number
-        earlier = [number for number in list_numbers(self.directory) if number < first]
-        if earlier and not _holds(run, self._proven()):  # else they were trimmed, and a power loss undid it
-            raise JournalDamaged(
-                "opening the journal",
-                f"a file before {run[0].path} is damaged or gone, and what they hold was not sent yet",
-            )
-        return run
-
-    def _proven(self) -> Position:
-        streamer = self.pages.streamer.read()
-        return streamer.proven if streamer else NOWHERE
-
-    def _file_of(self, position: Position) -> int | None:
-        """The newest file that has room for `position`."""
-        indexes = [index for index, file in enumerate(self.reader.files) if file.holds(position)]
-        return indexes[-1] if indexes else None
-
-    def _given_up_at(self, last: SplitterPage, found: Found | None) -> Position:
-        """Where the journal was given up; where it ends now, if a power loss took its end."""
-        if found is None or self._reaches(last.overflow_at, found.end):
-            return last.overflow_at
-        return found.end
-
-    def _reaches(self, position: Position, end: Position) -> bool:
-        try:
-            self.reader.distance_bytes(position, end)
-        except PositionUnknown:
-            return False
-        return True
-
-    def _must_reach(self, position: Position, end: Position) -> None:
-        try:
-            self.reader.distance_bytes(position, end)
-        except PositionUnknown as error:
-            raise JournalDamaged(
-                "opening the journal",
-                f"its valid records end at {end}, before {position}, which was reached once",
-            ) from error
-
-    def _drop_other_files(self, end: Position) -> None:
-        """Delete what a power loss left behind the end, as it was never synced, and what it brought back."""
-        last_index = self._file_of(end)
-        kept = (
-            {file.header.number for file in self.reader.files[: (last_index or 0) + 1]}
-            if self.reader.files
-            else set()
-        )
-        for number, path in list_numbers(self.directory).items():
-            if number not in kept:
-                self.files.unlink(path)
-
-    # --- going on ----------------------------------------------------------------------------
-
-    def _new_writer(self, generation: int, end: Position) -> JournalWriter | None:
-        """A writer in a generation of its own; None where there is no room and protection gives way."""
-        self.reader.refresh()
-        last = self.pages.splitter.read()
-        synced = last.synced if last else NOWHERE
-        try:
-            return self._writer(self.reader, generation, end, synced)
-        except JournalFull:
-            if self.settings.on_journal_full is not OnJournalFull.DEGRADE:
-                raise
-            return None
-
-    def _writer(
-        self,
-        reader: JournalReader,
-        generation: int,
-        end: Position,
-        synced: Position,
-        newest_number: int = 0,
-    ) -> JournalWriter:
-        settings = self.settings
-        run = JournalRun(
-            self.files, self.directory, settings.domain, self.boot, self.clock.wall_ns,
-            settings.file_bytes, settings.limit_bytes, reader.files, end, newest_number,
-        )  # fmt: skip
-        run.trim((self._proven(), synced))
-        writer = JournalWriter(self.files, self.clock.wall_ns, run)
-        writer.begin_generation(generation, beyond_limit=settings.full_copy)
-        return writer
-
-    def _begin_again(self, end: Position) -> JournalWriter:
-        """A new generation behind a journal that was given up at `end`; in a thread, while guests write."""
-        generation = int.from_bytes(self.entropy(8), "little") or 1
-        with JournalReader(self.directory, self.settings.domain) as reader:
-            newest_number = max(list_numbers(self.directory), default=0)
-            self._drop_behind(end, [file for run in reader.runs for file in run])
-            reader.refresh()
-            if reader.runs:
-                reader.follow(reader.runs[-1])
-            return self._writer(reader, generation, end, self._proven(), newest_number)
-
-    def _drop_behind(self, end: Position, found: Sequence[JournalFile]) -> None:
-        """Delete what counts for nothing: begun for a record that was refused, or by an attempt to go on.
-
-        Were it left there, the new generation would not follow the file in which the old one ends.
-        """
-        last = max((file.header.number for file in found if file.holds(end)), default=None)
-        for file in found:
-            if file.header.previous == end or (last is not None and file.header.number > last):
-                self.files.unlink(file.path)
-
     def _redo(self, backings: Mapping[int, Backing], found: Found, writer: JournalWriter | None) -> None:
         """Apply what follows the synced point, and sync both sides of it."""
         noted_ns = self.clock.boottime_ns()
@@ -488,11 +314,3 @@ def _is_within(record: Record, regions: Regions) -> bool:
         record.offset < offset + length and offset < record.offset + record.span
         for offset, length in regions.get(record.source, ())
     )
-
-
-def _holds(run: Sequence[JournalFile], position: Position) -> bool:
-    return any(file.holds(position) for file in run)
-
-
-def _begins_after(file: JournalFile, position: Position) -> bool:
-    return file.header.generation == position.generation and file.header.start > position.offset

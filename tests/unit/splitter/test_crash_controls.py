@@ -13,7 +13,7 @@ from zlib import crc32
 
 import pytest
 
-from cdp_agent.splitter import opening
+from cdp_agent.splitter import finding, opening
 from cdp_agent.splitter.appending import Appending
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.intent import Intents, WriteIntent
@@ -157,8 +157,8 @@ def open_without_redo(patch: Patch) -> None:
 
 def take_a_power_loss_for_a_clean_stop(patch: Patch) -> None:
     """What a power loss may have taken is not compared."""
-    found = opening.Found
-    patch.setattr(opening, "Found", lambda *values: replace(found(*values), is_clean=True))
+    found = finding.Found
+    patch.setattr(finding, "Found", lambda *values: replace(found(*values), is_clean=True))
 
 
 def do_not_sync_names(patch: Patch) -> None:
