@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.ends import Collected
 from cdp_container.domain.gathering import gather
-from cdp_container.domain.history import DomainFacts, History, read_domain, read_history
+from cdp_container.domain.history import LOOKS_MAX, DomainFacts, History, read_domain, read_history
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
 from cdp_container.domain.replica import read_replica, read_replica_domain
 from cdp_container.errors import (
@@ -24,9 +24,11 @@ from cdp_container.errors import (
     LimitExceeded,
     MissingObject,
     NewerFormat,
+    NotFound,
     WrongPassphrase,
 )
 from cdp_container.format.domain import Encryption, Owner, parse_owner
+from cdp_container.format.holds import Hold
 from cdp_container.format.keyblock import open_with_passphrase, open_with_recipient, parse_key_block
 from cdp_container.format.keys import OWNER_KEY, log_prefix, parse_key
 from cdp_container.format.limits import PREAMBLE_BYTES_MAX
@@ -69,8 +71,13 @@ class Container:
         return gather(self.store, self.history.domain, self.keys, scope, self.ledger, keeps_sums)
 
 
-def open_container(store: Store, secret: Secret, replica: bool = False) -> Container:
+def open_container(
+    store: Store, secret: Secret, replica: bool = False, held: Hold | None = None
+) -> Container:
     """Read the history and open the keys; of a `replica` the newest point that is complete in it.
+
+    With `held`, the hold of an interrupted run on a cut, all is read by the ledger that it notes: another one
+    that is in force since may name that cut retired.
 
     Raises:
         NoSuchDomain: there is no container here.
@@ -78,7 +85,27 @@ def open_container(store: Store, secret: Secret, replica: bool = False) -> Conta
             (None at all is no error yet.)
         MissingObject, DamagedObject, NewerFormat, ForeignObject: its history cannot be followed.
     """
-    facts = read_replica_domain(store) if replica else read_domain(store)
+    for _ in range(LOOKS_MAX):
+        facts = read_replica_domain(store) if replica else read_domain(store)
+        if held is not None and held.cut is not None:
+            return _opened(store, secret, replica, replace(facts, owner=replace(facts.owner, ledger=held.ledger)))
+        try:
+            return _opened(store, secret, replica, facts)
+        except MissingObject:
+            if not is_superseded(store, facts.owner):
+                raise  # else what is gone was collected since we looked
+    return _opened(store, secret, replica, read_replica_domain(store) if replica else read_domain(store))
+
+
+def is_superseded(store: Store, owner: Owner) -> bool:
+    """Whether another ledger is in force than this owner names: what it leaves out may be gone since."""
+    try:
+        return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, owner.domain).ledger != owner.ledger
+    except (NotFound, DamagedObject, NewerFormat, ForeignObject, LimitExceeded):
+        return False
+
+
+def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts) -> Container:
     domain = facts.owner.domain
     key_block = _key_block(store, facts)
     keys = NO_KEYS
@@ -86,7 +113,7 @@ def open_container(store: Store, secret: Secret, replica: bool = False) -> Conta
         why = "neither the configuration nor any segment is there, and they hold the domain's keys"
         raise KeyMissing(f"open the container {store.address}", why, MissingObject.default_hint)
     if secret:
-        private_key = _open_key(key_block, secret, domain, store.address)
+        private_key = open_key(key_block, secret, domain, store.address)
         keys = ReaderKeys.of_private_key(private_key, domain)
     readable = keys.index_key is not None or not key_block
     ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
@@ -115,7 +142,8 @@ def _key_block(store: Store, facts: DomainFacts) -> bytes:
     return b""
 
 
-def _open_key(key_block: bytes, secret: Secret, domain: bytes, address: str) -> bytes:
+def open_key(key_block: bytes, secret: Secret, domain: bytes, address: str) -> bytes:
+    """The domain's private key. Raises WrongPassphrase, KeyMissing, DamagedObject."""
     what = f"open the container {address}"
     if not key_block:
         # Whoever can write to the container could otherwise pass a forged, plain one off as the domain.

@@ -16,9 +16,6 @@ import random
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-
-import numpy as np
 
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
@@ -41,15 +38,21 @@ from cdp_container.format.head import Head, object_digest, open_head
 from cdp_container.format.index import Entry, Order, Record, Run
 from cdp_container.format.keyblock import ScryptCost, build_key_block, wrap_for_passphrase
 from cdp_container.format.keys import OWNER_KEY, config_key, epoch_key, parse_key, segment_key
-from cdp_container.format.layout import ExtentKind, RunKind
+from cdp_container.format.layout import RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import CopiedFrame, PackContent, PackExtent, PackFacts, PackRecord, build_pack
+from cdp_container.format.packed import packed_epoch
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import NO_DIGEST, Preamble, parse_preamble
 from cdp_container.format.records import make_record
 from cdp_container.format.seal import ReaderKeys, WriterKeys, derive_index_key, public_of, writer_keys
 from cdp_container.format.segment import NewExtent, SegmentFacts, build_segment
 from cdp_container.store.api import Store
+from tests.writes import Write as Write
+from tests.writes import coalesced
+from tests.writes import discard as discard
+from tests.writes import write as write
+from tests.writes import zero as zero
 
 PASSPHRASE = "correct horse battery staple"
 CHEAP = ScryptCost(n=2, r=1, p=1)
@@ -58,29 +61,6 @@ CUT_NS = 1_000_000_000
 
 Image = dict[bytes, bytes]
 """Content by space id."""
-
-
-@dataclass(frozen=True)
-class Write:
-    """One change of a volume; `data` None for zeros and discards."""
-
-    space: bytes
-    offset: int
-    length: int
-    kind: ExtentKind
-    data: bytes | None = None
-
-
-def write(space: bytes, offset: int, data: bytes) -> Write:
-    return Write(space, offset, len(data), ExtentKind.DATA, data)
-
-
-def zero(space: bytes, offset: int, length: int) -> Write:
-    return Write(space, offset, length, ExtentKind.ZERO)
-
-
-def discard(space: bytes, offset: int, length: int) -> Write:
-    return Write(space, offset, length, ExtentKind.DISCARD)
 
 
 @dataclass
@@ -234,7 +214,7 @@ class Site:
         for change in writes:
             content = self._line.image[change.space]
             content[change.offset : change.offset + change.length] = change.data or bytes(change.length)
-        extents = list(_coalesced(writes))
+        extents = list(coalesced(writes))
         records, self._pending = self._pending, []
         if marker is not None:
             value = {"kind": "bookmark", "note": f"note of {marker}", "time_ns": FIRST_CUT_NS}
@@ -312,9 +292,14 @@ class Site:
         self.store.put_new(built.key, built.data)
         return built
 
-    def collect(self, epoch: int, first: int, last: int, number: int = 1) -> SealedObject:
-        """Replace segments by one pack that copies their frames, and say so in a ledger; gives the pack."""
-        pack = self.pack(epoch, first, last, number)
+    def collect(
+        self, epoch: int, first: int, last: int, number: int = 1, epochs: Sequence[EpochRecord] = ()
+    ) -> SealedObject:
+        """Replace segments by one pack that copies their frames, and say so in a ledger; gives the pack.
+
+        `epochs`: records of epochs that the pack is to remember.
+        """
+        pack = self.pack(epoch, first, last, number, epochs=epochs)
         self._packs.append(in_force(pack))
         self.write_ledger([self.run(epoch, first, last), *self._packs], number)
         for seq in range(first, last + 1):
@@ -322,7 +307,13 @@ class Site:
         return pack
 
     def pack(
-        self, epoch: int, first: int, last: int, number: int = 1, cut_records: bool = True
+        self,
+        epoch: int,
+        first: int,
+        last: int,
+        number: int = 1,
+        cut_records: bool = True,
+        epochs: Sequence[EpochRecord] = (),
     ) -> SealedObject:
         """Put a pack of stored segments; without `cut_records` it does not tell of their cuts."""
         frames: list[CopiedFrame | bytes] = []
@@ -338,6 +329,8 @@ class Site:
             records += [PackRecord(order, record) for record in head.index.iter_records()]
             if head.preamble.complete and cut_records:
                 records.append(PackRecord(order, _cut_record(head.preamble)))
+            if seq == 1:
+                records += [PackRecord(order, packed_epoch(record)) for record in epochs]
         content = PackContent(frames, extents, records)
         facts = PackFacts(self.owner.epoch, number)
         pack = build_pack(facts, content, self._epoch_keys(), self.rng.randbytes(16), Compressor())
@@ -441,26 +434,6 @@ def _cut_record(preamble: Preamble) -> Record:
         "stored_ns": preamble.cut_time_ns,
     }
     return make_record("cut", struct.pack("<QQ", preamble.epoch, preamble.cut), value)
-
-
-def _coalesced(writes: Sequence[Write]) -> Iterable[NewExtent]:
-    """The writes of one cut as segments take them: sorted, without overlap, each byte from its last write."""
-    spaces = list(dict.fromkeys(change.space for change in writes))
-    for space in spaces:
-        end = max(change.offset + change.length for change in writes if change.space == space)
-        winners = np.full(end, -1, dtype=np.int64)
-        for number, change in enumerate(writes):
-            if change.space == space:
-                winners[change.offset : change.offset + change.length] = number
-        edges = [0, *(np.flatnonzero(np.diff(winners)) + 1).tolist(), end]
-        for start, stop in pairwise(edges):
-            if winners[start] >= 0:
-                yield _extent(writes[int(winners[start])], start, stop)
-
-
-def _extent(change: Write, start: int, stop: int) -> NewExtent:
-    data = None if change.data is None else change.data[start - change.offset : stop - change.offset]
-    return NewExtent(change.space, start, stop - start, change.kind, data)
 
 
 def busy_container(store: Store, seed: int = 0, encrypted: bool = True) -> Site:

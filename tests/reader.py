@@ -56,7 +56,7 @@ PARTS = {SEGMENT: BOTH, PACK: BOTH | {b"order": "<QQQ", b"seals": "<16sII", b"ke
 PARTS |= {CATALOG: {b"entries": "<H2xIIIQQ32s", b"heads": ""}, LEDGER: {b"runs": "<H6xQQQ32s"}}
 LAYOUTS = {name: layout for parts in PARTS.values() for name, layout in parts.items()}
 NEEDED = {b"space+": 1, b"space=": 1, b"space-": 1, b"marker": 0, b"cut": 0}  # records, and critical bits
-RECORDS = NEEDED | {b"name+": 1, b"name-": 1, b"tree+": 1, b"tree-": 1, b"vm": 0}
+RECORDS = NEEDED | {b"name+": 1, b"name-": 1, b"tree+": 1, b"tree-": 1, b"vm": 0, b"epoch": 0}
 
 Place = namedtuple("Place", "epoch cut seq")  # §6: a cut and its last segment; all 0: none
 Cut = namedtuple("Cut", "place not_whole time_ns names")  # a complete one; names are those of its markers

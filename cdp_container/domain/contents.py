@@ -30,11 +30,13 @@ from cdp_container.extents.tables import (
     stretches,
     sums_before,
 )
+from cdp_container.format.domain import EpochRecord
 from cdp_container.format.head import Head
 from cdp_container.format.index import Record
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.members import Members
+from cdp_container.format.packed import parse_packed_epoch
 from cdp_container.format.place import Place, is_place
 from cdp_container.format.records import record_value
 
@@ -115,6 +117,7 @@ class Contents:
         packs: keys of the packs in force that were taken in.
         space_records: in no order.
         markers: in no order.
+        epochs: what packs remember of epochs whose beginning was collected, by epoch.
         objects: for each object that carries data, its head without the big tables.
         broken: by key, objects that are listed but not what they should be.
         notes: what a reader should be told, though it does no harm.
@@ -128,6 +131,7 @@ class Contents:
     packs: set[str] = field(default_factory=set)
     space_records: list[SpaceRecord] = field(default_factory=list)
     markers: list[Marker] = field(default_factory=list)
+    epochs: dict[int, EpochRecord] = field(default_factory=dict)
     objects: list[Head] = field(default_factory=list)
     broken: dict[str, Broken] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -198,6 +202,9 @@ class Contents:
     def _add_records(self, head: Head, places: list[Place]) -> None:
         for record in head.index.iter_records():
             place = places[record.order or 0]
+            if record.name == "epoch":
+                found = parse_packed_epoch(record, self.domain, head.key)
+                self.epochs[found.epoch] = found
             if not self._counts(head, place):
                 continue
             if record.name in _SPACE_RECORDS:

@@ -41,7 +41,7 @@ def read_replica_domain(store: Store) -> DomainFacts:
         owner = None
     found = _read_records(store, None if owner is None else owner.domain)
     domain = owner.domain if owner is not None else found[0].domain if found else None
-    records = sorted([*found, *_stand_ins(store, domain, found)], key=lambda one: one.epoch, reverse=True)
+    records = sorted([*found, *stand_ins(store, domain, found)], key=lambda one: one.epoch, reverse=True)
     notes = ["this is taken for a copy: the newest point that is complete here counts"]
     if owner is None:
         if not records:
@@ -201,8 +201,8 @@ def _read_records(store: Store, domain: bytes | None) -> list[EpochRecord]:
     return records
 
 
-def _stand_ins(store: Store, domain: bytes | None, records: Sequence[EpochRecord]) -> Iterator[EpochRecord]:
-    """For epochs that have segments and no record what any segment of theirs tells."""
+def stand_ins(store: Store, domain: bytes | None, records: Sequence[EpochRecord]) -> Iterator[EpochRecord]:
+    """For epochs that have segments and no record (of `records`) what any segment of theirs tells."""
     known = {record.epoch for record in records}
     for found in first_segments(store):
         parsed = parse_key(found.key)

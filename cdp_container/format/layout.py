@@ -178,5 +178,6 @@ RECORD_KINDS: Final = {
     "vm": False,
     "marker": False,
     "cut": False,
+    "epoch": False,
 }
 """Every known kind of record, and whether it is written with the critical bit."""

@@ -17,7 +17,8 @@ NO_ORDERS: Final = -1
 """In place of a count of order rows, for a segment: rows must name none."""
 
 _BLOCK: Final = limits.SUM_BLOCK_BYTES
-_KEY_BYTES: Final = {"space+": 16, "space=": 16, "space-": 16, "tree+": 16, "tree-": 16, "vm": 16, "cut": 16}
+_IDS: Final = ("space+", "space=", "space-", "tree+", "tree-", "vm")
+_KEY_BYTES: Final = {**dict.fromkeys(_IDS, 16), "cut": 16, "epoch": 8}
 _TREE_ID_BYTES: Final = 16
 _ENTRY_KINDS: Final = (ObjectKind.SEGMENT, ObjectKind.PACK, ObjectKind.LEDGER, ObjectKind.EPOCH_RECORD)
 
