@@ -46,6 +46,8 @@ def unjournaled(here: Here, page: SplitterPage, compared: int) -> Unjournaled | 
         page: the last that its splitter published.
         compared: the newest episode that was compared, as notes.json has it.
     """
+    if not page.generation:
+        return None  # no splitter ran here since the disks were made a cut
     if not page.overflowed and page.episode == compared:
         return None
     marked = []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.domain.carried import look_at
-from cdp_container.domain.failback_note import load_failback
+from cdp_container.domain.carried import Carried, look_at, save_carried
+from cdp_container.domain.failback_note import drop_failback, load_failback
 from cdp_container.domain.stopped import Stopped, save_stopped
 from cdp_container.errors import TargetNotEmpty
 from cdp_container.format.place import NOWHERE, Place
@@ -105,6 +105,25 @@ def test_an_episode_that_was_compared_is_no_question(tmp_path: Path) -> None:
     newest = made.other_cut()
     made.fail_back()
     made.assert_disks_are(newest)
+
+
+def test_one_whose_agent_never_ran_since_is_not_asked_for_its_older_episodes(tmp_path: Path) -> None:
+    made = Overtaken(tmp_path, {"db": SIZE})
+    made.notes, made.page_changes = replace(made.notes, episode=0xE), {"episode": 0xE}
+    made.cut()
+    made.stop()
+    made.other_takes_over()
+    made.other_cut()
+    at = made.fail_back()
+    note = load_failback(made.directory)
+    assert note is not None
+    save_carried(made.directory, Carried(made.site.domain, at, note.volumes))
+    drop_failback(made.directory)
+    made.other_writes("db", 30 * BLOCK, b"later")
+    newest = made.other_cut()
+    made.fail_back()
+    made.assert_disks_are(newest)
+    assert made.compared_bytes == BLOCK
 
 
 # --- --compare-all -------------------------------------------------------------------------------
