@@ -120,6 +120,28 @@ def test_the_domain_comes_back_and_only_what_differs_is_fetched() -> None:
         failback(a).must(UsageError.exit_code)
 
 
+def test_a_disk_that_was_used_after_a_clean_stop_is_compared_whatever_its_times_say() -> None:
+    images: Images = {}
+    with two_ways() as (a, b):
+        a.start()
+        fill(a, 2, images)
+        assert a.agents[-1].stop() == 0
+        failover(b, "--force", force_word(b)).must()
+        fill_small(b, images)
+        disk = a.backing("log")
+        before = disk.stat()
+        with disk.open("r+b") as file:
+            file.seek(VOLUMES["log"] - 4096)
+            file.write(b"by hand, and by a clock that was behind")
+        os.utime(disk, ns=(before.st_atime_ns, before.st_mtime_ns))
+        done = failback(a, "--once").must()
+        assert_disks(a, images)
+        assert "all of log is compared" in done.err
+        assert VOLUMES["log"] <= done.json["compared_bytes"] < VOLUMES["log"] + VOLUMES["db"] // 4
+        everything = failback(a, "--once", "--compare-all").must()
+        assert everything.json["compared_bytes"] == sum(VOLUMES.values())
+
+
 def test_one_that_is_killed_again_and_again_goes_on() -> None:
     images: Images = {}
     rng = random.Random(7)
