@@ -40,7 +40,9 @@ def doubts_of(here: Here, by_space: Mapping[bytes, Disk], diverged: Diverged) ->
             found[disk.space] = "it does not hold what was written to it last"
         elif disk.size_bytes != sources[index].size_bytes:
             found[disk.space] = "its size was changed"
-        elif disk.mtime_ns is not None and disk.mtime_ns > diverged.last_write_ns + SLACK_NS:
+        elif disk.mtime_ns is None:
+            found[disk.space] = "a device does not tell who wrote to it since"
+        elif disk.mtime_ns > diverged.last_write_ns + SLACK_NS:
             found[disk.space] = "it was changed after its journal's last write"
         elif _was_used(disk, stopped.get(disk.space)):
             found[disk.space] = "it was changed after its agent's stop"

@@ -92,7 +92,6 @@ class Failback:
         self._followed = Followed()
         self._disks: dict[bytes, Disk] = {}
         self._is_held = False
-        self._began = False
         self.note = load_failback(here.directory)
         self.figures = Figures()
         self.newest = NOWHERE
@@ -261,9 +260,7 @@ class Failback:
         disk = self._disks[volume.space]
         if note.towards and disk.size_bytes != volume.size_bytes:
             return False  # what an interrupted pass has made of its size is not known
-        if disk.mtime_ns is None:
-            return self._began  # a device does not tell who wrote it since we judged it
-        return disk.mtime_ns <= last_ns + SLACK_NS
+        return disk.mtime_ns is not None and disk.mtime_ns <= last_ns + SLACK_NS
 
     def _is_still(self, note: FailbackNote, volume: Volume, chosen: Chosen) -> bool:
         """Whether a disk is the cut `note.at`, but for what was written towards a later one of the branch."""
@@ -302,7 +299,6 @@ class Failback:
         if fork is not None:
             note = replace(note, fork=fork.place)
         self._save(note)
-        self._began = True
         since = f"since cut {fork.place.epoch}.{fork.place.cut}" if fork else "in all"
         self._say(
             f"this site's own writes {since}: {counted(beyond.records, 'record')}, "
