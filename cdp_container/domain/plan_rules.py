@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from cdp_container.domain.held import unseen
 from cdp_container.format.domain import Owner
-from cdp_container.format.gc import FinalList, Kept, Plan, SeenHold
+from cdp_container.format.gc import FinalList, Kept, Plan
 from cdp_container.format.holds import Hold
 from cdp_container.format.keys import KeyKind, parse_key
 from cdp_container.format.place import Place
@@ -53,7 +54,9 @@ def strike_off(plan: Plan, digest: bytes, site: str, holds: Mapping[str, Hold]) 
 
     A reader that goes on by the plan's own ledger needs none of them.
     """
-    late = next((name for name, hold in sorted(holds.items()) if _is_late(plan, name, hold)), None)
+    late = next(
+        (one.hold_id for one in unseen(plan.holds, holds) if not _reads_on(plan, holds[one.hold_id])), None
+    )
     return FinalList(
         domain=plan.domain,
         epoch=plan.epoch,
@@ -65,10 +68,9 @@ def strike_off(plan: Plan, digest: bytes, site: str, holds: Mapping[str, Hold]) 
     )
 
 
-def _is_late(plan: Plan, name: str, hold: Hold) -> bool:
-    if hold.cut is not None and hold.ledger == plan.ledger:
-        return False
-    return SeenHold(name, hold.cut) not in plan.holds
+def _reads_on(plan: Plan, hold: Hold) -> bool:
+    """Whether its reader found the plan executing."""
+    return hold.cut is not None and hold.ledger == plan.ledger
 
 
 def fault_of_final(final: FinalList, plan: Plan, digest: bytes) -> str:

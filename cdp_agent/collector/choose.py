@@ -1,0 +1,168 @@
+"""Which objects a pass collects, and what becomes of each: deleted, or what lives in it packed. PURE.
+
+What is live is found elsewhere (alive), what must not be a victim in any case is checked once more by
+`plan_rules`; how victims are packed does not belong here (packing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
+from cdp_container.extents.intervals import Ints
+from cdp_container.extents.tables import Table
+from cdp_container.format.keys import pack_key, segment_key
+from cdp_container.format.layout import ObjectKind
+from cdp_container.format.limits import VICTIMS_MAX
+from cdp_container.format.place import Place
+
+SMALL_OBJECT_BYTES: Final = 1 << 20
+"""An eighth of what a writer closes segments at: below it requests cost more than bytes."""
+MERGE_MIN: Final = 16
+"""So many small neighbours make a merge worth it; each byte is copied once per factor of that, at most."""
+PASS_BYTES_MAX: Final = 1 << 30
+"""Live bytes that one pass copies; what is left over is the next one's."""
+LIVE_SHARE: Final = 2 / 3
+_SECOND_NS: Final = 1_000_000_000
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Unnamed:
+    """An object that nothing names any more, or never did."""
+
+    key: str
+    stored_bytes: int
+    stored_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is no victim, and how much one pass does.
+
+    Attributes:
+        now_ns: by the store's clock.
+        protected: as `domain/owner` says; segments at or beyond it are no victims.
+        spared: keys of what ends, bases, the newest whole cut and holds need.
+        live_share: objects of whose stored bytes less is live are packed.
+        age_seconds: younger objects are no victims.
+    """
+
+    now_ns: int
+    protected: Place
+    spared: Collection[str] = ()
+    live_share: float = LIVE_SHARE
+    age_seconds: float = COLLECT_AGE_SECONDS_MIN
+    victims_max: int = VICTIMS_MAX
+    copy_bytes_max: int = PASS_BYTES_MAX
+
+    def is_old(self, stored_ns: int) -> bool:
+        """Whether an object is old enough to be a victim; 0 is of an age that nobody knows."""
+        return 0 < stored_ns <= self.now_ns - int(self.age_seconds * _SECOND_NS)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The victims: keys, each once.
+
+    Attributes:
+        unnamed, dead: deleted, and nothing of them packed.
+        hot: segments to be packed, `cold`: packs whose content survived collection before; each in its order.
+        freed_bytes: what the victims take. copied_bytes: about what packs take for it.
+        is_all: whether nothing was left for a next pass.
+    """
+
+    unnamed: tuple[str, ...]
+    dead: tuple[str, ...]
+    hot: tuple[str, ...]
+    cold: tuple[str, ...]
+    freed_bytes: int
+    copied_bytes: int
+    is_all: bool
+
+    @property
+    def packed(self) -> tuple[str, ...]:
+        """Whatever is packed."""
+        return (*self.hot, *self.cold)
+
+    @property
+    def victims(self) -> tuple[str, ...]:
+        """All, as a plan names them."""
+        return tuple(sorted({*self.unnamed, *self.dead, *self.packed}))
+
+
+def key_of(row: Table) -> str:
+    """The key of an object (a row of OBJECTS)."""
+    name = pack_key if int(row["kind"]) == ObjectKind.PACK else segment_key
+    return name(int(row["epoch"]), int(row["number"]))
+
+
+def choose(objects: Table, unnamed: Sequence[Unnamed], bounds: Bounds) -> Chosen:
+    """The victims of one pass among the objects in force (OBJECTS) and those that nothing names."""
+    free = _free(objects, bounds)
+    garbage = [one for one in unnamed if one.key not in bounds.spared and bounds.is_old(one.stored_ns)]
+    dead = np.flatnonzero(free & objects["dead"])
+    to_pack = _worth_packing(objects, free, bounds.live_share)
+    room = bounds.victims_max
+    kept_garbage, room = garbage[:room], room - len(garbage[:room])
+    kept_dead, room = dead[:room], room - len(dead[:room])
+    costs = np.cumsum(objects["live_bytes"][to_pack])
+    kept_packed = to_pack[:room][costs[:room] <= bounds.copy_bytes_max]
+    rows = np.sort(kept_packed)
+    is_pack = objects["kind"][rows] == ObjectKind.PACK
+    victims = np.concatenate((kept_dead, rows))
+    return Chosen(
+        unnamed=tuple(one.key for one in kept_garbage),
+        dead=_keys(objects, kept_dead),
+        hot=_keys(objects, rows[~is_pack]),
+        cold=_keys(objects, rows[is_pack]),
+        freed_bytes=sum(one.stored_bytes for one in kept_garbage)
+        + int(objects["stored_bytes"][victims].sum()),
+        copied_bytes=int(objects["live_bytes"][rows].sum()),
+        is_all=len(kept_garbage) + len(victims) == len(garbage) + len(dead) + len(to_pack),
+    )
+
+
+def _keys(objects: Table, rows: Ints) -> tuple[str, ...]:
+    return tuple(key_of(objects[row]) for row in rows.tolist())
+
+
+def _free(objects: Table, bounds: Bounds) -> Flags:
+    """Which objects may be victims at all."""
+    stored_ns = objects["stored_ns"]
+    old = (stored_ns > 0) & (stored_ns <= bounds.now_ns - int(bounds.age_seconds * _SECOND_NS))
+    beyond = (objects["epoch"] > bounds.protected.epoch) | (
+        (objects["epoch"] == bounds.protected.epoch) & (objects["number"] >= bounds.protected.seq)
+    )
+    free: Flags = old & ~(beyond & (objects["kind"] == ObjectKind.SEGMENT))
+    for row in np.flatnonzero(free).tolist() if bounds.spared else ():
+        free[row] = key_of(objects[row]) not in bounds.spared
+    return free
+
+
+def _worth_packing(objects: Table, free: Flags, live_share: float) -> Ints:
+    """Those that are mostly dead, the deadest first, and then small neighbours."""
+    alive = free & ~objects["dead"]
+    share = objects["live_bytes"] / np.maximum(objects["stored_bytes"], 1)
+    mostly_dead = np.flatnonzero(alive & (share < live_share))
+    mostly_dead = mostly_dead[np.argsort(share[mostly_dead], kind="stable")]
+    small = alive & (objects["live_bytes"] < SMALL_OBJECT_BYTES)
+    merged = small & _in_runs(small | (free & objects["dead"]), small)
+    merged[mostly_dead] = False
+    return np.concatenate((mostly_dead, np.flatnonzero(merged)))
+
+
+def _in_runs(linked: Flags, counted: Flags) -> Flags:
+    """Which rows stand in a run of linked ones with at least MERGE_MIN that count."""
+    begins = linked & ~np.concatenate((np.array([False]), linked[:-1]))
+    run = np.where(linked, np.cumsum(begins), 0)
+    counts = np.bincount(run[counted], minlength=int(run.max(initial=0)) + 1)
+    enough = counts >= MERGE_MIN
+    found: Flags = linked & enough[run]
+    return found
