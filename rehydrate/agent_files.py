@@ -30,6 +30,8 @@ from cdp_container.format.seal import public_of
 from rehydrate.container import Container
 
 CONFIG_NAME: Final = "agent.yaml"
+CREDENTIALS_NAME: Final = "credentials"
+"""A writer's, where sealed ones are used; in the form of `~/.aws/credentials`."""
 LOCK_NAME: Final = "lock"
 """What `cdp-agent run` holds in its journal directory."""
 _MODE: Final = 0o700
@@ -161,7 +163,8 @@ def check_directory(directory: Path, config: Path, domain: bytes, site: str) -> 
         return note
     if not directory.is_dir():
         return None
-    held = sorted(path.name for path in directory.iterdir() if path != config and path.name != LOCK_NAME)
+    ours = (LOCK_NAME, CREDENTIALS_NAME)  # as a try that was refused left them
+    held = sorted(path.name for path in directory.iterdir() if path != config and path.name not in ours)
     if IDENTITY_NAME in held:
         hint = "`rehydrate failback` brings an agent's own disks back to the newest cut; else choose another"
         raise TargetNotEmpty(what, "it belongs to an agent", hint)

@@ -218,6 +218,10 @@ def failover(
     socket: Annotated[Path | None, typer.Option(help="Where the agent's exports listen.")] = None,
     before: Annotated[str | None, typer.Option(help="A command to run before the domain is claimed.")] = None,
     after: Annotated[str | None, typer.Option(help="A command to run once the exports are open.")] = None,
+    credentials: Annotated[
+        str | None,
+        typer.Option(help="sealed (in the domain's configuration) or own; else sealed where they are there."),
+    ] = None,
     no_start: Annotated[
         bool, typer.Option("--no-start", help="Prepare the agent, but do not run it.")
     ] = False,
@@ -236,6 +240,7 @@ def failover(
             taking.asked_of(site, operator, reason, force, accept_loss),
             places.Where(journal, to, volume or [], config, socket, before, after, not no_start),
             json,
+            taking.which_of(credentials),
         )
     )
 

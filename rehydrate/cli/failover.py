@@ -22,13 +22,14 @@ from cdp_container.domain.failover_note import FailoverNote, drop_note, save_not
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.settings import AgentSettings, load_settings
-from cdp_container.errors import TargetNotEmpty
+from cdp_container.errors import TargetNotEmpty, UsageError
+from cdp_container.format.credentials import Credentials
 from cdp_container.format.domain import Owner
 from cdp_container.format.place import Place
 from cdp_container.store.address import open_store
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
-from rehydrate import agent_files, agent_start, failover
+from rehydrate import agent_files, agent_start, failover, writer
 from rehydrate.cli import commands, failover_views, views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.places import Where, check_where, paths_at
@@ -43,7 +44,10 @@ from rehydrate.resume import remove_progress
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the command: what it was asked, and what it found out; `jump` as in `TakeOver`."""
+    """One run of the command: what it was asked, and what it found out; `jump` as in `TakeOver`.
+
+    `which`: whose credentials are asked for; `sealed`: those to write with, None for the operator's own.
+    """
 
     access: commands.Access
     choice: Choice
@@ -55,7 +59,15 @@ class _Run:
     secret: Secret
     flow: Flow
     jump: int = 0
+    which: writer.Which | None = None
+    sealed: Credentials | None = None
     clock: Clock = field(default_factory=SystemClock)
+
+    @property
+    def agent_address(self) -> str:
+        """The store as the agent will have it."""
+        address = self.access.address
+        return address if self.sealed is None else writer.address_with(address, self.where.journal)
 
     def report(self, line: str) -> None:
         """A line for people, or an event for programs."""
@@ -63,7 +75,12 @@ class _Run:
 
 
 def fail_over(
-    access: commands.Access, choice: Choice, asked: failover.Asked, where: Where, as_json: bool
+    access: commands.Access,
+    choice: Choice,
+    asked: failover.Asked,
+    where: Where,
+    as_json: bool,
+    which: writer.Which | None = None,
 ) -> int:
     """`rehydrate failover`."""
     check_where(where)
@@ -74,8 +91,12 @@ def fail_over(
         patient = with_retries(store, clock, _jitter, noticed=flow.refused)
         secret = read_secret(access.passphrase_file, access.key_file)
         jump = failover.jump_at(store, patient, asked)
-        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow, jump)
-        return _fail_over(run)
+        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow, jump, which)
+        try:
+            return _fail_over(run)
+        finally:
+            if run.store is not store:
+                run.store.close()
     finally:
         store.close()
 
@@ -88,6 +109,14 @@ def asked_of(site: str, operator: str, reason: str, force: str | None, accept_lo
     """What the options ask for. Raises UsageError."""
     forced = None if force is None else failover.parse_force(force)
     return failover.Asked(site, operator or _user_name(), reason, forced, accept_loss)
+
+
+def which_of(text: str | None) -> writer.Which | None:
+    """What --credentials asks for. Raises UsageError."""
+    try:
+        return None if text is None else writer.Which(text)
+    except ValueError:
+        raise UsageError("read --credentials", f"{text!r} is neither sealed nor own") from None
 
 
 def _user_name() -> str:
@@ -136,6 +165,8 @@ def _open(run: _Run) -> Container:
 
 def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverNote:
     owner, directory = container.history.owner, run.where.journal
+    run.sealed = writer.choose(container, run.which, run.access.address, run.where.config_path)
+    run.report(writer.told(run.sealed))
     chosen = _check_all(run, container, note)
     wish = failover.wish_of(run.asked, container.history, chosen.cut.place, run.jump)
     run.report(owner_line(owner))
@@ -143,9 +174,12 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
         run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")
     note = failover.seen_by(note, owner, directory, run.store)
     software = f"rehydrate {installed_version('cdp-container')}"
-    runner = failover.runner_of(
-        run.store, owner, run.asked, directory, run.clock, os.urandom, software, run.report
-    )
+    held = container.history.config is not None and container.history.config.credentials is not None
+    with writer.denied(run.sealed, held):
+        _open_writer(run)
+        runner = failover.runner_of(
+            run.store, owner, run.asked, directory, run.clock, os.urandom, software, run.report
+        )
     save_note(directory, note)
     note = _before(run, container, chosen, note)
     with runner:
@@ -155,6 +189,14 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
         note = _restore(run, note, runner)
         runner.check()
     return note
+
+
+def _open_writer(run: _Run) -> None:
+    """From here on the store is asked with the sealed credentials, as the agent will ask it."""
+    if run.sealed is not None:
+        writer.keep(run.sealed, run.access.address, run.where.journal)
+        run.store = open_store(run.agent_address, run.clock)
+        run.patient = with_retries(run.store, run.clock, _jitter, noticed=run.flow.refused)
 
 
 def _check_all(run: _Run, container: Container, note: FailoverNote) -> RestorePlan:
@@ -197,7 +239,7 @@ def _identity(run: _Run, container: Container, made: RestorePlan, paths: list[Pa
 def _settings(run: _Run, identity: AgentIdentity, note: FailoverNote) -> AgentSettings:
     where, elsewhere = run.where, run.jump > 0
     wanted = agent_files.settings_of(
-        identity, run.access.address, where.journal, where.socket, elsewhere, note.lease_seconds
+        identity, run.agent_address, where.journal, where.socket, elsewhere, note.lease_seconds
     )
     return agent_files.chosen_settings(run.where.config_path, wanted)
 
@@ -230,7 +272,9 @@ def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote
         identity = _identity(run, container, made, paths)
         settings = _settings(run, identity, note)
         members = views.plan_members(made, ASSUMED_BYTES_PER_SECOND)
-        say(json.dumps({"event": "plan", **members}) if run.as_json else views.plan_text(members))
+        whose = writer.Which.OWN if run.sealed is None else writer.Which.SEALED
+        event = {"event": "plan", **members, "credentials": whose}
+        say(json.dumps(event) if run.as_json else views.plan_text(members))
 
         def when_done() -> None:
             runner.prove()  # so that nobody starts from here what another took meanwhile
