@@ -317,7 +317,9 @@ class Failback:
 
     def _ask(self, diverged: Diverged, chosen: Chosen) -> None:
         """Raises TargetNotEmpty where only these disks hold what guests wrote, and nobody let that go."""
-        lost = unjournaled(self._here, diverged.page, load_notes(self._here.directory).episode)
+        written_ns = {space: disk.mtime_ns for space, disk in self._disks.items()}
+        compared = load_notes(self._here.directory).episode
+        lost = unjournaled(self._here, diverged.page, compared, written_ns)
         if lost is None:
             return
         why = f"guests' writes went past this site's journal, and are on these disks alone: {lost}"

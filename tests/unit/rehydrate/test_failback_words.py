@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.overtaken import Overtaken
 
 SIZE = 1 << 20
 BLOCK = 4096
+SECOND_NS = 1_000_000_000
 SINCE_NS = 1_800_000_000_000_000_000
 LET_GO = Words(overwrite_unjournaled=True)
 
@@ -62,7 +64,7 @@ def refusal(made: Overtaken) -> str:
 def test_writes_past_the_journal_are_not_overwritten_unasked(tmp_path: Path) -> None:
     made, newest = overflowed(tmp_path)
     why = refusal(made)
-    assert "nobody knows of which volumes, since 2027-01-15T08:00:00" in why
+    assert "since 2027-01-15T08:00:00" in why
     made.fail_back(words=LET_GO)
     made.assert_disks_are(newest)
     assert "past this site's journal" in made.said[0]
@@ -70,27 +72,47 @@ def test_writes_past_the_journal_are_not_overwritten_unasked(tmp_path: Path) -> 
     made.fail_back()  # once begun it is not asked again
 
 
-def test_the_maps_tell_of_which_volumes(tmp_path: Path) -> None:
+def test_the_disks_times_tell_of_which_volumes_while_the_journal_is_full(tmp_path: Path) -> None:
     made, _ = overflowed(tmp_path)
+    os.utime(made.paths["log"], ns=(SINCE_NS - 60 * SECOND_NS, SINCE_NS - 60 * SECOND_NS))
+    os.utime(made.paths["db"], ns=(SINCE_NS, SINCE_NS))
+    assert "alone: db (nobody knows how much), since 2027-01-15T08:00:00" in refusal(made)
+    mark(made, "log", 1)  # of an older episode, that was not compared either
+    assert "db (nobody knows how much), log (at least 4096 bytes)" in refusal(made)
+
+
+def uncompared(tmp_path: Path, **changes: object) -> tuple[Overtaken, Place]:
+    """The journal went on, and what was written meanwhile was not compared before the other site came."""
+    return overflowed(tmp_path, **{"overflow_at": Position(0, 0), "episode": 0xE, **changes})
+
+
+def test_the_maps_tell_of_which_volumes_later(tmp_path: Path) -> None:
+    made, _ = uncompared(tmp_path)
     mark(made, "db", 5)
     mark(made, "log", 0)
-    assert "db (about 20480 bytes), since" in refusal(made)
+    assert "alone: db (at least 20480 bytes), since" in refusal(made)
     mark(made, "log", 1)
-    assert "db (about 20480 bytes), log (about 4096 bytes)" in refusal(made)
+    assert "db (at least 20480 bytes), log (at least 4096 bytes)" in refusal(made)
+
+
+def test_nothing_tells_of_which_volumes_where_all_are_in_doubt(tmp_path: Path) -> None:
+    made, _ = uncompared(tmp_path, compare_all=True)
+    mark(made, "db", 5)
+    assert "nobody knows of which volumes, since" in refusal(made)
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 5000])
 def test_a_map_that_is_none_tells_nothing(tmp_path: Path, data: bytes) -> None:
-    made, _ = overflowed(tmp_path)
+    made, _ = uncompared(tmp_path)
     mark(made, "db", 5)
     (made.directory / dirty_map_name(0)).write_bytes(data)
     assert "nobody knows of which volumes" in refusal(made)
 
 
 def test_an_episode_that_was_not_compared_is_asked_about_too(tmp_path: Path) -> None:
-    made, newest = overflowed(tmp_path, overflow_at=Position(0, 0), overflow_ns=0, episode=0xE)
+    made, newest = uncompared(tmp_path, overflow_ns=0)
     mark(made, "log", 2)
-    assert "log (about 8192 bytes), nobody knows since when" in refusal(made)
+    assert "log (at least 8192 bytes), nobody knows since when" in refusal(made)
     made.fail_back(words=LET_GO)
     made.assert_disks_are(newest)
 
