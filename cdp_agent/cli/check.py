@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
+from cdp_agent.sealed import check_sealing
 from cdp_container.console import print_error
 from cdp_container.domain.home import check_home_of
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity
@@ -122,6 +123,8 @@ def _check_store(settings: AgentSettings, initialised: bool, domain: bytes | Non
 
     def show() -> None:
         store = open_store(settings.store)
+        if settings.seal_credentials:
+            check_sealing(settings.encryption != "none", store)
         probe(store, os.urandom)
         print(f"store {store.address}: keeps its word")
         owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, domain)

@@ -115,3 +115,17 @@ def test_tls_files_that_are_absent_are_named(
     said = capsys.readouterr().err
     assert f"{files[absent]}: No such file or directory" in said
     assert "see nbd.tls" in said
+
+
+def test_credentials_that_cannot_be_sealed_are_named(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(config, "seal_credentials: true\n")
+    with pytest.raises(ConfigInvalid, match="no key to seal them to"):
+        check(config)
+    elsewhere = config.with_name("encrypted.yaml")
+    text = config.read_text().replace("encryption: none\n", "").replace("/journal", "/elsewhere")
+    elsewhere.write_text(text.replace("/container", "/new"))
+    (config.parent / "new").mkdir()
+    assert check(elsewhere) == ConfigInvalid.exit_code
+    assert "asks for none" in capsys.readouterr().err
