@@ -2,7 +2,8 @@
 
 A file that is just being edited must not decide whether guests have disks, so splitter and streamer never
 read it. Commands that only talk to the running agent find it by the copy, too. The copy leaves out `alerts`,
-which may hold secrets and are the supervisor's alone, but for a digest. What does not belong here: which
+which may hold secrets and are the supervisor's alone, but for a digest, and `marker_hooks`, which whoever
+sets a marker runs: never what the agent's user could have written. What does not belong here: which
 volumes there are (agent.json).
 """
 
@@ -51,7 +52,7 @@ def keep_accepted(config: Path, settings: AgentSettings) -> Path:
     That is the configuration itself where the copy cannot be written: a full disk stops no start.
     """
     path = Path(settings.journal.directory) / ACCEPTED_NAME
-    kept = settings.model_copy(update={"alerts": None})
+    kept = settings.model_copy(update={"alerts": None, "marker_hooks": []})
     text = _header(config) + _alerts_line(settings) + dump_settings(kept)
     assert parse_settings(text, ACCEPTED_NAME) == kept
     if _read(path) == text:
@@ -95,7 +96,7 @@ def standing(config: Path, agent: Running) -> str:
         kept = parse_settings(text, ACCEPTED_NAME)
     except ConfigInvalid:
         return "not known: the copy of the last start cannot be used"
-    apart: dict[str, object] = {"alerts": None, "volumes": []}
+    apart: dict[str, object] = {"alerts": None, "volumes": [], "marker_hooks": []}
     is_same = agent.settings.model_copy(update=apart) == kept.model_copy(update=apart)
     if not is_same or _alerts_line(agent.settings) not in text:
         return "edited since the last start, waits for the next one"

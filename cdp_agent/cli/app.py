@@ -273,14 +273,30 @@ def marker(
         bool,
         typer.Option("--application", help="The application was quiesced: an application-consistent point."),
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="For how long it is kept, like 30d, or forever; else as `retention` says."),
+    ] = None,
+    no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Run none of `marker_hooks`.")] = False,
+    even_if_hooks_fail: Annotated[
+        bool,
+        typer.Option("--even-if-hooks-fail", help="Set it all the same, as no application-consistent point."),
+    ] = False,
+    hooks_limit: Annotated[
+        float,
+        typer.Option(min=5.0, max=3600.0, help="Seconds after which hooks are undone, marker or not."),
+    ] = 60.0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until it is protected.")] = 60.0,
 ) -> int:
-    """Name this instant; returns when it is protected."""
+    """Name this instant; returns when it is protected. Runs the hooks of the configuration around it."""
 
     def work() -> int:
-        from cdp_agent.cli.ask import ask_marker
+        from cdp_agent.cli.ask import HookWishes, ask_marker
 
-        return ask_marker(config, name, note, application=application, timeout_seconds=timeout)
+        hooks = HookWishes(run=not no_hooks, even_if_they_fail=even_if_hooks_fail, limit_seconds=hooks_limit)
+        return ask_marker(
+            config, name, note, application=application, timeout_seconds=timeout, keep=keep, hooks=hooks
+        )
 
     return guarded(work)
 

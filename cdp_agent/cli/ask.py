@@ -2,46 +2,126 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from cdp_agent.cli.accepted import load_running
+from cdp_agent.cli.accepted import Running, load_running
+from cdp_agent.marker_hooks import Ran, quiesced
 from cdp_agent.streamer.control import MARKER_RULE, call, is_marker_name
-from cdp_container.errors import AgentNotRunning, DomainReleased, Incomplete, UsageError
+from cdp_container.clock import SystemClock
+from cdp_container.console import say
+from cdp_container.domain.point_settings import MarkerHookSettings, term_seconds
+from cdp_container.errors import AgentNotRunning, ConfigInvalid, HookFailed, Incomplete, UsageError
 
 NOT_YET_HINT = "the write is safe in the journal; `cdp-agent status` says what it waits for"
+_UNDO_HINT: Final = "undo by hand what it did, `fsfreeze --unfreeze` for instance; the marker itself is set"
+_HOOKS_HINT: Final = "--even-if-hooks-fail sets it all the same, --no-hooks runs none"
 
 
-def ask_marker(config: Path, name: str, note: str, *, application: bool, timeout_seconds: float) -> int:
-    """Name this instant; prints the point. Raises UsageError, AgentNotRunning, DomainReleased, Incomplete."""
+@dataclass(frozen=True, slots=True)
+class HookWishes:
+    """What becomes of the configured hooks. `limit_seconds`: then they are undone, marker or not."""
+
+    run: bool = True
+    even_if_they_fail: bool = False
+    limit_seconds: float = 60.0
+
+
+def ask_marker(
+    config: Path,
+    name: str,
+    note: str,
+    *,
+    application: bool,
+    timeout_seconds: float,
+    keep: str | None = None,
+    hooks: HookWishes = HookWishes(),
+) -> int:
+    """Name this instant; prints the point.
+
+    Raises:
+        UsageError, AgentNotRunning, Incomplete: there is no such marker, or nobody knows yet.
+        HookFailed: a hook failed: before the marker, then there is none; or after it, then it is printed.
+    """
+    what = f"mark {name!r}"
     if not is_marker_name(name):
         raise UsageError("mark this instant", MARKER_RULE)
     request = {"command": "marker", "name": name, "note": note, "application": application}
-    place = _ask(config, request, f"mark {name!r}", timeout_seconds)
-    print(f"{place['epoch']}.{place['cut']} {name}")
+    if keep is not None:
+        request["keep_seconds"] = _keep_seconds(keep)
+    running = load_running(config)
+    directory = Path(running.settings.journal.directory)
+    commands = _hooks(config, running, what) if hooks.run else []
+    clock = SystemClock()
+    with quiesced(commands, hooks.limit_seconds, clock, os.environ, hooks.even_if_they_fail) as held:
+        _tell(held.failed)
+        if held.failed and not hooks.even_if_they_fail:
+            raise HookFailed(what, f"{held.failed[0].words}; there is no marker", _HOOKS_HINT)
+        if commands:
+            request["hooks"] = [
+                {"name": ran.name, "outcome": ran.outcome, "seconds": ran.seconds} for ran in held.befores
+            ]
+            request["take_until_ns"] = held.until_ns
+            request["application"] = application and not held.failed
+        try:
+            place = _ask(directory, request, what, timeout_seconds, held.release)
+        finally:
+            held.release()
+            not_undone = [ran for ran in held.afters if not ran.well]
+            _tell(not_undone)
+    print(f"{place['epoch']}.{place['cut']} {name}", flush=True)
+    if not_undone:
+        raise HookFailed(what, not_undone[0].words, _UNDO_HINT)
     return 0
 
 
-def ask_flush(config: Path, *, timeout_seconds: float) -> int:
-    """Wait until all that was written is protected; prints the point.
+def _hooks(config: Path, running: Running, what: str) -> list[MarkerHookSettings]:
+    """From the file itself, and not what `run` accepted: what a caller runs is not the agent's to write."""
+    if not running.fault:
+        return running.settings.marker_hooks
+    if b"marker_hooks" in config.read_bytes():
+        raise ConfigInvalid(what, "nobody knows which hooks to run", "mend the file, or give --no-hooks")
+    return []
 
-    Raises AgentNotRunning, DomainReleased, Incomplete.
-    """
-    place = _ask(config, {"command": "flush"}, "flush", timeout_seconds)
+
+def _tell(failed: list[Ran]) -> None:
+    for ran in failed:
+        say(f"note: {ran.words}")
+
+
+def _keep_seconds(keep: str) -> int | None:
+    try:
+        seconds = term_seconds(keep)
+    except ValueError as error:
+        raise UsageError("read --keep", f"{keep!r} {error}") from None
+    return None if math.isinf(seconds) else int(seconds)
+
+
+def ask_flush(config: Path, *, timeout_seconds: float) -> int:
+    """Wait until all that was written is protected; prints the point. Raises AgentNotRunning, Incomplete."""
+    directory = Path(load_running(config).settings.journal.directory)
+    place = _ask(directory, {"command": "flush"}, "flush", timeout_seconds)
     print(f"{place['epoch']}.{place['cut']}")
     return 0
 
 
-def _ask(config: Path, request: dict[str, Any], what: str, timeout_seconds: float) -> dict[str, Any]:
-    settings = load_running(config).settings
+def _ask(
+    directory: Path,
+    request: dict[str, Any],
+    what: str,
+    timeout_seconds: float,
+    on_taken: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     try:
-        answer = call(Path(settings.journal.directory), request, timeout_seconds)
+        answer = call(directory, request, timeout_seconds, on_taken)
     except OSError as error:
-        raise AgentNotRunning(what, f"no streamer answers in {settings.journal.directory}") from error
+        raise AgentNotRunning(what, f"no streamer answers in {directory}") from error
     if not answer.get("ok"):
         why = str(answer.get("error", "the streamer did not say why"))
-        if answer.get("released"):
-            raise DomainReleased(what, why, str(answer.get("hint", "")))
         raise Incomplete(what, why, str(answer.get("hint") or NOT_YET_HINT))
     place = answer["place"]
     return {"epoch": 0, "cut": 0} if place is None else dict(place)

@@ -165,7 +165,7 @@ class CutBuilder:
         for one in asked:
             if one.name is not None:
                 kind = "application" if one.application else "bookmark"
-                value = {"kind": kind, "note": one.note, "time_ns": self._clock.wall_ns()}
+                value = {**one.more, "kind": kind, "note": one.note, "time_ns": self._clock.wall_ns()}
                 yield make_record("marker", one.name.encode(), value)
 
     # --- sealing -----------------------------------------------------------------------------

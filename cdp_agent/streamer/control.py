@@ -10,16 +10,18 @@
 `plan` is the collector's (cdp_agent/streamer/planning.py).
 
 A release is begun, and goes on by itself: `status` tells how far it is. The answer is `{"ok": true, ...}`
-(`facts`, or the `place` that is protected) or `{"ok": false, "error": why}`. What does not belong here: what
-the commands do (`Engine`), and their output on a terminal.
+(`facts`, or the `place` that is protected) or `{"ok": false, "error": why}`. A marker with `hooks` gets two,
+the first, `{"ok": true, "taken": true}`, when its instant is fixed. What does not belong here: what the
+commands do (`Engine`), and their output on a terminal.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +39,8 @@ TIMEOUT_SECONDS_MAX: Final = 86_400.0
 MARKER_BYTES_MAX: Final = 200
 """A marker's name, in UTF-8: it stands in tables and on command lines."""
 MARKER_RULE: Final = f"a marker needs a printable name of up to {MARKER_BYTES_MAX} bytes"
+
+TAKEN: Final = "taken"
 
 Answer = dict[str, Any]
 Handler = Callable[[dict[str, Any], Callable[[Answer], None]], None]
@@ -88,34 +92,40 @@ class ControlServer:
         try:
             with peer:
                 peer.settimeout(REQUEST_SECONDS_MAX)
-                answer = self._answer(_read_line(peer))
-                peer.sendall(orjson.dumps(answer) + b"\n")
+                for answer in self._answers(_read_line(peer)[0]):
+                    peer.sendall(orjson.dumps(answer) + b"\n")
         except OSError:
             return  # the client is gone: nobody to tell
         finally:
             self._slots.release()
 
-    def _answer(self, line: bytes) -> Answer:
+    def _answers(self, line: bytes) -> Iterator[Answer]:
         try:
             request = orjson.loads(line)
             timeout_seconds = float(request.get("timeout_seconds", 60.0))
         except (ValueError, TypeError, AttributeError):
-            return {"ok": False, "error": "the request is not understood"}
-        answered = threading.Event()
-        answers: list[Answer] = []
+            yield {"ok": False, "error": "the request is not understood"}
+            return
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._handler(request, answers.put)
+        try:
+            answer = {TAKEN: True}
+            while TAKEN in answer:
+                answer = answers.get(timeout=min(max(timeout_seconds, 0.0), TIMEOUT_SECONDS_MAX))
+                yield answer
+        except queue.Empty:
+            yield {"ok": False, "error": f"not done within {timeout_seconds:g} s", "timeout": True}
 
-        def answer(members: Answer) -> None:
-            answers.append(members)
-            answered.set()
 
-        self._handler(request, answer)
-        if not answered.wait(min(max(timeout_seconds, 0.0), TIMEOUT_SECONDS_MAX)):
-            return {"ok": False, "error": f"not done within {timeout_seconds:g} s", "timeout": True}
-        return answers[0]
-
-
-def call(directory: Path, request: dict[str, Any], timeout_seconds: float) -> Answer:
+def call(
+    directory: Path,
+    request: dict[str, Any],
+    timeout_seconds: float,
+    on_taken: Callable[[], None] = lambda: None,
+) -> Answer:
     """Ask the streamer of a journal directory; its answer comes within the timeout, or soon after it.
+
+    `on_taken` is called when a marker's instant is fixed, and before that is known to be protected.
 
     Raises:
         OSError: nobody listens, or it does not answer.
@@ -126,7 +136,11 @@ def call(directory: Path, request: dict[str, Any], timeout_seconds: float) -> An
             peer.settimeout(timeout_seconds + REQUEST_SECONDS_MAX)
             peer.connect(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
             peer.sendall(orjson.dumps({**request, "timeout_seconds": timeout_seconds}) + b"\n")
-            members = orjson.loads(_read_line(peer, ANSWER_BYTES_MAX))
+            line, rest = _read_line(peer, ANSWER_BYTES_MAX)
+            members = orjson.loads(line)
+            if isinstance(members, dict) and TAKEN in members:
+                on_taken()
+                members = orjson.loads(_read_line(peer, ANSWER_BYTES_MAX, rest)[0])
     finally:
         os.close(fd)
     if not isinstance(members, dict):
@@ -134,12 +148,17 @@ def call(directory: Path, request: dict[str, Any], timeout_seconds: float) -> An
     return members
 
 
-def _read_line(peer: socket.socket, bytes_max: int = REQUEST_BYTES_MAX) -> bytes:
-    """Everything up to the first newline; raises OSError where there is none."""
-    data = b""
+def _read_line(
+    peer: socket.socket, bytes_max: int = REQUEST_BYTES_MAX, data: bytes = b""
+) -> tuple[bytes, bytes]:
+    """Everything up to the first newline, and what came after it; raises OSError where there is none.
+
+    `data`: what came before.
+    """
     while b"\n" not in data:
         part = peer.recv(4096)
         if not part or len(data) > bytes_max:
             raise OSError("no whole line")
         data += part
-    return data.partition(b"\n")[0]
+    line, _, rest = data.partition(b"\n")
+    return line, rest

@@ -9,6 +9,7 @@ becomes of an epoch's objects (`sending`), what is noted on this machine (`noted
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -118,8 +119,18 @@ class Engine:
         """Begin to release the domain to a site, or go on with it."""
         return self.releasing.begin(site, self._noted.splitter_page())
 
-    def ask(self, name: str | None, note: str, application: bool, reply: Reply) -> None:
-        """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be."""
+    def ask(
+        self,
+        name: str | None,
+        note: str,
+        application: bool,
+        reply: Reply,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
+        """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be.
+
+        When this returns, the instant that it stands for is fixed. `more`: see `step_types.Asked`.
+        """
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
         refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
@@ -129,7 +140,7 @@ class Engine:
         assert page is not None, "refused"
         ticket = self._promises.take(reply)
         self._look(page, seen_ns)
-        asked = st.Asked(ticket, self.stream.tail, name, note, application, seen_ns)
+        asked = st.Asked(ticket, self.stream.tail, name, note, application, seen_ns, more or {})
         self.tell(st.AskedFor(asked))
 
     @property

@@ -23,13 +23,14 @@ from typing import Any, Final
 
 from cdp_agent.releases import released
 from cdp_agent.site_word import configured_by
-from cdp_agent.streamer.control import MARKER_RULE, Answer, ControlServer, is_marker_name
+from cdp_agent.streamer.control import TAKEN, Answer, ControlServer
 from cdp_agent.streamer.engine import Engine
-from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Wishes
+from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Reply, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory
+from cdp_agent.streamer.marker_request import marker_members, refused_marker
 from cdp_agent.streamer.noted import publish_gate
 from cdp_agent.streamer.packing import PackingThreads
 from cdp_agent.streamer.planning import COMMAND as PLAN_COMMAND
@@ -297,7 +298,7 @@ class _Runner:
             else:
                 answer({"ok": True, "place": place_of(answered.place)})
 
-        command, name = request.get("command"), request.get("name")
+        command = request.get("command")
         if command == "status":
             self.asking.append(answer)
         elif command in ("release", "cancel-release"):
@@ -318,11 +319,26 @@ class _Runner:
             answer({"ok": False, "error": self.connecting.why})
         elif command == "flush":
             self.engine.ask(None, "", application=False, reply=reply)
-        elif not is_marker_name(name):
-            answer({"ok": False, "error": MARKER_RULE})
+        elif why := refused_marker(request, self.clock.boottime_ns()):
+            answer({"ok": False, "error": why})
         else:
-            note, application = str(request.get("note", "")), bool(request.get("application"))
-            self.engine.ask(str(name), note, application=application, reply=reply)
+            self._mark(self.engine, request, answer, reply)
+
+    def _mark(
+        self, engine: Engine, request: dict[str, Any], answer: Callable[[Answer], None], reply: Reply
+    ) -> None:
+        """Whoever runs hooks is told as soon as the instant is fixed."""
+        replied = False
+
+        def reply_once(answered: Answered) -> None:
+            nonlocal replied
+            replied = True
+            reply(answered)
+
+        note, application = str(request.get("note", "")), bool(request.get("application"))
+        engine.ask(str(request["name"]), note, application, reply_once, marker_members(request))
+        if "hooks" in request and not replied:
+            answer({"ok": True, TAKEN: True})
 
     def _notes(self) -> Notes:
         return load_notes(self.settings.directory)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cdp_container.format.place import NOWHERE, Place
@@ -48,7 +49,7 @@ class Lacking:
 class Asked:
     """Somebody waits until everything up to `target` is protected; a marker where `name` is not None.
 
-    `seen_ns`: see `TailMoved`, for `target`.
+    `seen_ns`: see `TailMoved`, for `target`. `more`: what the marker's record says beside these.
     """
 
     ticket: int
@@ -57,6 +58,7 @@ class Asked:
     note: str = ""
     application: bool = False
     seen_ns: int = 0
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 # --- events ----------------------------------------------------------------------------------

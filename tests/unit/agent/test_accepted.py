@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from cdp_agent.cli.accepted import ACCEPTED_NAME, keep_accepted, load_running, standing
-from cdp_agent.cli.ask import ask_flush, ask_marker
+from cdp_agent.cli.ask import HookWishes, ask_flush, ask_marker
 from cdp_agent.cli.children import splitter_settings, streamer_settings
 from cdp_agent.cli.init import initialise
 from cdp_agent.cli.status import show_status
@@ -163,6 +163,20 @@ def test_marker_and_flush_ask_the_agent(config: Path) -> None:
         ask_flush(config, timeout_seconds=1)
     with pytest.raises(AgentNotRunning):
         ask_marker(config, "m", "", application=False, timeout_seconds=1)
+
+
+def test_hooks_of_a_half_edited_file_are_not_guessed(config: Path) -> None:
+    hooks = "marker_hooks: [{name: x, before: [/bin/false]}]\n"
+    config.write_text(config.read_text() + hooks)
+    keep(config)
+    kept = (config.parent / "journal" / ACCEPTED_NAME).read_text()
+    assert "/bin/false" not in kept
+    assert standing(config, load_running(config)) == "as at the last start"
+    config.write_text(config.read_text().replace("7s", "7"))
+    with pytest.raises(ConfigInvalid, match="which hooks"):
+        ask_marker(config, "m", "", application=False, timeout_seconds=1)
+    with pytest.raises(AgentNotRunning):
+        ask_marker(config, "m", "", application=False, timeout_seconds=1, hooks=HookWishes(run=False))
 
 
 @pytest.mark.parametrize("before", ["7s", "T0KEN", "domain: shop\n"])

@@ -70,3 +70,33 @@ def _connected(directory: Path) -> socket.socket:
     finally:
         os.close(fd)
     return peer
+
+
+def test_a_marker_is_answered_when_it_is_taken_and_when_it_is_protected(tmp_path: Path) -> None:
+    later: list[Callable[[Answer], None]] = []
+
+    def handler(request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+        answer({"ok": True, "taken": True})
+        later.append(answer)
+
+    server = ControlServer(tmp_path, handler)
+    try:
+        answer = call(tmp_path, {"command": "marker"}, 10.0, lambda: later[0]({"ok": True, "place": 7}))
+        assert answer == {"ok": True, "place": 7}
+        assert call(tmp_path, {"command": "marker"}, 0.01)["timeout"]
+    finally:
+        server.close()
+
+
+def test_both_answers_may_come_at_once(tmp_path: Path) -> None:
+    def handler(request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+        answer({"ok": True, "taken": True})
+        answer({"ok": False, "error": "why"})
+
+    server = ControlServer(tmp_path, handler)
+    taken = []
+    try:
+        assert call(tmp_path, {}, 10.0, lambda: taken.append(1)) == {"ok": False, "error": "why"}
+    finally:
+        server.close()
+    assert taken == [1]
