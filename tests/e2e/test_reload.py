@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import threading
@@ -85,6 +86,17 @@ class Guest:
             self.error = error
 
 
+def configured(site: Site) -> dict[str, int]:
+    """The volumes by the configuration that is in force in the container, with their sizes."""
+    owner = json.loads((site.container / "domain" / "owner").read_bytes())
+    config = json.loads((site.container / "domain" / "config" / owner["config"]).read_bytes())
+    return {source["name"]: source["size_bytes"] for source in config["sources"]}
+
+
+def wait_until_configured(site: Site, **volumes: int) -> None:
+    wait_until(lambda: configured(site) == volumes, f"the configuration has {volumes}", SECONDS_MAX)
+
+
 def test_a_volume_comes_grows_and_goes_while_another_is_written() -> None:
     with serving() as (site, agent, volumes), Guest(site):
         content = os.urandom(3 * MIB)
@@ -97,6 +109,7 @@ def test_a_volume_comes_grows_and_goes_while_another_is_written() -> None:
         site.flush_when_ready()
         held = site.backing("extra").read_bytes()
         assert restored(site, "extra") == held
+        wait_until_configured(site, db=SIZE, extra=SIZE)
         with_extra = site.points()[-1]["point"]
 
         os.truncate(site.backing("extra"), SIZE + 2 * MIB)
@@ -107,6 +120,7 @@ def test_a_volume_comes_grows_and_goes_while_another_is_written() -> None:
         site.flush_when_ready()
         assert restored(site, "extra") == site.backing("extra").read_bytes()
         assert restored(site, "extra", "--at", with_extra) == held
+        wait_until_configured(site, db=SIZE, extra=SIZE + 2 * MIB)
 
         with site.client("extra") as client:
             del volumes["extra"]
@@ -124,6 +138,7 @@ def test_a_volume_comes_grows_and_goes_while_another_is_written() -> None:
             "the newest point has the other volume alone",
             SECONDS_MAX,
         )
+        wait_until_configured(site, db=SIZE)
         assert agent.process.poll() is None
     assert agent.process.poll() is not None
 
