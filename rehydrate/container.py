@@ -86,15 +86,20 @@ def open_container(
         MissingObject, DamagedObject, NewerFormat, ForeignObject: its history cannot be followed.
     """
     for _ in range(LOOKS_MAX):
-        facts = read_replica_domain(store) if replica else read_domain(store)
-        if held is not None and held.cut is not None:
-            return _opened(store, secret, replica, replace(facts, owner=replace(facts.owner, ledger=held.ledger)))
+        facts = _facts(store, replica, held)
         try:
             return _opened(store, secret, replica, facts)
         except MissingObject:
-            if not is_superseded(store, facts.owner):
+            if held is not None or not is_superseded(store, facts.owner):
                 raise  # else what is gone was collected since we looked
-    return _opened(store, secret, replica, read_replica_domain(store) if replica else read_domain(store))
+    return _opened(store, secret, replica, _facts(store, replica, held))
+
+
+def _facts(store: Store, replica: bool, held: Hold | None) -> DomainFacts:
+    facts = read_replica_domain(store) if replica else read_domain(store)
+    if held is None or held.cut is None:
+        return facts
+    return replace(facts, owner=replace(facts.owner, ledger=held.ledger))
 
 
 def is_superseded(store: Store, owner: Owner) -> bool:

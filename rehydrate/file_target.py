@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,13 +44,21 @@ class Wanted:
     image: Image | None = None
     restart: bool = False
     tolerant: bool = False
+    hold: str = ""
 
 
 class FileTarget:
     """See `Target`: a sparse file that has its name only when it is complete."""
 
     def __init__(
-        self, path: Path, fd: int, overwrites: str, replaces: bool, image: Image | None, done: Done
+        self,
+        path: Path,
+        fd: int,
+        overwrites: str,
+        replaces: bool,
+        image: Image | None,
+        done: Done,
+        hold: str = "",
     ) -> None:
         self.path = path
         self.known_empty = True
@@ -62,6 +70,7 @@ class FileTarget:
         self._replaces = replaces
         self.old_fd: int | None = None  # what is replaced, locked: no agent begins to serve it
         self._image = image
+        self._hold = hold
 
     def begin(self) -> None:
         """See `Target.begin`: what stands there stays until `finish`."""
@@ -81,7 +90,8 @@ class FileTarget:
         with os_errors(f"write {self._partial}"):
             os.fsync(self._fd)
             status = os.fstat(self._fd)
-        write_progress(self.path, Progress(self._image, status.st_ino, status.st_mtime_ns, done))
+        progress = Progress(self._image, status.st_ino, status.st_mtime_ns, done, self._hold)
+        write_progress(self.path, progress)
         self.done = done
 
     def finish(self) -> None:
@@ -215,7 +225,7 @@ def _open_partial(
         fd, done = _reopen_partial(partial_path(path), resumed, what), resumed.done
     else:
         fd, done = _take_partial(partial_path(path), left is not None, what), Done()
-    target = FileTarget(path, fd, "; ".join(held), status is not None, wanted.image, done)
+    target = FileTarget(path, fd, "; ".join(held), status is not None, wanted.image, done, wanted.hold)
     try:
         if resumed is None:
             os.ftruncate(fd, wanted.size_bytes)
@@ -229,7 +239,7 @@ def _open_partial(
 
 def _is_done(begun: Progress, status: os.stat_result, wanted: Wanted) -> bool:
     """Whether the file is what an earlier restore of the same has finished, untouched since."""
-    found = Progress(begun.image, status.st_ino, status.st_mtime_ns, begun.done)
+    found = replace(begun, inode=status.st_ino, modified_ns=status.st_mtime_ns)
     return begun == found and begun.image == wanted.image and begun.done.upto == wanted.size_bytes
 
 

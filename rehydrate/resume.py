@@ -17,6 +17,7 @@ from isal.isal_zlib import crc32
 
 from cdp_container.domain.durable import replace_file
 from cdp_container.errors import CdpError
+from cdp_container.format.holds import is_hold_id
 from cdp_container.format.jsontext import dump_object, load_object
 
 PROGRESS_SUFFIX: Final = ".partial.progress"
@@ -101,12 +102,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress file: what is restored, into which file (inode, and mtime when it was kept), how far."""
+    """The progress file: what is restored, into which file (inode, and mtime when it was kept), how far.
+
+    `hold` is the id of the hold under which it was read; empty where there was none.
+    """
 
     image: Image
     inode: int
     modified_ns: int
     done: Done
+    hold: str = ""
 
 
 def progress_path(target: Path) -> Path:
@@ -139,11 +144,13 @@ def remove_progress(target: Path) -> None:
 def _parsed(members: dict[str, Any]) -> Progress | None:
     if members["version"] != PROGRESS_VERSION:
         return None
-    done = dict(members["done"])
-    samples = tuple(Sample(**sample) for sample in done.pop("samples"))
-    lost = tuple(Lost(**part) for part in done.pop("lost"))
+    done_members = dict(members["done"])
+    samples = tuple(Sample(**sample) for sample in done_members.pop("samples"))
+    lost = tuple(Lost(**part) for part in done_members.pop("lost"))
     inode, modified_ns = int(members["inode"]), int(members["modified_ns"])
-    return Progress(Image(**members["image"]), inode, modified_ns, Done(**done, samples=samples, lost=lost))
+    hold = str(members.get("hold", ""))  # releases before holds noted none
+    done = Done(**done_members, samples=samples, lost=lost)
+    return Progress(Image(**members["image"]), inode, modified_ns, done, hold if is_hold_id(hold) else "")
 
 
 def sample_of(offset: int, data: memoryview) -> Sample:

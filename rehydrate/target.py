@@ -130,6 +130,7 @@ def open_target(
     image: Image | None = None,
     restart: bool = False,
     tolerant: bool = False,
+    hold: str = "",
 ) -> Iterator[Target]:
     """A target that is fit for a volume; abandoned unless `finish` was called before the end of the block.
 
@@ -143,6 +144,7 @@ def open_target(
             it. None: no note is kept of how far it came.
         restart: start anew even so.
         tolerant: go on even with one that lacks what damage left out.
+        hold: the id of the hold under which it is restored, to be noted for the next restore of the same.
 
     Raises:
         TargetNotEmpty: it holds something, or is in use, and there is no `force`.
@@ -157,7 +159,7 @@ def open_target(
         if status is not None and stat.S_ISBLK(status.st_mode):
             target = open_device(real, size_bytes, force, what)
         elif status is None or stat.S_ISREG(status.st_mode):
-            wanted = Wanted(size_bytes, write_bytes, force, image, restart, tolerant)
+            wanted = Wanted(size_bytes, write_bytes, force, image, restart, tolerant, hold)
             target = open_file(real, status, wanted, what)
         else:
             raise TargetUnsuitable(what, "it is neither a file nor a block device")

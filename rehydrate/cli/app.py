@@ -126,10 +126,10 @@ def restore(
     key_file: KeyFile = None,
 ) -> int:
     """Rebuild volumes at a point, verifying every frame."""
-    from rehydrate.cli import commands, targets
+    from rehydrate.cli import commands, restoring, targets
 
     return guarded(
-        lambda: commands.restore(
+        lambda: restoring.restore(
             commands.Access(address, passphrase_file, key_file, replica),
             commands.choice_of(at, time, marker),
             targets.Targets(

@@ -16,7 +16,8 @@ from typing import Any
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.errors import PointsDamaged, RestoredWithDamage, UsageError, counted
+from cdp_container.errors import PointsDamaged, UsageError, counted
+from cdp_container.format.holds import Hold
 from cdp_container.store.address import below, open_store, parse_address
 from cdp_container.store.api import Found, Store
 from cdp_container.store.retry import with_retries
@@ -24,13 +25,12 @@ from cdp_container.telling import owner_members, owner_text
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.progress import meter
-from rehydrate.cli.targets import Restored, Targets, check_targets, paths_of, restore_all
 from rehydrate.cli.text import parse_point, parse_time, tree
-from rehydrate.container import Container, find_domains, open_container
+from rehydrate.container import Container, Secret, find_domains, open_container
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
-from rehydrate.restore import Source, sum_of
+from rehydrate.restore import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def choice_of(at: str | None, time: str | None, marker: str | None) -> Choice:
 def domains(address: str, as_json: bool) -> int:
     """`rehydrate domains`."""
     place = parse_address(address)
-    with _store(address) as store:
+    with store_of(address) as store:
         found = [
             views.domain_members(below(place, prefix).address() if prefix else place.address(), owner)
             for prefix, owner in find_domains(store)
@@ -76,7 +76,7 @@ def points(access: Access, last: int, as_json: bool) -> int:
             text.append(f"and {counted(older, 'older one')}: --last 0")
         if keyless:
             text.append("volumes and markers are sealed: give --passphrase-file to see them")
-        notes = _notes(container, contents)
+        notes = notes_of(container, contents)
         _tell(notes)
         members = {
             "domain": container.history.domain.hex(),
@@ -95,58 +95,6 @@ def plan(access: Access, choice: Choice, names: list[str], rate: int | None, as_
         members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
         _answer(members, as_json, views.plan_text(members))
     return 0
-
-
-def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, as_json: bool) -> int:
-    """`rehydrate restore`."""
-    check_targets(targets)
-    clock = SystemClock()
-    began_ns = clock.boottime_ns()
-    with _planned(access, choice, targets.names, targets.tolerant) as (source, made):
-        asked = paths_of(made, targets)
-        members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
-        _say_plan(members, as_json)
-        restored = restore_all(source, made, asked, targets, clock, as_json)
-    elapsed_seconds = (clock.boottime_ns() - began_ns) / 1e9
-    done, totals = restored.done, sum_of(made.volumes)
-    report = {
-        **{name: members[name] for name in views.POINT_MEMBERS},
-        "objects": members["objects"],
-        "gets": done.gets,
-        "fetched_bytes": done.fetch_bytes,
-        "written_bytes": done.write_bytes,
-        "resumed_bytes": totals.write_bytes - done.write_bytes,
-        "elapsed_seconds": round(elapsed_seconds, 3),
-        "volumes": [
-            {"name": volume.volume.name, "size_bytes": volume.volume.size_bytes, "target": str(path)}
-            for volume, path in zip(made.volumes, restored.paths, strict=True)
-        ],
-    }
-    lines = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
-    lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
-    if restored.maps:
-        report["damage_maps"] = [str(path) for path in restored.maps]
-    _answer(report, as_json, "\n".join(lines))
-    if restored.maps:
-        raise _with_damage(restored)
-    return 0
-
-
-def _with_damage(restored: Restored) -> RestoredWithDamage:
-    maps = restored.maps.values()
-    parts = sum(len(found.parts) for found in maps)
-    lost, in_doubt, beyond = (
-        sum(found.bytes_of(kind) for found in maps) for kind in ("lost", "doubtful", "beyond")
-    )
-    bytes_text = f"bytes lost: {lost}, doubtful: {in_doubt}, beyond a known size: {beyond}"
-    doubts = len({doubt for found in maps for doubt in found.doubts})
-    where = ", ".join(str(path) for path in restored.maps)
-    why = f"{bytes_text}, in {counted(parts, 'part')}; {counted(doubts, 'more doubt')}: {where}"
-    return RestoredWithDamage("restored, but not everything", why)
-
-
-def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:
-    say(json.dumps({"event": "plan", **members}) if as_json else views.plan_text(members))
 
 
 def verify(access: Access, choice: Choice, as_json: bool) -> int:
@@ -172,7 +120,7 @@ def history(access: Access, as_json: bool) -> int:
     from rehydrate.unmerged import unmerged_of
 
     with _everything(access) as (container, contents):
-        _tell(_notes(container, contents))
+        _tell(notes_of(container, contents))
         epochs = [views.epoch_members(epoch) for epoch in epochs_of(container.history, contents)]
         owner = owner_members(container.history.owner)
         unmerged = [views.unmerged_members(one) for one in unmerged_of(container.store, container.history)]
@@ -201,7 +149,7 @@ def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int],
     if choice.marker is not None:
         container.require_key()  # the names of cuts are sealed
     with closing(container.gather(scope_of(history, choice))) as contents:
-        _tell(_notes(container, contents))
+        _tell(notes_of(container, contents))
         scope = history.branch_of(find_cut(history, contents, choice, []).place)
     return scope, verification.to_verify(container, scope)
 
@@ -220,8 +168,8 @@ def show(access: Access, what: str, as_json: bool) -> int:
 
 
 @contextmanager
-def _store(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator[Store]:
-    """The store, with patience; `noticed` is called whenever that is needed."""
+def store_of(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator[Store]:
+    """The store of an address, with patience; `noticed` is called whenever that is needed."""
     clock = SystemClock()
     opened = open_store(address, clock)
     store = with_retries(opened, clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, noticed=noticed)
@@ -231,14 +179,27 @@ def _store(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator
         store.close()
 
 
+def open_asking(
+    store: Store, secret: Secret, replica: bool, held: Hold | None = None
+) -> tuple[Container, Secret]:
+    """See `open_container`; asks for a passphrase where one is needed and none was given.
+
+    Gives what opens it the next time, too: nobody is asked twice, and no passphrase is tried twice.
+    """
+    container = open_container(store, secret, replica, held)
+    if container.sealed and not secret:
+        secret = ask_passphrase()
+        container = open_container(store, secret, replica, held) if secret else container
+    if container.keys.private_key is not None:
+        secret = Secret(private_key=container.keys.private_key)
+    return container, secret
+
+
 @contextmanager
 def _container(access: Access, noticed: Callable[[], None] = lambda: None) -> Iterator[Container]:
     secret = read_secret(access.passphrase_file, access.key_file)
-    with _store(access.address, noticed) as store:
-        container = open_container(store, secret, access.replica)
-        if container.sealed and not secret:
-            asked = ask_passphrase()
-            container = open_container(store, asked, access.replica) if asked else container
+    with store_of(access.address, noticed) as store:
+        container, _ = open_asking(store, secret, access.replica)
         yield container
 
 
@@ -260,13 +221,13 @@ def _planned(
     with _container(access, flow.refused) as container:
         container.require_key()
         with closing(container.gather(scope_of(container.history, choice))) as contents:
-            _tell(_notes(container, contents))
+            _tell(notes_of(container, contents))
             made = plan_restore(container, contents, choice, names, tolerant)
             _tell(made.notes)
             yield Source(container.store, container.keys, contents, flow), made
 
 
-def _notes(container: Container, contents: Contents) -> list[str]:
+def notes_of(container: Container, contents: Contents) -> list[str]:
     """What a reader should be told, and every object that is not what it should be."""
     broken = [f"{broken.key}: {broken.error.why}" for broken in contents.broken.values()]
     return [*container.history.notes, *contents.notes, *broken]

@@ -11,18 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cdp_container.clock import Clock
 from cdp_container.console import printable, say
 from cdp_container.domain.image import Volume
 from cdp_container.errors import CdpError, DamagedObject, MissingObject, TargetUnsuitable, UsageError
-from rehydrate.cli.progress import Meter, meter
+from rehydrate.cli.progress import meter
 from rehydrate.damage import Findings, examined, map_path, remove_map, with_map_hint, write_map
 from rehydrate.plan import Totals, VolumePlan
 from rehydrate.points import RestorePlan
-from rehydrate.restore import Source, restore_volume, sum_of
-from rehydrate.resume import Image, Lost
+from rehydrate.restore import Report, Source, restore_volume, sum_of
+from rehydrate.resume import PROGRESS_SUFFIX, Image, Lost, read_progress
 from rehydrate.target import Target, check_room_for, open_target
+
+NOTED_MAX: Final = 256
+"""Progress files that are looked at in a directory: of more, one hold is surely theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,19 @@ class Targets:
     tolerant: bool = False
     again: frozenset[Path] = frozenset()
     """Devices that this very restore began to write before it was interrupted: they need no `force`."""
+    hold: str = ""
+    """The id of the hold under which it is read, if there is one."""
+
+
+def noted_holds(targets: Targets) -> list[str]:
+    """The ids of the holds that interrupted restores into these targets noted, as far as any can be read."""
+    if targets.target_dir is None:
+        paths = [] if targets.target is None else [Path(os.path.realpath(targets.target))]
+    else:
+        found = sorted(targets.target_dir.glob(f"*{PROGRESS_SUFFIX}"))[:NOTED_MAX]
+        paths = [path.with_name(path.name.removesuffix(PROGRESS_SUFFIX)) for path in found]
+    noted = [progress.hold for path in paths if (progress := read_progress(path)) is not None]
+    return [hold_id for hold_id in dict.fromkeys(noted) if hold_id]
 
 
 def check_targets(targets: Targets) -> None:
@@ -107,10 +124,12 @@ def restore_all(
     clock: Clock,
     as_json: bool,
     when_done: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Restored:
     """Restore every volume. All targets are opened before any is touched. `as_json`: how progress is told.
 
-    `when_done` is called when all are durable; only after it is it forgotten how far each came.
+    `when_done` is called when all are durable; only after it is it forgotten how far each came. `check` is
+    called all the time, and before a volume is taken for damaged: it raises where another reading is due.
     """
     _check_apart(paths)
     check_room_for(zip(paths, (plan.totals.write_bytes for plan in made.volumes), strict=True))
@@ -127,8 +146,13 @@ def restore_all(
             if not target.done.nothing:
                 say(printable(f"note: going on with the interrupted restore into {target.path}"))
         maps: dict[Path, Findings] = {}
-        mapper = _mapper(source, made, maps) if targets.tolerant else None
-        with meter(sum_of(made.volumes), "restore", clock, as_json) as report:
+        mapper = _mapper(source, made, maps, check) if targets.tolerant else None
+        with meter(sum_of(made.volumes), "restore", clock, as_json) as shown:
+
+            def report(done: Totals) -> None:
+                check()
+                shown(done)
+
             done = _restore_each(source, made, opened, report, mapper, maps)
         when_done()
         for target in opened:
@@ -168,6 +192,7 @@ def _open(
         _image(source, made, plan.volume),
         targets.restart,
         targets.tolerant,
+        targets.hold,
     )
 
 
@@ -180,8 +205,11 @@ Mapper = Callable[[VolumePlan, Target, tuple[Lost, ...]], None]
 """Makes the map of a volume's damage, before its target is finished."""
 
 
-def _mapper(source: Source, made: RestorePlan, maps: dict[Path, Findings]) -> Mapper:
+def _mapper(
+    source: Source, made: RestorePlan, maps: dict[Path, Findings], check: Callable[[], None]
+) -> Mapper:
     def write(plan: VolumePlan, target: Target, lost: tuple[Lost, ...]) -> None:
+        check()
         found = examined(source.contents, made.branch, plan.volume, made.faults, lost, made.doubts)
         if found.parts or found.doubts:
             image = _image(source, made, plan.volume)
@@ -194,7 +222,7 @@ def _restore_each(
     source: Source,
     made: RestorePlan,
     opened: list[Target],
-    report: Meter,
+    report: Report,
     mapper: Mapper | None,
     maps: Mapping[Path, Findings],
 ) -> Totals:

@@ -16,7 +16,7 @@ from cdp_container.store import address as addresses
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.telling import table, time_text
-from rehydrate.cli import commands
+from rehydrate.cli import commands, restoring
 from rehydrate.cli.main import NEXT_STEPS
 from rehydrate.cli.text import parse_point, parse_time, seconds_text, size_text, tree
 from tests.containers import PASSPHRASE, Site, busy_container, write
@@ -215,7 +215,7 @@ def test_an_interruption_is_130_and_says_what_to_do_next(
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "restore", interrupted)
+    monkeypatch.setattr(restoring, "restore", interrupted)
     monkeypatch.setattr(commands, "points", interrupted)
     assert run("restore", place, "--target", "x") == (
         EXIT_INTERRUPTED,

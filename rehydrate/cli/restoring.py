@@ -1,0 +1,160 @@
+"""`rehydrate restore`: under a hold, on from where an interrupted one was, and anew where objects moved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cdp_container.clock import SystemClock
+from cdp_container.console import answer, printable, say
+from cdp_container.domain.holding import Holding
+from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, counted
+from cdp_container.store.api import Store
+from rehydrate.anew import read_until_found
+from rehydrate.cli import views
+from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
+from rehydrate.cli.console import read_secret
+from rehydrate.cli.held import holding_for, tell
+from rehydrate.cli.targets import Restored, Targets, check_targets, noted_holds, paths_of, restore_all
+from rehydrate.container import Container, Secret, is_superseded
+from rehydrate.flow import Flow
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.restore import Source, sum_of
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of the command. `choice` is the very point, once it is known."""
+
+    access: Access
+    choice: Choice
+    targets: Targets
+    rate: int | None
+    as_json: bool
+    store: Store
+    flow: Flow
+    holding: Holding
+    secret: Secret
+    container: Container | None = None
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    def is_moved(self) -> bool:
+        """Whether another ledger is in force than the one that is read by."""
+        return self.container is not None and is_superseded(self.store, self.container.history.owner)
+
+    def check(self) -> None:
+        """Raises HoldLost."""
+        self.holding.check()
+
+    def check_all(self) -> None:
+        """The same, and MissingObject where what seems lost may only have moved."""
+        self.holding.check()
+        if self.is_moved():
+            assert self.container is not None, "opened"
+            raise MissingObject(self.container.store.address, "objects were collected while they were read")
+
+
+def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, as_json: bool) -> int:
+    """`rehydrate restore`."""
+    check_targets(targets)
+    clock, flow = SystemClock(), Flow()
+    began_ns = clock.boottime_ns()
+    secret = read_secret(access.passphrase_file, access.key_file)
+    with store_of(access.address, flow.refused) as store, holding_for(store, "restore") as holding:
+        job = _Job(access, choice, targets, rate, as_json, store, flow, holding, secret)
+        if access.replica:
+            holding.unheld("a hold in a replica is seen by nobody")
+        else:
+            holding.place(noted_holds(targets), choice.at)
+        made, restored = read_until_found(
+            lambda is_first: _restore(job, is_first), holding, job.is_moved, tell
+        )
+    return _report(made, restored, (clock.boottime_ns() - began_ns) / 1e9, rate, as_json)
+
+
+def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
+    """One reading: all of it, or on from where the one before it was."""
+    held = job.holding.hold if is_first else None
+    job.container, job.secret = open_asking(job.store, job.secret, job.access.replica, held)
+    container = job.container
+    container.require_key()
+    targets = job.targets
+    begun: list[Path] = []
+    try:
+        with closing(container.gather(scope_of(container.history, job.choice))) as contents:
+            for note in notes_of(container, contents):
+                tell(note)
+            made = plan_restore(container, contents, job.choice, targets.names, targets.tolerant)
+            for note in made.notes:
+                tell(note)
+            place = made.cut.place
+            job.holding.narrow(place, container.history.owner.ledger)
+            job.choice = Choice(at=(place.epoch, place.cut))
+            paths = paths_of(made, targets)
+            _say_plan(views.plan_members(made, job.rate or ASSUMED_BYTES_PER_SECOND), job.as_json)
+            check = job.check_all if targets.tolerant else job.check
+            targets = replace(targets, hold=job.holding.hold_id)
+            job.holding.keeps = True
+            begun = paths
+            source = Source(container.store, container.keys, contents, job.flow)
+            return made, restore_all(source, made, paths, targets, job.clock, job.as_json, check=check)
+    except (HoldLost, MissingObject):
+        if begun:  # the next reading goes on; but what was taken for lost may be there after all
+            devices = frozenset(path for path in begun if path.is_block_device())
+            job.targets = replace(job.targets, restart=job.targets.tolerant, again=devices)
+        raise
+    except NoSuchPoint as error:
+        if is_first:
+            raise
+        why = f"it was collected while it was read: {error.why}"
+        raise NoSuchPoint(error.what, why, "`rehydrate points` lists what can be restored still") from error
+
+
+def _report(
+    made: RestorePlan, restored: Restored, elapsed_seconds: float, rate: int | None, as_json: bool
+) -> int:
+    members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
+    done, totals = restored.done, sum_of(made.volumes)
+    report = {
+        **{name: members[name] for name in views.POINT_MEMBERS},
+        "objects": members["objects"],
+        "gets": done.gets,
+        "fetched_bytes": done.fetch_bytes,
+        "written_bytes": done.write_bytes,
+        "resumed_bytes": totals.write_bytes - done.write_bytes,
+        "elapsed_seconds": round(elapsed_seconds, 3),
+        "volumes": [
+            {"name": volume.volume.name, "size_bytes": volume.volume.size_bytes, "target": str(path)}
+            for volume, path in zip(made.volumes, restored.paths, strict=True)
+        ],
+    }
+    lines = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
+    lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
+    if restored.maps:
+        report["damage_maps"] = [str(path) for path in restored.maps]
+    answer(json.dumps(report, indent=2) if as_json else "\n".join(lines))
+    if restored.maps:
+        raise _with_damage(restored)
+    return 0
+
+
+def _with_damage(restored: Restored) -> RestoredWithDamage:
+    maps = restored.maps.values()
+    parts = sum(len(found.parts) for found in maps)
+    lost, in_doubt, beyond = (
+        sum(found.bytes_of(kind) for found in maps) for kind in ("lost", "doubtful", "beyond")
+    )
+    bytes_text = f"bytes lost: {lost}, doubtful: {in_doubt}, beyond a known size: {beyond}"
+    doubts = len({doubt for found in maps for doubt in found.doubts})
+    where = ", ".join(str(path) for path in restored.maps)
+    why = f"{bytes_text}, in {counted(parts, 'part')}; {counted(doubts, 'more doubt')}: {where}"
+    return RestoredWithDamage("restored, but not everything", why)
+
+
+def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:
+    say(json.dumps({"event": "plan", **members}) if as_json else views.plan_text(members))
