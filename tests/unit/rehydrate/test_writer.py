@@ -18,7 +18,7 @@ from cdp_container.format.seal import NO_KEYS, ReaderKeys, public_of
 from cdp_container.store.address import open_store
 from cdp_container.store.memory import MemoryStore
 from cdp_container.store.s3 import S3Store
-from rehydrate import writer
+from rehydrate import agent_files, writer
 from rehydrate.cli.failover import which_of
 from rehydrate.container import Container
 from rehydrate.writer import Which
@@ -114,6 +114,11 @@ def test_they_are_kept_where_the_agent_s_store_finds_them(tmp_path: Path, profil
     assert isinstance(store, S3Store)
     assert store.signing_keys() == ("AKIA", "hidden", None)
     store.close()
+
+
+def test_a_try_that_was_refused_leaves_a_directory_that_fits(tmp_path: Path) -> None:
+    writer.keep(PLAIN, ADDRESS, tmp_path)
+    assert agent_files.check_directory(tmp_path, tmp_path / "agent.yaml", DOMAIN, "b") is None
 
 
 def test_what_would_break_that_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
