@@ -295,6 +295,56 @@ def failback(
 
 
 @app.command()
+def holds(address: Address, json: Json = False) -> int:
+    """List what readers and operators keep from being collected."""
+    from rehydrate.cli import holds as holding
+
+    return guarded(lambda: holding.holds(address, json))
+
+
+@app.command()
+def hold(
+    address: Address,
+    until: Annotated[str, typer.Option(help="Until when, by the store's clock (RFC 3339).")],
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
+    reason: Annotated[str, typer.Option(help="Why, for whoever lists the holds.")] = "",
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Keep a point from being collected until a time; everything, where none is named. Prints an id."""
+    from rehydrate.cli import commands
+    from rehydrate.cli import holds as holding
+    from rehydrate.cli.text import parse_time
+
+    return guarded(
+        lambda: holding.hold(
+            commands.Access(address, passphrase_file, key_file),
+            commands.choice_of(at, time, marker),
+            parse_time(until, "--until"),
+            reason,
+            json,
+        )
+    )
+
+
+@app.command()
+def unhold(
+    address: Address,
+    hold_id: Annotated[str, typer.Argument(metavar="ID", help="As `holds` prints it, or its first digits.")],
+    force: Annotated[
+        bool, typer.Option(help="Even that of a reader that lives; with `all`: every one.")
+    ] = False,
+) -> int:
+    """Take a hold away; `all` writes an empty roster, where the old one is lost or damaged."""
+    from rehydrate.cli import holds as holding
+
+    return guarded(lambda: holding.unhold(address, hold_id, force))
+
+
+@app.command()
 def show(
     address: Address,
     what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],

@@ -34,14 +34,15 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def parse_time(text: str) -> int:
+def parse_time(text: str, option: str = "--time") -> int:
     """Nanoseconds since 1970 from RFC 3339. Raises UsageError; also where the offset from UTC is left out."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError("read --time", f"{text!r} is no time", "write 2026-11-20T14:00:00Z") from None
+        raise UsageError(f"read {option}", f"{text!r} is no time", "write 2026-11-20T14:00:00Z") from None
     if moment.tzinfo is None:
-        raise UsageError("read --time", f"{text!r} does not say its offset from UTC", "end it in Z or +01:00")
+        why = f"{text!r} does not say its offset from UTC"
+        raise UsageError(f"read {option}", why, "end it in Z or +01:00")
     return (moment - UNIX_EPOCH) // timedelta(microseconds=1) * 1000
 
 
