@@ -36,7 +36,9 @@ def open_backing(files: Files, volume: VolumeSettings) -> Backing:
     try:
         fd = files.open(volume.backing)
     except OSError as error:
-        raise BackingUnreadable(what, f"{volume.backing}: {error.strerror}") from error
+        busy = error.errno == errno.EBUSY
+        why = "it is mounted, or used by the kernel" if busy else error.strerror
+        raise BackingUnreadable(what, f"{volume.backing}: {why}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # A restore may have replaced it between the two calls: guests would write into a file without a name.

@@ -111,8 +111,9 @@ class OsFiles:
         self._fallocate.restype = ctypes.c_int
 
     def open(self, path: Path, create: bool = False) -> int:
-        """See `Files.open`."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+        """See `Files.open`; a device that is mounted cannot be opened, nor mounted while it is open."""
+        flags = os.O_CREAT if create else os.O_EXCL if _is_device(path) else 0
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
 
     def close(self, fd: int) -> None:
         """See `Files.close`."""
@@ -233,3 +234,7 @@ def _write_rest(fd: int, data: bytes, written: int, offset: int) -> None:
         if count == 0:
             raise OSError(errno.EIO, "the kernel wrote nothing")
         written += count
+
+
+def _is_device(path: Path) -> bool:
+    return stat.S_ISBLK(os.stat(path).st_mode)

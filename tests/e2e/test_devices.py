@@ -15,7 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import AlreadyRunning, BackingChanged, TargetNotEmpty, TargetUnsuitable
+from cdp_container.errors import (
+    AlreadyRunning,
+    BackingChanged,
+    BackingUnreadable,
+    TargetNotEmpty,
+    TargetUnsuitable,
+)
 from tests.e2e.processes import Done, run
 from tests.e2e.site import BIN, END_SECONDS_MAX, MIB, Site
 from tests.e2e.test_failback import assert_disks, diverge, failback, lose, two_ways, words_of
@@ -241,3 +247,24 @@ def test_a_device_that_holds_something_is_overwritten_only_by_force() -> None:
         )  # fmt: skip
         assert used.code == AlreadyRunning.exit_code, used
         assert_disks(a, images)
+
+
+@pytest.mark.needs("mke2fs")
+def test_a_mounted_device_is_not_served_and_a_served_one_not_mounted() -> None:
+    with two_sites_on_devices() as (a, _, at_a, _):
+        folder = a.base / "mounted"
+        folder.mkdir()
+        here = a.environment(a.base / "home")
+        mount = ["mount", "-t", "ext2", str(at_a.path), str(folder)]
+        run(["mke2fs", "-q", str(at_a.path)], here).must()
+        run(mount, here).must()
+        try:
+            refusing = a.launch()
+            assert refusing.process.wait(END_SECONDS_MAX) == BackingUnreadable.exit_code
+        finally:
+            run(["umount", str(folder)], here).must()
+        assert "it is mounted" in refusing.log()
+        a.start()
+        assert run(mount, here).code
+        a.flush_when_ready()
+        assert_restores(a, {"db": bytearray(at_a.path.read_bytes())})
