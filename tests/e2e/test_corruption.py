@@ -29,7 +29,7 @@ from cdp_container.errors import (
     NewerFormat,
     PointsDamaged,
 )
-from rehydrate.cli import commands
+from rehydrate.cli import commands, restoring
 from rehydrate.cli.targets import Targets
 from rehydrate.plan import Choice
 from tests.e2e.site import MIB, PROTECTED_SECONDS_MAX, Site, new_site
@@ -99,7 +99,7 @@ def restored_images(site: Site, point: str | None) -> Images:
     """Restore in this process."""
     with tempfile.TemporaryDirectory() as folder:
         choice = commands.choice_of(point, None, None)
-        commands.restore(access(site), choice, Targets([], None, True, Path(folder), False), None, True)
+        restoring.restore(access(site), choice, Targets([], None, True, Path(folder), False), None, True)
         return {path.stem: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -121,7 +121,7 @@ def assert_never_wrong(sound: Sound, capsys: pytest.CaptureFixture[str], *keys: 
     capsys.readouterr()
     with tempfile.TemporaryDirectory() as folder:
         targets = Targets([], None, True, Path(folder), False)
-        code = guarded(lambda: commands.restore(access(sound.site), Choice(), targets, None, True))
+        code = guarded(lambda: restoring.restore(access(sound.site), Choice(), targets, None, True))
         found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     said = capsys.readouterr()
     if code == 0:
