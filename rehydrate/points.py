@@ -7,7 +7,7 @@ over is told. Opening a container does not belong here (container), nor what a r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
 from rehydrate.damage import record_doubts, with_map_hint
 from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
+from rehydrate.thinned import Candidate, gaps, picked
 
 Fits = Callable[[Cut], bool]
 
@@ -70,20 +71,41 @@ class RestorePlan:
         return len(frozenset[int]().union(*(plan.objects for plan in self.volumes)))
 
 
-def points_of(container: Container, contents: Contents, last: int = 0) -> tuple[list[Point], int]:
-    """The newest recovery points (`last` of them, 0 for all), side branches included, oldest first.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Recovery points as they are listed, oldest first, and all cuts that there are.
 
-    Gives them and how many older ones there are. `contents` must hold everything.
+    `gaps`: before which of them (by number) there was none for how many seconds.
+    """
+
+    points: list[Point]
+    cuts: list[Cut]
+    gaps: Mapping[int, float]
+
+    @property
+    def left_out(self) -> int:
+        """So many are not listed."""
+        return len(self.cuts) - len(self.points)
+
+
+def points_of(container: Container, contents: Contents, last: int | None = 0) -> Listed:
+    """The newest recovery points, side branches included: `last` of them; 0: all; None: some of each age.
+
+    `contents` must hold everything.
     """
     history = container.history
     everything, origins = history.everything(), history.origins()
     main = history.branch_of(history.newest)
     sound = Soundness(faults_of(contents, everything, origins), origins)
     cuts = cuts_of(contents, everything)
-    shown = cuts[-last:] if last else cuts
+    numbers = list(range(len(cuts)))[-last:] if last else list(range(len(cuts)))
+    if last is None:
+        branches = [cut.place.seq <= main.get(cut.place.epoch, 0) for cut in cuts]
+        faults = [sound.fault_at(cut.place) for cut in cuts]
+        numbers = picked(list(map(Candidate, cuts, branches, [fault is None for fault in faults])))
     volumes = Volumes(contents)
     points = []
-    for cut in shown:
+    for cut in (cuts[number] for number in numbers):
         broken = sound.fault_at(cut.place)
         found: list[Volume] = []
         try:
@@ -92,7 +114,8 @@ def points_of(container: Container, contents: Contents, last: int = 0) -> tuple[
             broken = broken or error
         on_main = cut.place.seq <= main.get(cut.place.epoch, 0)
         points.append(Point(cut, tuple(found), history.is_protected(cut.place), on_main, broken))
-    return points, len(cuts) - len(shown)
+    holes = gaps(cuts, numbers)
+    return Listed(points, cuts, {at: holes[number] for at, number in enumerate(numbers) if number in holes})
 
 
 def scope_of(history: History, choice: Choice) -> dict[int, int]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from cdp_container.domain.heads import Broken, Seen
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
+from cdp_container.domain.retention import CutMarker, marker_of
 from cdp_container.domain.spool import Spool
 from cdp_container.errors import DamagedObject
 from cdp_container.extents.tables import (
@@ -55,6 +56,8 @@ PLACED_RUNS: Final = np.dtype(
 )
 """A row of `extents.tables.RUNS` with the space and the place in history that it belongs to."""
 
+OBJECT_TOLD_BYTES_MAX: Final = 1 << 40
+"""No object stands for more; a figure beyond is made up."""
 _CUT_KEY: Final = struct.Struct("<QQ")
 _SPACE_RECORDS: Final = frozenset({"space+", "space=", "space-"})
 
@@ -64,7 +67,8 @@ class Segment:
     """What a segment's preamble says, or what a pack remembers of a collected one (then without digests).
 
     Times are nanoseconds since 1970, `object_bytes` those of the whole stored object. `journal` is a position
-    in its writer's journal: generation and offset in bytes.
+    in its writer's journal: generation and offset in bytes. `raw_bytes` and `incompressible_bytes` of
+    guests' data are as the header tells, which nothing may depend on; 0 where it cannot be read.
     """
 
     epoch: int
@@ -80,6 +84,8 @@ class Segment:
     previous_digest: bytes
     digest: bytes
     journal: tuple[int, int] = (0, 0)
+    raw_bytes: int = 0
+    incompressible_bytes: int = 0
 
     @property
     def place(self) -> Place:
@@ -99,11 +105,12 @@ class SpaceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """The name of a cut."""
+    """The name of a cut, and how long that keeps it."""
 
     place: Place
     name: str
     note: str
+    term: CutMarker
 
 
 @dataclass(slots=True)
@@ -185,6 +192,10 @@ class Contents:
                 previous_digest=preamble.previous_digest,
                 digest=seen.digest,
                 journal=(preamble.journal_generation, preamble.journal_offset),
+                raw_bytes=0 if seen.head is None else _told_bytes(seen.head, "raw_bytes"),
+                incompressible_bytes=0
+                if seen.head is None
+                else _told_bytes(seen.head, "incompressible_bytes"),
             )
         elif seen.key not in self.ledger.packs:
             return
@@ -213,8 +224,9 @@ class Contents:
                 if record.name == "space=":
                     self._add_cover(head, place, record.key, value.get("size_bytes"))
             elif record.name == "marker":
-                note = str(record_value(record, head.key).get("note", ""))
-                self.markers.append(Marker(place, record.key.decode("utf-8", "replace"), note))
+                value, name = record_value(record, head.key), record.key.decode("utf-8", "replace")
+                term = marker_of(name, value)
+                self.markers.append(Marker(place, name, str(value.get("note", "")), term))
             elif record.name == "cut":
                 self._add_collected_cut(head, record)
 
@@ -301,6 +313,15 @@ class Contents:
         """Give the spool's disk space back."""
         for spool in (self._spool, self._first_sums, self._sums):
             spool.close()
+
+
+def _told_bytes(head: Head, name: str) -> int:
+    """The sum over all spaces of a figure that a header has for people, as far as it makes sense."""
+    spaces = head.header.get("spaces")
+    told = (
+        [space.get(name) for space in spaces if isinstance(space, dict)] if isinstance(spaces, list) else []
+    )
+    return sum(count for count in told if type(count) is int and 0 <= count <= OBJECT_TOLD_BYTES_MAX)
 
 
 def _places(head: Head) -> list[Place]:

@@ -102,6 +102,13 @@ class CutMarker:
     keep_seconds: int | None = None
 
 
+def marker_of(name: str, value: Mapping[str, object]) -> CutMarker:
+    """A marker and its term, from its record; one that makes no sense is kept for ever."""
+    seconds = value.get("keep_seconds")
+    fits = type(seconds) is int and 0 <= seconds <= TERM_SECONDS_MAX
+    return CutMarker(name, "keep_seconds" in value, seconds if fits else None)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True)
 class PastCut:
     """A complete cut that is not retired.

@@ -64,7 +64,11 @@ def domains(address: Address, json: Json = False) -> int:
 @app.command()
 def points(
     address: Address,
-    last: Annotated[int, typer.Option(min=0, help="How many to print, the newest; 0 for all.")] = 50,
+    last: Annotated[
+        int | None, typer.Option(min=0, help="Print so many, the newest; else some of each age.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Print all of them, as --json does.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw all of them into this SVG file.")] = None,
     replica: Replica = False,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
@@ -74,7 +78,7 @@ def points(
     from rehydrate.cli import commands
 
     access = commands.Access(address, passphrase_file, key_file, replica)
-    return guarded(lambda: commands.points(access, last, json))
+    return guarded(lambda: commands.points(access, 0 if every else last, plot, json))
 
 
 @app.command()

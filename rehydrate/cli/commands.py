@@ -16,7 +16,7 @@ from typing import Any
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.errors import PointsDamaged, UsageError, counted
+from cdp_container.errors import PointsDamaged, UsageError
 from cdp_container.format.holds import Hold
 from cdp_container.store.address import below, open_store, parse_address
 from cdp_container.store.api import Found, Store
@@ -29,7 +29,7 @@ from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, Secret, find_domains, open_container
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
-from rehydrate.points import RestorePlan, find_cut, plan_restore, points_of, scope_of
+from rehydrate.points import RestorePlan, find_cut, plan_restore, scope_of
 from rehydrate.restore import Source
 
 
@@ -66,26 +66,18 @@ def domains(address: str, as_json: bool) -> int:
     return 0
 
 
-def points(access: Access, last: int, as_json: bool) -> int:
-    """`rehydrate points`."""
+def points(access: Access, last: int | None, plot: Path | None, as_json: bool) -> int:
+    """`rehydrate points`: the `last` newest (0: all); None: for people some of each age, for programs all."""
+    from rehydrate.cli.listing import list_points
+
     with _everything(access) as (container, contents):
-        shown, older = points_of(container, contents, last)
-        keyless = contents.sealed
-        text = [views.points_text(shown, keyless)]
-        if older:
-            text.append(f"and {counted(older, 'older one')}: --last 0")
-        if keyless:
-            text.append("volumes and markers are sealed: give --passphrase-file to see them")
         notes = notes_of(container, contents)
+        thinned = last is None and not as_json
+        members, text = list_points(
+            container, contents, None if thinned else last or 0, SystemClock().wall_ns(), notes, plot
+        )
         _tell(notes)
-        members = {
-            "domain": container.history.domain.hex(),
-            "name": container.history.owner.name,
-            "notes": notes,
-            "sealed": keyless,
-            "points": [views.point_members(point) for point in shown],
-        }
-        _answer(members, as_json, "\n".join(text))
+        _answer({**members, "notes": notes}, as_json, text)
     return 0
 
 

@@ -19,10 +19,12 @@ from cdp_container.telling import (
 )
 from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.plan import ASSUMED_GETS_PER_SECOND, Totals, VolumePlan
-from rehydrate.points import Point, RestorePlan
+from rehydrate.points import Listed, Point, RestorePlan
 from rehydrate.restore import sum_of
 
 if TYPE_CHECKING:
+    from cdp_container.domain.retention import Kept
+    from cdp_container.format.place import Place
     from rehydrate.epochs import Epoch
     from rehydrate.unmerged import Unmerged
     from rehydrate.verify import Report
@@ -77,11 +79,17 @@ def point_members(point: Point) -> Members:
     }
 
 
-def points_text(points: Sequence[Point], keyless: bool) -> str:
-    """Recovery points, oldest first."""
+def points_text(listed: Listed, keyless: bool, kept: Mapping[Place, Kept] | None) -> str:
+    """Recovery points, oldest first, and between them where there was none for long.
+
+    `kept`: how long, as far as it is known; None where everything is for ever.
+    """
+    titles = ["POINT", "TIME", "STATE", "VOLUMES", "MARKERS"]
     rows = []
-    for point in points:
+    for number, point in enumerate(listed.points):
         place = point.cut.place
+        if number in listed.gaps:
+            rows.append(["", f"  no point for {seconds_text(listed.gaps[number])}", "", "", "", ""])
         rows.append(
             [
                 point_name(place.epoch, place.cut),
@@ -89,9 +97,31 @@ def points_text(points: Sequence[Point], keyless: bool) -> str:
                 _state(point),
                 "?" if keyless else ", ".join(v.name if v.whole else f"({v.name})" for v in point.volumes),
                 "?" if keyless else ", ".join(point.cut.markers),
+                "" if kept is None else kept_text(kept.get(place)),
             ]
         )
-    return table(("POINT", "TIME", "STATE", "VOLUMES", "MARKERS"), rows)
+    if kept is None:
+        return table(titles, [row[:-1] for row in rows])
+    return table([*titles, "KEPT UNTIL ABOUT"], rows)
+
+
+def kept_text(kept: Kept | None) -> str:
+    """How long a point is kept, and why."""
+    if kept is None:
+        return "the next collection"
+    if kept.until_ns is None:
+        return f"for ever ({kept.words})"
+    return f"{time_text(kept.until_ns)[:16]}Z ({kept.words})" if kept.until_ns else kept.words
+
+
+def kept_members(kept: Kept | None) -> Members:
+    """The same; `until_ns` null where it is for ever, or for no time that is known."""
+    until_ns = None if kept is None else kept.until_ns
+    return {
+        "why": [] if kept is None else kept.words.split(", "),
+        "until_ns": until_ns or None,
+        "for_ever": kept is not None and kept.until_ns is None,
+    }
 
 
 def _state(point: Point) -> str:
