@@ -33,12 +33,14 @@ OBJECTS: Final = np.dtype(
 )
 """An object in force, sorted by (kind, epoch, number).
 
-`kind` is an ObjectKind: segment or pack; `number` its seq or pack number; `cut` 0 in a pack. `stored_bytes` is the
-whole object, `stored_ns` the store's Last-Modified. `live_bytes`: the stored bytes of its frames, each by the share
-of its raw bytes that is visible, and the rest of the object (its head) by the share of its rows; so of an object
-that is all live it is `stored_bytes`. `rows`: extents that count (docs/container-format.md, section 4, step 3).
-`live_records`: those that must be carried on. `ends_kept_cut`: the last segment of a retained cut; where it goes,
-a pack must carry its `cut` record. `dead`: no live rows, no live records, and the end of no retained cut.
+`kind`: an ObjectKind, segment or pack; `number`: its seq or pack number; `cut`: 0 in a pack.
+`stored_bytes`: the whole object; `stored_ns`: the store's Last-Modified. `live_bytes`: the stored bytes of
+its frames, each by the share of its raw bytes that is visible, and the rest of the object (its head) by the
+share of its rows; so of an object that is all live it is `stored_bytes`. `rows`: extents that count
+(docs/container-format.md, section 4, step 3). `live_rows`: those of which anything is visible; a wide void
+may count more than once. `live_records`: those that must be carried on. `ends_kept_cut`: the last segment
+of a retained cut; where it goes, a pack must carry its `cut` record. `dead`: no live rows, no live records,
+and the end of no such cut.
 """
 
 LIVE: Final = np.dtype(
@@ -91,8 +93,9 @@ class Alive(Protocol):
         ...
 
     def over_data(self, pieces: Table) -> NDArray[np.bool_]:
-        """Which of these pieces (LIVE, of any objects) have older data beneath them in an object that is still
-        there, be it in force or not: a void that has none may be dropped. One call for all of them is cheapest.
+        """Which of these pieces (LIVE) have older data beneath them in any object that is still there.
+
+        In force or not. A void that has none may be dropped. One call for all of them is cheapest.
         """
         ...
 

@@ -41,6 +41,10 @@ class Ledger:
         """Whether this segment was collected; then it counts as such even where it can still be read."""
         return _stands_in(self._runs.get(epoch, []), seq)
 
+    def collected(self, epoch: int) -> list[tuple[int, int]]:
+        """The runs of collected segments of an epoch: (first, last), ascending, none touching the next."""
+        return list(self._runs.get(epoch, []))
+
     def is_retired(self, epoch: int, seq: int) -> bool:
         """Whether no cut is complete in this segment any more, be it collected or still there."""
         return _stands_in(self._retired.get(epoch, []), seq)

@@ -32,7 +32,7 @@ class Spool:
         try:
             self._file.write(rows.tobytes())
         except OSError as error:
-            raise _typed(error) from error
+            raise typed(error) from error
         self._rows += len(rows)
         return first
 
@@ -43,7 +43,7 @@ class Spool:
         try:
             self._file.flush()
         except OSError as error:
-            raise _typed(error) from error
+            raise typed(error) from error
         return np.memmap(self._file, dtype=self._row_type, mode="r", shape=(self._rows,))
 
     def close(self) -> None:
@@ -51,7 +51,8 @@ class Spool:
         self._file.close()
 
 
-def _typed(error: OSError) -> LocalDiskFull | DeviceError:
+def typed(error: OSError) -> LocalDiskFull | DeviceError:
+    """What a failure of a temporary file is called."""
     what = f"keep an index in {tempfile.gettempdir()}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LocalDiskFull(what, "the disk is full", "make room, or set TMPDIR to another directory")

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from cdp_container.extents.intervals import Intervals, Ints, common, gaps
+from cdp_container.extents.intervals import Ints
+from cdp_container.extents.layers import Batch, Layer, flatten, nothing, under
 from cdp_container.extents.tables import PIECES, Table
 from cdp_container.format.layout import ExtentKind
 
@@ -30,20 +30,8 @@ SLOT_BYTES: Final = 64 << 20
 BATCH_EXTENTS_MIN: Final = 1 << 16
 """Extents that are laid under the covered part at once; fewer would cost more calls than work."""
 
-CELLS_MAX: Final = 1 << 22
-"""Cells that are painted at once: bounds the memory where wide extents lie over many small ones."""
-
 SLOTS_MAX: Final = 1 << 20
 """A space of more slots (64 TiB) has wider ones, so that counters stay few."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """Sorted disjoint pieces of extents: where, the extent's row in the table, and the object's number."""
-
-    where: Intervals
-    rows: Ints
-    objects: Ints
 
 
 def resolve(extents: Table, runs: Table, start: int, end: int) -> Table:
@@ -60,13 +48,13 @@ def resolve(extents: Table, runs: Table, start: int, end: int) -> Table:
     """
     touching = runs[(runs["start"] < end) & (runs["end"] > start)]
     counts = np.cumsum(touching["count"])
-    covered = _nothing()
+    covered = nothing()
     at = 0
     while at < len(touching) and covered.where.total_bytes < end - start:
         wanted = (counts[at - 1] if at else 0) + max(BATCH_EXTENTS_MIN, len(covered.rows))
         upto = min(int(np.searchsorted(counts, wanted)) + 1, len(touching))
-        batch = _flatten(_gather(extents, touching[at:upto], start, end), start, end)
-        covered = _under(covered, batch, start, end)
+        batch = flatten(_gather(extents, touching[at:upto], start, end), start, end)
+        covered = under(covered, batch, start, end)
         at = upto
     return _pieces(extents, covered)
 
@@ -98,11 +86,6 @@ def _batches(runs: Table) -> Iterator[Table]:
         at = upto
 
 
-def _nothing() -> _Layer:
-    none = np.zeros(0, dtype=np.int64)
-    return _Layer(Intervals(none, none), none, none)
-
-
 def _rows_of(runs: Table) -> Ints:
     """The row numbers of all runs, run after run."""
     counts = runs["count"]
@@ -110,18 +93,7 @@ def _rows_of(runs: Table) -> Ints:
     return np.repeat(runs["first"] - before, counts) + np.arange(int(counts.sum()), dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Extents of several runs, the newest run first, clipped to the window: one entry per extent."""
-
-    starts: Ints
-    ends: Ints
-    rows: Ints
-    objects: Ints
-    ages: Ints
-
-
-def _gather(extents: Table, runs: Table, start: int, end: int) -> _Batch:
+def _gather(extents: Table, runs: Table, start: int, end: int) -> Batch:
     """The extents of the runs that touch the window."""
     within = runs.copy()
     for number in np.flatnonzero((runs["start"] < start) | (runs["end"] > end)).tolist():
@@ -130,7 +102,7 @@ def _gather(extents: Table, runs: Table, start: int, end: int) -> _Batch:
     rows = _rows_of(within)
     found = extents[rows]
     starts = found["offset"]
-    return _Batch(
+    return Batch(
         starts=np.maximum(starts, start),
         ends=np.minimum(starts + found["length"], end),
         rows=rows,
@@ -148,64 +120,7 @@ def _touching(extents: Table, first: int, count: int, start: int, end: int) -> t
     return low, bisect_left(offsets, end, low, first + count) - low
 
 
-def _flatten(batch: _Batch, start: int, end: int) -> _Layer:
-    """One layer of several runs: at every byte the newest one that has it."""
-    if len(batch.rows) == 0:
-        return _nothing()
-    if batch.ages[0] == batch.ages[-1]:
-        return _Layer(Intervals(batch.starts, batch.ends), batch.rows, batch.objects)
-    edges = np.unique(np.concatenate((batch.starts, batch.ends)))
-    first_cells = np.searchsorted(edges, batch.starts)
-    cell_counts = np.searchsorted(edges, batch.ends) - first_cells
-    if int(cell_counts.sum()) > CELLS_MAX:
-        newer, older = _halves(batch)
-        return _under(_flatten(newer, start, end), _flatten(older, start, end), start, end)
-    return _paint(batch, edges, first_cells, cell_counts)
-
-
-def _halves(batch: _Batch) -> tuple[_Batch, _Batch]:
-    """The newer and the older half of a batch's runs; the ages are sorted."""
-    at = int(np.searchsorted(batch.ages, (batch.ages[0] + batch.ages[-1]) // 2, side="right"))
-    newer, older = (
-        _Batch(batch.starts[part], batch.ends[part], batch.rows[part], batch.objects[part], batch.ages[part])
-        for part in (slice(None, at), slice(at, None))
-    )
-    return newer, older
-
-
-def _paint(batch: _Batch, edges: Ints, first_cells: Ints, cell_counts: Ints) -> _Layer:
-    """Paint the cells between neighbouring edges, the oldest extent first, so that the newest remains."""
-    oldest_first = np.arange(len(batch.rows) - 1, -1, -1, dtype=np.int64)
-    counts = cell_counts[oldest_first]
-    before = np.cumsum(counts) - counts
-    cells = np.repeat(first_cells[oldest_first] - before, counts) + np.arange(
-        int(counts.sum()), dtype=np.int64
-    )
-    winners = np.full(len(edges) - 1, -1, dtype=np.int64)
-    # Where an index repeats, numpy leaves the last value: the newest extent's.
-    winners[cells] = np.repeat(oldest_first, counts)
-    begins = np.flatnonzero(np.concatenate((np.array([True]), winners[1:] != winners[:-1])))
-    winner = winners[begins]
-    ends = edges[np.concatenate((begins[1:], np.array([len(winners)])))]
-    kept = winner >= 0
-    winner = winner[kept]
-    where = Intervals(edges[begins[kept]], ends[kept])
-    return _Layer(where, batch.rows[winner], batch.objects[winner])
-
-
-def _under(newer: _Layer, older: _Layer, start: int, end: int) -> _Layer:
-    """Both layers as one: of the older one only what the newer one leaves uncovered."""
-    of_older, visible = common(older.where, gaps(newer.where, start, end))
-    starts = np.concatenate((newer.where.starts, visible.starts))
-    order = np.argsort(starts, kind="stable")
-    return _Layer(
-        where=Intervals(starts[order], np.concatenate((newer.where.ends, visible.ends))[order]),
-        rows=np.concatenate((newer.rows, older.rows[of_older]))[order],
-        objects=np.concatenate((newer.objects, older.objects[of_older]))[order],
-    )
-
-
-def _pieces(extents: Table, layer: _Layer) -> Table:
+def _pieces(extents: Table, layer: Layer) -> Table:
     found = extents[layer.rows]
     pieces = np.zeros(len(layer.rows), dtype=PIECES)
     pieces["offset"] = layer.where.starts

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdp_container.extents import layers
 from cdp_container.extents import resolve as resolving
 from cdp_container.extents.resolve import resolve, windows
 from cdp_container.extents.tables import (
@@ -113,7 +114,7 @@ def test_resolution_is_the_model(history: list[Layer], edges: list[int], cells: 
     image = [VOID] * SIZE
     bounds = sorted({0, SIZE, *edges})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resolving, "CELLS_MAX", cells)
+        patch.setattr(layers, "CELLS_MAX", cells)
         patch.setattr(resolving, "BATCH_EXTENTS_MIN", 4)
         for start, end in pairwise(bounds):
             pieces = resolve(extents, runs, start, end)

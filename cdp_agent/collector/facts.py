@@ -1,0 +1,248 @@
+"""Facts about objects that never change: what a head says that collection wants, as rows.
+
+Where they are kept, and which objects count, does not belong here (remembered, alive).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from cdp_container.domain.heads import Seen
+from cdp_container.errors import DamagedObject, KeyMissing
+from cdp_container.extents.liveness import COVER_ROW
+from cdp_container.extents.tables import Table, extent_rows, frame_rows, order_rows, stretches
+from cdp_container.format.head import Head
+from cdp_container.format.index import Record
+from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.limits import SPACE_BYTES_MAX
+from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.preamble import Preamble
+from cdp_container.format.records import record_value
+from cdp_container.store.api import Found
+
+FACT: Final = np.dtype(
+    [
+        ("kind", "<i8"),
+        ("epoch", "<i8"),
+        ("number", "<i8"),
+        ("cut", "<i8"),
+        ("complete", "<i8"),
+        ("stored_bytes", "<i8"),
+        ("stored_ns", "<i8"),
+        ("frame_bytes", "<i8"),
+        ("rows", "<i8"),
+        ("cut_time_ns", "<i8"),
+        ("base", "<i8", (3,)),
+        ("end", "<i8", (3,)),
+        ("journal", "<i8", (2,)),
+        ("digest", "V32"),
+        ("previous_digest", "V32"),
+    ]
+)
+"""What of an object's facts has one length; places are epoch, cut, seq, all 0 where there is none."""
+
+RUN: Final = np.dtype(
+    [
+        ("run", "<i8"),
+        ("space", "<i8"),
+        ("epoch", "<i8"),
+        ("cut", "<i8"),
+        ("seq", "<i8"),
+        ("first", "<i8"),
+        ("count", "<i8"),
+        ("start", "<i8"),
+        ("end", "<i8"),
+        ("frame_bytes", "<f8"),
+    ]
+)
+"""Extents `first` to `first + count - 1` of an object: of one space and one place, sorted and disjoint.
+
+They lie within `[start, end)`. `run`: its number in the object; `space`: in the object's list;
+`frame_bytes`: the stored bytes of frames by the shares that the extents have of them. A count of 0 is a
+cover of `[start, end)`, below all extents of its cut, which a record lays.
+"""
+
+EXTENT: Final = np.dtype([("start", "<i8"), ("length", "<u4"), ("frame", "<u4"), ("share", "<f4")])
+"""An extent; `share`: the stored bytes of its frame per raw byte, 0 in a void."""
+
+KEPT_ALWAYS: Final = frozenset({"space=", "space-", "tree-", "epoch"})
+"""Records that are live whatever is newer: they cover, or are asked for by their key alone."""
+
+_VALUED: Final = frozenset({"space+", "space=", "space-", "marker", "cut"})
+"""Records whose values are remembered."""
+
+_COVERING_END: Final = np.iinfo(np.int64).max
+_LENGTHS: Final = struct.Struct("<III")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFact:
+    """A record: its row in the object, its place, name and key; the value of some."""
+
+    row: int
+    place: Place
+    name: str
+    key: bytes
+    value: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """Everything that is remembered of one object but its extents.
+
+    Attributes:
+        fact: one row of type FACT.
+        runs: of type RUN.
+        spaces: the ids that `runs` number.
+    """
+
+    fact: Table
+    runs: Table
+    spaces: tuple[bytes, ...]
+    records: tuple[RecordFact, ...] = ()
+    not_whole: tuple[bytes, ...] = ()
+
+
+def facts_of(found: Found, seen: Seen) -> tuple[ObjectFacts, Table]:
+    """The facts of an object, and its extents (EXTENT).
+
+    Raises DamagedObject where a record makes no sense, KeyMissing where the head is sealed to us.
+    """
+    head = seen.head
+    if head is None:
+        raise KeyMissing(f"read {found.key}", "it is sealed, and there is no index key")
+    places = _places(head)
+    records = tuple(
+        _record_fact(head, row, record, places[record.order or 0])
+        for row, record in enumerate(head.index.iter_records())
+    )
+    extents, runs = _tables(head, places)
+    spaces = list(head.index.spaces)
+    covers = _covers(head, records, spaces, len(runs))
+    facts = ObjectFacts(
+        fact=_fact(found, seen, len(extents), int(frame_rows(head.index.frame_table)["stored_length"].sum())),
+        runs=np.concatenate((runs, covers)),
+        spaces=tuple(spaces),
+        records=records,
+        not_whole=seen.preamble.not_whole,
+    )
+    return facts, extents
+
+
+def _fact(found: Found, seen: Seen, rows: int, frame_bytes: int) -> Table:
+    preamble = seen.preamble
+    fact = np.zeros(1, dtype=FACT)
+    fact["kind"], fact["epoch"], fact["number"] = preamble.kind, preamble.epoch, preamble.seq
+    fact["stored_bytes"], fact["stored_ns"] = found.size, found.modified_ns
+    fact["frame_bytes"], fact["rows"] = frame_bytes, rows
+    fact["digest"] = np.frombuffer(seen.digest, dtype="V32")
+    if preamble.kind is ObjectKind.SEGMENT:
+        fact["cut"], fact["complete"] = preamble.cut, preamble.complete
+        fact["cut_time_ns"] = preamble.cut_time_ns
+        fact["base"], fact["end"] = _numbers(preamble.base), _numbers(preamble.end)
+        fact["journal"] = preamble.journal_generation, preamble.journal_offset
+        fact["previous_digest"] = np.frombuffer(preamble.previous_digest, dtype="V32")
+    return fact
+
+
+def _numbers(place: Place | None) -> tuple[int, int, int]:
+    place = place or NOWHERE
+    return place.epoch, place.cut, place.seq
+
+
+def _places(head: Head) -> list[Place]:
+    """The place in history of each order row; a segment has one, its own."""
+    preamble: Preamble = head.preamble
+    if preamble.kind is not ObjectKind.PACK:
+        return [preamble.place]
+    rows = order_rows(head.index.order_table)
+    return [Place(int(row["epoch"]), int(row["cut"]), int(row["seq"])) for row in rows]
+
+
+def _tables(head: Head, places: list[Place]) -> tuple[Table, Table]:
+    rows, frames = extent_rows(head.index.extent_table), frame_rows(head.index.frame_table)
+    extents = np.zeros(len(rows), dtype=EXTENT)
+    extents["start"], extents["length"], extents["frame"] = rows["offset"], rows["length"], rows["frame"]
+    data = rows["kind"] == ExtentKind.DATA
+    of_data = rows["frame"][data]
+    extents["share"][data] = frames["stored_length"][of_data] / frames["raw_length"][of_data]
+    weights = extents["length"] * extents["share"].astype(np.float64)
+    found = stretches(rows)
+    runs = np.zeros(len(found), dtype=RUN)
+    for number, (order, space, first, count) in enumerate(found):
+        place = places[order if order < len(places) else 0]
+        last = extents[first + count - 1]
+        runs[number] = (
+            number, space, place.epoch, place.cut, place.seq, first, count, extents["start"][first],
+            int(last["start"]) + int(last["length"]), weights[first : first + count].sum(),
+        )  # fmt: skip
+    return extents, runs
+
+
+def _record_fact(head: Head, row: int, record: Record, place: Place) -> RecordFact:
+    value = dict(record_value(record, head.key)) if record.name in _VALUED else None
+    return RecordFact(row, place, record.name, record.key, value)
+
+
+def _covers(head: Head, records: tuple[RecordFact, ...], spaces: list[bytes], first: int) -> Table:
+    """The covers that records lay; spaces that no extent names are added to the list."""
+    covers: list[tuple[float, ...]] = []
+    for record in records:
+        if record.name == "space=":
+            start = (record.value or {}).get("size_bytes")
+            if type(start) is not int or not 0 <= start <= SPACE_BYTES_MAX:
+                why = f"space {record.key.hex()} is resized to what is no size"
+                raise DamagedObject(head.key, why)
+        elif record.name == "space-":
+            start = 0
+        else:
+            continue
+        if start < _COVERING_END:
+            if record.key not in spaces:
+                spaces.append(record.key)
+            number, space, place = first + len(covers), spaces.index(record.key), record.place
+            covers.append(
+                (number, space, place.epoch, place.cut, place.seq, COVER_ROW, 0, start, _COVERING_END, 0.0)
+            )
+    return np.array(covers, dtype=RUN)
+
+
+def packed(facts: ObjectFacts) -> bytes:
+    """As bytes, for `unpacked`."""
+    rest: dict[str, object] = {}
+    if facts.records:
+        rest["records"] = [
+            [record.row, *_numbers(record.place), record.name, record.key.hex(), record.value]
+            for record in facts.records
+        ]
+    if facts.not_whole:
+        rest["not_whole"] = [space.hex() for space in facts.not_whole]
+    spaces, runs = b"".join(facts.spaces), facts.runs.tobytes()
+    more = json.dumps(rest).encode() if rest else b""
+    return _LENGTHS.pack(len(runs), len(spaces), len(more)) + facts.fact.tobytes() + runs + spaces + more
+
+
+def split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """The parts of packed facts: the FACT row, the RUN rows, the spaces' ids, and the rest."""
+    runs, spaces, _ = _LENGTHS.unpack_from(data)
+    at_runs = _LENGTHS.size + FACT.itemsize
+    at_spaces = at_runs + runs
+    at_rest = at_spaces + spaces
+    return data[_LENGTHS.size : at_runs], data[at_runs:at_spaces], data[at_spaces:at_rest], data[at_rest:]
+
+
+def unpacked_rest(data: bytes) -> tuple[tuple[RecordFact, ...], tuple[bytes, ...]]:
+    """Records and sources that are not whole, of the last part that `split` gives."""
+    if not data:
+        return (), ()
+    rest = json.loads(data)
+    records = tuple(
+        RecordFact(row, Place(epoch, cut, seq), name, bytes.fromhex(key), value)
+        for row, epoch, cut, seq, name, key, value in rest.get("records", ())
+    )
+    return records, tuple(bytes.fromhex(space) for space in rest.get("not_whole", ()))

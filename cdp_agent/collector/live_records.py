@@ -1,0 +1,76 @@
+"""Which records must be carried on when their objects go.
+
+Of records with one key the newest of each interval is live; what covers is kept always, what a pack remembers
+of a collected cut as long as that cut may be asked for (docs/collection.md, "What is live").
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator
+from typing import Final
+
+import numpy as np
+
+from cdp_agent.collector.counting import Counting, Past, row_counts
+from cdp_agent.collector.facts import KEPT_ALWAYS, RecordFact
+from cdp_agent.collector.lines import NO_INTERVAL, Lines
+from cdp_agent.collector.remembered import Tables
+from cdp_container.domain.ledgers import Ledger
+from cdp_container.extents.tables import Table
+from cdp_container.format.layout import ObjectKind
+from cdp_container.format.place import Place
+
+_CUT_KEY: Final = struct.Struct("<QQ")
+_PLACES: Final = np.dtype([("epoch", "<i8"), ("seq", "<i8")])
+
+
+def live_records(
+    tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines, retained: Collection[Place]
+) -> dict[int, list[int]]:
+    """For each object (row) in force that has live records, their rows in its records part."""
+    asked_for = {(place.epoch, place.cut) for place in (*retained, past.newest, *past.bases.values())}
+    newest: dict[tuple[int, str, bytes], tuple[Place, int, int, int]] = {}
+    live: dict[int, list[int]] = {}
+    for row, record, number, kind in _counted(tables, counts, past, ledger, lines):
+        if record.name == "cut":
+            if _named(record) in asked_for:
+                live.setdefault(row, []).append(record.row)
+        elif record.name in KEPT_ALWAYS:
+            live.setdefault(row, []).append(record.row)
+        elif number != NO_INTERVAL:
+            key = number, record.name, record.key
+            this = record.place, kind, row, record.row
+            newest[key] = max(newest.get(key, this), this)
+    for _, _, row, record_row in newest.values():
+        live.setdefault(row, []).append(record_row)
+    return {row: sorted(found) for row, found in live.items()}
+
+
+def _named(record: RecordFact) -> tuple[int, int]:
+    epoch, cut = _CUT_KEY.unpack(record.key)
+    return epoch, cut
+
+
+def _counted(
+    tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines
+) -> Iterator[tuple[int, RecordFact, int, int]]:
+    """(object's row, record, its interval, kind of the object) of records that count."""
+    in_force = set(counts.objects.tolist())
+    found = [
+        (row, record) for row, records in tables.records.items() if row in in_force for record in records
+    ]
+    places = _places(found)
+    numbers = lines.numbers_of(places["epoch"], places["seq"]).tolist()
+    kinds = tables.facts["kind"]
+    as_pack = row_counts(places, past, ledger).tolist()
+    for (row, record), number, stands in zip(found, numbers, as_pack, strict=True):
+        if stands or kinds[row] != ObjectKind.PACK:
+            yield row, record, number, int(kinds[row])
+
+
+def _places(found: list[tuple[int, RecordFact]]) -> Table:
+    places = np.zeros(len(found), dtype=_PLACES)
+    places["epoch"] = [record.place.epoch for _, record in found]
+    places["seq"] = [record.place.seq for _, record in found]
+    return places
