@@ -18,12 +18,14 @@ from cdp_container.domain.carried import CarriedVolume, load_carried
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.failback_note import FailbackNote, load_failback, save_failback
 from cdp_container.domain.history import History
+from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
 from cdp_container.domain.notes import load_notes
 from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, TargetNotEmpty, counted
 from cdp_container.format.place import NOWHERE, Place
-from rehydrate.container import Container
+from rehydrate.anew import read_until_found
+from rehydrate.container import Container, is_superseded
 from rehydrate.delta import NONE, everything
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.doubts import SLACK_NS, doubts_of
@@ -67,6 +69,7 @@ class Failback:
     Args:
         here: this site.
         open_again: reads the container's history anew, with keys.
+        holding: of this command; each pass places it, and drops it at its end.
         flow: how many requests are in flight.
         clock: of this machine.
         say: is given lines for people.
@@ -77,6 +80,7 @@ class Failback:
         self,
         here: Here,
         open_again: Callable[[], Container],
+        holding: Holding,
         flow: Flow,
         clock: Clock,
         say: Callable[[str], None],
@@ -84,6 +88,8 @@ class Failback:
     ) -> None:
         self._here = here
         self._open_again = open_again
+        self._holding = holding
+        self._container: Container | None = None
         self._flow = flow
         self._clock = clock
         self._say = say
@@ -118,13 +124,24 @@ class Failback:
             NoSuchPoint, DamagedObject, MissingObject and their kin: there is no such cut, or it is not sound.
             AlreadyRunning, TargetNotEmpty, TargetUnsuitable, LocalDiskFull, DeviceError: of a disk.
         """
-        container = self._open_again()
+        self._holding.place()
+        place = read_until_found(lambda _: self._pass_to(choice), self._holding, self._is_moved, self._say)
+        self._holding.drop()
+        return place
+
+    def _is_moved(self) -> bool:
+        container = self._container
+        return container is not None and is_superseded(container.store, container.history.owner)
+
+    def _pass_to(self, choice: Choice) -> Place:
+        container = self._container = self._open_again()
         self.newest = container.history.newest
         note = self.note
         if note is not None and note.at == _asked(container.history, choice) and self._is_still_all(note):
             return note.at
         contents = self._followed.at(container, scope_of(container.history, choice))
         chosen = self._chosen(container, contents, choice)
+        self._holding.narrow(chosen.cut.place, container.history.owner.ledger)
         self._open_disks(chosen)
         note = note or self._begin(container.history, contents, chosen)
         if self._words.compare_all and not self._is_held:
@@ -187,7 +204,11 @@ class Failback:
         self.note = note
 
     def _touch(self) -> None:
-        """Note that we write, now and then: whoever goes on can tell our writes from a stranger's."""
+        """Note that we write, now and then: whoever goes on can tell our writes from a stranger's.
+
+        Raises HoldLost.
+        """
+        self._holding.check()
         assert self.note is not None, "begun"
         now_ns = self._clock.wall_ns()
         if not 0 <= now_ns - self.note.touched_ns < TOUCH_NS:

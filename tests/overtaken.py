@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cdp_container.clock import SystemClock
 from cdp_container.domain.durable import replace_file
+from cdp_container.domain.holding import Holding, Reader
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, SourceIdentity, encode_identity
 from cdp_container.domain.notes import Notes, save_notes
 from cdp_container.format.domain import parse_owner
@@ -38,6 +39,7 @@ from rehydrate.plan import Choice
 from tests.containers import PASSPHRASE, Site, Write, discard, write, zero
 from tests.unit.journal.building import JournalBuilder
 
+_READER = Reader("hamburg", "somebody", "failback")
 BOOT = b"B" * 16
 OTHER_BOOT = b"b" * 16
 JOURNAL_FILE_BYTES = 1 << 18
@@ -78,6 +80,7 @@ class Overtaken:
         self.proven = NOWHERE
         self.page_changes: dict[str, object] = {}
         self.said: list[str] = []
+        self.unheld: list[str] = []
         self._pending: list[Write] = []
         self._other: list[Write] = []
         self.site.begin_epoch()
@@ -190,6 +193,7 @@ class Overtaken:
         return Failback(
             here,
             lambda: open_container(self.store, secret),
+            Holding(self.store, _READER, SystemClock(), os.urandom, self.unheld.append, starts_thread=False),
             Flow(),
             SystemClock(),
             say or self.said.append,

@@ -42,6 +42,7 @@ from rehydrate import agent_files, agent_start, failover
 from rehydrate.cli.commands import Access
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.failover_views import unrenewed_text
+from rehydrate.cli.held import holding_for
 from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.container import Container, Secret, open_container
 from rehydrate.failback import Failback, Words
@@ -150,8 +151,9 @@ def _fail_back(run: _Run, identity: AgentIdentity) -> int:
         stack.enter_context(_alone(here.directory))
         _check(run, identity, run.open_container().history)
         words = Words(run.asked.accept_loss, run.what.overwrite_unjournaled, run.what.compare_all)
+        holding = stack.enter_context(holding_for(run.patient, "failback", identity.site, run.clock))
         disks = stack.enter_context(
-            Failback(here, run.open_container, run.flow, run.clock, run.report, words)
+            Failback(here, run.open_container, holding, run.flow, run.clock, run.report, words)
         )
         takeback = TakeBack(
             disks,

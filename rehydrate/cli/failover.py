@@ -6,7 +6,6 @@ agent's files and its start (agent_files, agent_start).
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.failover_note import FailoverNote, drop_note, save_note
+from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.settings import AgentSettings, load_settings
@@ -30,8 +30,10 @@ from cdp_container.store.address import open_store
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from rehydrate import agent_files, agent_start, failover, writer
+from rehydrate.anew import read_until_found
 from rehydrate.cli import commands, failover_views, views
 from rehydrate.cli.console import ask_passphrase, read_secret
+from rehydrate.cli.held import holding_for, user_name
 from rehydrate.cli.places import Where, check_where, paths_at
 from rehydrate.cli.targets import Targets, check_fit, restore_all
 from rehydrate.container import Container, Secret, open_container
@@ -59,6 +61,7 @@ class _Run:
     secret: Secret
     flow: Flow
     jump: int = 0
+    holding: Holding | None = None
     which: writer.Which | None = None
     sealed: Credentials | None = None
     clock: Clock = field(default_factory=SystemClock)
@@ -91,7 +94,7 @@ def fail_over(
         patient = with_retries(store, clock, _jitter, noticed=flow.refused)
         secret = read_secret(access.passphrase_file, access.key_file)
         jump = failover.jump_at(store, patient, asked)
-        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow, jump, which)
+        run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow, jump, None, which)
         try:
             return _fail_over(run)
         finally:
@@ -108,7 +111,7 @@ def _jitter() -> float:
 def asked_of(site: str, operator: str, reason: str, force: str | None, accept_loss: bool) -> failover.Asked:
     """What the options ask for. Raises UsageError."""
     forced = None if force is None else failover.parse_force(force)
-    return failover.Asked(site, operator or _user_name(), reason, forced, accept_loss)
+    return failover.Asked(site, operator or user_name(), reason, forced, accept_loss)
 
 
 def which_of(text: str | None) -> writer.Which | None:
@@ -119,15 +122,16 @@ def which_of(text: str | None) -> writer.Which | None:
         raise UsageError("read --credentials", f"{text!r} is neither sealed nor own") from None
 
 
-def _user_name() -> str:
-    """Who runs this, for the audit trail."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
 def _fail_over(run: _Run) -> int:
+    # A collector of the site before may be at work until the domain is ours, and a plan that executes be
+    # carried out even later.
+    with holding_for(run.patient, "failover", run.asked.site, run.clock) as run.holding:
+        run.holding.place()
+        note = _prepared(run)
+    return _serve(run, note)
+
+
+def _prepared(run: _Run) -> FailoverNote:
     container = _open(run)
     owner = container.history.owner
     directory = run.where.journal
@@ -140,7 +144,7 @@ def _fail_over(run: _Run) -> int:
             note = _take_over(run, container, note or _new_note(run, owner))
     elif not agent_files.is_locked(directory):
         failover.check_ours(owner, directory)
-    return _serve(run, note)
+    return note
 
 
 def _new_note(run: _Run, owner: Owner) -> FailoverNote:
@@ -186,7 +190,10 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
         _, note = failover.claim(runner, wish, note, directory, run.store)
         point = f"{note.base.epoch}.{note.base.cut}"
         run.report(f"the domain is ours: epoch {note.epoch}, which goes on from the cut {point}")
-        note = _restore(run, note, runner)
+        holding, claimed = run.holding, note
+        assert holding is not None, "placed"
+        # Nobody else executes a plan once the domain is ours: the ledger stays the one that is read by.
+        note = read_until_found(lambda _: _restore(run, claimed, runner), holding, lambda: False, run.report)
         runner.check()
     return note
 
@@ -267,6 +274,8 @@ def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote
     """The disks, then the agent's files: all of it durable when this returns."""
     container, directory = _open(run), run.where.journal
     with _planned(run, container, Choice(at=(note.base.epoch, note.base.cut))) as (source, made):
+        if run.holding is not None:
+            run.holding.narrow(note.base, container.history.owner.ledger)
         prepared = replace(note, prepared=True, cut_time_ns=made.cut.time_ns)
         paths = paths_at(run.where, made)
         identity = _identity(run, container, made, paths)

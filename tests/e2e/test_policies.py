@@ -21,13 +21,19 @@ from cdp_container.domain.requests import list_requests
 from cdp_container.domain.settings import parse_settings
 from cdp_container.errors import AccessDenied, NotFound
 from cdp_container.format.domain import Owner, OwnerState, parse_owner
+from cdp_container.format.holds import Holds, build_holds, parse_holds
 from cdp_container.format.keyblock import ScryptCost
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, epoch_key, segment_key
 from cdp_container.store.attest import probe
 from cdp_container.store.s3 import S3Store
 from cdp_container.store.s3_settings import S3Settings
 from deploy.bucket_policy import ROLES, bucket_policy
+from rehydrate.cli.commands import Access
+from rehydrate.cli.restoring import restore
+from rehydrate.cli.targets import Targets
+from rehydrate.plan import Choice
 from rehydrate.request import make_request
+from tests.containers import Site, write
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.ceph import another_user
 from tests.servers.s3 import S3Server
@@ -185,3 +191,103 @@ def test_a_writer_deletes_nothing_of_the_history(container: As) -> None:
         with pytest.raises(AccessDenied):
             store.delete(key)
         assert store.head(key).key == key
+
+
+# --- holds ---------------------------------------------------------------------------------------
+
+HELD: Final = "held"
+
+
+@pytest.fixture(scope="module")
+def readers(ceph: S3Server) -> dict[str, S3Server]:
+    return {name: another_user(ceph, f"{HELD}-{name}") for name in ("writer", "reader", "onlooker", "warden")}
+
+
+@pytest.fixture
+def held(
+    ceph: S3Server, readers: dict[str, S3Server], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Site]]:
+    """The address of a container, as an operator without `etag` knows it, and its site.
+
+    An onlooker may do all that a reader may but write; a warden may write the roster beside that.
+    """
+    with fresh_bucket(ceph) as bucket:
+        named = [(HELD, "writer", f"{HELD}-writer"), (HELD, "reader", f"{HELD}-reader")]
+        policy = bucket_policy(
+            bucket.name, [*named, *((HELD, "reader", f"{HELD}-{name}") for name in ("onlooker", "warden"))]
+        )
+        denied = {"AskForTheDomain": ("onlooker", "warden"), "HoldWhatIsRead": ("onlooker",)}
+        policy["Statement"] = [
+            statement
+            for statement in policy["Statement"]
+            if not any(
+                statement["Sid"].endswith(sid) and statement["Principal"]["AWS"][0].endswith(tuple(names))
+                for sid, names in denied.items()
+            )
+        ]
+        bucket.admin.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
+        s3_environment(readers["writer"], monkeypatch)
+        settings = S3Settings(bucket.name, HELD, bucket.server.endpoint, tag_spelling="unquoted")
+        with closing(S3Store(settings)) as store:
+            site = Site(store, encrypted=False)
+            disk = site.add_volume("disk", 1 << 20)
+            site.begin_epoch()
+            site.protect(site.cut([write(disk, 4096, site.rng.randbytes(300_000))]))
+            store.put_new(HOLDS_KEY, build_holds(Holds(site.domain, 1, bytes(16))))
+            yield replace(settings, tag_spelling="as-given").address(), site
+
+
+@pytest.mark.parametrize("name", ["onlooker", "warden", "reader", "writer"])
+def test_who_may_write_the_roster_holds_and_who_may_not_restores_all_the_same(
+    held: tuple[str, Site],
+    readers: dict[str, S3Server],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, site = held
+    s3_environment(readers[name], monkeypatch)
+    monkeypatch.delenv("CDP_PASSPHRASE", raising=False)
+    wrote: list[str] = []
+    real = S3Store.put_if
+
+    def put_if(store: S3Store, key: str, data: bytes, tag: str) -> str:
+        found = real(store, key, data, tag)
+        wrote.append(key)
+        return found
+
+    monkeypatch.setattr(S3Store, "put_if", put_if)
+    target = tmp_path / "disk.raw"
+    access = Access(address, None, None)
+    assert restore(access, Choice(), Targets([], target, False, None, force=False), None, as_json=False) == 0
+    ((image,),) = [found.values() for found in site.images.values()]
+    assert target.read_bytes() == image
+    stderr = capsys.readouterr().err
+    if name == "onlooker":
+        assert stderr.count("unheld: these credentials may not write") == 1
+        assert wrote == []
+    else:
+        assert "unheld" not in stderr
+        assert wrote == [HOLDS_KEY] * 3, "placed, narrowed, taken away"
+    assert parse_holds(site.store.get(HOLDS_KEY).data, HOLDS_KEY, site.domain).holds == {}
+
+
+def test_a_warden_writes_the_roster_and_nothing_else(
+    held: tuple[str, Site], readers: dict[str, S3Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, site = held
+    s3_environment(readers["warden"], monkeypatch)
+    assert isinstance(site.store, S3Store)
+    with closing(S3Store(site.store.settings)) as store:
+        owner = store.get(OWNER_KEY)
+        for attempt in (
+            lambda: store.put_if(OWNER_KEY, owner.data, owner.found.tag),
+            lambda: store.put_new(epoch_key(9), b"x"),
+            lambda: store.put_new(segment_key(1, 2), b"x"),
+            lambda: store.put_new(f"{HOLDS_KEY}x", b"x"),
+            lambda: store.delete(HOLDS_KEY),
+            lambda: store.delete(segment_key(1, 1)),
+        ):
+            with pytest.raises(AccessDenied):
+                attempt()

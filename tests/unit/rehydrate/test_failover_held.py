@@ -1,0 +1,92 @@
+"""A failover holds what it reads: everything until the domain is its own, then the cut that it restores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cdp_container.domain.roster import read_roster
+from cdp_container.errors import Fenced
+from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.keys import HOLDS_KEY
+from rehydrate import failover
+from rehydrate.cli import targets
+from tests.unit.rehydrate.test_failover import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.store.put_new(HOLDS_KEY, build_holds(Holds(world.site.domain, 1, bytes(16))))
+    return world
+
+
+def holds_in(world: World) -> list[Hold]:
+    return [*read_roster(world.store, world.site.domain).holds.holds.values()]
+
+
+def lose_hold(world: World) -> None:
+    world.store.delete(HOLDS_KEY)
+    world.store.put_new(HOLDS_KEY, build_holds(Holds(world.site.domain, 1, bytes(16))))
+
+
+def around(monkeypatch: pytest.MonkeyPatch, world: World, hook: Callable[[str], None]) -> None:
+    """Calls `hook` before the claim, and before the disks are restored."""
+    real_claim: Callable[..., object] = failover.claim
+    real_restore: Callable[..., object] = targets.restore_all
+
+    def claim(*arguments: object) -> object:
+        hook("claim")
+        return real_claim(*arguments)
+
+    def restore_all(*arguments: object) -> object:
+        hook("restore")
+        return real_restore(*arguments)
+
+    monkeypatch.setattr(failover, "claim", claim)
+    monkeypatch.setattr("rehydrate.cli.failover.restore_all", restore_all)
+
+
+def test_a_roster_that_is_gone_does_not_stop_a_failover(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.store.delete(HOLDS_KEY)
+    world.run()
+    world.check(world.cuts[-1])
+    assert capsys.readouterr().err.count("unheld: ") == 1
+
+
+def test_a_hold_that_is_taken_out_while_it_claims_is_placed_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    around(monkeypatch, world, lambda step: lose_hold(world) if step == "claim" else None)
+    world.run()
+    world.check(world.cuts[-1])
+    assert "looked for anew" in capsys.readouterr().err
+    assert holds_in(world) == []
+
+
+def test_everything_until_it_owns_then_its_cut_then_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, list[Hold]]] = []
+    around(monkeypatch, world, lambda step: seen.append((step, holds_in(world))))
+    world.run()
+    world.check(world.cuts[-1])
+    (claim, (before,)), (restore, (after,)) = seen
+    assert (claim, before.cut, before.site, before.operator) == ("claim", None, "site-b", before.operator)
+    assert (restore, after.cut, after.purpose) == ("restore", world.cuts[-1], "failover")
+    assert holds_in(world) == []
+
+
+def test_one_that_fails_lets_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(step: str) -> None:
+        assert len(holds_in(world)) == 1
+        raise Fenced("claim", "another one was faster")
+
+    around(monkeypatch, world, fail)
+    with pytest.raises(Fenced):
+        world.run()
+    assert holds_in(world) == []
