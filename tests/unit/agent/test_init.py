@@ -12,6 +12,7 @@ from cdp_agent.cli.kit import recovery_kit, refuse_existing, show_kit
 from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import IDENTITY_NAME, load_identity
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.retention import Retention, parse_retention
 from cdp_container.domain.settings import AgentSettings, parse_settings
 from cdp_container.errors import (
     BackingUnreadable,
@@ -93,6 +94,14 @@ def test_what_stands_in_the_container_and_the_journal_directory(tmp_path: Path) 
     on_disk = b"".join(path.read_bytes() for path in (tmp_path / "journal").iterdir() if path.is_file())
     assert private_key.hex().encode() not in on_disk
     assert private_key not in on_disk
+
+
+def test_the_policy_stands_in_the_container_from_its_first_day(tmp_path: Path) -> None:
+    store = MemoryStore(SystemClock())
+    init(settings_in(tmp_path, "retention: {every: 24h, monthly: 3y}\n"), store)
+    owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None)
+    config = parse_config(store.get(config_key(owner.config)).data, "config", owner.domain)
+    assert parse_retention(config.retention, "config") == Retention(86400, monthly_seconds=3 * 365 * 86400)
 
 
 @pytest.mark.parametrize("after", [False, True])

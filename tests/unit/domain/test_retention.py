@@ -17,6 +17,7 @@ from cdp_container.domain.retention import (
     Why,
     build_retention,
     kept_cuts,
+    marker_of,
     parse_retention,
 )
 from cdp_container.errors import DamagedObject, NewerFormat
@@ -245,3 +246,18 @@ def test_times_at_the_ends_of_their_range_do_no_harm() -> None:
     ]
     found = kept(cuts, Retention(TERM_SECONDS_MAX, None, None, None, None, None))
     assert set(found) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("seconds", ["30d", True, -1, 1.5, 1 << 80, [], None])
+def test_a_marker_whose_term_makes_no_sense_is_kept_for_ever(seconds: object) -> None:
+    marker = marker_of("m", {"keep_seconds": seconds})
+    assert marker == CutMarker("m", own=True, keep_seconds=None)
+    assert set(kept([cut(1, 50 * DAY, markers=(marker,)), cut(2, DAY)], Retention(1, markers_seconds=1))) == {
+        1,
+        2,
+    }
+
+
+def test_the_term_of_a_marker() -> None:
+    assert marker_of("m", {}) == CutMarker("m", own=False)
+    assert marker_of("m", {"keep_seconds": 5}) == CutMarker("m", own=True, keep_seconds=5)

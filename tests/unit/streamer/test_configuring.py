@@ -14,6 +14,7 @@ from cdp_agent.streamer.engine_types import Job, Shown
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.history import read_config
 from cdp_container.domain.owner_types import Configure, Phase
+from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.errors import CdpError, DamagedObject, MissingObject, StoreUnavailable
 from cdp_container.format.domain import (
     DomainConfig,
@@ -134,6 +135,22 @@ def test_trouble_with_it_is_told_and_stops_nothing(tmp_path: Path, monkeypatch: 
         facts = site.facts_once(lambda facts: "asks for none" in str(facts), "it is told")
     assert "could not be brought up to date" in str(facts)
     assert site.restored("disk") == site.images[0]
+
+
+def test_the_owner_puts_its_policy_in_force_and_one_without_a_word_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = AgentSite(tmp_path)
+    policy = Retention(86400, hourly_seconds=7 * 86400)
+    silent, wordy = site.settings(), replace(site.settings(), retention=policy)
+    monkeypatch.setattr(site, "settings", lambda: wordy)
+    with site.streaming():
+        until(site, lambda config: config.retention == build_retention(policy), "it is in force")
+    monkeypatch.setattr(site, "settings", lambda: silent)
+    with site.streaming():
+        site.write(0, 0, b"owns without the word, too")
+        site.flush()
+    assert in_force(site).retention == build_retention(policy)
 
 
 # --- put_wanted --------------------------------------------------------------------------------
