@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 POLICIES: Final = Path(__file__).with_name("policies")
-ROLES: Final = ("reader", "takeover", "writer")
+ROLES: Final = ("reader", "takeover", "writer", "collector")
 
 
 def role_policy(role: str, bucket: str, domain: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -35,9 +35,11 @@ Images = dict[str, bytearray]
 
 
 @contextmanager
-def two_ways() -> Iterator[tuple[Site, Site]]:
+def two_ways(
+    store: str | None = None, secrets: Mapping[str, str] | None = None
+) -> Iterator[tuple[Site, Site]]:
     """Two sites; also what a failback started at the first one ends with this."""
-    with two_sites() as (a, b):
+    with two_sites(store, secrets) as (a, b):
         try:
             yield a, b
         finally:
