@@ -37,7 +37,7 @@ def configured_by(settings: StreamerSettings, store: Store, entropy: Callable[[i
             ca=ca_of(settings.store),
             seals=settings.seal_credentials,
             credentials=sealed,
-            retention=settings.retention,
+            retention=settings.retention(),
         )
         return wanted_config(in_force, settings.identity, word)
 

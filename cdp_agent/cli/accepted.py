@@ -67,6 +67,23 @@ def keep_accepted(config: Path, settings: AgentSettings) -> Path:
     return path
 
 
+def take_policy(config: Path, settings: AgentSettings) -> bool:
+    """Have the copy say the `retention` of a configuration that was read; gives whether it said another.
+
+    Where no start kept a copy the next one does. Raises CdpError: it cannot be written.
+    """
+    path = Path(settings.journal.directory) / ACCEPTED_NAME
+    text = _read(path)
+    if not text.startswith(_header(config)):
+        return False
+    kept = parse_settings(text, ACCEPTED_NAME)
+    if kept.retention == settings.retention:
+        return False
+    notes = b"".join(line for line in text.splitlines(keepends=True) if line.startswith(b"#"))
+    replace_file(path, notes + dump_settings(kept.model_copy(update={"retention": settings.retention})))
+    return True
+
+
 def load_running(config: Path) -> Running:
     """What the agent of this configuration goes by, also while the file is half edited; then a note is said.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
+from cdp_container.domain.retention import Retention
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
 from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid
 from cdp_container.journal.shared import SharedPages
@@ -147,6 +149,12 @@ def ever_ran(directory: Path) -> bool:
         pages.close()
 
 
+def _retention(config: Path) -> Retention | None:
+    """The policy as the file has it now. Raises ConfigInvalid."""
+    found = load_settings(config).retention
+    return None if found is None else found.policy
+
+
 def streamer_settings(config: Path) -> StreamerSettings:
     """What the streamer is told. Raises ConfigInvalid, BackingUnreadable."""
     settings, identity = load_agent(config, other_volumes=True)
@@ -156,7 +164,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         store=settings.store,
         store_is_home=settings.store_is_home,
         seal_credentials=settings.seal_credentials,
-        retention=None if settings.retention is None else settings.retention.policy,
+        retention=partial(_retention, config),
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,

@@ -1,12 +1,13 @@
 """`cdp-agent reload`: take over other volumes from the configuration, while the agent serves the rest.
 
 What is decided here is left for the splitter (`volume_set`), which does all of it or nothing; the streamer
-sees that other volumes are served, and begins anew. Everything else that the configuration says is read at
-the next start.
+sees that other volumes are served, and begins anew. `retention` is taken over, too. Everything else that the
+configuration says is read at the next start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -17,10 +18,12 @@ from typing import Any, Final
 import orjson
 
 from cdp_agent.backing import inspect_backing
+from cdp_agent.cli.accepted import take_policy
 from cdp_agent.cli.children import load_agent
 from cdp_agent.releases import released
 from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
+from cdp_agent.streamer.control import CONFIGURE_COMMAND, call
 from cdp_agent.supervisor import take_lock
 from cdp_agent.volume_set import Decision, changed_identity, withdraw_all
 from cdp_container.clock import Clock
@@ -32,6 +35,8 @@ from cdp_container.errors import AlreadyRunning, BackingUnreadable, CdpError, Re
 APPLIED_SECONDS_MAX: Final = 60.0
 """How long the splitter may take: writes that are under way, and a sync."""
 POLL_SECONDS: Final = 0.1
+CONFIGURE_SECONDS_MAX: Final = 5.0
+"""The streamer's answer says that it looks, and not that it is done."""
 
 
 def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) -> int:
@@ -55,8 +60,11 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
             volume.name: (inspect_backing(volume.path).size_bytes, volume.path) for volume in settings.volumes
         }
         after = changed_identity(before, wanted, entropy)
-        if after == before:
+        if take_policy(config, settings):
+            _have_policy_seen(directory)
+        elif after == before:
             say("nothing to do: the volumes are as they were")
+        if after == before:
             return 0
         for path in _added_paths(before, after):
             _refuse_locked(path)
@@ -71,6 +79,13 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
     finally:
         os.close(lock)
     return 0
+
+
+def _have_policy_seen(directory: Path) -> None:
+    """The streamer that runs looks at once; another one does when it owns the domain."""
+    with contextlib.suppress(OSError):
+        call(directory, {"command": CONFIGURE_COMMAND}, CONFIGURE_SECONDS_MAX)
+    say("retention: the owner puts it into the container; collection goes by it from then on")
 
 
 def _do_it(decision: Decision, clock: Clock) -> None:

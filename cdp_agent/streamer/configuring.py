@@ -62,8 +62,12 @@ class Configuring:
         self._clock = clock
         self._noted = noted
         self._machines = machines
-        self._busy = False
+        self._busy = self._again = False
         self._due_ns = 0
+
+    def look(self) -> None:
+        """Have the next `poll` look: what is wanted may have changed."""
+        self._due_ns, self._again = 0, self._busy
 
     def poll(self) -> None:
         """Begin to look, where the domain is ours and it is time to."""
@@ -87,16 +91,19 @@ class Configuring:
         self._machines.start(Job(Lane.WORK, work))
 
     def _is_there(self, digest: bytes) -> None:
-        self._busy = False
-        self._due_ns = self._clock.boottime_ns() + AGAIN_NS
+        self._wait(AGAIN_NS)
         self._noted.shown.troubles.pop(TOPIC, None)
         # Changes nothing where it is in force already, or where the domain is not ours any more.
         self._machines.tell_owner(ot.Configure(digest))
 
     def _failed(self, why: str) -> None:
-        self._busy = False
-        self._due_ns = self._clock.boottime_ns() + RETRY_NS
+        self._wait(RETRY_NS)
         self._noted.trouble(TOPIC, f"it could not be brought up to date: {why}")
+
+    def _wait(self, wait_ns: int) -> None:
+        """Look again then, or at once where that was asked for meanwhile."""
+        self._due_ns = 0 if self._again else self._clock.boottime_ns() + wait_ns
+        self._busy = self._again = False
 
 
 def put_wanted(store: Store, owner: Owner, configured: Configured) -> bytes:

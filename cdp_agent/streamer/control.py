@@ -5,6 +5,7 @@
     {"command": "marker", "name": "before-upgrade", "note": "", "application": false, "timeout_seconds": 60}
     {"command": "release", "site": "recovery"}
     {"command": "cancel-release"}
+    {"command": "configure"}
     {"command": "plan", "epoch": 3, "plan_before": null, "ledger_before": null, "plan": {...}, "ledger": null}
 
 `plan` is the collector's (cdp_agent/streamer/planning.py).
@@ -41,6 +42,8 @@ MARKER_BYTES_MAX: Final = 200
 MARKER_RULE: Final = f"a marker needs a printable name of up to {MARKER_BYTES_MAX} bytes"
 
 TAKEN: Final = "taken"
+CONFIGURE_COMMAND: Final = "configure"
+"""Look at once whether the domain's configuration is what the owner wants; `reload` says so."""
 
 Answer = dict[str, Any]
 Handler = Callable[[dict[str, Any], Callable[[Answer], None]], None]

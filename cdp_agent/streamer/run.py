@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from cdp_agent.releases import released
 from cdp_agent.site_word import configured_by
-from cdp_agent.streamer.control import TAKEN, Answer, ControlServer
+from cdp_agent.streamer.control import CONFIGURE_COMMAND, TAKEN, Answer, ControlServer
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Reply, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
@@ -303,6 +303,10 @@ class _Runner:
             self.asking.append(answer)
         elif command in ("release", "cancel-release"):
             answer(self._release(str(request.get("site", "")) if command == "release" else None))
+        elif command == CONFIGURE_COMMAND:
+            if self.engine is not None:  # else it looks when it begins
+                self.engine.configuring.look()
+            answer({"ok": True})
         elif command == PLAN_COMMAND and self.engine is not None:
             self.engine.planning.ask(request, answer)
         elif command == PLAN_COMMAND:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,8 @@ class StreamerSettings:
         store_is_home: an operator's word that this is the domain's home zone, by whatever name.
         seal_credentials: whether the domain's configuration holds this writer's credentials, sealed; None: as
             it is.
-        retention: for how long the domain is to keep cuts; None: as it is.
+        retention: gives for how long the domain is to keep cuts, None for as it is; asked at each look at the
+            domain's configuration, as `reload` may change it.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
@@ -52,6 +54,6 @@ class StreamerSettings:
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     store_is_home: bool = False
     seal_credentials: bool | None = None
-    retention: Retention | None = None
+    retention: Callable[[], Retention | None] = lambda: None
     operator: str = ""
     software: str = ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
-from cdp_agent.cli.accepted import ACCEPTED_NAME, keep_accepted, load_running, standing
+from cdp_agent.cli.accepted import ACCEPTED_NAME, keep_accepted, load_running, standing, take_policy
 from cdp_agent.cli.ask import HookWishes, ask_flush, ask_marker
 from cdp_agent.cli.children import splitter_settings, streamer_settings
 from cdp_agent.cli.init import initialise
@@ -109,7 +110,9 @@ def test_the_processes_do_not_depend_on_the_file_that_is_edited(config: Path) ->
     accepted = keep(config)
     config.write_text("half edited: [")
     assert splitter_settings(accepted) == splitter
-    assert streamer_settings(accepted) == streamer
+    found = streamer_settings(accepted)
+    assert replace(found, retention=streamer.retention) == streamer
+    assert found.retention() is None
 
 
 @pytest.mark.parametrize("journal", ["a folder", "it's", "ü"])
@@ -177,6 +180,24 @@ def test_hooks_of_a_half_edited_file_are_not_guessed(config: Path) -> None:
         ask_marker(config, "m", "", application=False, timeout_seconds=1)
     with pytest.raises(AgentNotRunning):
         ask_marker(config, "m", "", application=False, timeout_seconds=1, hooks=HookWishes(run=False))
+
+
+def test_a_policy_is_taken_into_the_copy_and_nothing_else_is(config: Path) -> None:
+    assert not take_policy(config, load_settings(config)), "there is no copy yet"
+    path = keep(config)
+    before = path.read_text()
+    config.write_text(config.read_text().replace("7s", "8s") + "retention: {every: 2d}\n")
+    assert take_policy(config, load_settings(config))
+    kept = load_settings(path)
+    assert kept.retention == load_settings(config).retention
+    assert kept.rpo_target == 7.0
+    assert not take_policy(config, load_settings(config)), "it was taken"
+    assert standing(config, load_running(config)).startswith("edited since the last start")
+    config.write_text(config.read_text().replace("8s", "7s"))
+    assert standing(config, load_running(config)) == "as at the last start"
+    config.write_text(config.read_text().replace("retention: {every: 2d}\n", ""))
+    assert take_policy(config, load_settings(config))
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize("before", ["7s", "T0KEN", "domain: shop\n"])

@@ -142,7 +142,7 @@ def test_the_owner_puts_its_policy_in_force_and_one_without_a_word_leaves_it(
 ) -> None:
     site = AgentSite(tmp_path)
     policy = Retention(86400, hourly_seconds=7 * 86400)
-    silent, wordy = site.settings(), replace(site.settings(), retention=policy)
+    silent, wordy = site.settings(), replace(site.settings(), retention=lambda: policy)
     monkeypatch.setattr(site, "settings", lambda: wordy)
     with site.streaming():
         until(site, lambda config: config.retention == build_retention(policy), "it is in force")
@@ -151,6 +151,20 @@ def test_the_owner_puts_its_policy_in_force_and_one_without_a_word_leaves_it(
         site.write(0, 0, b"owns without the word, too")
         site.flush()
     assert in_force(site).retention == build_retention(policy)
+
+
+def test_a_policy_that_changed_is_seen_when_somebody_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = AgentSite(tmp_path)
+    policies = [Retention(86400)]
+    settings = replace(site.settings(), retention=lambda: policies[-1])
+    monkeypatch.setattr(site, "settings", lambda: settings)
+    with site.streaming():
+        until(site, lambda config: config.retention == build_retention(policies[0]), "it is in force")
+        policies.append(Retention(2 * 86400))
+        assert site.ask("configure")["ok"]
+        until(site, lambda config: config.retention == build_retention(policies[1]), "the next one is")
 
 
 # --- put_wanted --------------------------------------------------------------------------------
