@@ -74,8 +74,16 @@ class Inventory(Protocol):
         """What the store does by itself. Raises AccessDenied where we may not ask."""
         ...
 
-    def taken(self) -> Iterator[Taken]:
-        """Everything below the place, in no order."""
+    def objects(self) -> Iterator[Taken]:
+        """Everything below the place but uploads, in no order. Raises AccessDenied where we may not ask."""
+        ...
+
+    def current(self) -> Iterator[Taken]:
+        """The same without what only versions tell, for those who may not list versions."""
+        ...
+
+    def uploads(self) -> Iterator[Taken]:
+        """The uploads that nobody ended. Raises AccessDenied where we may not ask."""
         ...
 
     def abort(self, upload: Taken) -> None:
@@ -113,7 +121,7 @@ class DirectoryInventory:
         """See `Inventory`; a directory has none."""
         return Rules()
 
-    def taken(self) -> Iterator[Taken]:
+    def objects(self) -> Iterator[Taken]:
         """See `Inventory`."""
 
         def refuse(error: OSError) -> None:
@@ -135,6 +143,14 @@ class DirectoryInventory:
                     found.st_mtime_ns,
                     Standing.LEFT if hidden else Standing.CURRENT,
                 )
+
+    def current(self) -> Iterator[Taken]:
+        """See `Inventory`; a directory has no versions."""
+        return self.objects()
+
+    def uploads(self) -> Iterator[Taken]:
+        """See `Inventory`; a directory has none."""
+        return iter(())
 
     def abort(self, upload: Taken) -> None:
         """See `Inventory`; a directory has no uploads."""

@@ -60,9 +60,9 @@ class S3Inventory:
             lock_days=days or None,
         )
 
-    def taken(self) -> Iterator[Taken]:
+    def objects(self) -> Iterator[Taken]:
         """See `Inventory`."""
-        base = len(self._settings.full_key(""))
+        base = len(self._prefix)
         for page in self._versions():
             for version in page.get("Versions", []):
                 yield Taken(
@@ -77,6 +77,17 @@ class S3Inventory:
                 yield Taken(
                     marker["Key"][base:], 0, modified_ns, Standing.MARKER, _version(marker["VersionId"])
                 )
+
+    def current(self) -> Iterator[Taken]:
+        """See `Inventory`."""
+        base = len(self._prefix)
+        for page in self._newest():
+            for found in page.get("Contents", []):
+                yield Taken(found["Key"][base:], found["Size"], nanoseconds(found["LastModified"]))
+
+    def uploads(self) -> Iterator[Taken]:
+        """See `Inventory`."""
+        base = len(self._prefix)
         for page in self._uploads():
             for upload in page.get("Uploads", []):
                 key, name = upload["Key"], upload["UploadId"]
@@ -118,6 +129,23 @@ class S3Inventory:
                 after["VersionIdMarker"] = page["NextVersionIdMarker"]
             self._check_progress(markers, after)
             markers = after
+        raise self._endless()
+
+    def _newest(self) -> Iterator[Any]:
+        """Pages of the newest versions alone."""
+        after: dict[str, str] = {}
+        for _ in range(PAGES_MAX):
+            with self._errors("list"):
+                page = self._client.list_objects_v2(
+                    Bucket=self._settings.bucket,
+                    Prefix=self._prefix,
+                    **after,  # type: ignore[arg-type]  # names of an optional word
+                )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            before, after = after, {"ContinuationToken": page["NextContinuationToken"]}
+            self._check_progress(before, after)
         raise self._endless()
 
     def _uploads(self) -> Iterator[Any]:

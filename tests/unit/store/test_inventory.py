@@ -41,13 +41,16 @@ def test_a_directory_shows_objects_other_files_and_what_writes_left(tmp_path: Pa
     (tmp_path / ".tmp").mkdir(exist_ok=True)
     (tmp_path / ".tmp" / "half").write_bytes(b"123")
     (tmp_path / "broken").symlink_to("nowhere")
-    found = {item.name: item for item in open_inventory(str(tmp_path)).taken()}
+    inventory = open_inventory(str(tmp_path))
+    found = {item.name: item for item in inventory.objects()}
+    assert list(inventory.current()) == list(inventory.objects())
+    assert list(inventory.uploads()) == []
     assert found["log/0000000001/000000000001"].size_bytes == 7
     assert found["notes of somebody.txt"].size_bytes == 5
     assert found[".tmp/half"].standing is Standing.LEFT
     assert found["broken"].size_bytes == 0
     with pytest.raises(NotFound):
-        list(open_inventory(str(tmp_path / "absent")).taken())
+        list(open_inventory(str(tmp_path / "absent")).objects())
 
 
 def test_a_bucket_shows_every_name_and_uploads_that_nobody_ended(
@@ -62,7 +65,7 @@ def test_a_bucket_shows_every_name_and_uploads_that_nobody_ended(
             Bucket=bucket.name, Key="shop/big", UploadId=upload, PartNumber=number, Body=bytes(PART)
         )
     inventory = S3Inventory(settings_of(bucket))
-    found = list(inventory.taken())
+    found = [*inventory.objects(), *inventory.uploads()]
     assert {(item.name, item.size_bytes, item.standing) for item in found} == {
         ("log/x y", 2, Standing.CURRENT),
         ("big", 2 * PART, Standing.UPLOAD),
@@ -70,7 +73,8 @@ def test_a_bucket_shows_every_name_and_uploads_that_nobody_ended(
     big = next(item for item in found if item.upload)
     inventory.abort(big)
     inventory.abort(big)  # gone already
-    assert [item.name for item in inventory.taken()] == ["log/x y"]
+    assert [item.name for item in inventory.objects()] == ["log/x y"]
+    assert list(inventory.uploads()) == []
     assert not inventory.rules().versioned
     inventory.close()
 
@@ -83,7 +87,8 @@ def test_a_versioned_bucket_shows_what_readers_do_not(bucket: Bucket) -> None:
     client.put_object(Bucket=bucket.name, Key="shop/b", Body=b"333")
     client.delete_object(Bucket=bucket.name, Key="shop/b")
     inventory = S3Inventory(settings_of(bucket))
-    found = list(inventory.taken())
+    found = list(inventory.objects())
+    assert [item.name for item in inventory.current()] == ["a"]
     assert by_standing(found) == {Standing.CURRENT: 1, Standing.OLDER: 2, Standing.MARKER: 1}
     assert all(item.version for item in found)
     assert inventory.rules().versioned
@@ -112,11 +117,14 @@ def test_listings_go_on_page_by_page_and_end(bucket: Bucket, monkeypatch: pytest
     inventory = S3Inventory(settings_of(bucket))
     real = inventory._client.list_object_versions
     monkeypatch.setattr(inventory._client, "list_object_versions", lambda **words: real(**words, MaxKeys=2))
-    assert sorted(item.name for item in inventory.taken()) == list("01234")
+    assert sorted(item.name for item in inventory.objects()) == list("01234")
+    real_newest = inventory._client.list_objects_v2
+    monkeypatch.setattr(inventory._client, "list_objects_v2", lambda **words: real_newest(**words, MaxKeys=2))
+    assert sorted(item.name for item in inventory.current()) == list("01234")
     stuck = {"IsTruncated": True, "NextKeyMarker": "a"}
     monkeypatch.setattr(inventory._client, "list_object_versions", lambda **_: stuck)
     with pytest.raises(StoreRefused, match="does not end"):
-        list(inventory.taken())
+        list(inventory.objects())
 
 
 def test_who_may_not_ask_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
