@@ -29,6 +29,7 @@ class Kind(StrEnum):
     REFUSED = "refused"
     DAMAGE = "damage"
     DOWN = "splitter-down"
+    COLLECTION = "collection-stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Look:
             use, 0 where it is not known yet.
         overflowed: writes go past the journal.
         down_seconds: since when no volume is served, 0 where they are.
-        fenced, refused, damage: why, "" where it is not so.
+        fenced, refused, damage, collection: why, "" where it is not so.
     """
 
     rpo_target_seconds: float
@@ -54,6 +55,7 @@ class Look:
     fenced: str = ""
     refused: str = ""
     damage: str = ""
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,12 @@ def troubles(look: Look) -> dict[Kind, str]:
         found[Kind.JOURNAL] = f"{look.used_bytes / look.limit_bytes:.0%} of the journal are in use"
     if look.down_seconds >= DOWN_SECONDS_MIN:
         found[Kind.DOWN] = f"no volume was served for {look.down_seconds:.0f} s: guests' I/O stands still"
-    spoken = {Kind.FENCED: look.fenced, Kind.REFUSED: look.refused, Kind.DAMAGE: look.damage}
+    spoken = {
+        Kind.FENCED: look.fenced,
+        Kind.REFUSED: look.refused,
+        Kind.DAMAGE: look.damage,
+        Kind.COLLECTION: look.collection,
+    }
     return found | {kind: why for kind, why in spoken.items() if why}
 
 

@@ -17,6 +17,7 @@ import orjson
 
 from cdp_agent.alerts.hook import EVENT_BYTES_MAX, Hook
 from cdp_agent.alerts.rules import Kind, Look, News, Said, after_saying, news, troubles
+from cdp_agent.collector.last import load_last, trouble_of
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
 from cdp_container.clock import Clock
@@ -151,7 +152,14 @@ class Watch:
             fenced=self._fenced(),
             refused=_refused(facts) or ("" if is_damage else why),
             damage=(why if is_damage else "") or disk or str(index),
+            collection=self._collection(),
         )
+
+    def _collection(self) -> str:
+        try:
+            return trouble_of(load_last(Path(self.settings.journal.directory)))
+        except CdpError:
+            return ""  # the disk's fault is told of elsewhere
 
     def _page(self) -> tuple[SplitterPage | None, str]:
         """The splitter's page, and why it cannot be read: no fault of the disk may end the supervisor."""

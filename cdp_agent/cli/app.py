@@ -317,6 +317,28 @@ def flush(
 
 
 @app.command()
+def gc(
+    config: Config = DEFAULT_CONFIG,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would go, what that saves and costs.")
+    ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="The domain's private key, 64 hex digits: frames that are partly dead are split."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Collect: delete what no retained recovery point needs. `run` does it by itself, every hour."""
+
+    def work() -> int:
+        from cdp_agent.cli.gc import collect_garbage
+
+        return collect_garbage(config, key_file, plan=plan, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
 def version() -> int:
     """Print the version."""
     from cdp_agent.cli.children import software
@@ -335,6 +357,18 @@ def splitter_process(config: Config = DEFAULT_CONFIG) -> int:
 def streamer_process(config: Config = DEFAULT_CONFIG) -> int:
     """The streamer; started by `run`."""
     return _child(lambda: _streamer(config))
+
+
+@app.command("collector-process", hidden=True)
+def collector_process(config: Config = DEFAULT_CONFIG) -> int:
+    """One pass of collection; started by `run`."""
+
+    def work() -> int:
+        from cdp_agent.cli.gc import scheduled_pass
+
+        return scheduled_pass(config)
+
+    return _child(work)
 
 
 def _child(work: Callable[[], int]) -> int:

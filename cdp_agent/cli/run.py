@@ -14,6 +14,7 @@ from cdp_agent.alerts.watch import Watch, open_watch
 from cdp_agent.cli.accepted import keep_accepted
 from cdp_agent.cli.adopt import adopt_carried
 from cdp_agent.cli.children import ever_ran, holds_nothing, load_agent, moved_identity
+from cdp_agent.collector.schedule import Schedule
 from cdp_agent.releases import release_hint, release_members
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import SUPERVISOR_PID, ChildSpec, Supervisor, streamer_lock, take_lock
@@ -72,7 +73,8 @@ def run_agent(config: Path, wish: Wish) -> int:
                 elif not ran and not adopted:
                     _note_empty_volumes(directory, volumes_of(identity))
             accepted = keep_accepted(config, settings)
-            return _supervise(accepted, directory, pages, open_watch(settings, pages, SystemClock()))
+            watch = open_watch(settings, pages, SystemClock())
+            return _supervise(accepted, directory, pages, watch, settings.collection.every)
         finally:
             pages.close()
     finally:
@@ -139,7 +141,9 @@ def ready_since(pages: SharedPages, directory: Path) -> Callable[[], str]:
     return standing
 
 
-def _supervise(config: Path, directory: Path, pages: SharedPages, watch: Watch | None) -> int:
+def _supervise(
+    config: Path, directory: Path, pages: SharedPages, watch: Watch | None, every_seconds: float
+) -> int:
     def argv(process: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "cdp_agent.cli.main", process, "--config", str(config))
 
@@ -160,9 +164,17 @@ def _supervise(config: Path, directory: Path, pages: SharedPages, watch: Watch |
     ]
 
     supervisor = Supervisor(children, SystemClock(), ready_since(pages, directory), say)
-    if watch is not None:
-        supervisor.watch, supervisor.last_look = watch.poll, watch.finish
+    schedule = Schedule(argv("collector-process"), every_seconds, SystemClock())
+    polled = [schedule.poll] if watch is None else [schedule.poll, watch.poll]
+    ended = [schedule.stop] if watch is None else [schedule.stop, watch.finish]
+    supervisor.watch = lambda: _all_of(polled)
+    supervisor.last_look = lambda: _all_of(ended)
     return supervisor.run()
+
+
+def _all_of(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def die_with_parent() -> None:

@@ -7,6 +7,7 @@ the newest protected cut. What does not belong here: anything that changes somet
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.last_error import LastError, newest_error
+from cdp_agent.collector.last import LastPass, load_last, members_of, trouble_of
 from cdp_agent.releases import release_hint, release_members, release_text
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
@@ -68,6 +70,7 @@ class Status:
     alerts: str = ""
     configuration: str = ""
     release: dict[str, Any] | None = None
+    collection: dict[str, Any] | None = None
 
     @property
     def on_target(self) -> bool:
@@ -131,12 +134,14 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         epoch=facts.get("epoch"),
         rpo_target_seconds=settings.rpo_target,
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
-        + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering),
+        + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
+        + _stopped(load_last(directory)),
         volumes=volumes,
         limits=dict(facts.get("limits", {})) if answering else {},
         counters=dict(facts.get("counters", {})),
         alerts=_alerts(settings, directory),
         release=_release(facts if answering else {}, load_notes(directory), clock),
+        collection=members_of(load_last(directory)),
     )
 
 
@@ -206,6 +211,12 @@ def _measure(
 
 def _released(release: dict[str, Any] | None) -> list[str]:
     return [] if release is None else [release_text(release), f"hint: {release_hint(release)}"]
+
+
+def _stopped(last: LastPass) -> list[str]:
+    """Collection that keeps failing: the container grows, and protection goes on."""
+    trouble = trouble_of(last)
+    return [trouble] if trouble else []
 
 
 def _problems(
@@ -295,11 +306,25 @@ def _print(status: Status) -> None:
         ("journal", used),
         ("limits", _limits(status.limits)),
         ("exports", "open" if status.exports_open else "closed"),
+        ("collection", _collection(status.collection)),
         ("alerts", status.alerts),
         ("configuration", status.configuration),
         ("last error", str(status.last_error)),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")
+
+
+def _collection(last: dict[str, Any] | None) -> str:
+    """The last pass."""
+    if last is None:
+        return "none yet"
+    when = f"{datetime.fromtimestamp(last['ended_ns'] / 1e9, UTC):%Y-%m-%d %H:%M} UTC"
+    if last["stopped"]:
+        return f"{when}: stopped: {last['stopped']}"
+    if last["note"]:
+        return f"{when}: {last['note']}"
+    freed = f"{_human(last['freed_bytes'])} freed, {_human(last['packed_bytes'])} written anew"
+    return f"{when}: {last['deleted']} objects deleted, {freed}"
 
 
 def _limits(limits: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
-from cdp_container.format.keys import pack_key, segment_key
+from cdp_container.format.keys import KeyKind, pack_key, parse_key, segment_key
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import VICTIMS_MAX
 from cdp_container.format.place import Place
@@ -28,6 +28,8 @@ MERGE_MIN: Final = 16
 PASS_BYTES_MAX: Final = 1 << 30
 """Live bytes that one pass copies; what is left over is the next one's."""
 LIVE_SHARE: Final = 2 / 3
+LEDGERS_WORTH: Final = 24
+"""Old ledgers that are worth a plan of their own."""
 _SECOND_NS: Final = 1_000_000_000
 
 Flags = NDArray[np.bool_]
@@ -95,6 +97,17 @@ class Chosen:
     def victims(self) -> tuple[str, ...]:
         """All, as a plan names them."""
         return tuple(sorted({*self.unnamed, *self.dead, *self.packed}))
+
+
+def is_worth_a_plan(chosen: Chosen) -> bool:
+    """Whether victims are worth a plan: each leaves a ledger behind, and those alone can wait."""
+    ledgers = sum(_is_ledger(key) for key in chosen.unnamed)
+    return len(chosen.victims) > ledgers or ledgers >= LEDGERS_WORTH
+
+
+def _is_ledger(key: str) -> bool:
+    parsed = parse_key(key)
+    return parsed is not None and parsed.kind is KeyKind.LEDGER
 
 
 def key_of(row: Table) -> str:

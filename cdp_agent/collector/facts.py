@@ -39,7 +39,7 @@ FACT: Final = np.dtype(
         ("cut_time_ns", "<i8"),
         ("base", "<i8", (3,)),
         ("end", "<i8", (3,)),
-        ("journal", "<i8", (2,)),
+        ("journal", "<u8", (2,)),
         ("digest", "V32"),
         ("previous_digest", "V32"),
     ]

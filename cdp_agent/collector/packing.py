@@ -18,6 +18,7 @@ from cdp_container.errors import DamagedObject
 from cdp_container.extents.tables import Table, extent_rows, sums_before
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.codec import Compressor
+from cdp_container.format.domain import EpochRecord
 from cdp_container.format.frames import FrameReader, StoredFrame
 from cdp_container.format.head import Head, check_object, object_digest, open_head
 from cdp_container.format.index import Extent, Order, Record
@@ -40,6 +41,7 @@ from cdp_container.format.pack import (
     PackRecord,
     build_pack,
 )
+from cdp_container.format.packed import packed_epoch
 from cdp_container.format.place import Place
 from cdp_container.format.records import make_record, record_bytes
 from cdp_container.format.seal import ReaderKeys, WriterKeys
@@ -76,6 +78,11 @@ def cut_record(cut: CutFacts) -> PackRecord:
     }
     record = make_record("cut", _CUT_KEY.pack(place.epoch, place.cut), value)
     return PackRecord(Order(place.epoch, place.seq, place.cut), record)
+
+
+def epoch_record(record: EpochRecord, first_cut: int) -> PackRecord:
+    """The `epoch` record, at the place of the first segment of that epoch."""
+    return PackRecord(Order(record.epoch, 1, first_cut), packed_epoch(record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +176,10 @@ class Packing:
         self._open = _Open()
         self.counted = Counted()
 
-    def take(self, key: str, data: bytes, digest: bytes, cut: CutFacts | None) -> Iterator[SealedObject]:
-        """What lives in one victim; `cut` is the retained one whose last segment it is.
+    def take(
+        self, key: str, data: bytes, digest: bytes, remembered: Sequence[PackRecord] = ()
+    ) -> Iterator[SealedObject]:
+        """What lives in one victim; `remembered`: what packs are to tell of it besides.
 
         Raises:
             DamagedObject: it is not the object of that digest; ForeignObject and their kin as `open_head`.
@@ -181,7 +190,7 @@ class Packing:
         head = open_head(data, key, self._writer.domain, self._writer.keys)
         rows = extent_rows(head.index.extent_table)
         victim = _Victim(head, rows, sums_before(rows))
-        yield from self._take_records(head, cut)
+        yield from self._take_records(head, remembered)
         pieces = self._alive.pieces(key)
         voids = pieces[pieces["is_void"]]
         if len(voids):
@@ -197,15 +206,15 @@ class Packing:
 
     # --- what is taken in ----------------------------------------------------------------------
 
-    def _take_records(self, head: Head, cut: CutFacts | None) -> Iterator[SealedObject]:
+    def _take_records(self, head: Head, remembered: Sequence[PackRecord]) -> Iterator[SealedObject]:
         """All of one object stay together: their sequence counts."""
         wanted = set(self._alive.records(head.key))
         orders = list(head.index.iter_orders())
         for number, record in enumerate(head.index.iter_records()):
             if number in wanted:
                 self._add_record(PackRecord(_order_of(head, orders, record), record))
-        if cut is not None:
-            self._add_record(cut_record(cut))
+        for extra in remembered:
+            self._add_record(extra)
         yield from self._close_if_full()
 
     def _add_record(self, record: PackRecord) -> None:

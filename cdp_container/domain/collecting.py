@@ -1,4 +1,4 @@
-"""The protocol of a pass of collection (docs/collection.md): what is named, executed, deleted, in which order.
+"""The protocol of a pass of collection (docs/collection.md): what is named, executed and deleted.
 
 Any error ends the pass, wherever it is; the one after it begins at `settle`. What is decided is decided by
 `plan_rules` and `plan_changes`. How victims are chosen and packs written does not belong here.
@@ -101,7 +101,7 @@ def carry_out(
     fault = fault_of_plan(plan, owner, spared)
     assert not fault, fault
     data = build_plan(plan)
-    _put_once(collector.store, gc_key(plan.epoch, plan.n), data)
+    put_once(collector.store, gc_key(plan.epoch, plan.n), data)
     collector.change(name_plan(owner, plan.n, plan_digest(data)))
     collector.pause(grace_seconds)
     owner = read_owner(collector)
@@ -199,7 +199,7 @@ def _look_for(collector: Collector, name: ObjectName) -> None:
             raise _stopped(f"{store.address} has not got {name.key} yet")
 
 
-def _put_once(store: Store, key: str, data: bytes) -> None:
+def put_once(store: Store, key: str, data: bytes) -> None:
     """Create an object; where the answer is lost, what stands there tells. Raises CollectionStopped."""
     try:
         store.put_new(key, data)

@@ -463,8 +463,7 @@ class RunState:
             that is to be in force, None where none was asked for. change: of plan and ledger, None once it is
             made, or cannot be. lost: what was proven is gone, and that was accepted: the end is looked for
             without it. overruled: an older object stands in the place of ours, which is written back.
-            takeover: what an operator wants, None: only what is ours is claimed. watch: the lease that is
-            waited for.
+            takeover: what an operator wants, None: only what is ours is claimed. watch: another's lease.
     """
 
     claimant: Claimant

@@ -195,6 +195,20 @@ class LimitsSettings(Strict):
         return [CalendarTimes(window.cron, self.timezone or "") for window in self.schedule]
 
 
+class CollectionSettings(Strict):
+    """How the collector goes about it. `every`: seconds from the end of a scheduled pass to the next.
+
+    `store`: an address of its own for the same container, perhaps with rights of its own; None: the agent's.
+    """
+
+    every: Seconds = Field(default=3600.0, ge=60, le=30 * 86400)
+    grace: Seconds = Field(default=60.0, ge=1, le=3600)
+    live_share: float = Field(default=0.67, ge=0.05, le=0.95)
+    requests_per_second: RequestRate = 100.0
+    bytes_per_second: ByteRate = math.inf
+    store: str | None = Field(default=None, min_length=1, max_length=2048)
+
+
 class TlsSettings(Strict):
     """PEM files: the server's certificate with its chain, its key, and who signs clients' certificates."""
 
@@ -283,6 +297,7 @@ class AgentSettings(Strict):
     lease: Seconds = Field(default=30.0, ge=LEASE_SECONDS_MIN, le=LEASE_SECONDS_MAX)
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()
+    collection: CollectionSettings = CollectionSettings()
     alerts: AlertSettings | None = None
     retention: RetentionSettings | None = None
     marker_hooks: Annotated[list[MarkerHookSettings], AfterValidator(differ)] = Field(
@@ -440,6 +455,7 @@ def _known_keys(place: _Place) -> list[str]:
         "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
         "alerts": AlertSettings,
         "retention": RetentionSettings,
+        "collection": CollectionSettings,
         "marker_hooks": MarkerHookSettings,
         "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
     }

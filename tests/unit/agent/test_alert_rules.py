@@ -41,6 +41,7 @@ alerts: %s
         (Look(30.0, fenced="another run"), Kind.FENCED, "another run"),
         (Look(30.0, refused="it lies"), Kind.REFUSED, "it lies"),
         (Look(30.0, damage="a disk"), Kind.DAMAGE, "a disk"),
+        (Look(30.0, collection="3 passes"), Kind.COLLECTION, "3 passes"),
     ],
 )
 def test_each_trouble_is_found(look: Look, kind: Kind, message: str) -> None:

@@ -10,9 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_agent.collector.alive_types import OBJECTS
-from cdp_agent.collector.choose import MERGE_MIN, Bounds, Chosen, Unnamed, choose
+from cdp_agent.collector.choose import (
+    LEDGERS_WORTH,
+    MERGE_MIN,
+    Bounds,
+    Chosen,
+    Unnamed,
+    choose,
+    is_worth_a_plan,
+)
 from cdp_container.extents.tables import Table
-from cdp_container.format.keys import pack_key, segment_key
+from cdp_container.format.keys import ledger_key, pack_key, segment_key
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.place import Place
 
@@ -124,3 +132,11 @@ def test_never_more_than_may_be_and_each_once(rows: list[tuple[bool, int, bool, 
     found = choose(table, [], bounds(victims_max=most))
     assert len(found.victims) == len(found.dead) + len(found.packed) <= most
     assert found.is_all or len(found.victims) == most
+
+
+def test_an_old_ledger_alone_is_not_worth_a_plan_but_many_are() -> None:
+    ledgers = [Unnamed(ledger_key(1, n), 10, OLD_NS) for n in range(1, LEDGERS_WORTH + 1)]
+    assert not is_worth_a_plan(choose(objects({}), ledgers[:-1], bounds()))
+    assert is_worth_a_plan(choose(objects({}), ledgers, bounds()))
+    assert is_worth_a_plan(choose(objects(DEAD), ledgers[:1], bounds()))
+    assert not is_worth_a_plan(choose(objects({}), [], bounds()))

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cdp_agent.collector.alive_types import LIVE, Interval
-from cdp_agent.collector.packing import CutFacts, Packing, PackWriter, check_pack
+from cdp_agent.collector.packing import CutFacts, Packing, PackWriter, check_pack, cut_record
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.heads import Seen
 from cdp_container.domain.ledgers import ledger_of
@@ -145,7 +145,9 @@ class Case:
         packing = Packing(self.writer(), alive, bytes_target)
         packs = []
         for one in victims:
-            packs += list(packing.take(one.key, one.data, one.digest, cut))
+            packs += list(
+                packing.take(one.key, one.data, one.digest, () if cut is None else (cut_record(cut),))
+            )
         return [*packs, *packing.close()], packing
 
 
@@ -247,9 +249,9 @@ def test_a_victim_that_is_not_what_was_looked_at() -> None:
     one, other = case.segment(extents()), case.segment(extents())
     packing = Packing(case.writer(), Fake({one.key: []}, {one.key: case.head(one)}))
     with pytest.raises(DamagedObject, match="looked at"):
-        list(packing.take(one.key, one.data, other.digest, None))
+        list(packing.take(one.key, one.data, other.digest))
     with pytest.raises(DamagedObject):
-        list(packing.take(one.key, one.data[:-100] + bytes(100), one.digest, None))
+        list(packing.take(one.key, one.data[:-100] + bytes(100), one.digest))
 
 
 def test_a_pack_that_says_something_else_is_refused() -> None:

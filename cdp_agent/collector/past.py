@@ -1,0 +1,127 @@
+"""What a pass makes of a domain's past: its cuts, what no pass may take, and what nobody names.
+
+Which cuts are kept is decided by domain.retention, what is live by `alive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
+
+from cdp_agent.collector.choose import Unnamed
+from cdp_agent.collector.inventory import Inventory
+from cdp_agent.collector.packing import CutFacts
+from cdp_agent.collector.remembered import Tables
+from cdp_container.domain.history import History
+from cdp_container.domain.ledgers import Ledger
+from cdp_container.domain.retention import CutMarker, PastCut, marker_of
+from cdp_container.format.holds import Hold
+from cdp_container.format.keys import KeyKind, ParsedKey, parse_key, segment_key
+from cdp_container.format.layout import ObjectKind
+from cdp_container.format.place import Place
+
+_TOLD: Final = "cut"
+
+
+def past_cuts(tables: Tables, history: History, ledger: Ledger) -> list[PastCut]:
+    """Every complete cut that is not retired, from segments that count and from what packs remember."""
+    markers = _markers(tables)
+    found: dict[tuple[int, int], PastCut] = {}
+    for cut in (*_of_segments(tables), *_of_packs(tables, ledger)):
+        place = cut.place
+        span = history.spans.get(place.epoch)
+        if span is None or not span.end or place.seq > span.end.seq:
+            continue
+        if ledger.is_retired(place.epoch, place.seq):
+            continue
+        named = tuple(markers.get((place.epoch, place.cut), ()))
+        found[place.epoch, place.seq] = PastCut(place, cut.cut_time_ns, cut.stored_ns, cut.not_whole, named)
+    return list(found.values())
+
+
+def _of_segments(tables: Tables) -> Iterator[CutFacts]:
+    facts = tables.facts
+    for row in range(len(facts)):
+        fact = facts[row]
+        if fact["kind"] == ObjectKind.SEGMENT and fact["complete"]:
+            place = Place(int(fact["epoch"]), int(fact["cut"]), int(fact["number"]))
+            not_whole = tables.not_whole.get(row, ())
+            yield CutFacts(place, not_whole, int(fact["cut_time_ns"]), int(fact["stored_ns"]))
+
+
+def _of_packs(tables: Tables, ledger: Ledger) -> Iterator[CutFacts]:
+    """Their word counts for collected cuts alone, and comes after that of segments."""
+    for row, records in tables.records.items():
+        if tables.keys[row] not in ledger.packs:
+            continue
+        for record in records:
+            value = record.value or {}
+            if record.name == _TOLD and ledger.is_collected(int(value["epoch"]), int(value["seq"])):
+                place = Place(int(value["epoch"]), int(value["cut"]), int(value["seq"]))
+                not_whole = tuple(bytes.fromhex(source) for source in value["not_whole"])
+                yield CutFacts(place, not_whole, int(value["cut_time_ns"]), int(value["stored_ns"]))
+
+
+def _markers(tables: Tables) -> dict[tuple[int, int], list[CutMarker]]:
+    """By (epoch, cut). Of several cuts with one name each counts: whoever asks for it gets the newest."""
+    found: dict[tuple[int, int], list[CutMarker]] = {}
+    for records in tables.records.values():
+        for record in records:
+            if record.name == "marker":
+                marker = marker_of(record.key.decode("utf-8", "replace"), record.value or {})
+                found.setdefault((record.place.epoch, record.place.cut), []).append(marker)
+    return found
+
+
+def spared_by_history(history: History, wholes: Iterable[Place]) -> set[str]:
+    """The segments that ends, bases and the newest whole cuts name."""
+    places = [history.newest, history.owner.protected, *wholes]
+    for span in history.spans.values():
+        places += [span.end, span.record.base, span.record.end]
+    return {segment_key(place.epoch, place.seq) for place in places if place}
+
+
+def spared_by_hold(hold: Hold, history: History, ledger: Ledger) -> set[str]:
+    """Everything that the reader of a hold may look for, who goes on by this ledger.
+
+    An operator's hold keeps its cut, and no object: whoever reads it later finds it by the ledger in force.
+    """
+    if hold.until_ns is not None or hold.cut is None:
+        return set()
+    spared = set(ledger.packs)
+    for epoch, last in history.branch_of(hold.cut).items():
+        spared |= {
+            segment_key(epoch, seq) for seq in range(1, last + 1) if not ledger.is_collected(epoch, seq)
+        }
+    return spared | (set() if hold.ledger is None else {hold.ledger.key})
+
+
+def unnamed_of(
+    inventory: Inventory, history: History, ledger: Ledger, superseded: Collection[str]
+) -> list[Unnamed]:
+    """What nothing names: collected, beyond an end, never in force, or `superseded` (catalogs)."""
+    in_force = history.owner.ledger
+    named = {*ledger.packs, *(() if in_force is None else (in_force.key,))}
+    return [
+        Unnamed(key, found.size, found.modified_ns)
+        for key, found in sorted(inventory.found.items())
+        if key not in named and (key in superseded or _is_unnamed(parse_key(key), history, ledger))
+    ]
+
+
+def _is_unnamed(parsed: ParsedKey | None, history: History, ledger: Ledger) -> bool:
+    if parsed is None or parsed.kind is KeyKind.CATALOG:
+        return False
+    if parsed.kind is not KeyKind.SEGMENT:
+        # Of a later epoch than ours it is somebody's who knows more than we do.
+        return parsed.epoch <= history.owner.epoch
+    if ledger.is_collected(parsed.epoch, parsed.number):
+        return True
+    span = history.spans.get(parsed.epoch)
+    last = 0 if span is None else span.end.seq
+    return parsed.epoch < history.owner.epoch and parsed.number > last
+
+
+def cut_facts(tables: Tables) -> Mapping[str, CutFacts]:
+    """By the key of its last segment, what a pack is to remember of a complete cut."""
+    return {segment_key(cut.place.epoch, cut.place.seq): cut for cut in _of_segments(tables)}

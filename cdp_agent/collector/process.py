@@ -1,0 +1,157 @@
+"""A pass of collection as a process: its lock, its store, how it asks the streamer, and what it leaves noted.
+
+What a pass does is in `collect`; the command's words are in cdp_agent.cli.gc.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cdp_agent.collector.choose import Chosen
+from cdp_agent.collector.collect import Around, Found, Passed, Wishes, look_only, run_pass
+from cdp_agent.collector.last import LastPass, load_last, save_last
+from cdp_agent.streamer.control import Answer, call
+from cdp_agent.streamer.limited import LimitedStore, Limiter
+from cdp_agent.streamer.local import BOOT_ID
+from cdp_agent.streamer.planning import change_request
+from cdp_agent.supervisor import take_lock
+from cdp_container.clock import Clock
+from cdp_container.domain.collecting import Collector
+from cdp_container.domain.held_look import look_at_holds
+from cdp_container.domain.history import read_domain
+from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.owner_types import ChangePlan
+from cdp_container.domain.settings import AgentSettings, LimitsSettings
+from cdp_container.errors import CdpError, CollectionStopped
+from cdp_container.format.holds import Hold
+from cdp_container.store.address import open_store
+from cdp_container.store.api import Store
+from cdp_container.store.retry import with_retries
+
+LOCK_NAME: Final = "collector.lock"
+ASK_SECONDS: Final = 30.0
+ASKS_MAX: Final = 4
+"""Times that the streamer is asked for one change; asked again, one that is made already is made."""
+ASK_PAUSE_SECONDS: Final = 5.0
+_HINT: Final = "is the agent running, and does it own the domain? `cdp-agent status` tells"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Whose container is collected."""
+
+    settings: AgentSettings
+    identity: AgentIdentity
+
+    @property
+    def journal(self) -> Path:
+        """The journal directory."""
+        return Path(self.settings.journal.directory)
+
+
+def wishes_of(settings: AgentSettings, private_key: bytes | None, software: str) -> Wishes:
+    """How a pass goes about it, by the configuration."""
+    collection = settings.collection
+    return Wishes(collection.grace, collection.live_share, private_key=private_key, software=software)
+
+
+def collect_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], None]) -> Passed:
+    """One pass, of which `status` tells afterwards.
+
+    Raises AlreadyRunning where another is under way, and CdpError wherever it ended.
+    """
+    lock = take_lock(site.journal / LOCK_NAME, clock)
+    try:
+        before = load_last(site.journal)
+        try:
+            passed = run_pass(_around(site, clock, report, before.store_ns), wishes)
+        except CdpError as error:
+            stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
+            save_last(site.journal, replace(stopped, failures=before.failures + 1))
+            raise
+        save_last(site.journal, _last(passed, before, clock.wall_ns()))
+        return passed
+    finally:
+        os.close(lock)
+
+
+def look_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], None]) -> Found:
+    """What a pass would do. Changes nothing in the container. Raises AlreadyRunning, CdpError."""
+    lock = take_lock(site.journal / LOCK_NAME, clock)
+    try:
+        return look_only(_around(site, clock, report, load_last(site.journal).store_ns), wishes)
+    finally:
+        os.close(lock)
+
+
+def _last(passed: Passed, before: LastPass, wall_ns: int) -> LastPass:
+    chosen: Chosen | None = None if passed.found is None else passed.found.chosen
+    done = passed.finished
+    return LastPass(
+        ended_ns=wall_ns,
+        note=passed.why_not,
+        deleted=0 if done is None else done.deleted,
+        kept=0 if done is None else done.kept,
+        freed_bytes=0 if done is None or chosen is None else chosen.freed_bytes,
+        packed_bytes=passed.packing.packed_bytes,
+        retired=0 if done is None or passed.found is None else len(passed.found.retired),
+        store_ns=max(before.store_ns, passed.store_ns),
+    )
+
+
+def _around(site: Site, clock: Clock, report: Callable[[str], None], seen_ns: int) -> Around:
+    settings, domain = site.settings, site.identity.domain
+    collection = settings.collection
+    limits = LimitsSettings().model_copy(
+        update={
+            "bytes_per_second": collection.bytes_per_second,
+            "requests_per_second": collection.requests_per_second,
+        }
+    )
+    limiter = Limiter(limits, clock)
+
+    def opened(address: str) -> Store:
+        store = LimitedStore(open_store(address, clock), limiter, patient=True)
+        return with_retries(store, clock, lambda: int.from_bytes(os.urandom(4), "little") / 2.0**32)
+
+    store = opened(collection.store or settings.store)
+    config = read_domain(store).config
+    replicas = [] if config is None else [opened(address) for address in config.replicas]
+    directory = site.journal / "collector"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
+
+    def holds() -> Mapping[str, Hold]:
+        # An operator's hold is dead by the store's clock: by one that it showed before, at the earliest.
+        store_ns = load_last(site.journal).store_ns or None
+        return look_at_holds(store, domain, directory, boot, clock, os.urandom, store_ns).holds
+
+    collector = Collector(
+        store, replicas, domain, settings.site, holds, asking(site.journal, clock), clock.sleep
+    )
+    return Around(site.identity, directory, collector, store, clock, os.urandom, report, seen_ns)
+
+
+def asking(journal: Path, clock: Clock) -> Callable[[ChangePlan], None]:
+    """Asks the streamer of a journal directory for changes."""
+
+    def change(wanted: ChangePlan) -> None:
+        answer: Answer = {}
+        for _ in range(ASKS_MAX):
+            try:
+                answer = call(journal, change_request(wanted), ASK_SECONDS)
+            except OSError as error:
+                answer = {"error": f"the streamer does not answer: {error.strerror or error}", "again": True}
+            if answer.get("ok"):
+                return
+            if not (answer.get("again") or answer.get("timeout")):
+                break
+            clock.sleep(ASK_PAUSE_SECONDS)
+        why = str(answer.get("error", "the streamer does not answer"))
+        raise CollectionStopped("the pass ended", why, _HINT)
+
+    return change

@@ -1,0 +1,156 @@
+"""The collector beside a real streamer and a directory: asked by the command, noted for `status`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cdp_agent.cli.gc import passed_members, passed_text, planned_members, planned_text
+from cdp_agent.collector import process
+from cdp_agent.collector.collect import Passed, Wishes
+from cdp_agent.collector.last import LAST_NAME, load_last, members_of, trouble_of
+from cdp_agent.collector.process import LOCK_NAME, Site, collect_once, look_once
+from cdp_agent.supervisor import take_lock
+from cdp_container.clock import SystemClock
+from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.settings import AgentSettings
+from cdp_container.errors import AlreadyRunning, CollectionStopped, MissingObject
+from cdp_container.format.domain import build_config, build_owner, config_digest, parse_config, parse_owner
+from cdp_container.format.holds import Holds, build_holds
+from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
+from cdp_container.format.place import Place
+from tests.unit.streamer.site import AgentSite
+
+HOUR = 3600
+WISHES = Wishes(grace_seconds=0.0)
+
+
+class Collected:
+    """A site of which two hours are kept; `images`: of the disk, by cut."""
+
+    def __init__(self, root: Path, encrypted: bool = False, roster: bool = True) -> None:
+        self.root = root
+        self.agent = AgentSite(root, size_bytes=64 * 4096, encrypted=encrypted)
+        store = self.agent.store
+        if roster:
+            store.put_new(HOLDS_KEY, build_holds(Holds(self.agent.identity.domain, 1, bytes(16))))
+        blob = store.get(OWNER_KEY)
+        owner = parse_owner(blob.data, OWNER_KEY, None)
+        config = parse_config(store.get(config_key(owner.config)).data, "config", None)
+        data = build_config(replace(config, retention=build_retention(Retention(2 * HOUR))))
+        store.put_new(config_key(config_digest(data)), data)
+        store.put_if(OWNER_KEY, build_owner(replace(owner, config=config_digest(data))), blob.found.tag)
+        self.images: dict[Place, bytes] = {}
+        settings = AgentSettings.model_validate({
+            "domain": "shop",
+            "site": "site-a",
+            "store": str(root / "container"),
+            "journal": {"directory": str(self.agent.directory)},
+            "volumes": [{"name": "disk", "path": str(root / "disk.img")}],
+        })  # fmt: skip
+        self.site = Site(settings, self.agent.identity)
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        with self.agent.streaming():
+            yield
+
+    def cut(self, number: int) -> Place:
+        self.agent.write(0, number % 16 * 4096, os.urandom(8192))
+        answer = self.agent.ask("flush")
+        members = answer["place"]
+        place = Place(members["epoch"], members["cut"], members["seq"])
+        self.images[place] = bytes(self.agent.images[0])
+        return place
+
+    def age(self, hours: float) -> None:
+        """Everything that is there was written so long ago."""
+        for path in (self.root / "container").rglob("*"):
+            if path.is_file() and "domain" not in path.parts:
+                then = path.stat().st_mtime - hours * HOUR
+                os.utime(path, (then, then))
+
+    def collect(self, wishes: Wishes = WISHES) -> Passed:
+        return collect_once(self.site, wishes, SystemClock(), lambda _: None)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_pass_beside_a_streamer_and_what_is_told_of_it(tmp_path: Path, encrypted: bool) -> None:
+    site = Collected(tmp_path, encrypted)
+    with site.streaming():
+        old = [site.cut(number) for number in range(20)]
+        site.age(5)
+        new = [site.cut(number) for number in range(3)]
+        found = look_once(site.site, WISHES, SystemClock(), lambda _: None)
+        assert {cut.place for cut in found.retired} == set(old)
+        said = "\n".join(planned_text(found))
+        assert "would go" in said
+        assert "not be offered" in said
+        assert planned_members(found)["victims"] == len(found.chosen.victims) > 10
+        assert not list(site.agent.store.list("packs/")), "a look writes nothing"
+        passed = site.collect()
+        assert "deleted" in "\n".join(passed_text(passed))
+        assert passed_members(passed)["deleted"] == len(found.chosen.victims)
+        assert json.dumps(passed_members(passed))
+    last = load_last(site.site.journal)
+    assert (last.deleted, last.stopped, last.failures) == (len(found.chosen.victims), "", 0)
+    assert last.freed_bytes > last.packed_bytes > 0
+    retired = {cut.place for cut in found.retired}
+    recovery = site.agent.recovery()
+    for place in new:
+        assert recovery.restored("disk", place) == site.images[place]
+    assert not retired & set(recovery.cuts)
+
+
+def test_without_a_streamer_the_pass_ends_and_nothing_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Collected(tmp_path)
+    with site.streaming():
+        for number in range(20):
+            site.cut(number)
+    site.age(5)
+    before = {found.key for found in site.agent.store.list("log/")}
+    monkeypatch.setattr(process, "ASK_PAUSE_SECONDS", 0.0)
+    with pytest.raises(CollectionStopped, match="does not answer") as raised:
+        site.collect()
+    assert raised.value.hint
+    assert {found.key for found in site.agent.store.list("log/")} == before
+    last = load_last(site.site.journal)
+    assert (last.failures, last.deleted) == (1, 0)
+    assert "does not answer" in last.stopped
+    assert not trouble_of(last)
+    assert trouble_of(replace(last, failures=3))
+    assert (members_of(last) or {})["failures"] == 1
+
+
+def test_no_roster_no_collection(tmp_path: Path) -> None:
+    site = Collected(tmp_path, roster=False)
+    with site.streaming():
+        site.cut(1)
+        with pytest.raises(MissingObject, match="roster"):
+            site.collect()
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    site = Collected(tmp_path)
+    lock = take_lock(site.site.journal / LOCK_NAME, SystemClock())
+    try:
+        with pytest.raises(AlreadyRunning):
+            site.collect()
+    finally:
+        os.close(lock)
+    assert load_last(site.site.journal).ended_ns == 0, "it says nothing of the pass that is under way"
+
+
+def test_what_a_last_pass_says_that_makes_no_sense_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "collector").mkdir()
+    for data in (b"", b"{", b"[]", b'{"ended_ns": "x"}'):
+        (tmp_path / "collector" / LAST_NAME).write_bytes(data)
+        assert members_of(load_last(tmp_path)) is None
