@@ -146,6 +146,44 @@ def restore(
 
 
 @app.command()
+def rescue(
+    address: Address,
+    domain: Annotated[str | None, typer.Option(help="The domain's id, where objects of several lie.")] = None,
+    volume: OneVolume = None,
+    target: Annotated[Path | None, typer.Option(help="A new file, or a block device.")] = None,
+    all_volumes: Annotated[bool, typer.Option("--all", help="Every volume, into --target-dir.")] = False,
+    target_dir: Annotated[Path | None, typer.Option(help="Where --all makes NAME.raw.")] = None,
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
+    force: Annotated[bool, typer.Option(help="Overwrite what the target holds; it is named.")] = False,
+    on_damage: Annotated[
+        OnDamage, typer.Option(help="stop, or map: go on, and list what is lost in TARGET.damage.json.")
+    ] = OnDamage.STOP,
+    restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
+    assume_rate: Rate = None,
+    json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFile = None,
+) -> int:
+    """Restore from whatever objects are left, under any names, without domain/ and catalogs."""
+    from rehydrate.cli import commands, rescuing, targets
+
+    return guarded(
+        lambda: rescuing.rescue(
+            commands.Access(address, passphrase_file, key_file),
+            domain,
+            commands.choice_of(at, time, marker),
+            targets.Targets(
+                volume or [], target, all_volumes, target_dir, force, restart, on_damage is OnDamage.MAP
+            ),
+            assume_rate,
+            json,
+        )
+    )
+
+
+@app.command()
 def verify(
     address: Address,
     at: At = None,

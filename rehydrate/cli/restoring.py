@@ -74,7 +74,7 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
         made, restored = read_until_found(
             lambda is_first: _restore(job, is_first), holding, job.is_moved, tell
         )
-    return _report(made, restored, (clock.boottime_ns() - began_ns) / 1e9, rate, as_json)
+    return report(made, restored, (clock.boottime_ns() - began_ns) / 1e9, rate, as_json)
 
 
 def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
@@ -96,7 +96,7 @@ def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
             job.holding.narrow(place, container.history.owner.ledger)
             job.choice = Choice(at=(place.epoch, place.cut))
             paths = paths_of(made, targets)
-            _say_plan(views.plan_members(made, job.rate or ASSUMED_BYTES_PER_SECOND), job.as_json)
+            say_plan(views.plan_members(made, job.rate or ASSUMED_BYTES_PER_SECOND), job.as_json)
             check = job.check_all if targets.tolerant else job.check
             targets = replace(targets, hold=job.holding.hold_id)
             job.holding.keeps = True
@@ -115,12 +115,13 @@ def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
         raise NoSuchPoint(error.what, why, "`rehydrate points` lists what can be restored still") from error
 
 
-def _report(
+def report(
     made: RestorePlan, restored: Restored, elapsed_seconds: float, rate: int | None, as_json: bool
 ) -> int:
+    """Say what a restore did. Raises RestoredWithDamage."""
     members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
     done, totals = restored.done, sum_of(made.volumes)
-    report = {
+    told = {
         **{name: members[name] for name in views.POINT_MEMBERS},
         "objects": members["objects"],
         "gets": done.gets,
@@ -133,11 +134,11 @@ def _report(
             for volume, path in zip(made.volumes, restored.paths, strict=True)
         ],
     }
-    lines = [printable(f"restored {item['name']} to {item['target']}") for item in report["volumes"]]
+    lines = [printable(f"restored {item['name']} to {item['target']}") for item in told["volumes"]]
     lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
     if restored.maps:
-        report["damage_maps"] = [str(path) for path in restored.maps]
-    answer(json.dumps(report, indent=2) if as_json else "\n".join(lines))
+        told["damage_maps"] = [str(path) for path in restored.maps]
+    answer(json.dumps(told, indent=2) if as_json else "\n".join(lines))
     if restored.maps:
         raise _with_damage(restored)
     return 0
@@ -156,5 +157,6 @@ def _with_damage(restored: Restored) -> RestoredWithDamage:
     return RestoredWithDamage("restored, but not everything", why)
 
 
-def _say_plan(members: Mapping[str, Any], as_json: bool) -> None:
+def say_plan(members: Mapping[str, Any], as_json: bool) -> None:
+    """Say what will be read and written, before the first byte."""
     say(json.dumps({"event": "plan", **members}) if as_json else views.plan_text(members))
