@@ -11,11 +11,18 @@ from typing import Any, Final
 
 from cdp_agent.cli.accepted import Running, load_running
 from cdp_agent.marker_hooks import Ran, quiesced
-from cdp_agent.streamer.control import MARKER_RULE, call, is_marker_name
+from cdp_agent.streamer.control import MARKER_RULE, Answer, call, is_marker_name
 from cdp_container.clock import SystemClock
 from cdp_container.console import say
 from cdp_container.domain.point_settings import MarkerHookSettings, term_seconds
-from cdp_container.errors import AgentNotRunning, ConfigInvalid, HookFailed, Incomplete, UsageError
+from cdp_container.errors import (
+    AgentNotRunning,
+    ConfigInvalid,
+    DomainReleased,
+    HookFailed,
+    Incomplete,
+    UsageError,
+)
 
 NOT_YET_HINT = "the write is safe in the journal; `cdp-agent status` says what it waits for"
 _UNDO_HINT: Final = "undo by hand what it did, `fsfreeze --unfreeze` for instance; the marker itself is set"
@@ -44,7 +51,7 @@ def ask_marker(
     """Name this instant; prints the point.
 
     Raises:
-        UsageError, AgentNotRunning, Incomplete: there is no such marker, or nobody knows yet.
+        UsageError, AgentNotRunning, DomainReleased, Incomplete: there is no such marker, or nobody knows yet.
         HookFailed: a hook failed: before the marker, then there is none; or after it, then it is printed.
     """
     what = f"mark {name!r}"
@@ -56,6 +63,8 @@ def ask_marker(
     running = load_running(config)
     directory = Path(running.settings.journal.directory)
     commands = _hooks(config, running, what) if hooks.run else []
+    if commands:
+        _send(directory, {"command": "status"}, what, timeout_seconds)  # else all would be frozen for nothing
     clock = SystemClock()
     with quiesced(commands, hooks.limit_seconds, clock, os.environ, hooks.even_if_they_fail) as held:
         _tell(held.failed)
@@ -102,7 +111,10 @@ def _keep_seconds(keep: str) -> int | None:
 
 
 def ask_flush(config: Path, *, timeout_seconds: float) -> int:
-    """Wait until all that was written is protected; prints the point. Raises AgentNotRunning, Incomplete."""
+    """Wait until all that was written is protected; prints the point.
+
+    Raises AgentNotRunning, DomainReleased, Incomplete.
+    """
     directory = Path(load_running(config).settings.journal.directory)
     place = _ask(directory, {"command": "flush"}, "flush", timeout_seconds)
     print(f"{place['epoch']}.{place['cut']}")
@@ -116,12 +128,24 @@ def _ask(
     timeout_seconds: float,
     on_taken: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    try:
-        answer = call(directory, request, timeout_seconds, on_taken)
-    except OSError as error:
-        raise AgentNotRunning(what, f"no streamer answers in {directory}") from error
+    answer = _send(directory, request, what, timeout_seconds, on_taken)
     if not answer.get("ok"):
         why = str(answer.get("error", "the streamer did not say why"))
+        if answer.get("released"):
+            raise DomainReleased(what, why, str(answer.get("hint", "")))
         raise Incomplete(what, why, str(answer.get("hint") or NOT_YET_HINT))
     place = answer["place"]
     return {"epoch": 0, "cut": 0} if place is None else dict(place)
+
+
+def _send(
+    directory: Path,
+    request: dict[str, Any],
+    what: str,
+    timeout_seconds: float,
+    on_taken: Callable[[], None] = lambda: None,
+) -> Answer:
+    try:
+        return call(directory, request, timeout_seconds, on_taken)
+    except OSError as error:
+        raise AgentNotRunning(what, f"no streamer answers in {directory}") from error

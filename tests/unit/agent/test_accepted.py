@@ -175,6 +175,8 @@ def test_hooks_of_a_half_edited_file_are_not_guessed(config: Path) -> None:
     kept = (config.parent / "journal" / ACCEPTED_NAME).read_text()
     assert "/bin/false" not in kept
     assert standing(config, load_running(config)) == "as at the last start"
+    with pytest.raises(AgentNotRunning):  # and not HookFailed: none is run for nothing
+        ask_marker(config, "m", "", application=False, timeout_seconds=1)
     config.write_text(config.read_text().replace("7s", "7"))
     with pytest.raises(ConfigInvalid, match="which hooks"):
         ask_marker(config, "m", "", application=False, timeout_seconds=1)
