@@ -74,6 +74,18 @@ class Effects:
             raise Crash(what)
 
 
+class StopAt(Effects):
+    """Ends the collector before the first effect that is called so."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(before=self._look)
+        self._what = what
+
+    def _look(self, what: str) -> None:
+        if what.startswith(self._what):
+            raise Crash(what)
+
+
 class WatchedStore(MemoryStore):
     """A store in memory whose writes are effects while somebody collects."""
 

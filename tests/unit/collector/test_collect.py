@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cdp_agent.collector.collect import Wishes
-from tests.unit.collector.collecting_site import HOUR, CollectedSite, Crash, Effects
+from cdp_container.domain.retention import Retention
+from cdp_container.errors import CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
+from cdp_container.format.keys import segment_key
+from cdp_container.store.api import Found
+from tests.containers import write
+from tests.unit.collector.collecting_site import HOUR, CollectedSite, Crash, Effects, StopAt
 
 
 def a_site(encrypted: bool = False, seed: int = 0, cuts: int = 30) -> CollectedSite:
@@ -82,3 +89,178 @@ def test_killed_at_any_step_and_the_next_pass_is_whole(tmp_path: Path) -> None:
         retired = {place for place in site.images if site.is_retired(place)}
         assert retired
         site.sound(directory / "out", retired, most=3)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_passes_come_to_rest_where_nothing_happens(tmp_path: Path, encrypted: bool) -> None:
+    """Nobody writes: what is copied once is not copied again, with the key or without."""
+    site = a_site(encrypted)
+    for _ in range(4):
+        site.run_pass(tmp_path)
+        site.time.sleep(2 * HOUR)
+        site.protect(max(site.images))
+    passed = site.run_pass(tmp_path)
+    assert passed.why_not == "there is nothing to collect"
+    site.sound(tmp_path / "out", most=3)
+
+
+def test_a_hold_on_everything_and_one_on_a_cut(tmp_path: Path) -> None:
+    site = a_site()
+    site.hold("e" * 32, None)
+    assert site.run_pass(tmp_path).why_not == "a hold on everything stands"
+    old = min(site.images)
+    site.hold("e" * 32, old)
+    site.run_pass(tmp_path)
+    assert old not in site.gone
+    site.sound(tmp_path / "out", most=3)
+    branch = {segment_key(old.epoch, seq) for seq in range(1, old.seq + 1)}
+    assert branch <= {found.key for found in site.store.list("log/")}, "its reader may look for any of them"
+    site.unhold()
+    site.time.sleep(2 * HOUR)
+    site.busy(1)
+    site.run_pass(tmp_path)
+    assert old in site.gone
+    assert not branch & {found.key for found in site.store.list("log/")}
+
+
+@pytest.mark.parametrize("at_change", [0, 1, 2])
+def test_a_reader_that_comes_amid_a_pass_reads_on(tmp_path: Path, at_change: int) -> None:
+    """It holds everything, reads the owner, and goes on by the ledger that it found."""
+    site = a_site()
+    changes: list[str] = []
+    needs: set[str] = set()
+
+    def before(what: str) -> None:
+        if what == "change":
+            changes.append(what)
+            if len(changes) == at_change + 1:
+                site.hold("f" * 32, None)
+                if site.owner.ledger is None:
+                    needs.update(found.key for found in site.store.list("log/"))
+
+    site.run_pass(tmp_path, effects=Effects(before=before))
+    assert needs <= {found.key for found in site.store.list("log/")}
+    site.sound(tmp_path / "out", most=3)
+    if at_change < 2:
+        assert needs
+        site.unhold()
+        site.time.sleep(2 * HOUR)
+        site.busy(1)
+        site.run_pass(tmp_path)
+        assert not needs <= {found.key for found in site.store.list("log/")}, (
+            "garbage goes once nobody holds it"
+        )
+        site.sound(tmp_path / "out", most=3)
+
+
+def test_a_listing_that_omits_keys_costs_nothing_and_a_gap_ends_the_pass(tmp_path: Path) -> None:
+    site = a_site()
+    whole = site.watched.list
+    omitted = {segment_key(1, seq) for seq in (3, 7, 8, 20)}
+
+    def partial(prefix: str, start_after: str = "") -> Iterator[Found]:
+        return (found for found in whole(prefix, start_after) if found.key not in omitted)
+
+    site.watched.list = partial  # type: ignore[method-assign]  # a store that is not quite consistent
+    site.run_pass(tmp_path)
+    site.watched.list = whole  # type: ignore[method-assign]  # and is again
+    site.sound(tmp_path / "out", most=4)
+    gap = a_site(seed=1)
+    gap.watched.delete(segment_key(1, 5))
+    with pytest.raises(MissingObject):
+        gap.run_pass(tmp_path / "gap")
+    assert gap.owner.ledger is None
+
+
+def test_a_listing_that_fails_midway_ends_the_pass(tmp_path: Path) -> None:
+    site = a_site()
+    whole = site.watched.list
+
+    def failing(prefix: str, start_after: str = "") -> Iterator[Found]:
+        if prefix == "log/":
+            yield from list(whole(prefix, start_after))[:5]
+            raise StoreUnavailable("list log/", "connection reset")
+        yield from whole(prefix, start_after)
+
+    site.watched.list = failing  # type: ignore[method-assign]  # the network
+    with pytest.raises(StoreUnavailable):
+        site.run_pass(tmp_path)
+    assert site.owner.ledger is None
+
+
+def test_deletes_that_are_lost_are_done_by_the_next_pass(tmp_path: Path) -> None:
+    site = a_site()
+    lost = site.watched.delete
+
+    def delete(key: str) -> None:
+        if not key.startswith("log/"):
+            lost(key)
+
+    site.watched.delete = delete  # type: ignore[method-assign]  # it says that it did
+    with pytest.raises(CollectionStopped, match="still has it"):
+        site.run_pass(tmp_path)
+    site.watched.delete = lost  # type: ignore[method-assign]  # and now it does
+    assert site.owner.plan is not None
+    retired = {place for place in site.images if site.is_retired(place)}
+    site.sound(tmp_path / "out", retired, most=3)
+    passed = site.run_pass(tmp_path)
+    assert passed.finished_before is not None
+    assert passed.finished_before.deleted > 5
+
+
+def test_clocks_that_differ_and_a_policy_that_nobody_knows_end_the_pass(tmp_path: Path) -> None:
+    site = a_site()
+    site.seen_ns = site.time.wall_ns() + HOUR * 10**9
+    with pytest.raises(CollectionStopped, match="went back"):
+        site.run_pass(tmp_path)
+    site.seen_ns = 0
+    config = replace(site._config(), retention={**site._config().retention, "yearly_seconds": 5})
+    site._config = lambda: config  # type: ignore[method-assign]  # a later release's
+    site.protect(max(site.images))
+    with pytest.raises(NewerFormat, match="yearly"):
+        site.run_pass(tmp_path)
+    assert site.owner.ledger is None
+
+
+def test_everything_is_kept_where_there_is_no_policy(tmp_path: Path) -> None:
+    site = a_site()
+    site.retention = Retention(None)
+    site.protect(max(site.images))
+    before = site.stored_bytes
+    site.run_pass(tmp_path)
+    assert not site.gone
+    site.sound(tmp_path / "out", most=5)
+    assert site.stored_bytes < 1.3 * before
+
+
+def test_an_executing_plan_that_another_site_finishes(tmp_path: Path) -> None:
+    site = a_site()
+    with contextlib.suppress(Crash):
+        site.run_pass(tmp_path, effects=StopAt("delete log/"))
+    assert site.owner.plan is not None
+    retired = {place for place in site.images if site.is_retired(place)}
+    site.begin_epoch()
+    site.write_owner(site="site-b")
+    passed = site.run_pass(tmp_path / "other", site="site-b")
+    assert passed.finished_before is not None
+    assert passed.finished_before.deleted > 5
+    site.sound(tmp_path / "out", retired | site.gone, most=3)
+    with pytest.raises(CollectionStopped, match="site-b"):
+        site.run_pass(tmp_path)
+
+
+def test_many_restarts_leave_few_objects(tmp_path: Path) -> None:
+    """Each epoch's last segment stays, as others name it; all else is merged."""
+    site = CollectedSite()
+    disk = site.add_disk("disk", 100_000)
+    for number in range(60):
+        site.begin_epoch()
+        for _ in range(3):
+            site.time.sleep(600)
+            site.cut([write(disk, number % 8 * 8192, site.rng.randbytes(8192))])
+        site.protect(max(site.images))
+    before = len(list(site.store.list("log/")))
+    site.run_pass(tmp_path)
+    site.sound(tmp_path / "out", most=4)
+    assert before == 180
+    assert len(list(site.store.list("log/"))) < 90
