@@ -189,18 +189,28 @@ def verify(
     at: At = None,
     time: Time = None,
     marker: Marker = None,
+    newest: Annotated[bool, typer.Option("--newest", help="Only what the newest point needs.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(help="Only a sample: so many bytes (1GiB), or for so long (10m).")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Where a sample notes how far it came: the next one goes on there.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the report into this file.")] = None,
+    replica: Replica = False,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
-    """Read and check every object of a point, or of the whole container if no point is named."""
-    from rehydrate.cli import commands
+    """Read and check every object: of the whole container, of one point, or a sample of them."""
+    from rehydrate.cli import commands, verifying
 
-    return guarded(
-        lambda: commands.verify(
-            commands.Access(address, passphrase_file, key_file), commands.choice_of(at, time, marker), json
-        )
-    )
+    def work() -> int:
+        access = commands.Access(address, passphrase_file, key_file, replica)
+        choice = commands.choice_of(at, time, marker)
+        return verifying.verify(access, verifying.wanted_of(choice, newest, budget, state), report, json)
+
+    return guarded(work)
 
 
 @app.command()

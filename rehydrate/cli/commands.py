@@ -19,17 +19,16 @@ from cdp_container.domain.contents import Contents
 from cdp_container.errors import PointsDamaged, UsageError
 from cdp_container.format.holds import Hold
 from cdp_container.store.address import below, open_store, parse_address
-from cdp_container.store.api import Found, Store
+from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from cdp_container.telling import owner_members, owner_text
 from rehydrate.cli import views
 from rehydrate.cli.console import ask_passphrase, read_secret
-from rehydrate.cli.progress import meter
 from rehydrate.cli.text import parse_point, parse_time, tree
 from rehydrate.container import Container, Secret, find_domains, open_container
 from rehydrate.flow import Flow
-from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
-from rehydrate.points import RestorePlan, find_cut, plan_restore, scope_of
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.restore import Source
 
 
@@ -89,23 +88,6 @@ def plan(access: Access, choice: Choice, names: list[str], rate: int | None, as_
     return 0
 
 
-def verify(access: Access, choice: Choice, as_json: bool) -> int:
-    """`rehydrate verify`."""
-    from rehydrate import verify as verification
-
-    clock = SystemClock()
-    with _container(access) as container:
-        scope, listed = _verify_scope(container, choice)
-        planned = Totals(gets=len(listed), fetch_bytes=sum(found.size for found in listed))
-        with meter(planned, "verify", clock, as_json) as progress:
-            report = verification.verify(container, listed, scope, progress, choice.at is None)
-        _tell(list(container.history.notes))
-        _answer(views.report_members(report), as_json, views.report_text(report))
-    if report.error is not None:
-        raise report.error
-    return 0
-
-
 def history(access: Access, as_json: bool) -> int:
     """`rehydrate history`."""
     from rehydrate.epochs import epochs_of
@@ -129,21 +111,6 @@ def history(access: Access, as_json: bool) -> int:
     if broken:
         raise PointsDamaged("the history is no whole chain", f"epochs: {', '.join(broken)}")
     return 0
-
-
-def _verify_scope(container: Container, choice: Choice) -> tuple[dict[int, int], list[Found]]:
-    """What counts, and the objects to read: all of them unless a point is named."""
-    from rehydrate import verify as verification
-
-    history = container.history
-    if choice == Choice():
-        return history.everything(), verification.to_verify(container, None)
-    if choice.marker is not None:
-        container.require_key()  # the names of cuts are sealed
-    with closing(container.gather(scope_of(history, choice))) as contents:
-        _tell(notes_of(container, contents))
-        scope = history.branch_of(find_cut(history, contents, choice, []).place)
-    return scope, verification.to_verify(container, scope)
 
 
 def show(access: Access, what: str, as_json: bool) -> int:

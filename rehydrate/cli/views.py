@@ -24,10 +24,10 @@ from rehydrate.restore import sum_of
 
 if TYPE_CHECKING:
     from cdp_container.domain.retention import Kept
+    from cdp_container.domain.verify_types import Coverage, Report
     from cdp_container.format.place import Place
     from rehydrate.epochs import Epoch
     from rehydrate.unmerged import Unmerged
-    from rehydrate.verify import Report
 
 POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers", "notes")
 """What the members of a plan say of its point."""
@@ -245,23 +245,8 @@ def _chain(members: Members) -> str:
     return ", ".join(said)
 
 
-def report_members(report: Report) -> Members:
-    """What `verify` found."""
-    return {
-        "objects": report.objects,
-        "stored_bytes": report.stored_bytes,
-        "frames": report.frames,
-        "frames_opened": report.opened,
-        "ignored": report.ignored,
-        "findings": [
-            {"key": found.key, "kind": found.kind, "needed": found.needed, "why": found.error.why}
-            for found in report.findings
-        ],
-    }
-
-
 def report_text(report: Report) -> str:
-    """The same for people: every finding by name, then what was looked at."""
+    """What `verify` found: every finding by name, then what was looked at."""
     lines = []
     for found in report.findings:
         rest = "" if found.needed else " (no point needs it)"
@@ -269,7 +254,23 @@ def report_text(report: Report) -> str:
     lines += [printable(f"ignored: {key}") for key in report.ignored]
     by_digest = "by digest only, nothing was decrypted (no key)"
     opened = f"{counted(report.frames, 'frame')} opened" if report.opened else by_digest
-    lines.append(f"{counted(report.objects, 'object')}, {size_text(report.stored_bytes)}, {opened}")
+    read = f"{counted(report.objects, 'object')}, {size_text(report.stored_bytes)}, {opened}"
+    lines.append(f"{read}; {report.sound_points} of {counted(report.points, 'point')} sound")
+    lines += [] if report.coverage is None else [coverage_text(report.coverage)]
     found_many = counted(len(report.findings), "finding")
-    lines.append(found_many if report.findings else "everything is as it was written")
+    sound = "everything is as it was written" if report.coverage is None else "nothing wrong in what was read"
+    lines.append(found_many if report.findings else sound)
     return "\n".join(lines)
+
+
+def coverage_text(coverage: Coverage) -> str:
+    """What of a container a sample read."""
+    share = f"{_percent(coverage.read_bytes, coverage.stored_bytes)} of {size_text(coverage.stored_bytes)}"
+    so_far = _percent(coverage.round_objects, coverage.objects)
+    many = counted(coverage.objects, "object")
+    return f"a sample: {share} were read; of {many} round {coverage.round} has come by {so_far} so far"
+
+
+def _percent(part: int, whole: int) -> str:
+    """Rounded down: 100 % is all of it."""
+    return f"{part * 1000 // whole / 10:g} %" if whole else "100 %"

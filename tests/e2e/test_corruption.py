@@ -29,8 +29,9 @@ from cdp_container.errors import (
     NewerFormat,
     PointsDamaged,
 )
-from rehydrate.cli import commands, restoring
+from rehydrate.cli import commands, restoring, verifying
 from rehydrate.cli.targets import Targets
+from rehydrate.cli.verifying import Wanted
 from rehydrate.plan import Choice
 from tests.e2e.site import MIB, PROTECTED_SECONDS_MAX, Site, new_site
 
@@ -139,7 +140,7 @@ def assert_never_wrong(sound: Sound, capsys: pytest.CaptureFixture[str], *keys: 
 
 def assert_verify_names(sound: Sound, capsys: pytest.CaptureFixture[str], *keys: str) -> None:
     capsys.readouterr()
-    code = guarded(lambda: commands.verify(access(sound.site), Choice(), True))
+    code = guarded(lambda: verifying.verify(access(sound.site), Wanted(), None, True))
     said = capsys.readouterr()
     assert code != 0, f"verify found nothing wrong with {keys}"
     assert any(key in said.out + said.err for key in keys), f"{keys}: {said.out}{said.err}"
@@ -159,7 +160,8 @@ def test_the_sound_container_has_every_kind(sound: Sound, capsys: pytest.Capture
         "catalog/",
     ):
         assert sound.objects(beginning), beginning
-    assert guarded(lambda: commands.verify(access(sound.site), Choice(), True)) == 0, capsys.readouterr()
+    code = guarded(lambda: verifying.verify(access(sound.site), Wanted(), None, True))
+    assert code == 0, capsys.readouterr()
     assert len(sound.images) > CUTS
 
 

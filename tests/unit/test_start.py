@@ -21,7 +21,7 @@ import sys
 from rehydrate.cli.main import main
 sys.argv = ["rehydrate", "restore", "/no-such/place", "--volume", "a", "--target", "/no-such/disk.raw"]
 assert main() not in (0, 2)
-print(*sorted({"pydantic", "rich", "boto3", "yaml", "rehydrate.verify"} & set(sys.modules)))
+print(*sorted({"pydantic", "rich", "boto3", "yaml", "cdp_container.domain.verifying"} & set(sys.modules)))
 """
 
 

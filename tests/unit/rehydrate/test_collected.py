@@ -12,6 +12,8 @@ from cdp_container.clock import SystemClock
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.heads import Seen, read_heads
 from cdp_container.domain.ledgers import ledger_of
+from cdp_container.domain.verify_types import Finding
+from cdp_container.domain.verifying import to_verify, verify
 from cdp_container.errors import DamagedObject, MissingObject, NoSuchPoint
 from cdp_container.format.index import Run
 from cdp_container.format.keys import pack_key, segment_key
@@ -22,7 +24,6 @@ from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice
 from rehydrate.points import RestorePlan, plan_restore, scope_of
-from rehydrate.verify import Finding, to_verify, verify
 from tests.containers import PASSPHRASE, Site, in_force, write
 from tests.reader import Container, ReaderError
 from tests.unit.rehydrate.test_restore import assert_all_restored, restored

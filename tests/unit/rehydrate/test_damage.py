@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.domain.verify_types import Report
+from cdp_container.domain.verifying import to_verify, verify
 from cdp_container.errors import (
     CdpError,
     DamagedObject,
@@ -29,7 +31,6 @@ from rehydrate.plan import Choice
 from rehydrate.points import plan_restore, scope_of
 from rehydrate.restore import Source, restore_volume
 from rehydrate.target import open_target
-from rehydrate.verify import Report, to_verify, verify
 from tests.containers import CUT_NS, FIRST_CUT_NS, PASSPHRASE, Image, Site, discard, write
 
 Objects = dict[str, bytes]

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from cdp_container.domain import holding
+from cdp_container.domain import verifying as verification
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.roster import read_roster
 from cdp_container.errors import CdpError, HoldLost, MissingObject
@@ -22,6 +23,7 @@ from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.format.layout import RunKind
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import NO_DIGEST
+from cdp_container.store.api import Blob
 from cdp_container.store.directory import DirectoryStore
 from rehydrate import keeper as keeping
 from rehydrate import plan as planning
@@ -325,3 +327,72 @@ def test_a_replica_is_read_unheld(held: Story) -> None:
     code, _, stderr = held.restore("--replica")
     assert code == 0, stderr
     assert "unheld: " in stderr
+
+
+# --- verification ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_read(monkeypatch: pytest.MonkeyPatch) -> dict[int, Hook]:
+    """What happens before the so-manieth segment or pack is read whole."""
+    real, count, hooks = DirectoryStore.get, [0], dict[int, Hook]()
+
+    def get(store: DirectoryStore, key: str) -> Blob:
+        if key.split("/")[0] in ("log", "packs"):
+            count[0] += 1
+            hook = hooks.pop(count[0], None)
+            if hook is not None:
+                hook()
+        return real(store, key)
+
+    monkeypatch.setattr(DirectoryStore, "get", get)
+    return hooks
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "OBJECTS_AT_ONCE", 1)
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("options", [(), ("--at", "1.3")])
+def test_what_is_collected_under_a_verification_is_no_damage(
+    story: Story, at_read: dict[int, Hook], options: tuple[str, ...]
+) -> None:
+    at_read[1] = story.collect
+    code, stdout, stderr = story.run("verify", story.place, *options)
+    assert code == 0, (stdout, stderr)
+    assert "looked for anew" in stderr
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_what_is_lost_under_a_verification_is_damage(story: Story, at_read: dict[int, Hook]) -> None:
+    at_read[1] = lambda: story.site.store.delete(segment_key(1, 1))
+    assert story.run("verify", story.place)[0] == 27
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize(("options", "cut"), [((), None), (("--at", "1.3"), Place(1, 3, 3))])
+def test_a_verification_holds_what_it_reads(
+    held: Story, at_read: dict[int, Hook], options: tuple[str, ...], cut: Place | None
+) -> None:
+    seen: list[Hold] = []
+    at_read[2] = lambda: seen.extend(held.holds.values())
+    assert held.run("verify", held.place, *options)[0] == 0
+    assert [(hold.purpose, hold.cut) for hold in seen] == [("verify", cut)]
+    assert held.holds == {}
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_what_no_point_needs_may_go_while_it_is_looked_at(held: Story, at_read: dict[int, Hook]) -> None:
+    """The first two segments were collected, and go only now: a plan that executed before we held."""
+    pack = held.site.pack(1, 1, 2)
+    held.site.write_ledger([held.site.run(1, 1, 2), in_force(pack)])
+
+    def delete() -> None:
+        for seq in (1, 2):
+            held.site.store.delete(segment_key(1, seq))
+
+    at_read[2] = delete
+    code, stdout, _ = held.run("verify", held.place)
+    assert code == 0, stdout
