@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cdp_agent.collector.alive_types import LIVE, OBJECTS, Interval
 from cdp_agent.collector.counting import Past, check_facts, counting
-from cdp_agent.collector.intervals import Found, State, runs_by_age, shown_of, updated
+from cdp_agent.collector.intervals import Found, State, glanced, runs_by_age, shown_of, updated
 from cdp_agent.collector.lines import lines_of
 from cdp_agent.collector.live_records import live_records
 from cdp_agent.collector.remembered import Remembered
-from cdp_agent.collector.results import read_pieces
+from cdp_agent.collector.results import pieces_of
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.extents.beneath import OldestData
 from cdp_container.extents.intervals import Flags, Ints
@@ -51,6 +51,18 @@ def alive_of(remembered: Remembered, past: Past, ledger: Ledger, retained: Colle
     found = updated(state)
     records = live_records(tables, state.counting, past, ledger, lines, retained)
     return AliveObjects(state, found, records, retained)
+
+
+def objects_if(remembered: Remembered, past: Past, ledger: Ledger, retained: Collection[Place]) -> Table:
+    """`Alive.objects` (OBJECTS) were only these cuts kept, and the newest; records aside. Remembers nothing.
+
+    Its rows are those of any other call for the same ledger. Raises LocalDiskFull, CacheDamaged.
+    """
+    tables = remembered.tables()
+    state = State(
+        remembered, tables, counting(tables, past, ledger), lines_of(past.bases, past.newest, retained)
+    )
+    return _objects(state, glanced(state), {}, retained)
 
 
 class AliveObjects:
@@ -103,7 +115,7 @@ class AliveObjects:
         ours = (members["object"] == runs["object"][0]) & (members["count"] > 0)
         numbers = np.flatnonzero(ours)
         cache = self._state.remembered.cache
-        portions = read_pieces(cache, interval.result, int(numbers[0]), int(numbers[-1]))
+        portions = pieces_of(cache, interval.result, int(numbers[0]), int(numbers[-1]))
         pieces = np.concatenate([np.zeros(0, dtype=ROWS), *(p[ours[p["run"]]] for p in portions)])
         return self._live(pieces, members[pieces["run"]])
 

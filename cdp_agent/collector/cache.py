@@ -31,8 +31,8 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB);
 CREATE TABLE objects (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE, data BLOB, crc INTEGER);
 CREATE TABLE extents (object INTEGER, part INTEGER, data BLOB, crc INTEGER, PRIMARY KEY (object, part));
 CREATE TABLE results (id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB, crc INTEGER);
-CREATE TABLE pieces (result INTEGER, part INTEGER, first INTEGER, last INTEGER, data BLOB, crc INTEGER,
-                     PRIMARY KEY (result, part));
+CREATE TABLE pieces (result INTEGER, part INTEGER, first INTEGER, last INTEGER, low INTEGER, high INTEGER,
+                     data BLOB, crc INTEGER, PRIMARY KEY (result, part));
 """
 
 

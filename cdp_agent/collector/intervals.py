@@ -17,7 +17,15 @@ from cdp_agent.collector.cache import Cache
 from cdp_agent.collector.counting import Counting
 from cdp_agent.collector.lines import NO_INTERVAL, Lines
 from cdp_agent.collector.remembered import Remembered, Tables
-from cdp_agent.collector.results import MEMBER, Result, drop_result, keep_result, read_pieces, read_results
+from cdp_agent.collector.results import (
+    MEMBER,
+    Result,
+    Tally,
+    drop_result,
+    keep_result,
+    pieces_within,
+    read_results,
+)
 from cdp_agent.collector.showing import shown
 from cdp_container.extents.intervals import Flags, Ints
 from cdp_container.extents.tables import Table
@@ -25,6 +33,8 @@ from cdp_container.format.layout import ObjectKind
 
 KEEP_PIECES: Final = 1 << 20
 """New pieces after which results are made durable."""
+NO_RESULT: Final = 0
+"""The id of one that is not remembered: its pieces are nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,29 @@ def updated(state: State) -> list[Found]:
     return found
 
 
+def glanced(state: State) -> list[Found]:
+    """The same without remembering anything: for retained cuts that are no more than a question.
+
+    Raises LocalDiskFull, CacheDamaged.
+    """
+    grouped = _groups(state)
+    older = _older(state, read_results(state.remembered.cache))
+    found: list[Found] = []
+    for at, number in enumerate(grouped.numbers.tolist()):
+        members = grouped.members(at)
+        result = None if grouped.is_free[at] else _glance(state, members, older.get(number, []))
+        found.append(Found(number, members, result))
+    return found
+
+
+def _glance(state: State, members: Table, sources: list[Result]) -> Result:
+    ours = _as_members(state.tables, members)
+    tally = Tally(ours["id"])
+    for pieces in shown_of(state, members, sources):
+        tally.take(pieces)
+    return Result(NO_RESULT, (), ours, tally.shown(), tally.piece_count)
+
+
 def _drop(cache: Cache, results: Iterable[Result]) -> None:
     for result in results:
         drop_result(cache, result)
@@ -183,9 +216,9 @@ def shown_of(state: State, members: Table, sources: Collection[Result]) -> Itera
         ages.append(np.where(age < 0, -1, order[age]))
         known[ages[-1][age >= 0]] = True
 
-    def pieces() -> Iterator[Table]:
+    def pieces(start: int, end: int) -> Iterator[Table]:
         for source, age in zip(sources, ages, strict=True):
-            for portion in read_pieces(state.remembered.cache, source):
+            for portion in pieces_within(state.remembered.cache, source, start, end):
                 of = age[portion["run"]]
                 still = portion[of >= 0]
                 still["run"] = of[of >= 0]

@@ -79,10 +79,10 @@ def keep_result(cache: Cache, spans: Spans, members: Table, portions: Iterable[T
         for first in range(0, len(pieces), PART_PIECES):
             some = pieces[first : first + PART_PIECES]
             data = some.tobytes()
-            low, high = int(some["run"][0]), int(some["run"][-1])
-            cache.run(
-                "INSERT INTO pieces VALUES (?, ?, ?, ?, ?, ?)", number, part, low, high, data, checksum(data)
-            )
+            runs = int(some["run"][0]), int(some["run"][-1])
+            offsets = int(some["start"].min()), int(some["end"].max())
+            statement = "INSERT INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            cache.run(statement, number, part, *runs, *offsets, data, checksum(data))
             part += 1
     shown = tally.shown()
     parts = np.array(spans, dtype=_SPAN).tobytes(), members.tobytes(), shown.tobytes()
@@ -98,12 +98,19 @@ def drop_result(cache: Cache, result: Result) -> None:
     cache.run("DELETE FROM results WHERE id = ?", result.id)
 
 
-def read_pieces(cache: Cache, result: Result, first: int = 0, last: int = 1 << 62) -> Iterator[Table]:
+def pieces_of(cache: Cache, result: Result, first: int, last: int) -> Iterator[Table]:
     """The pieces (ROWS) of members `first` to `last`, portion by portion. Raises CacheDamaged."""
     statement = "SELECT data, crc FROM pieces WHERE result = ? AND last >= ? AND first <= ? ORDER BY part"
     for (data,) in cache.checked(statement, result.id, first, last):
         pieces = np.frombuffer(data, dtype=ROWS)
         yield pieces[(pieces["run"] >= first) & (pieces["run"] <= last)]
+
+
+def pieces_within(cache: Cache, result: Result, start: int, end: int) -> Iterator[Table]:
+    """All pieces (ROWS) that reach into `[start, end)` of any space, and others. Raises CacheDamaged."""
+    statement = "SELECT data, crc FROM pieces WHERE result = ? AND high > ? AND low < ? ORDER BY part"
+    for (data,) in cache.checked(statement, result.id, start, end):
+        yield np.frombuffer(data, dtype=ROWS)
 
 
 class Tally:

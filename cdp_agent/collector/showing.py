@@ -6,10 +6,12 @@ Which runs make up an interval does not belong here (alive), nor how one byte hi
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 
@@ -22,11 +24,17 @@ from cdp_container.extents.tables import Table
 LOAD_ROWS: Final = 1 << 17
 """Extents that are read at once."""
 
+FILES_MAX: Final = 64
+"""Windows that are made ready at once."""
+
 ADDRESSES_MAX: Final = 1 << 62
 """Spaces are laid behind one another, and looked at together, as long as their sum stays below this."""
 
-Portions = Callable[[], Iterator[Table]]
-"""The pieces (ROWS, `run` an age among the members) that are known to be visible in parts of an interval."""
+Portions = Callable[[int, int], Iterator[Table]]
+"""The pieces (ROWS, `run` an age among the members) that are known to be visible in parts of an interval.
+
+All that reach into `[start, end)` of any space; there may be others among them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ def shown(
         remembered: where extents are.
         members: all runs and covers of the interval (RUNS), the newest first.
         from_pieces: for each member, whether `pieces` has what is to be looked at of it.
-        pieces: gives them, in any order, as often as it is asked.
+        pieces: gives them, in any order, for one range of offsets after another.
         piece_count: how many they are.
 
     Yields:
@@ -60,7 +68,7 @@ def shown(
         read = _Stored(remembered, members, wanted, group)
         known = _in_group(pieces, group)
         if int(members["count"][wanted].sum()) + piece_count <= WINDOW_ROWS:
-            rows = np.concatenate((covers, *known()))
+            rows = np.concatenate((covers, *known(0, group.span_bytes)))
             found = visible(_merged(read(), _by_age(rows)), 0, group.span_bytes)
             yield _at_home(found, group)
             continue
@@ -68,23 +76,48 @@ def shown(
 
 
 def _windowed(read: _Stored, known: Portions, covers: Table, group: _Group) -> Iterator[Table]:
-    """The same, in windows: extents go to a file first, which is read once per window."""
+    """The same, in windows: extents go to a file first, and from there to one file for each window."""
     slots = Slots(group.span_bytes)
     with tempfile.TemporaryFile() as file:
         for rows in read():
             slots.count(rows)
-            try:
-                file.write(rows.tobytes())
-            except OSError as error:
-                raise typed(error) from error
-        for rows in known():
+            _append(file, rows)
+        for rows in known(0, group.span_bytes):
             slots.count(rows)
-        for start, end in slots.windows():
-            file.seek(0)
-            within = [rows[(rows["start"] < end) & (rows["end"] > start)] for rows in (covers, *known())]
-            chunks = iter(lambda: file.read(LOAD_ROWS * ROWS.itemsize), b"")
-            stored = (np.frombuffer(chunk, dtype=ROWS) for chunk in chunks)
-            yield _at_home(visible(_merged(stored, _by_age(np.concatenate(within))), start, end), group)
+        windows = list(slots.windows())
+        for first in range(0, len(windows), FILES_MAX):
+            some = windows[first : first + FILES_MAX]
+            with ExitStack() as stack:
+                files = [stack.enter_context(tempfile.TemporaryFile()) for _ in some]
+                _part(file, some, files)
+                for (start, end), part in zip(some, files, strict=True):
+                    others = _within(itertools.chain((covers,), known(start, end)), start, end)
+                    yield _at_home(visible(_merged(_portions(part), others), start, end), group)
+
+
+def _part(file: BinaryIO, windows: Sequence[tuple[int, int]], files: Sequence[BinaryIO]) -> None:
+    """To each window's file the rows that reach into it, in their order."""
+    for rows in _portions(file):
+        starts, ends = np.ascontiguousarray(rows["start"]), np.ascontiguousarray(rows["end"])
+        for (start, end), part in zip(windows, files, strict=True):
+            _append(part, rows[(starts < end) & (ends > start)])
+
+
+def _append(file: BinaryIO, rows: Table) -> None:
+    try:
+        file.write(rows.tobytes())
+    except OSError as error:
+        raise typed(error) from error
+
+
+def _portions(file: BinaryIO) -> Iterator[Table]:
+    """The rows of a file, from its beginning."""
+    try:
+        file.seek(0)
+        while chunk := file.read(LOAD_ROWS * ROWS.itemsize):
+            yield np.frombuffer(chunk, dtype=ROWS)
+    except OSError as error:
+        raise typed(error) from error
 
 
 def _groups(members: Table) -> Iterator[_Group]:
@@ -152,8 +185,14 @@ class _Stored:
 
 
 def _in_group(pieces: Portions, group: _Group) -> Portions:
-    def portions() -> Iterator[Table]:
-        for rows in pieces():
+    bases = np.unique(group.bases[group.bases >= 0])
+    beyond = np.append(bases[1:], group.span_bytes)
+
+    def portions(start: int, end: int) -> Iterator[Table]:
+        within = (bases < end) & (beyond > start)
+        low = int(np.maximum(start - bases[within], 0).min())
+        high = int((np.minimum(end, beyond[within]) - bases[within]).max())
+        for rows in pieces(low, high):
             ours = rows[group.bases[rows["run"]] >= 0]
             ours["start"] += group.bases[ours["run"]]
             ours["end"] += group.bases[ours["run"]]
@@ -166,6 +205,11 @@ def _at_home(rows: Table, group: _Group) -> Table:
     rows["start"] -= group.bases[rows["run"]]
     rows["end"] -= group.bases[rows["run"]]
     return rows
+
+
+def _within(portions: Iterable[Table], start: int, end: int) -> Table:
+    """What of some rows reaches into a window, the newest first."""
+    return _by_age(np.concatenate([rows[(rows["start"] < end) & (rows["end"] > start)] for rows in portions]))
 
 
 def _by_age(rows: Table) -> Table:

@@ -39,13 +39,13 @@ frame per raw byte; in a void it is 0.
 COVER_ROW: Final = 0xFFFFFFFF
 """The `row` of a cover, which hides and is no extent."""
 
-WINDOW_ROWS: Final = 1 << 20
+WINDOW_ROWS: Final = 1 << 19
 """Rows that one window should hold."""
 
 BATCH_ROWS_MIN: Final = 1 << 16
 """Rows that are laid under the covered part at once; fewer would cost more calls than work."""
 
-BATCH_ROWS_MAX: Final = 1 << 19
+BATCH_ROWS_MAX: Final = 1 << 18
 """Bounds the memory of sorting them."""
 
 SLOTS: Final = 1 << 14

@@ -46,7 +46,8 @@ def test_neither_windows_nor_batches_change_it(
     monkeypatch: pytest.MonkeyPatch, seed: int, where: tuple[int, int]
 ) -> None:
     for module, name, value in (
-        (showing, "WINDOW_ROWS", 4), (showing, "LOAD_ROWS", 3), (showing, "ADDRESSES_MAX", 10),
+        (showing, "WINDOW_ROWS", 4), (showing, "LOAD_ROWS", 3), (showing, "FILES_MAX", 2),
+        (showing, "ADDRESSES_MAX", 10),
         (liveness, "WINDOW_ROWS", 4), (liveness, "BATCH_ROWS_MIN", 2), (liveness, "BATCH_ROWS_MAX", 3),
         (liveness, "SLOTS", 7), (layers, "CELLS_MAX", 5), (results, "PART_PIECES", 2),
         (remembered, "PART_ROWS", 2), (living, "LOAD_RUNS", 2), (beneath, "PAINT_CELLS_MAX", 3),
