@@ -9,11 +9,18 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from cdp_container.domain.hold_rules import HOLD_TERM_SECONDS
+from cdp_container.domain.roster import read_roster
+from cdp_container.format.domain import parse_owner
+from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY
+from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.resume import read_progress
 from tests.containers import Site, write
@@ -88,3 +95,40 @@ def test_a_restore_killed_again_and_again_ends_right(seed: int, tmp_path: Path) 
     assert 0 < kills < RUNS_MAX
     assert target.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.raw", "log", "store"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_it_goes_on_under_the_hold_that_it_noted(seed: int, tmp_path: Path) -> None:
+    """Also killed while it places, narrows and drops its hold: nothing but holds that die is left behind."""
+    rng = random.Random(seed)
+    place = tmp_path / "store"
+    place.mkdir()
+    content = some_container(place)
+    store = DirectoryStore(place)
+    domain = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None).domain
+    store.put_new(HOLDS_KEY, build_holds(Holds(domain, 1, bytes(16))))
+    target, log = tmp_path / "disk.raw", tmp_path / "log"
+    arguments = ["restore", str(place), "--target", str(target), "--at", f"1.{CUTS}", "--json"]
+    noted: list[str] = []
+    holds: Mapping[str, Hold] = {}
+    is_done = False
+    for _ in range(RUNS_MAX):
+        argv = [sys.executable, "-c", KILLED, str(rng.randrange(10, 30)), str(log), *arguments]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert "unheld" not in done.stderr
+        holds = read_roster(store, domain).holds.holds
+        is_done = done.returncode == 0
+        if is_done:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kept = read_progress(target)
+        if kept is None and target.exists():
+            break  # done, and killed while it took its hold away
+        if kept is not None and not target.exists():
+            noted.append(kept.hold)
+            assert holds[kept.hold].cut == Place(1, CUTS, CUTS)
+    assert target.read_bytes() == content
+    assert len(noted) > 1
+    assert len(set(noted)) == 1, "one hold from the first note on"
+    assert not is_done or noted[0] not in holds
+    assert all(hold.term_seconds == HOLD_TERM_SECONDS for hold in holds.values())
