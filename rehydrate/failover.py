@@ -105,7 +105,8 @@ def wish_of(asked: Asked, history: History, chosen: Place, jump: int = 0) -> Tak
         newest = f"{history.newest.epoch}.{history.newest.cut}"
         raise MissingObject("take the domain over", why, f"--accept-loss goes on from {newest}")
     base = None if chosen == history.newest and not jump else chosen
-    return TakeOver(forced=asked.forced, jump=jump, base=base, accept_loss=asked.accept_loss)
+    ledger = None if base is None else history.owner.ledger
+    return TakeOver(asked.forced, jump, base, ledger, asked.accept_loss)
 
 
 def check_ours(owner: Owner, directory: Path) -> None:

@@ -164,7 +164,7 @@ class TakeBack:
         left_ns = 0 if self._is_ours(owner) else self._store.head(OWNER_KEY).modified_ns
         base = self._base(place, owner)
         activated = runner.take_over(
-            TakeOver(self._asked.forced, self._jump, base, accept_loss=self._asked.accept_loss)
+            TakeOver(self._asked.forced, self._jump, base, owner.ledger, self._asked.accept_loss)
         )
         owned_ns = self._store.head(OWNER_KEY).modified_ns
         record = activated.record

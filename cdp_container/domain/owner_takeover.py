@@ -54,6 +54,8 @@ def consider(state: RunState, owner: Owner, tag: str, moment: Moment) -> Conside
         # Everything was drained, the swap may have been sent, and what it released was taken; and even where
         # somebody forced it before that, nothing is lost. Whatever came of it, our disks are old by now.
         return released(state, owner, state.release_to)
+    if wish is not None and wish.base is not None and owner.ledger != wish.ledger:
+        return _refuse(state, owner, "a collection took place since the cut was chosen, which may be gone")
     # What another site gave up holds writes that our disks lack: no agent may claim it over what is on them.
     fits = owner.site == state.claimant.site or wish is not None
     if mine or (given and fits):

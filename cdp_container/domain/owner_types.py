@@ -114,6 +114,7 @@ class TakeOver:
         forced: the (epoch, nonce) that the operator saw: no wait, but only from just that version.
         jump: epochs to leave out, where the store is a zone that may not know of the newest one.
         base: the cut to go on from; None is the newest. What is newer becomes a side branch.
+        ledger: the one by which `base` was chosen: by a later one that cut may be retired.
         accept_loss: go on from the newest cut that is there where one that was proven is gone. The epoch
             record says what was lost.
     """
@@ -121,6 +122,7 @@ class TakeOver:
     forced: tuple[int, bytes] | None = None
     jump: int = 0
     base: Place | None = None
+    ledger: ObjectName | None = None
     accept_loss: bool = False
 
 

@@ -28,7 +28,8 @@ from cdp_container.domain.owner_types import (
     WorkFailed,
     WriteEpoch,
 )
-from cdp_container.format.domain import Owner, OwnerState
+from cdp_container.format.domain import ObjectName, Owner, OwnerState
+from cdp_container.format.keys import ledger_key
 from cdp_container.format.place import NOWHERE, Place
 from tests.unit.domain.owner_play import END, LEASE_SECONDS, LOST, REFUSED, Play, foreign, shown
 
@@ -119,6 +120,17 @@ def test_force_takes_only_the_version_that_the_operator_saw() -> None:
         play = asked(TakeOver(forced=forced))
         assert "changed since" in play.one(Refused).why
         assert play.one(Refused).owner == THEIRS
+
+
+def test_no_cut_is_gone_on_from_that_a_later_ledger_may_have_retired() -> None:
+    """Found by the model of collection: the plan executed between the choice and the claim."""
+    ledger = ObjectName(ledger_key(9, 1), b"l" * 32)
+    base = Place(8, 1, 1)
+    assert "the cut was chosen" in asked(TakeOver(BY_FORCE.forced, base=base, ledger=ledger)).one(Refused).why
+    found = foreign(ledger=ledger)
+    assert "the cut was chosen" in asked(TakeOver(BY_FORCE.forced, base=base), found).one(Refused).why
+    assert asked(TakeOver(BY_FORCE.forced, base=base, ledger=ledger), found).has(SwapOwner)
+    assert asked(BY_FORCE, found).has(SwapOwner), "the newest cut is never retired"
 
 
 def test_the_idle_owners_long_lease_is_waited_for_in_full() -> None:
