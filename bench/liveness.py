@@ -1,10 +1,10 @@
 """Group liveness: how long a pass of collection looks for what is live, in 100,000 segments of 100 extents.
 
-Segments are made up as tables, each a cut: listing, fetching and parsing heads is not in these figures. In them
-are the remembering of new facts on local disk, all of the computation, and that of its results. *Thinned*:
-every cut of the newest tenth is retained and of the rest every hundredth; the next pass finds one per cent
-more. *One interval*: only the newest cut is retained, so all of history is one interval, and the next pass,
-whose only interval it is again, looks at everything visible: told, without a floor.
+Segments are made up as tables, each a cut: listing, fetching and parsing heads is not in these figures.
+In them are the remembering of new facts on local disk, all of the computation, and that of its results.
+*Thinned*: every cut of the newest tenth is retained and of the rest every hundredth; the next pass finds
+one per cent more. *One interval*: only the newest cut is retained, so all of history is one interval, and
+the next pass, whose only interval it is again, looks at everything visible: told, without a floor.
 """
 
 from __future__ import annotations
