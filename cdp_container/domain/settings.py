@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from cdp_container.domain.budget import budget_of
 from cdp_container.domain.config_words import fault_words, yaml_words
 from cdp_container.domain.point_settings import (
     HOOKS_MAX,
@@ -106,6 +107,11 @@ def _cron(value: object) -> object:
         raise ValueError("is no crontab line (like 0 8 * * mon-fri)")
     if not CalendarTimes(value, "UTC").ever_come:
         raise ValueError("never comes: none of its months has such a day")
+    return value
+
+
+def _budget(value: str) -> str:
+    budget_of(value)
     return value
 
 
@@ -201,12 +207,22 @@ class CollectionSettings(Strict):
     `store`: an address of its own for the same container, perhaps with rights of its own; None: the agent's.
     """
 
-    every: Seconds = Field(default=3600.0, ge=60, le=30 * 86400)
+    every: Seconds = Field(default=3600.0, ge=10, le=30 * 86400)
     grace: Seconds = Field(default=60.0, ge=1, le=3600)
     live_share: float = Field(default=0.67, ge=0.05, le=0.95)
     requests_per_second: RequestRate = 100.0
     bytes_per_second: ByteRate = math.inf
     store: str | None = Field(default=None, min_length=1, max_length=2048)
+
+
+class VerificationSettings(Strict):
+    """When the agent verifies, by the machine's own calendar, and how much; `budget` None: everything.
+
+    It reads at the pace of `collection`.
+    """
+
+    schedule: Annotated[str, BeforeValidator(_cron)]
+    budget: Annotated[str, AfterValidator(_budget)] | None = None
 
 
 class TlsSettings(Strict):
@@ -298,6 +314,7 @@ class AgentSettings(Strict):
     compression_level: int = Field(default=1, ge=-7, le=19)
     limits: LimitsSettings = LimitsSettings()
     collection: CollectionSettings = CollectionSettings()
+    verification: VerificationSettings | None = None
     alerts: AlertSettings | None = None
     retention: RetentionSettings | None = None
     marker_hooks: Annotated[list[MarkerHookSettings], AfterValidator(differ)] = Field(
@@ -456,6 +473,7 @@ def _known_keys(place: _Place) -> list[str]:
         "alerts": AlertSettings,
         "retention": RetentionSettings,
         "collection": CollectionSettings,
+        "verification": VerificationSettings,
         "marker_hooks": MarkerHookSettings,
         "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
     }
