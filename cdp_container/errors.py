@@ -420,6 +420,17 @@ class CollectionStopped(CdpError):
     default_hint = "nothing was deleted that is still needed; `cdp-agent gc` tries again"
 
 
+class ObjectLocked(CdpError):
+    """The store keeps an object until its lock ends: it cannot be deleted before.
+
+    `until_ns`: when that is, nanoseconds since 1970 by the store's clock; None where nobody knows.
+    """
+
+    exit_code = 79
+    default_hint = "nothing is wrong: collection deletes it once the lock has ended"
+    until_ns: int | None = None
+
+
 class AgentNotRunning(CdpError):
     """The command needs a running agent and there is none in this journal directory."""
 

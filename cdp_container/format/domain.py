@@ -23,7 +23,7 @@ DOMAIN_FORMAT: Final = 1
 
 _CONFIG_MEMBERS: Final = frozenset({
     "magic", "format", "domain", "name", "encryption", "key_block", "endpoints", "replicas", "ca",
-    "retention", "sources", "members", "credentials",
+    "retention", "sources", "members", "credentials", "data",
 })  # fmt: skip
 _Choice = TypeVar("_Choice", bound=enum.Enum)
 
@@ -130,8 +130,9 @@ class Source:
 class DomainConfig:
     """`domain/config/<digest>`: what a domain consists of.
 
-    `key_block`: the bytes in preambles. `credentials`: a writer's, sealed (format.credentials). `unknown`:
-    members that this release does not know, for whoever writes the next configuration; they mean nothing.
+    `key_block`: the bytes in preambles. `credentials`: a writer's, sealed (format.credentials). `data`:
+    addresses of the data place, none where all is in one place. `unknown`: members that this release does not
+    know, for whoever writes the next configuration; they mean nothing.
     """
 
     domain: bytes
@@ -145,6 +146,7 @@ class DomainConfig:
     sources: tuple[Source, ...] = ()
     members: tuple[JsonObject, ...] = ()
     credentials: bytes | None = None
+    data: tuple[str, ...] = ()
     unknown: JsonObject = field(default_factory=dict, compare=False)
 
 
@@ -284,6 +286,8 @@ def build_config(config: DomainConfig) -> bytes:
     }
     if config.credentials is not None:
         members["credentials"] = {"sealed": config.credentials.hex()}
+    if config.data:
+        members["data"] = config.data
     data = dump_members(members, "domain/config")
     assert parse_config(data, "the configuration that is being built", config.domain) == config
     return data
@@ -324,6 +328,7 @@ def parse_config(data: bytes, key: str, domain: bytes | None) -> DomainConfig:
         ),
         members=tuple(member.members for member in members.objects("members")),
         credentials=_sealed_credentials(members),
+        data=members.texts("data") if "data" in members.members else (),
         unknown={name: value for name, value in members.members.items() if name not in _CONFIG_MEMBERS},
     )
 

@@ -46,6 +46,25 @@ class TellsVersions(Protocol):
         ...
 
 
+@runtime_checkable
+class HasDataPlace(Protocol):
+    """A container in two places, of which the store itself shows the one of `domain/`."""
+
+    @property
+    def data(self) -> Store:
+        """The other place."""
+        ...
+
+
+@runtime_checkable
+class KeepsOldest(Protocol):
+    """A store whose objects are the oldest versions of their keys."""
+
+    def check_versions(self) -> None:
+        """Raises StoreRefused where its bucket keeps no versions."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Probed:
     """What the probe found out.
@@ -74,6 +93,8 @@ def probe(store: Store, entropy: Entropy) -> Probed:
     Raises:
         StoreRefused: the store broke a promise; `why` says which.
     """
+    if isinstance(store, HasDataPlace):
+        probe_data(store.data, entropy)
     name = PROBE_PREFIX + entropy(16).hex()
     key, absent = f"{name}-a", f"{name}-b"
     with _deleted_after(store, key, absent):
@@ -82,6 +103,17 @@ def probe(store: Store, entropy: Entropy) -> Probed:
     with _deleted_after(store, key):
         _probe_gone(store, key, entropy)
     return Probed(spelling)
+
+
+def probe_data(data: Store, entropy: Entropy) -> None:
+    """Test a data place; one with versions is only asked whether it keeps them: probes could be locked.
+
+    Raises StoreRefused, and AccessDenied where we may not ask.
+    """
+    if isinstance(data, KeepsOldest):
+        data.check_versions()
+    else:
+        probe(data, entropy)
 
 
 def race(store: Store, entropy: Entropy, connections: int, rounds: int) -> Raced:
@@ -147,7 +179,8 @@ def refuse_versions(store: Store, key: str) -> None:
         raise StoreRefused(
             f"trust the store {store.address}",
             "the bucket keeps old versions: some stores ignore conditions there, and nothing is ever freed",
-            "take a bucket that never kept versions and has no object lock; to suspend them may be enough",
+            "take a bucket that never kept versions and has no object lock; to suspend them may be enough"
+            " (it may be a data place: ?versions=oldest)",
         )
 
 

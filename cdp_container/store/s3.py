@@ -134,7 +134,7 @@ class S3Store:
             return b""
         with self._errors("read", key):
             try:
-                data = self._data.get_range(self._full(key), start, length)
+                data = self._range(key, start, length)
             except LIBRARY_ERRORS as error:
                 if is_past_the_end(error):
                     return b""
@@ -224,6 +224,10 @@ class S3Store:
     def close(self) -> None:
         """See `Store.close`."""
         self._control.close()
+
+    def _range(self, key: str, start: int, length: int) -> bytes:
+        """Raises what the client raises."""
+        return self._data.get_range(self._full(key), start, length)
 
     def _page(self, beginning: str, after: str) -> ListObjectsV2OutputTypeDef:
         request: ListObjectsV2RequestTypeDef = {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+    from obstore import GetOptions
     from obstore.store import ClientConfig, S3Credential
 
 CONNECT_SECONDS = 5
@@ -67,11 +68,11 @@ class DataClient(Protocol):
         """One create-only PUT within one of `Waits.put_seconds`; gives the ETag."""
         ...
 
-    def get(self, key: str) -> Fetched:
-        """One GET. Raises LimitExceeded before it reads more than OBJECT_BYTES_MAX."""
+    def get(self, key: str, version: str = "") -> Fetched:
+        """One GET, of `version` if named. Raises LimitExceeded before it reads more than OBJECT_BYTES_MAX."""
         ...
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int, version: str = "") -> bytes:
         """One ranged GET of at least one byte; the server's 416 is an error here."""
         ...
 
@@ -202,14 +203,14 @@ class BotoData:
         answer = client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
         return answer.get("ETag", "")
 
-    def get(self, key: str) -> Fetched:
+    def get(self, key: str, version: str = "") -> Fetched:
         """See `DataClient.get`."""
-        return fetched(key, self._client.get_object(Bucket=self._bucket, Key=key))
+        return fetched(key, self._client.get_object(Bucket=self._bucket, Key=key, **_named(version)))
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int, version: str = "") -> bytes:
         """See `DataClient.get_range`."""
         wanted = f"bytes={start}-{start + length - 1}"
-        answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
+        answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted, **_named(version))
         if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
             answer["Body"].close()
             raise StoreRefused(
@@ -217,6 +218,10 @@ class BotoData:
             )
         with closing(answer["Body"]) as body:
             return body.read()
+
+
+def _named(version: str) -> dict[str, Any]:
+    return {"VersionId": version} if version else {}
 
 
 class ObstoreData:
@@ -241,9 +246,9 @@ class ObstoreData:
         answer = obstore.put(self._of(limit_seconds), key, data, mode="create", use_multipart=False)
         return answer["e_tag"] or ""
 
-    def get(self, key: str) -> Fetched:
+    def get(self, key: str, version: str = "") -> Fetched:
         """See `DataClient.get`."""
-        answer = obstore.get(self._store, key)
+        answer = obstore.get(self._store, key, options={"version": version} if version else None)
         meta = answer.meta
         _check_size(key, meta["size"])
         return Fetched(
@@ -252,9 +257,12 @@ class ObstoreData:
             modified_ns=nanoseconds(meta["last_modified"]),
         )
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int, version: str = "") -> bytes:
         """See `DataClient.get_range`."""
-        return obstore.get_range(self._store, key, start=start, length=length).to_bytes()
+        if not version:
+            return obstore.get_range(self._store, key, start=start, length=length).to_bytes()
+        options: GetOptions = {"version": version, "range": (start, start + length)}
+        return obstore.get(self._store, key, options=options).bytes().to_bytes()
 
 
 def fetched(key: str, answer: GetObjectOutputTypeDef) -> Fetched:

@@ -19,6 +19,9 @@ TagSpelling = Literal["as-given", "unquoted"]
 
 DataClientName = Literal["obstore", "boto3"]
 
+Versions = Literal["newest", "oldest"]
+"""Which version of a key is the object. In a bucket without versions there is but one."""
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PROFILE = re.compile(r"[^\s/&?#]{1,128}")
@@ -58,6 +61,8 @@ class S3Settings:
         data_client: what moves the bytes of objects.
         credentials_file: a file of credentials in the form of AWS, used and nothing else: its section that is
             named by the profile, or `default`.
+        versions: "oldest" for the data place of a container in a bucket that keeps versions.
+        data: the address of the container's data place, in its shortest form; None where there is none.
     """
 
     bucket: str
@@ -70,6 +75,8 @@ class S3Settings:
     tag_spelling: TagSpelling = "as-given"
     data_client: DataClientName = "obstore"
     credentials_file: str | None = None
+    versions: Versions = "newest"
+    data: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, fits in (
@@ -83,6 +90,8 @@ class S3Settings:
             ("credentials", "what is given", self._names_a_file),
             ("etag", self.tag_spelling, self.tag_spelling in ("as-given", "unquoted")),
             ("client", self.data_client, self.data_client in ("obstore", "boto3")),
+            ("versions", self.versions, self.versions in ("newest", "oldest")),
+            ("data", self.data, self.data is None or self.data.startswith("s3://")),
         ):
             if not fits:
                 raise UsageError(
@@ -118,6 +127,8 @@ class S3Settings:
             "credentials": self.credentials_file,
             "etag": None if self.tag_spelling == "as-given" else self.tag_spelling,
             "client": None if self.data_client == "obstore" else self.data_client,
+            "versions": None if self.versions == "newest" else self.versions,
+            "data": self.data,
         }
         query = urlencode({name: value for name, value in options.items() if value is not None}, safe=":/")
         place = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
@@ -135,6 +146,8 @@ _MEANING = {
     "credentials": "the absolute path of a file; credentials themselves never stand in an address",
     "etag": "as-given or unquoted",
     "client": "obstore or boto3",
+    "versions": "newest or oldest",
+    "data": "the address of another place in an S3 store: s3://bucket/prefix",
 }
 
 

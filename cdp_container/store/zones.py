@@ -68,7 +68,8 @@ def pinned_zones(endpoints: Iterable[str]) -> frozenset[Zone]:
 def public_address(store: Store) -> str:
     """The address of a store as any machine can use it: its server named, without this machine's files.
 
-    Region, addressing and how the server wants tags spelled stay; CA file, profile and credentials do not.
+    Region, addressing and how the server wants tags spelled stay; CA file, profile, credentials do not,
+    nor the data place, which has an address of its own.
     """
     if not isinstance(store, Resolved):
         return store.address
@@ -79,5 +80,7 @@ def public_address(store: Store) -> str:
     host = f"[{zone.host}]" if ":" in zone.host else zone.host
     endpoint = f"{scheme}://{host}" if zone.port is None else f"{scheme}://{host}:{zone.port}"
     addressing = None if settings.in_path else settings.addressing
-    plain = replace(settings, ca_file=None, profile=None, credentials_file=None, data_client="obstore")
+    plain = replace(
+        settings, ca_file=None, profile=None, credentials_file=None, data_client="obstore", data=None
+    )
     return replace(plain, endpoint=endpoint, addressing=addressing).address()
