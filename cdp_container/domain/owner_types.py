@@ -166,10 +166,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class ChangePlan:
-    """A pass of collection goes on: `domain/owner` is to name this plan and ledger from now on.
-
-    Only in `epoch`, and where both are what they were before; `seen` tells what became of it.
-    """
+    """`domain/owner` is to name this plan and ledger: in `epoch` only, and where both are what they were."""
 
     epoch: int
     plan_before: PlanName | None

@@ -12,6 +12,10 @@ from tests.unit.collector.collecting_site import Time
 from tests.waiting import wait_until
 
 
+def is_running(schedule: Schedule) -> bool:
+    return schedule._process is not None
+
+
 def test_one_at_a_time_and_an_hour_after_the_last(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
@@ -21,7 +25,7 @@ def test_one_at_a_time_and_an_hour_after_the_last(tmp_path: Path) -> None:
     schedule.poll()
     time.sleep(FIRST_SECONDS_MAX - 1)
     schedule.poll()
-    assert schedule._process is None
+    assert not is_running(schedule)
     time.sleep(2)
     schedule.poll()
     first = schedule._process
@@ -31,10 +35,10 @@ def test_one_at_a_time_and_an_hour_after_the_last(tmp_path: Path) -> None:
     assert log.read_text() == "x"
     time.sleep(3599)
     schedule.poll()
-    assert schedule._process is None
+    assert not is_running(schedule)
     time.sleep(2)
     schedule.poll()
-    assert schedule._process is not None
+    assert is_running(schedule)
     schedule.stop()
 
 
