@@ -7,15 +7,14 @@ Only reading is ever done. How a secret is asked for does not belong here (cli),
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.ends import Collected
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import LOOKS_MAX, DomainFacts, History, read_domain, read_history
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
+from cdp_container.domain.opening import collected_of
 from cdp_container.domain.replica import read_replica, read_replica_domain
 from cdp_container.errors import (
     DamagedObject,
@@ -122,18 +121,9 @@ def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts) -> 
         keys = ReaderKeys.of_private_key(private_key, domain)
     readable = keys.index_key is not None or not key_block
     ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
-    collected = _collected(store, facts.owner, keys, ledger)
+    collected = collected_of(store, facts.owner, keys, ledger)
     history = (read_replica if replica else read_history)(store, facts, collected)
     return Container(store, history, keys, bool(key_block), ledger)
-
-
-def _collected(store: Store, owner: Owner, keys: ReaderKeys, ledger: Ledger) -> Collected:
-    """What the end of the newest epoch depends on, where anything of it was collected."""
-    if not ledger.reaches_into(owner.epoch_in_force):
-        return Collected(ledger)
-    with closing(gather(store, owner.domain, keys, {}, ledger)) as packed:
-        cuts = {name: segment.place for name, segment in packed.segments.items() if segment.complete}
-    return Collected(ledger, cuts)
 
 
 def _key_block(store: Store, facts: DomainFacts) -> bytes:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     DAMAGE = "damage"
     DOWN = "splitter-down"
     COLLECTION = "collection-stopped"
+    VERIFICATION = "verification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Look:
             use, 0 where it is not known yet.
         overflowed: writes go past the journal.
         down_seconds: since when no volume is served, 0 where they are.
-        fenced, refused, damage, collection: why, "" where it is not so.
+        fenced, refused, damage, collection, verification: why, "" where it is not so.
     """
 
     rpo_target_seconds: float
@@ -56,6 +57,7 @@ class Look:
     refused: str = ""
     damage: str = ""
     collection: str = ""
+    verification: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def troubles(look: Look) -> dict[Kind, str]:
         Kind.REFUSED: look.refused,
         Kind.DAMAGE: look.damage,
         Kind.COLLECTION: look.collection,
+        Kind.VERIFICATION: look.verification,
     }
     return found | {kind: why for kind, why in spoken.items() if why}
 

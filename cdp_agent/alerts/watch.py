@@ -20,6 +20,8 @@ from cdp_agent.alerts.rules import Kind, Look, News, Said, after_saying, news, t
 from cdp_agent.collector.last import load_last, trouble_of
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
+from cdp_agent.verifier.last import load_last as load_verification
+from cdp_agent.verifier.last import problem_of
 from cdp_container.clock import Clock
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.settings import AgentSettings
@@ -153,11 +155,18 @@ class Watch:
             refused=_refused(facts) or ("" if is_damage else why),
             damage=(why if is_damage else "") or disk or str(index),
             collection=self._collection(),
+            verification=self._verification(),
         )
 
     def _collection(self) -> str:
         try:
             return trouble_of(load_last(Path(self.settings.journal.directory)))
+        except CdpError:
+            return ""  # the disk's fault is told of elsewhere
+
+    def _verification(self) -> str:
+        try:
+            return problem_of(load_verification(Path(self.settings.journal.directory)))
         except CdpError:
             return ""  # the disk's fault is told of elsewhere
 

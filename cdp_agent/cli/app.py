@@ -339,6 +339,51 @@ def gc(
 
 
 @app.command()
+def verify(
+    config: Config = DEFAULT_CONFIG,
+    budget: Annotated[
+        str | None, typer.Option(help="Only a sample: so many bytes (1GiB), or for so long (10m).")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the report into this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Verify the container by what the agent has: all but the seals of frames, for which it has no key."""
+
+    def work() -> int:
+        from cdp_agent.cli.verify import verify_now
+
+        return verify_now(config, budget, report, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
+def usage(
+    config: Config = DEFAULT_CONFIG,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Another place of the same container: what the two differ in, and why."),
+    ] = None,
+    abort_uploads: Annotated[
+        bool, typer.Option("--abort-uploads", help="Give back what uploads take that nobody ended.")
+    ] = False,
+    older_than: Annotated[
+        str, typer.Option(help="Only uploads that began so long ago by the store's clock.")
+    ] = "1d",
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Every byte of the container by what it is there for. Exit code 3 where something is not known."""
+
+    def work() -> int:
+        from cdp_agent.cli.usage import UsageWishes, show_usage
+
+        wanted = UsageWishes(compare, older_than if abort_uploads else None)
+        return show_usage(config, wanted, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
 def version() -> int:
     """Print the version."""
     from cdp_agent.cli.children import software
@@ -367,6 +412,18 @@ def collector_process(config: Config = DEFAULT_CONFIG) -> int:
         from cdp_agent.cli.gc import scheduled_pass
 
         return scheduled_pass(config)
+
+    return _child(work)
+
+
+@app.command("verifier-process", hidden=True)
+def verifier_process(config: Config = DEFAULT_CONFIG) -> int:
+    """A verification by schedule; started by `run`."""
+
+    def work() -> int:
+        from cdp_agent.cli.verify import scheduled_run
+
+        return scheduled_run(config)
 
     return _child(work)
 

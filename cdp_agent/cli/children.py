@@ -171,12 +171,12 @@ def streamer_settings(config: Path) -> StreamerSettings:
         copy_bytes_per_second=settings.copy_rate,
         compression_level=settings.compression_level,
         limits=settings.limits,
-        operator=_operator(),
+        operator=operator(),
         software=software(),
     )
 
 
-def _operator() -> str:
+def operator() -> str:
     """Who runs the agent, for the audit trail."""
     try:
         return getpass.getuser()

@@ -18,6 +18,7 @@ from cdp_agent.collector.schedule import Schedule
 from cdp_agent.releases import release_hint, release_members
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_agent.supervisor import SUPERVISOR_PID, ChildSpec, Supervisor, streamer_lock, take_lock
+from cdp_agent.verifier.schedule import Schedule as VerifierSchedule
 from cdp_agent.volume_set import volumes_of, withdraw_all
 from cdp_agent.wish import Wish, load_wish, save_wish
 from cdp_container.clock import SystemClock
@@ -26,6 +27,8 @@ from cdp_container.domain.durable import replace_file
 from cdp_container.domain.half_done import refuse_half_done
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_container.domain.notes import load_notes, save_notes
+from cdp_container.domain.schedule import CalendarTimes
+from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import (
     AlreadyRunning,
     BackingChanged,
@@ -74,7 +77,7 @@ def run_agent(config: Path, wish: Wish) -> int:
                     _note_empty_volumes(directory, volumes_of(identity))
             accepted = keep_accepted(config, settings)
             watch = open_watch(settings, pages, SystemClock())
-            return _supervise(accepted, directory, pages, watch, settings.collection.every)
+            return _supervise(accepted, directory, pages, watch, settings)
         finally:
             pages.close()
     finally:
@@ -142,7 +145,7 @@ def ready_since(pages: SharedPages, directory: Path) -> Callable[[], str]:
 
 
 def _supervise(
-    config: Path, directory: Path, pages: SharedPages, watch: Watch | None, every_seconds: float
+    config: Path, directory: Path, pages: SharedPages, watch: Watch | None, settings: AgentSettings
 ) -> int:
     def argv(process: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "cdp_agent.cli.main", process, "--config", str(config))
@@ -164,9 +167,14 @@ def _supervise(
     ]
 
     supervisor = Supervisor(children, SystemClock(), ready_since(pages, directory), say)
-    schedule = Schedule(argv("collector-process"), every_seconds, SystemClock())
-    polled = [schedule.poll] if watch is None else [schedule.poll, watch.poll]
-    ended = [schedule.stop] if watch is None else [schedule.stop, watch.finish]
+    schedule = Schedule(argv("collector-process"), settings.collection.every, SystemClock())
+    polled, ended = [schedule.poll], [schedule.stop]
+    if settings.verification is not None:
+        times = CalendarTimes(settings.verification.schedule)
+        verifier = VerifierSchedule(argv("verifier-process"), times, SystemClock())
+        polled, ended = [*polled, verifier.poll], [*ended, verifier.stop]
+    if watch is not None:
+        polled, ended = [*polled, watch.poll], [*ended, watch.finish]
     supervisor.watch = lambda: _all_of(polled)
     supervisor.last_look = lambda: _all_of(ended)
     return supervisor.run()

@@ -24,6 +24,10 @@ from cdp_agent.streamer.control import call
 from cdp_agent.streamer.facts import Lag
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
+from cdp_agent.verifier.last import Last as Verification
+from cdp_agent.verifier.last import load_last as load_verification
+from cdp_agent.verifier.last import members_of as verification_members
+from cdp_agent.verifier.last import problem_of
 from cdp_agent.wish import load_wish
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.identity import AgentIdentity
@@ -71,6 +75,7 @@ class Status:
     configuration: str = ""
     release: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
 
     @property
     def on_target(self) -> bool:
@@ -135,13 +140,15 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         rpo_target_seconds=settings.rpo_target,
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
         + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
-        + _stopped(load_last(directory)),
+        + _stopped(load_last(directory))
+        + _verified(load_verification(directory)),
         volumes=volumes,
         limits=dict(facts.get("limits", {})) if answering else {},
         counters=dict(facts.get("counters", {})),
         alerts=_alerts(settings, directory),
         release=_release(facts if answering else {}, load_notes(directory), clock),
         collection=members_of(load_last(directory)),
+        verification=verification_members(load_verification(directory)),
     )
 
 
@@ -307,11 +314,32 @@ def _print(status: Status) -> None:
         ("limits", _limits(status.limits)),
         ("exports", "open" if status.exports_open else "closed"),
         ("collection", _collection(status.collection)),
+        ("verification", _verification(status.verification)),
         ("alerts", status.alerts),
         ("configuration", status.configuration),
         ("last error", str(status.last_error)),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")
+
+
+def _verified(last: Verification) -> list[str]:
+    """Damage in the container, or verifications that keep failing."""
+    problem = problem_of(last)
+    return [problem] if problem else []
+
+
+def _verification(last: dict[str, Any] | None) -> str:
+    """The last run that came to its end."""
+    if last is None:
+        return "none yet"
+    if last["ended_ns"] is None:
+        return f"did not come to its end: {last['stopped']}"
+    when = f"{datetime.fromtimestamp(last['ended_ns'] / 1e9, UTC):%Y-%m-%d %H:%M} UTC"
+    coverage = last["coverage"]
+    read = ""
+    if coverage is not None:
+        read = f" ({_human(coverage['read_bytes'])} of {_human(coverage['stored_bytes'])})"
+    return f"{when}: {last['verdict']}{read}"
 
 
 def _collection(last: dict[str, Any] | None) -> str:

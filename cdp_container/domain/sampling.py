@@ -7,12 +7,11 @@ the last one ended. So every object comes up, whatever comes and goes meanwhile.
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cdp_container.domain.budget import Budget
 from cdp_container.domain.verify_types import Coverage
 from cdp_container.format.jsontext import dump_object, load_object
 from cdp_container.format.keys import KeyKind, ParsedKey, parse_key
@@ -25,9 +24,6 @@ SEED_BYTES: Final = 16
 STATE_VERSION: Final = 1
 STATE_BYTES_MAX: Final = 4096
 _PLACE_BYTES: Final = 7
-_SIZES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_TIMES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_BUDGET: Final = re.compile(rf"([0-9]{{1,9}}) ?({'|'.join((*_SIZES, *_TIMES))})")
 _ALWAYS: Final = (KeyKind.OWNER, KeyKind.EPOCH_RECORD, KeyKind.CONFIG, KeyKind.HOLDS, KeyKind.LEDGER)
 
 
@@ -47,24 +43,6 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """How much a run may read, or for how long; the other one is without end."""
-
-    size_bytes: float = math.inf
-    seconds: float = math.inf
-
-
-def budget_of(text: str) -> Budget:
-    """From words like `1GiB` or `10m`. Raises ValueError, which says why."""
-    match = _BUDGET.fullmatch(text)
-    if match is None or not int(match[1]):
-        raise ValueError("is no budget (write bytes like 1GiB, or a time like 10m)")
-    if match[2] in _SIZES:
-        return Budget(size_bytes=int(match[1]) * _SIZES[match[2]])
-    return Budget(seconds=int(match[1]) * _TIMES[match[2]])
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
     """What to read: `always`, whatever the budget, `newest` for its share, `in_turn` for the rest."""
 
@@ -78,14 +56,19 @@ def place_of(turn: Turn, key: str) -> int:
     return int.from_bytes(hashlib.sha256(turn.seed + key.encode()).digest()[:_PLACE_BYTES])
 
 
-def sample_of(found: Iterable[Found], scope: Mapping[int, int], turn: Turn) -> Sample:
-    """What a run reads, of all objects that are listed; `scope`: for each epoch the last seq that counts."""
+def sample_of(
+    found: Iterable[Found], scope: Mapping[int, int], turn: Turn, known: Collection[str] = ()
+) -> Sample:
+    """What a run reads, of all objects that are listed.
+
+    `scope`: for each epoch the last seq that counts; `known`: keys that are read in every run.
+    """
     always: list[Found] = []
     newest: list[Found] = []
     others: list[tuple[bool, int, str, Found]] = []
     for one in found:
         parsed = parse_key(one.key)
-        if parsed is not None and parsed.kind in _ALWAYS:
+        if one.key in known or (parsed is not None and parsed.kind in _ALWAYS):
             always.append(one)
             continue
         place = place_of(turn, one.key)

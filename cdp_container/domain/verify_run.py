@@ -5,16 +5,16 @@ Opening the container, holds and reports are its caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cdp_container.clock import Clock
+from cdp_container.domain.budget import Budget
 from cdp_container.domain.durable import read_file, replace_file
 from cdp_container.domain.sampling import (
     SEED_BYTES,
     STATE_BYTES_MAX,
-    Budget,
     Sampling,
     Turn,
     build_turn,
@@ -55,11 +55,13 @@ def verify_branch(
     return verify(opened, found, branch, progress, is_newest_meant)
 
 
-def verify_sample(opened: Opened, turn: Turn, budget: Budget, clock: Clock, planned: Planned) -> Sampled:
-    """What the budget is enough for, the newest first; see `sampling`."""
+def verify_sample(
+    opened: Opened, turn: Turn, budget: Budget, clock: Clock, planned: Planned, known: Collection[str] = ()
+) -> Sampled:
+    """What the budget is enough for, the newest first, and whatever it is what is `known`; see `sampling`."""
     scope = needed_scope(opened.history, opened.ledger)
     began_ns = clock.boottime_ns()
-    sampling = Sampling(sample_of(to_verify(opened, None), scope, turn), turn, budget)
+    sampling = Sampling(sample_of(to_verify(opened, None), scope, turn, frozenset(known)), turn, budget)
     found = sampling.read(lambda: (clock.boottime_ns() - began_ns) / 1e9)
     report = verify(opened, found, scope, planned(*sampling.most), is_sample=True)
     report.coverage = sampling.coverage(report.objects, report.stored_bytes)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer
+from cdp_container.domain.budget import Budget, budget_of
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.holding import Holding
-from cdp_container.domain.sampling import Budget, budget_of
 from cdp_container.domain.verify_report import About, report_members
 from cdp_container.domain.verify_run import (
     Progress,

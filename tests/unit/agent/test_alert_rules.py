@@ -42,6 +42,7 @@ alerts: %s
         (Look(30.0, refused="it lies"), Kind.REFUSED, "it lies"),
         (Look(30.0, damage="a disk"), Kind.DAMAGE, "a disk"),
         (Look(30.0, collection="3 passes"), Kind.COLLECTION, "3 passes"),
+        (Look(30.0, verification="2 objects"), Kind.VERIFICATION, "2 objects"),
     ],
 )
 def test_each_trouble_is_found(look: Look, kind: Kind, message: str) -> None:

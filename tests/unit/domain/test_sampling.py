@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdp_container.domain.budget import Budget, budget_of
 from cdp_container.domain.sampling import (
     SEED_BYTES,
-    Budget,
     Sampling,
     Turn,
-    budget_of,
     build_turn,
     parse_turn,
     sample_of,

@@ -188,3 +188,27 @@ def test_what_is_dumped_says_the_same(limit: int, seconds: float, rate: float, r
         }
     )
     assert parse_settings(dump_settings(changed), "agent.yaml") == changed
+
+
+def test_verification_by_the_calendar() -> None:
+    text = GOOD + b"verification: {schedule: 30 2 * * *, budget: 10GiB}\n"
+    settings = parse_settings(text, "agent.yaml")
+    assert settings.verification is not None
+    assert (settings.verification.schedule, settings.verification.budget) == ("30 2 * * *", "10GiB")
+    assert parse_settings(dump_settings(settings), "accepted") == settings
+    assert parse_settings(GOOD, "agent.yaml").verification is None
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (b"{budget: 10GiB}", "schedule: is missing"),
+        (b"{schedule: every night}", "is no crontab line"),
+        (b"{schedule: 0 3 31 2 *}", "never comes"),
+        (b"{schedule: 0 3 * * *, budget: 10}", "budget"),
+        (b"{schedule: 0 3 * * *, budget: 10 GB}", "is no budget"),
+        (b"{schedule: 0 3 * * *, every: 1h}", "unknown key"),
+    ],
+)
+def test_verification_that_cannot_be(written: bytes, why: str) -> None:
+    assert why in refusal(GOOD + b"verification: " + written + b"\n")

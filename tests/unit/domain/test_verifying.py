@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.domain.budget import Budget
 from cdp_container.domain.history import read_domain, read_history
 from cdp_container.domain.ledgers import read_ledger
-from cdp_container.domain.sampling import SEED_BYTES, Budget, Turn
+from cdp_container.domain.sampling import SEED_BYTES, Turn
 from cdp_container.domain.verify_report import About, report_members, verdict
 from cdp_container.domain.verify_run import verify_all, verify_branch, verify_sample
 from cdp_container.domain.verify_types import Opened, Report, needed_scope

@@ -1,0 +1,1 @@
+"""Verification at the protected site: by the index key alone, by schedule or by command."""

@@ -1,0 +1,53 @@
+"""Opening a container by its index key alone, as an agent has it: history and heads, and no content.
+
+What a passphrase or private key opens does not belong here (rehydrate.container).
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+
+from cdp_container.domain.ends import Collected
+from cdp_container.domain.gathering import gather
+from cdp_container.domain.history import History, read_domain, read_history
+from cdp_container.domain.ledgers import Ledger, read_ledger
+from cdp_container.errors import DamagedObject
+from cdp_container.format.domain import Owner
+from cdp_container.format.keys import OWNER_KEY
+from cdp_container.format.seal import ReaderKeys
+from cdp_container.store.api import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ByIndex:
+    """A container that was opened so. `sealed`: its frames cannot be opened."""
+
+    store: Store
+    history: History
+    keys: ReaderKeys
+    sealed: bool
+    ledger: Ledger
+
+
+def open_by_index(store: Store, domain: bytes, index_key: bytes) -> ByIndex:
+    """Read history and ledger; `index_key` is empty where the domain is not encrypted.
+
+    Raises DamagedObject where another domain is there; MissingObject and their kin, as `read_domain`.
+    """
+    facts = read_domain(store)
+    if facts.owner.domain != domain:
+        raise DamagedObject(OWNER_KEY, "it is of another domain than this agent's")
+    keys = ReaderKeys(index_key or None)
+    ledger = read_ledger(store, facts.owner, keys)
+    collected = collected_of(store, facts.owner, keys, ledger)
+    return ByIndex(store, read_history(store, facts, collected), keys, bool(index_key), ledger)
+
+
+def collected_of(store: Store, owner: Owner, keys: ReaderKeys, ledger: Ledger) -> Collected:
+    """What the end of the newest epoch depends on, where anything of it was collected."""
+    if not ledger.reaches_into(owner.epoch_in_force):
+        return Collected(ledger)
+    with closing(gather(store, owner.domain, keys, {}, ledger)) as packed:
+        cuts = {name: segment.place for name, segment in packed.segments.items() if segment.complete}
+    return Collected(ledger, cuts)
