@@ -21,6 +21,7 @@ from cdp_container.domain.held import (
     without_dead,
 )
 from cdp_container.domain.roster import Entropy, change_roster, read_roster
+from cdp_container.errors import CdpError
 from cdp_container.format.holds import Hold
 from cdp_container.store.api import Store
 
@@ -61,7 +62,11 @@ def look_at_holds(
         PreconditionFailed, Contention, StoreUnavailable, AccessDenied: it could not be read or written.
         LocalDiskFull, ConfigInvalid, CdpError: of the file.
     """
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or "input/output error"
+        raise CdpError(f"cannot make {directory}", why, "check the journal directory") from error
     path = directory / WATCH_NAME
     asked_ns = clock.boottime_ns()  # what stands still now did so up to here at least
     holds = read_roster(store, domain).holds.holds

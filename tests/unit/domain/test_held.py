@@ -90,6 +90,11 @@ def test_a_roster_with_an_entry_that_makes_no_sense_is_an_error(
         collector.look()
 
 
+def test_a_directory_that_cannot_be_made_is_an_error(store: TestedStore, tmp_path: Path) -> None:
+    with pytest.raises(CdpError, match="cannot make"):
+        Collector(store, tmp_path / "journal" / "collector").look()
+
+
 def test_a_dead_hold_that_cannot_be_taken_out_is_an_error(store: TestedStore, collector: Collector) -> None:
     write_holds(store, {ONE: A_READER})
     collector.look()
