@@ -15,7 +15,7 @@ from cdp_container.errors import NotFound
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.head import check_object, open_head
 from cdp_container.format.index import Entry
-from cdp_container.format.keys import LEVEL_MAX, KeyKind, parse_key
+from cdp_container.format.keys import CATALOG_PREFIX, LEVEL_MAX, KeyKind, parse_key
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Found, Store
@@ -37,7 +37,7 @@ def superseded_catalogs(found: Sequence[Found], is_old: Callable[[int], bool]) -
     """The catalogs to bundle anew; none where it is not worth it."""
     narrow: list[str] = []
     wide: list[str] = []
-    for one in found:
+    for one in (one for one in found if one.key.startswith(CATALOG_PREFIX)):
         parsed = parse_key(one.key)
         if parsed is not None and parsed.kind is KeyKind.CATALOG and is_old(one.modified_ns):
             (wide if parsed.level == COLLECTED_LEVEL else narrow).append(one.key)

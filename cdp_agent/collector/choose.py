@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
-from cdp_container.format.keys import KeyKind, pack_key, parse_key, segment_key
+from cdp_container.format.keys import KeyKind, ParsedKey, pack_key, parse_key, segment_key
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import VICTIMS_MAX
 from cdp_container.format.place import Place
@@ -154,9 +154,20 @@ def _free(objects: Table, bounds: Bounds) -> Flags:
         (objects["epoch"] == bounds.protected.epoch) & (objects["number"] >= bounds.protected.seq)
     )
     free: Flags = old & ~(beyond & (objects["kind"] == ObjectKind.SEGMENT))
-    for row in np.flatnonzero(free).tolist() if bounds.spared else ():
-        free[row] = key_of(objects[row]) not in bounds.spared
+    spared = [parsed for parsed in map(parse_key, bounds.spared) if parsed is not None]
+    for kind, key_kind in ((ObjectKind.SEGMENT, KeyKind.SEGMENT), (ObjectKind.PACK, KeyKind.PACK)):
+        for epoch, numbers in _by_epoch(spared, key_kind).items():
+            ours = (objects["kind"] == kind) & (objects["epoch"] == epoch)
+            free &= ~(ours & np.isin(objects["number"], numbers))
     return free
+
+
+def _by_epoch(parsed: Sequence[ParsedKey], kind: KeyKind) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for key in parsed:
+        if key.kind is kind:
+            found.setdefault(key.epoch, []).append(key.number)
+    return found
 
 
 def _worth_packing(objects: Table, free: Flags, live_share: float) -> Ints:

@@ -352,7 +352,7 @@ class _Writing:
         """By victim what packs tell of it besides: a retained cut that ends there, an epoch that began."""
         kept = {(place.epoch, place.seq) for place in self._found.kept}
         told: dict[str, list[PackRecord]] = {}
-        for key, cut in cut_facts(self._tables).items():
+        for key, cut in cut_facts(self._tables, self._found.chosen.packed).items():
             if (cut.place.epoch, cut.place.seq) in kept:
                 told.setdefault(key, []).append(cut_record(cut))
         cuts = dict(zip(self._tables.keys, self._tables.facts["cut"].tolist(), strict=True))

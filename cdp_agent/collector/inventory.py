@@ -21,6 +21,7 @@ from cdp_container.format.keys import (
     LOG_PREFIX,
     PACKS_PREFIX,
     KeyKind,
+    ParsedKey,
     parse_key,
     segment_key,
 )
@@ -36,6 +37,7 @@ class Inventory:
     """Every segment, pack, ledger and catalog, by key; `damaged`: those whose heads tell nothing."""
 
     found: Mapping[str, Found]
+    parsed: Mapping[str, ParsedKey]
     damaged: frozenset[str]
 
 
@@ -48,14 +50,23 @@ def take_inventory(
         MissingObject: a segment or pack that counts is not there.
         DamagedObject and its kin: one that counts tells nothing.
     """
-    found = dict(_listed(store))
-    found.update((one.key, one) for one in _asked(store, found, past, ledger))
-    wanted = {key: one for key, one in found.items() if _tells(key, past)}
+    found: dict[str, Found] = {}
+    parsed: dict[str, ParsedKey] = {}
+    # What was not listed is asked for once all that was is known.
+    for source in (_listed(store), _asked(store, found, past, ledger)):
+        for one in source:
+            key = parse_key(one.key)
+            if key is not None:
+                found[one.key], parsed[one.key] = one, key
+    wanted = {key: one for key, one in found.items() if _tells(parsed[key], past)}
     tables = remembered.tables()
     known = {
-        key: (int(size), int(stored_ns))
+        key: (size, stored_ns)
         for key, size, stored_ns in zip(
-            tables.keys, tables.facts["stored_bytes"], tables.facts["stored_ns"], strict=True
+            tables.keys,
+            tables.facts["stored_bytes"].tolist(),
+            tables.facts["stored_ns"].tolist(),
+            strict=True,
         )
     }
     remembered.forget(key for key in known if key not in wanted)
@@ -68,14 +79,12 @@ def take_inventory(
             raise seen.error
         else:
             damaged.add(seen.key)
-    return Inventory(found, frozenset(damaged))
+    return Inventory(found, parsed, frozenset(damaged))
 
 
-def _listed(store: Store) -> Iterator[tuple[str, Found]]:
+def _listed(store: Store) -> Iterator[Found]:
     for prefix in (LOG_PREFIX, PACKS_PREFIX, CATALOG_PREFIX):
-        for found in store.list(prefix):
-            if parse_key(found.key) is not None:
-                yield found.key, found
+        yield from store.list(prefix)
 
 
 def _asked(store: Store, found: Mapping[str, Found], past: Past, ledger: Ledger) -> Iterator[Found]:
@@ -96,14 +105,12 @@ def _needed(past: Past, ledger: Ledger) -> Iterator[str]:
                 yield segment_key(epoch, seq)
 
 
-def _tells(key: str, past: Past) -> bool:
+def _tells(parsed: ParsedKey, past: Past) -> bool:
     """Whether its facts are wanted: those of segments and packs, but not of what is still being written."""
-    parsed = parse_key(key)
-    if parsed is None or parsed.kind not in (KeyKind.SEGMENT, KeyKind.PACK):
-        return False
+    if parsed.kind is not KeyKind.SEGMENT:
+        return parsed.kind is KeyKind.PACK
     newest = max(past.bases, default=0)
-    within = parsed.epoch < newest or parsed.number <= past.lasts.get(parsed.epoch, 0)
-    return parsed.kind is KeyKind.PACK or within
+    return parsed.epoch < newest or parsed.number <= past.lasts.get(parsed.epoch, 0)
 
 
 def _counts(key: str, past: Past, ledger: Ledger) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+import numpy as np
+
 from cdp_agent.collector.choose import Unnamed
 from cdp_agent.collector.inventory import Inventory
 from cdp_agent.collector.packing import CutFacts
@@ -15,8 +17,9 @@ from cdp_agent.collector.remembered import Tables
 from cdp_container.domain.history import History
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.retention import CutMarker, PastCut, marker_of
+from cdp_container.extents.intervals import Ints
 from cdp_container.format.holds import Hold
-from cdp_container.format.keys import KeyKind, ParsedKey, parse_key, segment_key
+from cdp_container.format.keys import KeyKind, ParsedKey, segment_key
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.place import Place
 
@@ -39,14 +42,15 @@ def past_cuts(tables: Tables, history: History, ledger: Ledger) -> list[PastCut]
     return list(found.values())
 
 
-def _of_segments(tables: Tables) -> Iterator[CutFacts]:
-    facts = tables.facts
-    for row in range(len(facts)):
-        fact = facts[row]
-        if fact["kind"] == ObjectKind.SEGMENT and fact["complete"]:
-            place = Place(int(fact["epoch"]), int(fact["cut"]), int(fact["number"]))
-            not_whole = tables.not_whole.get(row, ())
-            yield CutFacts(place, not_whole, int(fact["cut_time_ns"]), int(fact["stored_ns"]))
+def _of_segments(tables: Tables, rows: Ints | None = None) -> Iterator[CutFacts]:
+    """Those whose last segments are some rows of the tables; None: all."""
+    facts = tables.facts if rows is None else tables.facts[rows]
+    of = np.arange(len(facts)) if rows is None else rows
+    is_end = (facts["kind"] == ObjectKind.SEGMENT) & (facts["complete"] != 0)
+    names = ("epoch", "cut", "number", "cut_time_ns", "stored_ns")
+    columns = (facts[name][is_end].tolist() for name in names)
+    for row, epoch, cut, seq, time_ns, stored_ns in zip(of[is_end].tolist(), *columns, strict=True):
+        yield CutFacts(Place(epoch, cut, seq), tables.not_whole.get(row, ()), time_ns, stored_ns)
 
 
 def _of_packs(tables: Tables, ledger: Ledger) -> Iterator[CutFacts]:
@@ -105,12 +109,12 @@ def unnamed_of(
     return [
         Unnamed(key, found.size, found.modified_ns)
         for key, found in sorted(inventory.found.items())
-        if key not in named and (key in superseded or _is_unnamed(parse_key(key), history, ledger))
+        if key not in named and (key in superseded or _is_unnamed(inventory.parsed[key], history, ledger))
     ]
 
 
-def _is_unnamed(parsed: ParsedKey | None, history: History, ledger: Ledger) -> bool:
-    if parsed is None or parsed.kind is KeyKind.CATALOG:
+def _is_unnamed(parsed: ParsedKey, history: History, ledger: Ledger) -> bool:
+    if parsed.kind is KeyKind.CATALOG:
         return False
     if parsed.kind is not KeyKind.SEGMENT:
         # Of a later epoch than ours it is somebody's who knows more than we do.
@@ -122,6 +126,8 @@ def _is_unnamed(parsed: ParsedKey | None, history: History, ledger: Ledger) -> b
     return parsed.epoch < history.owner.epoch and parsed.number > last
 
 
-def cut_facts(tables: Tables) -> Mapping[str, CutFacts]:
-    """By the key of its last segment, what a pack is to remember of a complete cut."""
-    return {segment_key(cut.place.epoch, cut.place.seq): cut for cut in _of_segments(tables)}
+def cut_facts(tables: Tables, keys: Collection[str]) -> Mapping[str, CutFacts]:
+    """What a pack is to remember of the complete cuts whose last segments are among these keys, by key."""
+    wanted = set(keys)
+    rows = np.array([row for row, key in enumerate(tables.keys) if key in wanted], dtype=np.int64)
+    return {segment_key(cut.place.epoch, cut.place.seq): cut for cut in _of_segments(tables, rows)}
