@@ -16,7 +16,7 @@ from typing import Final
 
 from cdp_container.clock import Clock
 from cdp_container.console import PASSPHRASE_VARIABLE
-from cdp_container.errors import AgentNotRunning, HookFailed, UsageError
+from cdp_container.errors import AgentNotRunning, AlreadyRunning, HookFailed, UsageError
 from cdp_container.journal.shared import SharedPages
 from rehydrate.agent_files import is_locked
 
@@ -75,7 +75,7 @@ def run_hook(words: list[str], option: str, told: Mapping[str, str], hint: str) 
 def start_agent(config: Path, directory: Path, clock: Clock) -> int | None:
     """Start `cdp-agent run` in a session of its own, and wait until its exports are open; gives its pid.
 
-    None where one runs there already: then only that is waited for.
+    None where one runs there already, or was quicker than ours: then only that is waited for.
 
     Raises AgentNotRunning: it ended, or they are not open after START_SECONDS_MAX; it then goes on starting.
     """
@@ -87,8 +87,12 @@ def start_agent(config: Path, directory: Path, clock: Clock) -> int | None:
         until_ns = clock.boottime_ns() + int(START_SECONDS_MAX * 1e9)
         while _generation(pages) in (0, before):
             code = None if process is None else process.poll()
-            if code is not None:
+            if code == AlreadyRunning.exit_code and is_locked(directory):
+                process = None  # one that was started a moment before took the lock first: that one, then
+            elif code is not None:
                 raise _not_running(directory, f"it ended with exit code {code}")
+            elif process is None and not is_locked(directory):
+                raise _not_running(directory, "the one that ran there ended")
             if clock.boottime_ns() >= until_ns:
                 raise _not_running(directory, f"its exports are not open after {START_SECONDS_MAX:.0f} s")
             clock.sleep(POLL_SECONDS)

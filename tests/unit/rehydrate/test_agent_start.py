@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,41 @@ def test_one_that_runs_already_is_only_waited_for(tmp_path: Path, monkeypatch: p
     pages.close()
     with journal_lock(tmp_path):
         assert agent_start.start_agent(tmp_path / "agent.yaml", tmp_path, SystemClock()) is None
+
+
+def test_one_that_was_started_a_moment_before_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover was killed as it started the agent, which has not taken its lock when the next one looks."""
+    with ExitStack() as stack:
+
+        def ours() -> Path:
+            stack.enter_context(journal_lock(tmp_path))
+            return program(tmp_path / "cdp-agent", f"touch {tmp_path}/ended; exit 60")
+
+        class Opening(SystemClock):
+            def sleep(self, seconds: float) -> None:
+                super().sleep(seconds)
+                polls.append(seconds)
+                if (tmp_path / "ended").exists() and len(polls) > 10:
+                    pages = SharedPages(tmp_path / "shared")
+                    pages.splitter.publish(SplitterPage(generation=5, running=True, exports_open=True))
+                    pages.close()
+
+        polls: list[float] = []
+        monkeypatch.setattr(agent_start, "find_agent", ours)
+        assert agent_start.start_agent(tmp_path / "agent.yaml", tmp_path, Opening()) is None
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_nobody_is_waited_for_who_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    """Another's lock of an image, say, ends the agent by the same code; nobody runs in the directory then."""
+    (tmp_path / "agent.log").write_text("error: the last words\n")
+    fake = program(tmp_path / "cdp-agent", "echo 'error: the last words'; exit 60")
+    monkeypatch.setattr(agent_start, "find_agent", lambda: fake)
+    looks = iter([not is_ours])
+    monkeypatch.setattr(agent_start, "is_locked", lambda _: next(looks, False))
+    with pytest.raises(AgentNotRunning, match="the last words"):
+        agent_start.start_agent(tmp_path / "agent.yaml", tmp_path, SystemClock())
