@@ -12,7 +12,9 @@ import pytest
 from cdp_agent.collector.collect import Wishes
 from cdp_container.domain.retention import Retention
 from cdp_container.errors import CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
+from cdp_container.format.head import open_head
 from cdp_container.format.keys import segment_key
+from cdp_container.format.packed import parse_packed_epoch
 from cdp_container.store.api import Found
 from tests.containers import write
 from tests.unit.collector.collecting_site import HOUR, CollectedSite, Crash, Effects, StopAt
@@ -264,3 +266,24 @@ def test_many_restarts_leave_few_objects(tmp_path: Path) -> None:
     site.sound(tmp_path / "out", most=4)
     assert before == 180
     assert len(list(site.store.list("log/"))) < 90
+
+
+def test_packs_remember_epochs_whose_first_segment_is_gone(tmp_path: Path) -> None:
+    site = a_site()
+    site.begin_epoch()
+    site.time.sleep(6 * HOUR)
+    site.busy(20)
+    site.run_pass(tmp_path)
+    listed = {found.key for found in site.store.list("log/")}
+    told = set()
+    for found in site.store.list("packs/"):
+        if "ledger" not in found.key:
+            data = site.store.get(found.key).data
+            head = open_head(data, found.key, site.domain, site.reader_keys())
+            told |= {
+                parse_packed_epoch(record, site.domain, found.key).epoch
+                for record in head.index.iter_records()
+                if record.name == "epoch"
+            }
+    assert told == {epoch for epoch in (1, 2) if segment_key(epoch, 1) not in listed}
+    assert told
