@@ -12,7 +12,7 @@ from typing import Final
 
 from cdp_container.domain.owner_types import ChangePlan
 from cdp_container.domain.plan_changes import end_plan, execute_plan, name_plan
-from cdp_container.domain.plan_rules import fault_of_final, fault_of_plan, strike_off
+from cdp_container.domain.plan_rules import fault_of_final, fault_of_plan, promises_late, strike_off
 from cdp_container.errors import (
     CollectionStopped,
     Contention,
@@ -109,6 +109,9 @@ def carry_out(
         raise _stopped("the plan that was named is not named any more")
     for name in (plan.ledger, *plan.packs):
         _look_for(collector, name)
+    if promises_late(plan, collector.holds()):
+        collector.change(end_plan(owner))
+        raise _stopped("a point was held for an operator since it began, and its plan may retire that point")
     collector.change(execute_plan(owner, plan.ledger))
     owner = read_owner(collector)
     if owner.plan is None or owner.plan.state is not PlanState.EXECUTING:

@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Final
 
 from cdp_container.clock import Clock, SystemClock
@@ -18,10 +19,13 @@ from cdp_container.domain.history import read_config
 from cdp_container.domain.hold_rules import with_hold, without_hold
 from cdp_container.domain.holding import Reader
 from cdp_container.domain.home import check_home
+from cdp_container.domain.ledgers import read_ledger
 from cdp_container.domain.roster import Roster, change_roster, read_roster, renew_roster
-from cdp_container.errors import NotFound, UsageError, counted
-from cdp_container.format.domain import ObjectName, Owner
+from cdp_container.errors import KeyMissing, MissingObject, NoSuchPoint, NotFound, UsageError, counted
+from cdp_container.format.domain import ObjectName, Owner, PlanState
+from cdp_container.format.gc import parse_plan
 from cdp_container.format.holds import Hold
+from cdp_container.format.keys import gc_key
 from cdp_container.format.layout import ID_BYTES
 from cdp_container.format.members import I64_MAX
 from cdp_container.format.place import Place
@@ -30,6 +34,7 @@ from rehydrate.cli.commands import Access, open_asking, store_of
 from rehydrate.cli.console import read_secret
 from rehydrate.cli.held import holding_for, tell, user_name
 from rehydrate.cli.hold_views import hold_members, holds_text, state_of
+from rehydrate.container import Container
 from rehydrate.plan import Choice
 from rehydrate.points import find_cut, scope_of
 from rehydrate.request import read_owner
@@ -61,14 +66,21 @@ def hold(access: Access, choice: Choice, until_ns: int, reason: str, as_json: bo
         owner = read_owner(store)
         _check_home(store, owner)
         if choice == Choice():
-            cut, ledger = None, None
-            hold_id = _keep(store, owner, cut, ledger, until_ns, reason, clock)
+            cut = None
+            hold_id = _keep(store, owner, None, None, until_ns, reason, clock)
         else:
             # Under a hold of everything, so that the point is still there when its own hold stands.
             with holding_for(store, "hold") as holding:
                 holding.place()
-                cut, ledger = _chosen(store, access, choice)
-                hold_id = _keep(store, owner, cut, ledger, until_ns, reason, clock)
+                container, cut = _chosen(store, access, choice)
+                hold_id = _keep(store, owner, cut, container.history.owner.ledger, until_ns, reason, clock)
+                if is_going(container, cut):
+                    change_roster(
+                        store, owner.domain, lambda found: without_hold(found, hold_id), clock, os.urandom
+                    )
+                    why = "a collection that began before is taking it away"
+                    hint = "choose another point, or try again in some minutes: it may be given up"
+                    raise NoSuchPoint(f"hold the point {cut.epoch}.{cut.cut}", why, hint)
     point = None if cut is None else f"{cut.epoch}.{cut.cut}"
     answer(json.dumps({"id": hold_id, "point": point}) if as_json else hold_id)
     if cut is None:
@@ -115,8 +127,28 @@ def _keep(
     return hold_id
 
 
-def _chosen(store: Store, access: Access, choice: Choice) -> tuple[Place, ObjectName | None]:
-    """The cut that is meant, and the ledger by which it was found."""
+def is_going(container: Container, cut: Place) -> bool:
+    """Whether a plan that was named before the cut was held may retire it: later ones heed the hold.
+
+    Where that cannot be told (without a key, or as the plan is just being dropped) it is.
+    """
+    store, owner = container.store, read_owner(container.store)
+    names = [owner.ledger]
+    if owner.plan is not None and owner.plan.state is PlanState.NAMED:
+        try:
+            key = gc_key(owner.plan.epoch, owner.plan.n)
+            names.append(parse_plan(store.get(key).data, key, owner.domain).ledger)
+        except NotFound:
+            return True
+    try:
+        ledgers = [read_ledger(store, replace(owner, ledger=name), container.keys) for name in names]
+    except (KeyMissing, MissingObject):
+        return names != [container.history.owner.ledger]
+    return any(ledger.is_retired(cut.epoch, cut.seq) for ledger in ledgers)
+
+
+def _chosen(store: Store, access: Access, choice: Choice) -> tuple[Container, Place]:
+    """The cut that is meant, and the container in which it was found."""
     secret = read_secret(access.passphrase_file, access.key_file)
     container, _ = open_asking(store, secret, replica=False)
     if choice.marker is not None:
@@ -124,8 +156,7 @@ def _chosen(store: Store, access: Access, choice: Choice) -> tuple[Place, Object
     for note in container.history.notes:
         tell(note)
     with closing(container.gather(scope_of(container.history, choice))) as contents:
-        cut = find_cut(container.history, contents, choice, []).place
-    return cut, container.history.owner.ledger
+        return container, find_cut(container.history, contents, choice, []).place
 
 
 def _check_home(store: Store, owner: Owner) -> None:

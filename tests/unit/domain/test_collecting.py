@@ -16,7 +16,7 @@ from cdp_container.format.keys import gc_final_key, gc_key, segment_key
 from cdp_container.format.place import Place
 from tests.unit.domain.collect_play import CUT, LEDGER, NEEDS, OLD, PACK, Crash, World, a_hold
 
-EFFECTS = 12
+EFFECTS = 13
 """More than a pass has: an end that lies beyond it is a pass that is whole."""
 
 
@@ -97,6 +97,28 @@ def test_a_reader_holds_at_any_step_and_reads_on(placed: int, narrowed: int) -> 
     assert world.owner.ledger == LEDGER
 
 
+@pytest.mark.parametrize("at", range(EFFECTS))
+def test_a_point_that_an_operator_holds_is_not_retired_by_a_plan_that_was_there_before(at: int) -> None:
+    """Found by the model: its objects would stay, and whoever restores it later would not find it."""
+    world = World()
+    executed_before: list[bool] = []
+
+    def between(effect: int) -> None:
+        if effect == at:
+            executed_before.append(world.owner.ledger == LEDGER)
+            world.holds["f" * 32] = replace(a_hold(CUT), counter=0, term_seconds=0, until_ns=2**62)
+
+    world.between = between
+    with contextlib.suppress(CollectionStopped):
+        world.run_pass()
+    between_look_and_swap = at == 4
+    if executed_before and not executed_before[0] and not between_look_and_swap:
+        assert (world.owner.plan, world.owner.ledger) == (None, None), "the plan is dropped"
+        assert not world.deleted
+    if between_look_and_swap:
+        assert world.owner.ledger == LEDGER, "that it is going is what `rehydrate hold` sees (is_going)"
+
+
 def test_negative_control_a_roster_read_before_the_plan_executes() -> None:
     """The same, by a collector that reads the roster too early: a reader loses what it needs."""
     world = World()
@@ -115,7 +137,7 @@ def test_without_a_roster_nothing_is_deleted_and_the_next_pass_goes_on(at: int) 
         world.roster_fails = effect >= at
 
     world.between = between
-    if at <= 4:
+    if at <= 5:
         with pytest.raises(CollectionStopped, match="roster"):
             world.run_pass()
         assert not world.deleted
@@ -180,7 +202,7 @@ def test_a_late_hold_keeps_everything_and_whoever_reads_by_the_new_ledger_nothin
 
 def test_the_final_list_that_is_there_counts() -> None:
     world = World()
-    world.crash_at = 4  # executed, and no final list yet
+    world.crash_at = 5  # executed, and no final list yet
     with pytest.raises(Crash):
         world.run_pass()
     world.crash_at = -1
@@ -196,7 +218,7 @@ def test_the_final_list_that_is_there_counts() -> None:
 
 def test_a_final_list_or_plan_that_is_not_the_named_one_ends_the_pass() -> None:
     world = World()
-    world.crash_at = 4
+    world.crash_at = 5
     with pytest.raises(Crash):
         world.run_pass()
     world.crash_at = -1

@@ -11,8 +11,12 @@ import pytest
 
 from cdp_container.clock import SystemClock
 from cdp_container.domain.roster import read_roster
+from cdp_container.format.domain import PlanName, PlanState
+from cdp_container.format.gc import Plan, build_plan, plan_digest
 from cdp_container.format.holds import Hold, Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY
+from cdp_container.format.index import Run as LedgerRun
+from cdp_container.format.keys import HOLDS_KEY, gc_key, segment_key
+from cdp_container.format.layout import RunKind
 from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.cli.hold_views import hold_members, holds_text, is_late, state_of
@@ -148,6 +152,29 @@ def test_a_point_of_a_collected_container_is_held_with_its_ledger(run: Run, site
     assert run("hold", place, "--until", FUTURE, "--at", "1.2")[0] == 0
     ((_, hold),) = in_roster(site).items()
     assert hold.ledger == site.owner.ledger is not None
+
+
+@pytest.mark.parametrize("retired", [True, False])
+def test_a_point_that_a_named_plan_is_about_to_retire_is_not_held(
+    run: Run, site: Site, place: Path, retired: bool
+) -> None:
+    seq = min(cut.seq for cut in site.images if (cut.epoch, cut.cut) == (1, 2))
+    site.write_ledger([LedgerRun(RunKind.CUTS_RETIRED, 1, seq, seq, bytes(32))] if retired else [], 9)
+    assert site.owner.ledger is not None
+    plan = Plan(
+        site.domain, site.owner.epoch, 9, 1, "site-a", None, site.owner.ledger, (), (segment_key(1, 1),), (),
+        site.owner.protected,
+    )  # fmt: skip
+    data = build_plan(plan)
+    site.store.put_new(gc_key(plan.epoch, plan.n), data)
+    named = PlanName(plan.epoch, plan.n, plan_digest(data), PlanState.NAMED)
+    site.write_owner(ledger=None, plan=named)
+    code, _, stderr = run("hold", place, "--until", FUTURE, "--at", "1.2")
+    assert (code == 0) == (not retired)
+    assert len(in_roster(site)) == (not retired)
+    if retired:
+        assert "taking it away" in stderr
+        assert run("hold", place, "--until", FUTURE, "--marker", "grown")[0] == 0
 
 
 def test_the_table(run: Run, site: Site, place: Path) -> None:
