@@ -25,6 +25,16 @@ def time_text(time_ns: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def size_text(count_bytes: int) -> str:
+    """Bytes with a binary unit: `1.5 GiB`."""
+    value = float(count_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1024:
+            return f"{count_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} EiB"
+
+
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need to be, two blanks between them."""
     cells = [[printable(cell) for cell in row] for row in (titles, *rows)]

@@ -68,7 +68,7 @@ def collect_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str
     try:
         before = load_last(site.journal)
         try:
-            passed = run_pass(_around(site, clock, report, before.store_ns), wishes)
+            passed = run_pass(around_of(site, clock, report, before.store_ns), wishes)
         except CdpError as error:
             stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
             save_last(site.journal, replace(stopped, failures=before.failures + 1))
@@ -83,7 +83,7 @@ def look_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], 
     """What a pass would do. Changes nothing in the container. Raises AlreadyRunning, CdpError."""
     lock = take_lock(site.journal / LOCK_NAME, clock)
     try:
-        return look_only(_around(site, clock, report, load_last(site.journal).store_ns), wishes)
+        return look_only(around_of(site, clock, report, load_last(site.journal).store_ns), wishes)
     finally:
         os.close(lock)
 
@@ -103,7 +103,8 @@ def _last(passed: Passed, before: LastPass, wall_ns: int) -> LastPass:
     )
 
 
-def _around(site: Site, clock: Clock, report: Callable[[str], None], seen_ns: int) -> Around:
+def around_of(site: Site, clock: Clock, report: Callable[[str], None], seen_ns: int) -> Around:
+    """What a pass over the container of a site runs in. `seen_ns`: see `Around.store_seen_ns`."""
     settings, domain = site.settings, site.identity.domain
     collection = settings.collection
     limits = LimitsSettings().model_copy(

@@ -10,18 +10,9 @@ from typing import Final
 from cdp_container.console import printable
 from cdp_container.errors import UsageError
 from cdp_container.telling import UNIX_EPOCH
+from cdp_container.telling import size_text as size_text
 
 _POINT: Final = re.compile(r"([0-9]{1,10})\.([0-9]{1,20})")
-
-
-def size_text(count_bytes: int) -> str:
-    """Bytes with a binary unit: `1.5 GiB`."""
-    value = float(count_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1024:
-            return f"{count_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} EiB"
 
 
 def seconds_text(seconds: float) -> str:

@@ -1,0 +1,50 @@
+"""A container beside an agent's configuration and identity, as the command `usage` finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
+from cdp_container.format.holds import Holds, build_holds
+from cdp_container.format.keys import HOLDS_KEY
+from cdp_container.format.seal import derive_index_key, public_of
+from cdp_container.store.api import Store
+from tests.containers import Site, busy_container
+
+
+def identity_of(site: Site) -> AgentIdentity:
+    """What `init` would have pinned: no private key."""
+    return AgentIdentity(
+        domain=site.domain,
+        name="shop",
+        site="site-a",
+        encryption="aes-256-gcm" if site.encrypted else "none",
+        public_key=public_of(site.private_key) if site.encrypted else b"",
+        index_key=derive_index_key(site.private_key, site.domain) if site.encrypted else b"",
+        key_block=site.key_block,
+        config_digest=bytes(32),
+        sources=(),
+    )
+
+
+def a_container(store: Store, encrypted: bool = True, collected: bool = True) -> Site:
+    """Epochs, side branches, if `collected` a pack and a ledger; a roster without holds."""
+    site = busy_container(store, seed=1, encrypted=encrypted)
+    if collected:
+        site.collect(1, 1, 3)
+    store.put_new(HOLDS_KEY, build_holds(Holds(site.domain, 1, bytes(16))))
+    return site
+
+
+def an_agent(site: Site, directory: Path, address: str) -> Path:
+    """Its configuration; the journal directory has the identity, as after `init`."""
+    (directory / "journal").mkdir()
+    (directory / "journal" / IDENTITY_NAME).write_bytes(encode_identity(identity_of(site)))
+    path = directory / "agent.yaml"
+    encryption = "" if site.encrypted else "encryption: none\n"
+    path.write_text(
+        f"domain: shop\nsite: site-a\nstore: {address}\n{encryption}"
+        f"journal:\n  directory: {directory}/journal\n"
+        f"volumes:\n  - name: db01\n    path: {directory}/db01.raw\n"
+    )
+    return path
