@@ -246,16 +246,21 @@ def _shares(state: State, found: list[Found]) -> tuple[Ints, Ints, Floats]:
     live: Floats = np.zeros(count, dtype=np.float64)
     free = [each.members for each in found if each.result is None]
     if free:
-        runs = np.concatenate(free)
+        runs = _stacked(free)
         live_rows += np.bincount(runs["object"], weights=runs["count"], minlength=count).astype(np.int64)
         live += np.bincount(runs["object"], weights=runs["frame_bytes"], minlength=count)
     shown = [each.result.shown for each in found if each.result is not None]
     if shown:
-        table = np.concatenate(shown)
+        table = _stacked(shown)
         at = np.searchsorted(tables.ids, table["id"])
         live_rows += np.bincount(at, weights=table["rows"], minlength=count).astype(np.int64)
         live += np.bincount(at, weights=table["frame_bytes"], minlength=count)
     return rows, np.minimum(live_rows, rows), _share(live, whole.astype(np.float64))
+
+
+def _stacked(tables: list[Table]) -> Table:
+    """Many small tables as one; numpy would compare their types one by one."""
+    return np.frombuffer(b"".join(table.tobytes() for table in tables), dtype=tables[0].dtype)
 
 
 def _share(live: Floats, whole: Floats) -> Floats:

@@ -105,14 +105,15 @@ class Cache:
         """The rows of a question."""
         return self._tried(lambda: self._db.execute(statement, values).fetchall())
 
-    def checked(self, statement: str, *values: object) -> Iterator[tuple[Any, ...]]:
+    def checked(self, statement: str, *values: object, at_once: int = 1) -> Iterator[tuple[Any, ...]]:
         """The rows of a question whose last two columns are `data, crc`; comes without the crc."""
         cursor = self._tried(lambda: self._db.execute(statement, values))
-        while (row := self._tried(cursor.fetchone)) is not None:
-            *found, data, crc = row
-            if not isinstance(data, bytes) or zlib.crc32(data) != crc:
-                raise CacheDamaged("a row has another checksum than it was written with")
-            yield (*found, data)
+        while rows := self._tried(lambda: cursor.fetchmany(at_once)):
+            for row in rows:
+                data, crc = row[-2:]
+                if not isinstance(data, bytes) or zlib.crc32(data) != crc:
+                    raise CacheDamaged("a row has another checksum than it was written with")
+                yield row[:-1]
 
     def begin(self) -> None:
         """What follows is kept as a whole, by `keep`, or not at all."""

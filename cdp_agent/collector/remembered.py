@@ -32,6 +32,9 @@ PART_ROWS: Final = 4096
 KEEP_OBJECTS: Final = 4096
 """New objects after which all so far are made durable: what a pass that is killed need not read again."""
 
+LOAD_OBJECTS: Final = 256
+"""Facts of so many objects are read at once; a big pack's are a few MiB."""
+
 RUNS: Final = np.dtype([*((name, RUN[name]) for name in RUN.names or ()), ("object", "<i8")])
 """A RUN with the object's row in the tables, and the space's number among all."""
 
@@ -157,19 +160,21 @@ def _loaded(cache: Cache) -> Tables:
     parts: tuple[list[bytes], list[bytes]] = ([], [])
     spaces: dict[bytes, int] = {}
     numbers: list[list[int]] = []
+    lists: dict[bytes, list[int]] = {}
     tables = Tables(np.zeros(0, dtype=np.int64), keys, np.zeros(0), np.zeros(0), [])
     try:
         for row, (number, key, data) in enumerate(
-            cache.checked("SELECT id, key, data, crc FROM objects ORDER BY id")
+            cache.checked("SELECT id, key, data, crc FROM objects ORDER BY id", at_once=LOAD_OBJECTS)
         ):
             fact, runs, names, rest = split(data)
             ids.append(number)
             keys.append(key)
             parts[0].append(fact)
             parts[1].append(runs)
-            numbers.append(
-                [spaces.setdefault(names[at : at + 16], len(spaces)) for at in range(0, len(names), 16)]
-            )
+            if names not in lists:
+                ids_of = [names[at : at + 16] for at in range(0, len(names), 16)]
+                lists[names] = [spaces.setdefault(space, len(spaces)) for space in ids_of]
+            numbers.append(lists[names])
             if rest:
                 tables.records[row], tables.not_whole[row] = unpacked_rest(rest)
     except (ValueError, TypeError, KeyError, IndexError) as error:
