@@ -11,7 +11,7 @@ from typing import Any, Final
 from cdp_agent.cli.accepted import load_running
 from cdp_agent.cli.children import load_agent, software
 from cdp_agent.collector.collect import Found, Passed
-from cdp_agent.collector.process import Site, collect_once, look_once, wishes_of
+from cdp_agent.collector.process import Site, collect_all, look_once, wishes_of
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, say, secret_in_file
 from cdp_container.domain.retention import PastCut
@@ -39,8 +39,11 @@ def collect_garbage(config: Path, key_file: Path | None, *, plan: bool, as_json:
         found = look_once(site, wishes, SystemClock(), report)
         answer(json.dumps(planned_members(found)) if as_json else "\n".join(planned_text(found)))
         return 0
-    passed = collect_once(site, wishes, SystemClock(), report)
-    answer(json.dumps(passed_members(passed)) if as_json else "\n".join(passed_text(passed)))
+    passes = collect_all(site, wishes, SystemClock(), report)
+    if as_json:
+        answer(json.dumps({"passes": [passed_members(passed) for passed in passes]}))
+    else:
+        answer("\n".join(line for passed in passes for line in passed_text(passed)))
     return 0
 
 
@@ -48,7 +51,7 @@ def scheduled_pass(config: Path) -> int:
     """A pass that the supervisor started: quietly, and after everything else on this machine."""
     os.nice(NICENESS)
     settings, identity = load_agent(config, other_volumes=True)
-    collect_once(
+    collect_all(
         Site(settings, identity), wishes_of(settings, None, software()), SystemClock(), lambda _: None
     )
     return 0
@@ -110,7 +113,7 @@ def planned_text(found: Found) -> list[str]:
     if len(found.retired) > len(shown):
         lines.append(f"  and {len(found.retired) - len(shown)} more; --json has all of them")
     if not chosen.is_all:
-        lines.append("that is as much as one pass does; there is more")
+        lines.append("that is as much as one plan does; there is more")
     return lines
 
 
@@ -151,8 +154,6 @@ def passed_text(passed: Passed) -> list[str]:
         lines.append(
             f"{_mib(passed.packing.kept_dead_bytes)} of what was packed are dead: --key-file would split them"
         )
-    if not found.chosen.is_all:
-        lines.append("that was as much as one pass does; there is more")
     return lines
 
 

@@ -6,12 +6,11 @@ What a pass does is in `collect`; the command's words are in cdp_agent.cli.gc.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.collector.choose import Chosen
 from cdp_agent.collector.collect import Around, Found, Passed, Wishes, look_only, run_pass
 from cdp_agent.collector.last import LastPass, load_last, save_last
 from cdp_agent.streamer.control import Answer, call
@@ -37,6 +36,8 @@ ASK_SECONDS: Final = 30.0
 ASKS_MAX: Final = 4
 """Times that the streamer is asked for one change; asked again, one that is made already is made."""
 ASK_PAUSE_SECONDS: Final = 5.0
+PLANS_MAX: Final = 64
+"""Passes of one run: what one leaves over the next one takes."""
 _HINT: Final = "is the agent running, and does it own the domain? `cdp-agent status` tells"
 
 
@@ -56,25 +57,31 @@ class Site:
 def wishes_of(settings: AgentSettings, private_key: bytes | None, software: str) -> Wishes:
     """How a pass goes about it, by the configuration."""
     collection = settings.collection
-    return Wishes(collection.grace, collection.live_share, private_key=private_key, software=software)
+    return Wishes(collection.grace, collection.space_target, private_key=private_key, software=software)
 
 
-def collect_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], None]) -> Passed:
-    """One pass, of which `status` tells afterwards.
+def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], None]) -> list[Passed]:
+    """Passes, one after another, until one leaves nothing for the next; `status` tells of them afterwards.
 
-    Raises AlreadyRunning where another is under way, and CdpError wherever it ended.
+    Raises AlreadyRunning where another is under way, and CdpError wherever one ended.
     """
     lock = take_lock(site.journal / LOCK_NAME, clock)
     try:
+        passes: list[Passed] = []
         before = load_last(site.journal)
-        try:
-            passed = run_pass(around_of(site, clock, report, before.store_ns), wishes)
-        except CdpError as error:
-            stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
-            save_last(site.journal, replace(stopped, failures=before.failures + 1))
-            raise
-        save_last(site.journal, _last(passed, before, clock.wall_ns()))
-        return passed
+        while len(passes) < PLANS_MAX:
+            store_ns = load_last(site.journal).store_ns
+            try:
+                passed = run_pass(around_of(site, clock, report, store_ns), wishes)
+            except CdpError as error:
+                stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
+                save_last(site.journal, replace(stopped, failures=before.failures + 1))
+                raise
+            passes.append(passed)
+            save_last(site.journal, _last(passes, before, clock.wall_ns()))
+            if passed.finished is None or passed.found is None or passed.found.chosen.is_all:
+                break
+        return passes
     finally:
         os.close(lock)
 
@@ -88,18 +95,21 @@ def look_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], 
         os.close(lock)
 
 
-def _last(passed: Passed, before: LastPass, wall_ns: int) -> LastPass:
-    chosen: Chosen | None = None if passed.found is None else passed.found.chosen
-    done = passed.finished
+def _last(passes: Sequence[Passed], before: LastPass, wall_ns: int) -> LastPass:
+    carried_out = [
+        (passed.finished, passed.found)
+        for passed in passes
+        if passed.finished is not None and passed.found is not None
+    ]
     return LastPass(
         ended_ns=wall_ns,
-        note=passed.why_not,
-        deleted=0 if done is None else done.deleted,
-        kept=0 if done is None else done.kept,
-        freed_bytes=0 if done is None or chosen is None else chosen.freed_bytes,
-        packed_bytes=passed.packing.packed_bytes,
-        retired=0 if done is None or passed.found is None else len(passed.found.retired),
-        store_ns=max(before.store_ns, passed.store_ns),
+        note=passes[-1].why_not if not carried_out else "",
+        deleted=sum(finished.deleted for finished, _ in carried_out),
+        kept=sum(finished.kept for finished, _ in carried_out),
+        freed_bytes=sum(found.chosen.freed_bytes for _, found in carried_out),
+        packed_bytes=sum(passed.packing.packed_bytes for passed in passes),
+        retired=sum(len(found.retired) for _, found in carried_out),
+        store_ns=max(before.store_ns, *(passed.store_ns for passed in passes)),
     )
 
 

@@ -15,7 +15,7 @@ from cdp_agent.cli.gc import passed_members, passed_text, planned_members, plann
 from cdp_agent.collector import process
 from cdp_agent.collector.collect import Passed, Wishes
 from cdp_agent.collector.last import LAST_NAME, load_last, members_of, trouble_of
-from cdp_agent.collector.process import LOCK_NAME, Site, collect_once, look_once
+from cdp_agent.collector.process import LOCK_NAME, Site, collect_all, look_once
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock
 from cdp_container.domain.retention import Retention, build_retention
@@ -76,8 +76,8 @@ class Collected:
                 then = path.stat().st_mtime - hours * HOUR
                 os.utime(path, (then, then))
 
-    def collect(self, wishes: Wishes = WISHES) -> Passed:
-        return collect_once(self.site, wishes, SystemClock(), lambda _: None)
+    def collect(self, wishes: Wishes = WISHES) -> list[Passed]:
+        return collect_all(self.site, wishes, SystemClock(), lambda _: None)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
@@ -94,7 +94,7 @@ def test_a_pass_beside_a_streamer_and_what_is_told_of_it(tmp_path: Path, encrypt
         assert "not be offered" in said
         assert planned_members(found)["victims"] == len(found.chosen.victims) > 4
         assert not list(site.agent.store.list("packs/")), "a look writes nothing"
-        passed = site.collect()
+        [passed] = site.collect()
         assert "deleted" in "\n".join(passed_text(passed))
         assert passed_members(passed)["deleted"] == len(found.chosen.victims)
         assert json.dumps(passed_members(passed))
@@ -154,3 +154,18 @@ def test_what_a_last_pass_says_that_makes_no_sense_is_nothing(tmp_path: Path) ->
     for data in (b"", b"{", b"[]", b'{"ended_ns": "x"}'):
         (tmp_path / "collector" / LAST_NAME).write_bytes(data)
         assert members_of(load_last(tmp_path)) is None
+
+
+def test_what_one_plan_leaves_the_next_one_takes(tmp_path: Path) -> None:
+    site = Collected(tmp_path)
+    with site.streaming():
+        for number in range(20):
+            site.cut(number)
+        site.age(5)
+        site.cut(1)
+        passes = site.collect(replace(WISHES, copy_bytes_max=12_000))
+    assert len(passes) > 1
+    last = load_last(site.site.journal)
+    assert last.deleted == sum(passed.finished.deleted for passed in passes if passed.finished is not None)
+    newest = max(site.images)
+    assert site.agent.recovery().restored("disk", newest) == site.images[newest]
