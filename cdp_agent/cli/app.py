@@ -71,6 +71,8 @@ def init(
             # Before anything is created: what has no kit is lost on the worst day.
             before_creating=lambda: None if kit is None else refuse_existing(kit),
         )
+        for note in made.notes:
+            say(note)
         show_kit(made.identity, store.address, kit)
         if made.resumed:
             say("an interrupted init was finished, with the ids and keys that it had drawn")

@@ -11,8 +11,8 @@ from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
 from cdp_agent.sealed import check_sealing
 from cdp_container.console import print_error
-from cdp_container.domain.home import check_home_of
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity
+from cdp_container.domain.places import check_places
 from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
 from cdp_container.errors import BackingUnreadable, CdpError, ConfigInvalid, NotFound
 from cdp_container.format.domain import parse_owner
@@ -129,8 +129,7 @@ def _check_store(settings: AgentSettings, initialised: bool, domain: bytes | Non
         print(f"store {store.address}: keeps its word")
         owner = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, domain)
         print(f"container: domain {owner.name} ({owner.domain.hex()}), owned by {owner.site}")
-        if not settings.store_is_home:
-            check_home_of(store, owner.domain)
+        check_places(store, settings.store, owner.domain, is_home=settings.store_is_home)
 
     faults = _attempt(show)
     # Before `init` an empty prefix is what we hope for.

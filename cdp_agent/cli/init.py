@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
+from cdp_agent.cli.data_place import look_at_data_place
 from cdp_agent.sealed import check_sealing, sealed_credentials
 from cdp_agent.site_word import ca_of
 from cdp_agent.supervisor import take_lock
@@ -59,7 +60,7 @@ from cdp_container.format.keyblock import (
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.seal import derive_index_key, public_of
 from cdp_container.store.api import Store
-from cdp_container.store.attest import probe
+from cdp_container.store.attest import HasDataPlace, probe
 from cdp_container.store.zones import public_address
 
 PENDING_NAME = IDENTITY_NAME + ".pending"
@@ -73,10 +74,11 @@ Entropy = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """What `init` made."""
+    """What `init` made. `notes`: for people, of the data place."""
 
     identity: AgentIdentity
     resumed: bool
+    notes: list[str] = field(default_factory=list)
 
 
 def initialise(
@@ -124,6 +126,7 @@ def _initialise(
         check_sealing(settings.encryption != Encryption.NONE.value, store).signing_keys()
     sizes = {volume.name: inspect_backing(volume.path).size_bytes for volume in settings.volumes}
     probe(store, entropy)
+    notes = look_at_data_place(settings)
     pending = directory / PENDING_NAME
     resumed = pending.exists()
     if resumed:
@@ -140,7 +143,7 @@ def _initialise(
     _write_container(settings, identity, load_notes(directory).nonces[0], store, clock, entropy)
     pending.rename(directory / IDENTITY_NAME)
     replace_file(directory / IDENTITY_NAME, encode_identity(identity))
-    return Initialised(identity, resumed)
+    return Initialised(identity, resumed, notes)
 
 
 def _make_directory(directory: Path) -> None:
@@ -226,6 +229,7 @@ def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store
             ca=ca_of(settings.store),
             sources=sources_of(identity),
             credentials=sealed,
+            data=(public_address(store.data),) if isinstance(store, HasDataPlace) else (),
             retention={} if settings.retention is None else build_retention(settings.retention.policy),
         )
     )

@@ -39,9 +39,9 @@ from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
-from cdp_container.domain.home import check_home_of
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.owner_lease import request_seconds
+from cdp_container.domain.places import check_places
 from cdp_container.domain.settings import is_name
 from cdp_container.errors import CdpError, Fenced, NotHome, StoreRefused
 from cdp_container.format.codec import Compressor
@@ -232,8 +232,8 @@ class _Runner:
         try:
             store = open_store(self.settings.store, self.clock)
             probe(store, self.entropy)
-            if not self.settings.store_is_home:
-                check_home_of(store, self.settings.identity.domain)
+            settings = self.settings
+            check_places(store, settings.store, settings.identity.domain, is_home=settings.store_is_home)
             quick = prompt(store, self.clock, request_seconds(self.settings.lease_seconds))
         except CdpError as error:
             return partial(self._not_connected, error)

@@ -44,13 +44,6 @@ def check_home(config: DomainConfig, store: Store) -> None:
         raise NotHome(f"own the domain {config.name!r} in {public_address(store)}", f"its home is {homes}")
 
 
-def check_home_of(store: Store, domain: bytes) -> None:
-    """The same for the container of a domain, from what stands in it. Raises NotHome, and as `config_at`."""
-    config = config_at(store, domain)
-    if config is not None:
-        check_home(config, store)
-
-
 def config_at(store: Store, domain: bytes) -> DomainConfig | None:
     """The configuration that stands in the container of a domain, None where `domain/owner` names none.
 

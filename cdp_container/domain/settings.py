@@ -30,6 +30,7 @@ from pydantic_core import ErrorDetails
 
 from cdp_container.domain.budget import budget_of
 from cdp_container.domain.config_words import fault_words, yaml_words
+from cdp_container.domain.place_settings import LockSettings, joined
 from cdp_container.domain.point_settings import (
     HOOKS_MAX,
     MarkerHookSettings,
@@ -61,7 +62,7 @@ NESTING_MAX = 16
 ALERT_WORDS_MAX = 64
 """A command with more words than this is a script's task."""
 
-_SECRETIVE = (("store",), ("alerts",), ("marker_hooks",))
+_SECRETIVE = (("store",), ("data_store",), ("alerts",), ("marker_hooks",))
 """What stands below these keys is never repeated in a message."""
 
 _OPENING = (
@@ -292,6 +293,7 @@ class AgentSettings(Strict):
     operator's word that it is the domain's home zone by whatever name. `seal_credentials`: whether the
     domain's configuration holds the writer's credentials, sealed to its key; None leaves it as it is.
     `retention`: for how long cuts are kept; None leaves what the domain has.
+    `data_store`: None once read, as it became part of the addresses. `lock`: what `init` asks of its bucket.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
     """
@@ -299,6 +301,8 @@ class AgentSettings(Strict):
     domain: Name
     site: Name
     store: str = Field(min_length=1, max_length=2048)
+    data_store: str | None = None
+    lock: LockSettings | None = None
     store_is_home: bool = False
     seal_credentials: bool | None = None
     journal: JournalSettings
@@ -320,6 +324,11 @@ class AgentSettings(Strict):
     marker_hooks: Annotated[list[MarkerHookSettings], AfterValidator(differ)] = Field(
         default=[], max_length=HOOKS_MAX
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_data_place(cls, values: object) -> object:
+        return joined(values)
 
     @model_validator(mode="after")
     def _has_a_key(self) -> AgentSettings:
@@ -472,6 +481,7 @@ def _known_keys(place: _Place) -> list[str]:
         "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
         "alerts": AlertSettings,
         "retention": RetentionSettings,
+        "lock": LockSettings,
         "collection": CollectionSettings,
         "verification": VerificationSettings,
         "marker_hooks": MarkerHookSettings,

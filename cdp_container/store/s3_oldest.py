@@ -1,8 +1,8 @@
 """A place in a bucket that keeps versions, where an object is the oldest version of its key (decision 17).
 
-What is put upon an object later hides nothing, nor does a delete marker: both are seen, and told. What stores
-enforce in such buckets differs, so a create-only PUT is judged by what is the oldest afterwards. The locks are
-the bucket's: nothing here sets one.
+What is put upon an object later hides nothing, nor does a delete marker: both are seen, and told. What is
+enforced in such buckets differs, so a create-only PUT is judged by what is the oldest afterwards. The locks
+are the bucket's: nothing here sets one.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ class OldestS3Store(S3Store):
     def later(self) -> Later:
         """What was seen so far; all of it once everything was listed."""
         return self._later
+
+    def later_notes(self) -> Sequence[str]:
+        """See `cdp_container.domain.places.TellsLater`."""
+        return self._later.notes()
 
     def limited(self, limit_seconds: int) -> OldestS3Store:
         """See `prompt.LimitsAnswers`."""

@@ -7,11 +7,12 @@ second may be one where an object is its oldest version (s3_oldest).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cdp_container.store.api import Blob, Found
 from cdp_container.store.s3 import S3Store
+from cdp_container.store.s3_oldest import OldestS3Store
 from cdp_container.store.s3_settings import S3Settings, TagSpelling
 
 DOMAIN_PREFIX: Final = "domain/"
@@ -100,6 +101,10 @@ class SplitStore:
             everything = self._data.list(prefix, start_after)
             of_data = (found for found in everything if not found.key.startswith(DOMAIN_PREFIX))
         return heapq.merge(of_domain, of_data, key=lambda found: found.key)
+
+    def later_notes(self) -> Sequence[str]:
+        """See `cdp_container.domain.places.TellsLater`."""
+        return self._data.later_notes() if isinstance(self._data, OldestS3Store) else []
 
     def close(self) -> None:
         """See `Store.close`."""

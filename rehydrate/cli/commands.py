@@ -16,9 +16,10 @@ from typing import Any
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
+from cdp_container.domain.places import later_notes, open_container_store
 from cdp_container.errors import PointsDamaged, UsageError
 from cdp_container.format.holds import Hold
-from cdp_container.store.address import below, open_store, parse_address
+from cdp_container.store.address import below, parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from cdp_container.telling import owner_members, owner_text
@@ -130,11 +131,13 @@ def show(access: Access, what: str, as_json: bool) -> int:
 def store_of(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator[Store]:
     """The store of an address, with patience; `noticed` is called whenever that is needed."""
     clock = SystemClock()
-    opened = open_store(address, clock)
+    _, opened = open_container_store(address, clock)
     store = with_retries(opened, clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, noticed=noticed)
     try:
         yield store
     finally:
+        for note in later_notes(opened):
+            say(f"note: {printable(note)}")
         store.close()
 
 

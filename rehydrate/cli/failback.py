@@ -25,6 +25,7 @@ from cdp_container.domain.history import History
 from cdp_container.domain.home import check_home, config_at, jump_of
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.places import open_container_store
 from cdp_container.domain.settings import load_settings
 from cdp_container.errors import (
     CdpError,
@@ -35,7 +36,6 @@ from cdp_container.errors import (
     UsageError,
 )
 from cdp_container.format.place import Place
-from cdp_container.store.address import open_store
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from rehydrate import agent_files, agent_start, failover
@@ -128,7 +128,8 @@ def fail_back(access: Access, asked: Asked, what: What) -> int:
     """`rehydrate failback`; the site's name is agent.json's."""
     identity = load_identity(what.journal)
     flow, clock = Flow(), SystemClock()
-    store = open_store(access.address, clock)
+    address, store = open_container_store(access.address, clock)
+    access = replace(access, address=address)
     try:
         patient = with_retries(store, clock, _jitter, noticed=flow.refused)
         secret = read_secret(access.passphrase_file, access.key_file)

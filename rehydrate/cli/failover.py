@@ -21,6 +21,7 @@ from cdp_container.domain.failover_note import FailoverNote, drop_note, save_not
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
+from cdp_container.domain.places import open_container_store
 from cdp_container.domain.settings import AgentSettings, load_settings
 from cdp_container.errors import TargetNotEmpty, UsageError
 from cdp_container.format.credentials import Credentials
@@ -89,7 +90,8 @@ def fail_over(
     check_where(where)
     where = replace(where, journal=Path(os.path.abspath(where.journal)))
     flow, clock = Flow(), SystemClock()
-    store = open_store(access.address, clock)
+    address, store = open_container_store(access.address, clock)
+    access = replace(access, address=address)
     try:
         patient = with_retries(store, clock, _jitter, noticed=flow.refused)
         secret = read_secret(access.passphrase_file, access.key_file)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.domain.home import EPOCH_STRIDE, check_home, check_home_of, is_home, jump_of
+from cdp_container.domain.home import EPOCH_STRIDE, check_home, is_home, jump_of
+from cdp_container.domain.places import check_places
 from cdp_container.errors import DamagedObject, MissingObject, NotHome
 from cdp_container.format.domain import DomainConfig, build_config, build_owner, config_digest
 from cdp_container.format.keys import OWNER_KEY, config_key
@@ -54,7 +55,7 @@ def test_another_zone_is_refused() -> None:
     assert "store_is_home" in raised.value.hint
     fill(replica, config(HOME))
     with pytest.raises(NotHome):
-        check_home_of(replica, DOMAIN)
+        check_places(replica, "/x", DOMAIN, is_home=False)
 
 
 def test_a_copy_in_a_directory_is_not_the_home(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_the_home_itself() -> None:
     assert jump_of(config("https://gone.example.org", HOME), store) == 0
     check_home(config(HOME), store)
     fill(store, config(HOME))
-    check_home_of(store, DOMAIN)
+    check_places(store, "/x", DOMAIN, is_home=False)
 
 
 @pytest.mark.parametrize("endpoints", [(), ("/backup/shop",), ("s3://backups/shop?profile=dr",)])
@@ -81,7 +82,7 @@ def test_a_zone_that_has_no_configuration_yet() -> None:
     store = ZoneStore("https://s3.copy.example.com")
     store.put_new(OWNER_KEY, build_owner(samples.owner()))
     with pytest.raises(MissingObject, match=config_key(samples.owner().config)):
-        check_home_of(store, DOMAIN)
+        check_places(store, "/x", DOMAIN, is_home=False)
 
 
 def test_a_configuration_that_is_damaged() -> None:
@@ -90,7 +91,7 @@ def test_a_configuration_that_is_damaged() -> None:
     store.put_new(config_key(config_digest(data)), data[:-1])
     store.put_new(OWNER_KEY, build_owner(replace(samples.owner(), config=config_digest(data))))
     with pytest.raises(DamagedObject):
-        check_home_of(store, DOMAIN)
+        check_places(store, "/x", DOMAIN, is_home=False)
 
 
 @pytest.mark.parametrize("data", [None, b"{", build_owner(replace(samples.owner(), domain=bytes(16)))])
@@ -98,4 +99,4 @@ def test_without_an_owner_that_can_be_read_the_claim_says_what_is_wrong(data: by
     store = ZoneStore("https://s3.copy.example.com")
     if data is not None:
         store.put_new(OWNER_KEY, data)
-    check_home_of(store, DOMAIN)
+    check_places(store, "/x", DOMAIN, is_home=False)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from cdp_container.console import guarded
+from cdp_container.domain import places
 from cdp_container.entry import EXIT_INTERRUPTED
 from cdp_container.errors import CdpError, UsageError
 from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store import address as addresses
+from cdp_container.store.address import DirectoryPlace
 from cdp_container.store.api import Store
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.telling import table, time_text
@@ -374,10 +376,10 @@ def test_every_command_only_reads(
     run: Run, site: Site, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(address: object, clock: object = None) -> Store:
-        assert isinstance(address, str)
-        return ReadOnly(address)
+        assert isinstance(address, DirectoryPlace)
+        return ReadOnly(address.path)
 
-    monkeypatch.setattr(commands, "open_store", read_only)
+    monkeypatch.setattr(places, "open_store", read_only)
     assert addresses.open_store is not read_only
     for arguments in (
         ("domains", place),
