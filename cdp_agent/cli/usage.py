@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from cdp_agent.usage.compare import Compared, Side, compare, only_there, side_of
 from cdp_agent.usage.deleted import deleted_by
 from cdp_agent.usage.kinds import Kind
 from cdp_agent.usage.look import Look, look
-from cdp_agent.usage.survey import Aborted, abort_uploads, objects, survey, uploads
+from cdp_agent.usage.survey import Aborted, abort_uploads, belonging, objects, survey, uploads
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, say
 from cdp_container.domain.point_settings import term_seconds
@@ -34,7 +34,7 @@ from cdp_container.errors import NotFound, UsageError, counted
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.store.address import open_store
-from cdp_container.store.inventory import Taken, open_inventory
+from cdp_container.store.inventory import Inventory, Taken, open_inventories
 from cdp_container.telling import size_text, time_text
 
 INCOMPLETE: Final = 3
@@ -59,15 +59,15 @@ def show_usage(config: Path, wanted: UsageWishes, *, as_json: bool) -> int:
     report: Callable[[str], None] = (lambda _: None) if as_json else say
     found = look(site, wishes_of(agent.settings, None, software()), SystemClock(), report)
     address = agent.settings.collection.store or agent.settings.store
-    with closing(open_inventory(address)) as inventory:
+    with _opened(address) as inventories:
         report("adding up what takes space")
-        seen = survey(inventory, found.known, found.now_ns)
+        seen = survey(inventories, found.known, found.now_ns)
         complete = not found.doubts and not seen.unknown and not seen.usage.amounts[Kind.UNTOLD].objects
         members: dict[str, Any] = usage_members(found, seen)
         lines = usage_text(found, seen)
         if older_than is not None:
             now_ns = max(found.now_ns, seen.usage.newest_ns)
-            aborted = abort_uploads(inventory, older_than, now_ns, lambda upload: report(_aborting(upload)))
+            aborted = abort_uploads(inventories, older_than, now_ns, lambda upload: report(_aborting(upload)))
             members["aborted"] = _aborted_members(aborted)
             lines += ["", _aborted_text(aborted, wanted.abort_older_than or "")]
     if wanted.compare is not None:
@@ -104,10 +104,26 @@ def _compared(
 
 def _side(address: str, unknown: list[str]) -> Side:
     denied: dict[Kind, str] = {}
-    with closing(open_inventory(address)) as inventory:
-        side = side_of(item for items in (objects, uploads) for item in items(inventory, denied))
+    with _opened(address) as inventories:
+        side = side_of(
+            (item, belongs(item.name))
+            for inventory, belongs in zip(inventories, belonging(inventories), strict=True)
+            for listed in (objects, uploads)
+            for item in listed(inventory, denied)
+        )
     unknown += [f"{address}: {kind.value.replace('_', ' ')}: {why}" for kind, why in denied.items()]
     return side
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[list[Inventory]]:
+    """The inventories of all places of a container."""
+    inventories = open_inventories(address)
+    try:
+        yield inventories
+    finally:
+        for inventory in inventories:
+            inventory.close()
 
 
 def _age_seconds(text: str) -> float:

@@ -32,7 +32,7 @@ _TITLES: Final = {
     Kind.SHARED: "dead, inside objects that are partly live: not yet worth packing",
     Kind.UNSPLIT: "dead, in frames that only the private key splits",
     Kind.INFORMATION: "information: domain/, catalogs, ledgers",
-    Kind.OLDER: "older versions",
+    Kind.OTHER: "other versions, which no reader gets",
     Kind.DELETE_MARKERS: "delete markers",
     Kind.UPLOADS: "parts of abandoned uploads",
     Kind.LEFT: "hidden files: a directory's own, and what writes left",
@@ -48,7 +48,7 @@ def usage_members(found: Look, seen: Survey) -> Members:
     usage = seen.usage
     return {
         "schema": 1,
-        "address": seen.address,
+        "addresses": list(seen.addresses),
         "store_time_ns": max(found.now_ns, usage.newest_ns),
         "kinds": {
             kind.value: {**_amount(amount), "unknown": seen.unknown.get(kind)}
@@ -65,9 +65,11 @@ def usage_members(found: Look, seen: Survey) -> Members:
         "next_collection": None if found.found is None else planned_members(found.found),
         "oldest_upload_ns": usage.oldest_upload_ns or None,
         "locked_until_ns": usage.locked_until_ns or None,
-        "locked_older_bytes": usage.locked_older_bytes,
-        "versioned": None if seen.rules is None else seen.rules.versioned,
-        "lock_days": None if seen.rules is None else seen.rules.lock_days,
+        "locked_other_bytes": usage.locked_other_bytes,
+        "places": [
+            None if rules is None else {"versioned": rules.versioned, "lock_days": rules.lock_days}
+            for rules in seen.rules
+        ],
         "small_objects": usage.small_objects,
         "list_requests": _lists(usage.total),
         "doubts": [*found.doubts],
@@ -77,10 +79,8 @@ def usage_members(found: Look, seen: Survey) -> Members:
 def usage_text(found: Look, seen: Survey) -> list[str]:
     """The same, for people."""
     usage = seen.usage
-    lines = [
-        f"{seen.address}, as of {time_text(max(found.now_ns, usage.newest_ns))} by the store's clock",
-        "",
-    ]
+    as_of = time_text(max(found.now_ns, usage.newest_ns))
+    lines = [f"{' and '.join(seen.addresses)}, as of {as_of} by the store's clock", ""]
     rows = [
         [_title(kind, found.retention), *_cells(amount, usage.total, seen.unknown.get(kind))]
         for kind, amount in usage.amounts.items()
@@ -98,8 +98,8 @@ def usage_text(found: Look, seen: Survey) -> list[str]:
         lines.append(f"uploads: the oldest that nobody ended began {since}; --abort-uploads gives them back")
     if usage.locked_until_ns:
         lines.append(f"lock: the last of what is dead is locked until {time_text(usage.locked_until_ns)}")
-    if usage.locked_older_bytes:
-        lines.append(f"lock: {size_text(usage.locked_older_bytes)} of older versions are locked")
+    if usage.locked_other_bytes:
+        lines.append(f"lock: {size_text(usage.locked_other_bytes)} of other versions are locked")
     lines += [f"not known: {kind.value.replace('_', ' ')}: {why}" for kind, why in seen.unknown.items()]
     lines += [f"not known: {doubt}" for doubt in found.doubts]
     return lines

@@ -62,20 +62,20 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What stands at one place: what readers see by key (bytes, time), and sums of all by standing."""
+    """What stands on one side: what readers see by key (bytes, time), and sums of all by standing."""
 
     current: dict[str, tuple[int, int]]
     sums: Mapping[Standing, Amount]
 
 
-def side_of(items: Iterable[Taken]) -> Side:
-    """One place, from all that takes space there."""
+def side_of(items: Iterable[tuple[Taken, bool]]) -> Side:
+    """One side, from all that takes space there, and whether an object of that name is looked for there."""
     current: dict[str, tuple[int, int]] = {}
     sums = dict.fromkeys(Standing, Amount())
-    for item in items:
+    for item, belongs in items:
         before = sums[item.standing]
         sums[item.standing] = Amount(before.bytes + item.size_bytes, before.objects + 1)
-        if item.standing is Standing.CURRENT:
+        if item.standing is Standing.CURRENT and belongs:
             current[item.name] = item.size_bytes, item.modified_ns
     return Side(current, sums)
 

@@ -2,9 +2,10 @@
 
 Each item is told by the first of these that fits, so that no byte is counted twice:
 
-1. what no reader sees: an upload that nobody ended, what a write left behind, an older version, a delete
-   marker;
-2. a name that is none of ours, or content that is none of this domain: *foreign*;
+1. what no reader sees: an upload that nobody ended, what a write left behind, a version that is not the
+   object, a delete marker;
+2. a name that is none of ours, or that does not belong into this place, or content that is none of this
+   domain: *foreign*;
 3. `domain/`, ledgers in force, catalogs: *information*;
 4. a segment or pack in force is parted: what of it the newest point of the main line needs is *live*; what
    the cuts need that the rules keep (young, not yet proven, newest whole, bases) and the newest does not;
@@ -20,7 +21,7 @@ What lives where does not belong here (levels), nor reading any of it (look).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,7 +56,7 @@ class Kind(enum.Enum):
     SHARED = "dead_in_live_objects"
     UNSPLIT = "dead_for_want_of_key"
     INFORMATION = "information"
-    OLDER = "older_versions"
+    OTHER = "other_versions"
     DELETE_MARKERS = "delete_markers"
     UPLOADS = "abandoned_uploads"
     LEFT = "left_behind"
@@ -73,7 +74,7 @@ SPLIT: Final = (
 _UNSEEN: Final = {
     Standing.UPLOAD: Kind.UPLOADS,
     Standing.LEFT: Kind.LEFT,
-    Standing.OLDER: Kind.OLDER,
+    Standing.OTHER: Kind.OTHER,
     Standing.MARKER: Kind.DELETE_MARKERS,
 }
 _IN_FORCE: Final = {KeyKind.SEGMENT: ObjectKind.SEGMENT, KeyKind.PACK: ObjectKind.PACK}
@@ -128,7 +129,7 @@ class Usage:
         newest_ns: the newest time that the store told of anything.
         oldest_upload_ns: when the oldest upload that nobody ended began, 0 for none.
         locked_until_ns: when the last lock of dead bytes ends, 0 for none.
-        locked_older_bytes: of older versions, what the lock keeps.
+        locked_other_bytes: of other versions, what a lock keeps.
         collection: the key and the time of the newest final list of a collection, if any.
         small_objects: segments and packs below `small_bytes`.
     """
@@ -137,7 +138,7 @@ class Usage:
     newest_ns: int
     oldest_upload_ns: int
     locked_until_ns: int
-    locked_older_bytes: int
+    locked_other_bytes: int
     collection: tuple[str, int] | None
     small_objects: int
 
@@ -150,45 +151,61 @@ class Usage:
         )
 
 
-def account(items: Iterable[Taken], known: Known | None, lock: Lock, small_bytes: int) -> Usage:
-    """The account of all that takes space at a place. `known`: None where nothing is."""
-    counting = _Counting(known, lock, small_bytes)
-    for item in items:
-        counting.take(item)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What takes space at one place of a container, which may be in two.
+
+    Attributes:
+        items: all of it, in any order.
+        lock: of the place's bucket.
+        belongs: whether an object of this name is looked for in this place.
+    """
+
+    items: Iterable[Taken]
+    lock: Lock
+    belongs: Callable[[str], bool] = field(default=lambda _: True)
+
+
+def account(parts: Iterable[Part], known: Known | None, small_bytes: int) -> Usage:
+    """The account of all that takes space. `known`: None where nothing is."""
+    counting = _Counting(known, small_bytes)
+    for part in parts:
+        for item in part.items:
+            counting.take(item, part)
     return counting.usage()
 
 
 class _Counting:
     """Sums, item by item: nothing is kept of one that was counted."""
 
-    def __init__(self, known: Known | None, lock: Lock, small_bytes: int) -> None:
+    def __init__(self, known: Known | None, small_bytes: int) -> None:
         self._known = known
         self._spans = {} if known is None else _spans(known.objects)
-        self._lock = lock
         self._small_bytes = small_bytes
         self._bytes = dict.fromkeys(Kind, 0)
         self._objects = dict.fromkeys(Kind, 0)
-        self._total_bytes = self._newest_ns = self._locked_until_ns = self._locked_older_bytes = 0
+        self._total_bytes = self._newest_ns = self._locked_until_ns = self._locked_other_bytes = 0
         self._oldest_upload_ns = self._small_objects = 0
         self._collection: tuple[str, int] | None = None
 
-    def take(self, item: Taken) -> None:
-        """Count one item."""
+    def take(self, item: Taken, part: Part) -> None:
+        """Count one item of a place."""
         self._total_bytes += item.size_bytes
         self._newest_ns = max(self._newest_ns, item.modified_ns)
-        parsed = parse_key(item.name) if item.standing is Standing.CURRENT else None
-        self._note(item, parsed)
+        belongs = item.standing is Standing.CURRENT and part.belongs(item.name)
+        parsed = parse_key(item.name) if belongs else None
+        self._note(item, parsed, part.lock)
         counted = False
-        for kind, size_bytes in self._parts(item, parsed):
+        for kind, size_bytes in self._parts(item, parsed, part.lock):
             self._bytes[kind] += size_bytes
             self._objects[kind] += not counted
             counted = True
 
-    def _note(self, item: Taken, parsed: ParsedKey | None) -> None:
+    def _note(self, item: Taken, parsed: ParsedKey | None, lock: Lock) -> None:
         if item.standing is Standing.UPLOAD:
             self._oldest_upload_ns = min(self._oldest_upload_ns or item.modified_ns, item.modified_ns)
-        elif item.standing is Standing.OLDER and self._lock.until_ns(item.modified_ns):
-            self._locked_older_bytes += item.size_bytes
+        elif item.standing is Standing.OTHER and lock.until_ns(item.modified_ns):
+            self._locked_other_bytes += item.size_bytes
         if parsed is None:
             return
         if parsed.kind is KeyKind.GC_FINAL:
@@ -198,12 +215,12 @@ class _Counting:
             )
         self._small_objects += parsed.kind in _IN_FORCE and item.size_bytes < self._small_bytes
 
-    def _parts(self, item: Taken, parsed: ParsedKey | None) -> Sequence[tuple[Kind, int]]:
+    def _parts(self, item: Taken, parsed: ParsedKey | None, lock: Lock) -> Sequence[tuple[Kind, int]]:
         """At least one, in the order of kinds; only a part that is all may be empty."""
         if item.standing is not Standing.CURRENT:
             return [(_UNSEEN[item.standing], item.size_bytes)]
         parts = self._split(item, parsed)
-        until_ns = self._lock.until_ns(item.modified_ns)
+        until_ns = lock.until_ns(item.modified_ns)
         if not until_ns or parts[-1][0] not in DEAD_KINDS:
             return parts
         self._locked_until_ns = max(self._locked_until_ns, until_ns)
@@ -241,7 +258,7 @@ class _Counting:
             self._newest_ns,
             self._oldest_upload_ns,
             self._locked_until_ns,
-            self._locked_older_bytes,
+            self._locked_other_bytes,
             self._collection,
             self._small_objects,
         )

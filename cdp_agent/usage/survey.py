@@ -1,4 +1,4 @@
-"""The account of a place as its store tells of it: what may not be asked is said, and the rest goes on.
+"""The account of a container as its store tells of it: what may not be asked is said, and the rest goes on.
 
 What bytes are there for is told by `kinds`, what is known of objects by `look`. Uploads are ended here, too,
 as nothing else may be taken away.
@@ -6,53 +6,73 @@ as nothing else may be taken away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
-from cdp_agent.usage.kinds import Kind, Known, Lock, Usage, account
+from cdp_agent.usage.kinds import Kind, Known, Lock, Part, Usage, account
 from cdp_container.errors import AccessDenied
 from cdp_container.store.inventory import Inventory, Rules, Standing, Taken
 
 UPLOAD_AGE_SECONDS: Final = 86400.0
 """An upload that began a shorter time ago may still be somebody's, unless an operator knows better."""
+DOMAIN: Final = "domain/"
+"""What lies below it stands in the first place of a container, all else in the data place if there is one."""
 _SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What takes space at a place.
+    """What takes space in a container.
 
     Attributes:
-        address: of the place, without secrets.
+        addresses: of its places, without secrets.
         usage: what was counted.
-        rules: what the store does by itself; None where we may not ask.
+        rules: for each place what the store does by itself; None where we may not ask.
         unknown: why there is no word about some kinds.
     """
 
-    address: str
+    addresses: tuple[str, ...]
     usage: Usage
-    rules: Rules | None
+    rules: tuple[Rules | None, ...]
     unknown: dict[Kind, str]
 
 
-def survey(inventory: Inventory, known: Known | None, now_ns: int) -> Survey:
-    """Count everything. `now_ns`: the store's clock.
+def survey(inventories: Sequence[Inventory], known: Known | None, now_ns: int) -> Survey:
+    """Count everything at all places of a container. `now_ns`: the store's clock.
 
     Raises AccessDenied where not even objects may be listed, StoreUnavailable and its kin.
     """
     unknown: dict[Kind, str] = {}
-    rules: Rules | None = None
+    rules = tuple(_rules(inventory, unknown) for inventory in inventories)
+    parts = (
+        Part(
+            chain(objects(inventory, unknown), uploads(inventory, unknown)),
+            Lock(None if rule is None else rule.lock_days, now_ns),
+            belongs,
+        )
+        for inventory, rule, belongs in zip(inventories, rules, belonging(inventories), strict=True)
+    )
+    usage = account(parts, known, SMALL_OBJECT_BYTES)
+    return Survey(tuple(inventory.address for inventory in inventories), usage, rules, unknown)
+
+
+def belonging(inventories: Sequence[Inventory]) -> Sequence[Callable[[str], bool]]:
+    """For each place of a container whether an object of some name is looked for there."""
+    if len(inventories) == 1:
+        return [lambda _: True]
+    of_domain, of_data = (lambda name: name.startswith(DOMAIN)), (lambda name: not name.startswith(DOMAIN))
+    return [of_domain, of_data]
+
+
+def _rules(inventory: Inventory, unknown: dict[Kind, str]) -> Rules | None:
     try:
-        rules = inventory.rules()
+        return inventory.rules()
     except AccessDenied as error:
         unknown[Kind.LOCK] = f"denied: {error.why}"
-    items = chain(objects(inventory, unknown), uploads(inventory, unknown))
-    days = None if rules is None else rules.lock_days
-    usage = account(items, known, Lock(days, now_ns), SMALL_OBJECT_BYTES)
-    return Survey(inventory.address, usage, rules, unknown)
+        return None
 
 
 def objects(inventory: Inventory, unknown: dict[Kind, str]) -> Iterator[Taken]:
@@ -61,7 +81,7 @@ def objects(inventory: Inventory, unknown: dict[Kind, str]) -> Iterator[Taken]:
         found = inventory.objects()
         first = next(found, None)
     except AccessDenied as error:
-        for kind in (Kind.OLDER, Kind.DELETE_MARKERS):
+        for kind in (Kind.OTHER, Kind.DELETE_MARKERS):
             unknown[kind] = f"denied: {error.why}"
         yield from inventory.current()
         return
@@ -88,17 +108,21 @@ class Aborted:
 
 
 def abort_uploads(
-    inventory: Inventory, older_than_seconds: float, now_ns: int, aborting: Callable[[Taken], None]
+    inventories: Sequence[Inventory],
+    older_than_seconds: float,
+    now_ns: int,
+    aborting: Callable[[Taken], None],
 ) -> Aborted:
     """End the uploads that began so long ago, by the store's clock; `aborting` is told of each before.
 
     Raises AccessDenied where they may not be listed or ended, StoreUnavailable and its kin.
     """
     before_ns = now_ns - int(older_than_seconds * _SECOND_NS)
-    found = list(inventory.uploads())  # all are listed before the first one goes
-    old = [upload for upload in found if upload.modified_ns <= before_ns]
-    for upload in old:
+    # All are listed before the first one goes.
+    found = [(inventory, upload) for inventory in inventories for upload in inventory.uploads()]
+    old = [(inventory, upload) for inventory, upload in found if upload.modified_ns <= before_ns]
+    for inventory, upload in old:
         assert upload.standing is Standing.UPLOAD, upload
         aborting(upload)
         inventory.abort(upload)
-    return Aborted(len(old), sum(upload.size_bytes for upload in old), len(found) - len(old))
+    return Aborted(len(old), sum(upload.size_bytes for _, upload in old), len(found) - len(old))

@@ -10,12 +10,12 @@ import enum
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from cdp_container.errors import AccessDenied, NotFound, StoreUnavailable
-from cdp_container.store.address import DirectoryPlace, Place, parse_address
+from cdp_container.store.address import DirectoryPlace, Place, data_place, parse_address
 
 
 class Standing(enum.Enum):
@@ -23,8 +23,8 @@ class Standing(enum.Enum):
 
     CURRENT = "current"
     """What a reader of its key gets."""
-    OLDER = "older version"
-    """A version that another one, or a delete marker, was put upon; only a versioned bucket keeps it."""
+    OTHER = "other version"
+    """A version that no reader gets: an older one, or where an object is its oldest version a later one."""
     MARKER = "delete marker"
     UPLOAD = "upload"
     """The parts of a multipart upload that was neither completed nor aborted."""
@@ -95,8 +95,20 @@ class Inventory(Protocol):
         ...
 
 
+def open_inventories(address: str | Place) -> list[Inventory]:
+    """Those of all places of a container: of `domain/`, and of the data place where there is one.
+
+    No request is made. Raises as `open_inventory` does.
+    """
+    place = parse_address(address) if isinstance(address, str) else address
+    data = None if isinstance(place, DirectoryPlace) else data_place(place)
+    if isinstance(place, DirectoryPlace) or data is None:
+        return [open_inventory(place)]
+    return [open_inventory(replace(place, data=None)), open_inventory(data)]
+
+
 def open_inventory(address: str | Place) -> Inventory:
-    """The inventory of a place; no request is made. Raises UsageError, AccessDenied (no credentials)."""
+    """The inventory of one place; no request is made. Raises UsageError, AccessDenied (no credentials)."""
     place = parse_address(address) if isinstance(address, str) else address
     if isinstance(place, DirectoryPlace):
         return DirectoryInventory(place.path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -62,21 +63,35 @@ class S3Inventory:
 
     def objects(self) -> Iterator[Taken]:
         """See `Inventory`."""
+        oldest = self._settings.versions == "oldest"
+        before: Taken | None = None
+        for taken, is_latest in self._all_versions():
+            if taken.standing is Standing.MARKER or not oldest:
+                other = taken.standing is Standing.CURRENT and not is_latest
+                yield replace(taken, standing=Standing.OTHER) if other else taken
+                continue
+            # Versions of a key follow one another, the newest first: what the next one is older than is not
+            # what readers get.
+            if before is not None:
+                is_object = before.name != taken.name
+                yield before if is_object else replace(before, standing=Standing.OTHER)
+            before = taken
+        if before is not None:
+            yield before
+
+    def _all_versions(self) -> Iterator[tuple[Taken, bool]]:
+        """Versions as if each were an object, with whether it is the latest of its key; delete markers."""
         base = len(self._prefix)
         for page in self._versions():
             for version in page.get("Versions", []):
-                yield Taken(
-                    version["Key"][base:],
-                    version["Size"],
-                    nanoseconds(version["LastModified"]),
-                    Standing.CURRENT if version["IsLatest"] else Standing.OLDER,
-                    _version(version.get("VersionId", "")),
-                )
+                modified_ns = nanoseconds(version["LastModified"])
+                name = _version(version.get("VersionId", ""))
+                taken = Taken(version["Key"][base:], version["Size"], modified_ns, version=name)
+                yield taken, version["IsLatest"]
             for marker in page.get("DeleteMarkers", []):
                 modified_ns = nanoseconds(marker["LastModified"])
-                yield Taken(
-                    marker["Key"][base:], 0, modified_ns, Standing.MARKER, _version(marker["VersionId"])
-                )
+                name = _version(marker["VersionId"])
+                yield Taken(marker["Key"][base:], 0, modified_ns, Standing.MARKER, name), marker["IsLatest"]
 
     def current(self) -> Iterator[Taken]:
         """See `Inventory`."""

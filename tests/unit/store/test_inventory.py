@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cdp_container.errors import AccessDenied, NotFound, StoreRefused
 from cdp_container.store.address import open_store
-from cdp_container.store.inventory import Standing, Taken, open_inventory
+from cdp_container.store.inventory import Standing, Taken, open_inventories, open_inventory
 from cdp_container.store.s3_inventory import S3Inventory
 from cdp_container.store.s3_settings import S3Settings
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
@@ -89,10 +91,35 @@ def test_a_versioned_bucket_shows_what_readers_do_not(bucket: Bucket) -> None:
     inventory = S3Inventory(settings_of(bucket))
     found = list(inventory.objects())
     assert [item.name for item in inventory.current()] == ["a"]
-    assert by_standing(found) == {Standing.CURRENT: 1, Standing.OLDER: 2, Standing.MARKER: 1}
+    assert by_standing(found) == {Standing.CURRENT: 1, Standing.OTHER: 2, Standing.MARKER: 1}
     assert all(item.version for item in found)
     assert inventory.rules().versioned
     assert not inventory.rules().locks
+
+
+def test_where_an_object_is_its_oldest_version_later_ones_are_others(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = bucket.admin
+    client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    for key, bodies in (("a", (b"1", b"22", b"333")), ("b", (b"4444",)), ("c", (b"55555", b"666666"))):
+        for body in bodies:
+            client.put_object(Bucket=bucket.name, Key=f"shop/{key}", Body=body)
+    client.delete_object(Bucket=bucket.name, Key="shop/c")
+    settings = replace(settings_of(bucket), versions="oldest")
+    whole = S3Settings(bucket.name, "owner", bucket.server.endpoint, data=settings.address())
+    [of_domain, inventory] = open_inventories(whole)
+    assert of_domain.address == settings_of(bucket, "owner").address()
+    assert isinstance(inventory, S3Inventory)
+    real = inventory._client.list_object_versions
+    for listing in (real, partial(real, MaxKeys=2)):
+        monkeypatch.setattr(inventory._client, "list_object_versions", listing)
+        found = list(inventory.objects())
+        objects = {item.name: item.size_bytes for item in found if item.standing is Standing.CURRENT}
+        assert objects == {"a": 1, "b": 4, "c": 5}
+        others = sorted(item.size_bytes for item in found if item.standing is Standing.OTHER)
+        assert others == [2, 3, 6]
+        assert by_standing(found)[Standing.MARKER] == 1
 
 
 def test_a_default_lock_is_told(bucket: Bucket) -> None:

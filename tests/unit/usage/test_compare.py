@@ -21,7 +21,7 @@ OLD_NS = NEWEST_NS - 2 * LAG_NS
 
 
 def side(**times: int) -> Side:
-    return side_of(Taken(key, 7, stored_ns) for key, stored_ns in times.items())
+    return side_of((Taken(key, 7, stored_ns), True) for key, stored_ns in times.items())
 
 
 def causes(compared: Compared) -> dict[Cause, list[str]]:
@@ -89,7 +89,7 @@ def test_what_comes_and_goes_and_what_others_left() -> None:
 
 def test_sizes_that_differ() -> None:
     def sized(size: int) -> Side:
-        return side_of(Taken(key, size, OLD_NS) for key in (OWNER_KEY, HOLDS_KEY, segment_key(1, 1)))
+        return side_of((Taken(key, size, OLD_NS), True) for key in (OWNER_KEY, HOLDS_KEY, segment_key(1, 1)))
 
     assert causes(compare(sized(5), sized(6), {})) == {
         Cause.REWRITTEN: [HOLDS_KEY, OWNER_KEY],
@@ -98,9 +98,11 @@ def test_sizes_that_differ() -> None:
 
 
 def test_sums_are_of_everything_and_examples_few() -> None:
-    ours = side_of([Taken("a", 1, 1), Taken("a", 2, 1, Standing.OLDER), Taken("b", 4, 1, Standing.UPLOAD)])
+    listed = [Taken("a", 1, 1), Taken("a", 2, 1, Standing.OTHER), Taken("b", 4, 1, Standing.UPLOAD)]
+    ours = side_of((item, True) for item in listed)
+    assert set(side_of((item, False) for item in listed).current) == set()
     assert {standing: ours.sums[standing].bytes for standing in Standing} == {
-        Standing.CURRENT: 1, Standing.OLDER: 2, Standing.UPLOAD: 4, Standing.MARKER: 0, Standing.LEFT: 0,
+        Standing.CURRENT: 1, Standing.OTHER: 2, Standing.UPLOAD: 4, Standing.MARKER: 0, Standing.LEFT: 0,
     }  # fmt: skip
     many = side(**{f"n{number}": 1 for number in range(100)})
     group = compare(many, side(), {}).groups[Cause.FOREIGN_HERE]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cdp_agent.collector.alive_types import OBJECTS
-from cdp_agent.usage.kinds import DAY_NS, SPLIT, Amount, Kind, Known, Lock, Usage, account
+from cdp_agent.usage.kinds import DAY_NS, SPLIT, Amount, Kind, Known, Lock, Part, Usage, account
 from cdp_agent.usage.levels import levels_of, shares_of
 from cdp_container.domain.retention import Kept, Why
 from cdp_container.format.keys import gc_final_key, ledger_key, pack_key, segment_key
@@ -30,7 +30,7 @@ def known(*rows: tuple[ObjectKind, int, int, dict[Kind, int]], newest: Place = N
 
 
 def counted(items: list[Taken], told: Known | None = None, lock: Lock = NO_LOCK) -> dict[Kind, Amount]:
-    usage = account(items, told, lock, 10)
+    usage = account([Part(items, lock)], told, 10)
     assert usage.total == Amount(sum(item.size_bytes for item in items), len(items))
     return {kind: amount for kind, amount in usage.amounts.items() if amount.objects or amount.bytes}
 
@@ -46,7 +46,7 @@ def test_what_readers_do_not_see_comes_first() -> None:
     items = [Taken(key, 1 << at, NOW_NS, standing) for at, standing in enumerate(Standing)]
     assert counted(items, known((ObjectKind.SEGMENT, 1, 1, {Kind.LIVE: 1}))) == {
         Kind.LIVE: Amount(1, 1),
-        Kind.OLDER: Amount(2, 1),
+        Kind.OTHER: Amount(2, 1),
         Kind.DELETE_MARKERS: Amount(4, 1),
         Kind.UPLOADS: Amount(8, 1),
         Kind.LEFT: Amount(16, 1),
@@ -107,18 +107,31 @@ def test_the_lock_keeps_what_is_dead_and_names_its_end() -> None:
         Taken(segment_key(1, 1), 15, young_ns),
         Taken(segment_key(1, 2), 7, young_ns),
         Taken(segment_key(1, 3), 7, NOW_NS - 3 * DAY_NS),
-        Taken(segment_key(9, 9), 4, young_ns, Standing.OLDER),
+        Taken(segment_key(9, 9), 4, young_ns, Standing.OTHER),
     ]
     lock = Lock(3, NOW_NS)
     assert counted(items, told, lock) == {
         Kind.LIVE: Amount(10, 1),
         Kind.LOCK: Amount(12, 1),
         Kind.DEAD: Amount(7, 1),
-        Kind.OLDER: Amount(4, 1),
+        Kind.OTHER: Amount(4, 1),
     }
-    usage = account(items, told, lock, 10)
-    assert (usage.locked_until_ns, usage.locked_older_bytes) == (young_ns + 3 * DAY_NS, 4)
-    assert account(items, told, Lock(1 << 40, NOW_NS), 10).amounts[Kind.DEAD] == Amount()
+    usage = account([Part(items, lock)], told, 10)
+    assert (usage.locked_until_ns, usage.locked_other_bytes) == (young_ns + 3 * DAY_NS, 4)
+    assert account([Part(items, Lock(1 << 40, NOW_NS))], told, 10).amounts[Kind.DEAD] == Amount()
+
+
+def test_of_two_places_each_has_its_names_and_its_lock() -> None:
+    told = known((ObjectKind.SEGMENT, 1, 1, {Kind.DEAD: 7}))
+    both = [Taken("domain/owner", 5, NOW_NS), Taken(segment_key(1, 1), 7, NOW_NS)]
+    of_domain = Part(both, NO_LOCK, lambda name: name.startswith("domain/"))
+    of_data = Part(both, Lock(1, NOW_NS), lambda name: not name.startswith("domain/"))
+    usage = account([of_domain, of_data], told, 10)
+    assert {kind: amount for kind, amount in usage.amounts.items() if amount.objects} == {
+        Kind.INFORMATION: Amount(5, 1),
+        Kind.LOCK: Amount(7, 1),
+        Kind.FOREIGN: Amount(12, 2),
+    }
 
 
 def test_times_and_small_objects_are_noted() -> None:
@@ -130,7 +143,7 @@ def test_times_and_small_objects_are_noted() -> None:
         Taken(segment_key(1, 1), 9, 1),
         Taken(segment_key(1, 2), 10, 1),
     ]
-    usage: Usage = account(items, None, NO_LOCK, 10)
+    usage: Usage = account([Part(items, NO_LOCK)], None, 10)
     assert (usage.newest_ns, usage.oldest_upload_ns, usage.small_objects) == (70, 40, 1)
     assert usage.collection == (gc_final_key(2, 1), 70)
 

@@ -11,7 +11,7 @@ import pytest
 
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
 from cdp_agent.collector.collect import Around, Wishes
-from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Usage, account
+from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Part, Usage, account
 from cdp_agent.usage.look import Look, look_at
 from cdp_container.domain.collecting import Collector
 from cdp_container.domain.owner_types import ChangePlan
@@ -45,7 +45,7 @@ def items(site: CollectedSite) -> Iterator[Taken]:
 
 def looked(site: CollectedSite, tmp_path: Path) -> tuple[Look, Usage]:
     found = look_at(around(site, tmp_path / "collector"), Wishes())
-    usage = account(items(site), found.known, Lock(None, found.now_ns), SMALL_OBJECT_BYTES)
+    usage = account([Part(items(site), Lock(None, found.now_ns))], found.known, SMALL_OBJECT_BYTES)
     assert usage.total.bytes == sum(one.size for one in site.store.list(""))
     assert usage.total.objects == len(list(site.store.list("")))
     return found, usage
@@ -190,7 +190,7 @@ def test_what_is_written_after_the_look_is_young(tmp_path: Path) -> None:
     site = a_site()
     found, _ = looked(site, tmp_path)
     site.cut([write(site.disks[0][0], 0, b"x" * 4096)])
-    usage = account(items(site), found.known, Lock(None, found.now_ns), SMALL_OBJECT_BYTES)
+    usage = account([Part(items(site), Lock(None, found.now_ns))], found.known, SMALL_OBJECT_BYTES)
     assert told(usage, Kind.UNTOLD) == 0
     assert usage.total.bytes == sum(one.size for one in site.store.list(""))
 

@@ -14,7 +14,7 @@ from cdp_container.store.inventory import Rules, Standing, Taken
 
 NOW_NS = 100 * DAY_NS
 OBJECT = Taken("domain/owner", 5, NOW_NS)
-VERSION = Taken("domain/owner", 4, NOW_NS - 1, Standing.OLDER, "v1")
+VERSION = Taken("domain/owner", 4, NOW_NS - 1, Standing.OTHER, "v1")
 
 
 def upload(name: str, days: float) -> Taken:
@@ -62,44 +62,44 @@ class Place:
 
 
 def test_all_of_it_is_counted() -> None:
-    seen = survey(Place(open_uploads=[upload("big", 3)]), None, NOW_NS)
+    seen = survey([Place(open_uploads=[upload("big", 3)])], None, NOW_NS)
     assert seen.unknown == {}
     assert seen.usage.total == Amount(19, 3)
-    assert seen.usage.locked_older_bytes == 4
-    assert seen.rules == Rules(versioned=True, locks=True, lock_days=1)
+    assert seen.usage.locked_other_bytes == 4
+    assert seen.rules == (Rules(versioned=True, locks=True, lock_days=1),)
 
 
 def test_what_is_denied_is_said_and_the_rest_goes_on() -> None:
     place = Place(frozenset({"rules", "objects", "uploads"}))
-    seen = survey(place, None, NOW_NS)
+    seen = survey([place], None, NOW_NS)
     assert seen.unknown == dict.fromkeys(
-        (Kind.LOCK, Kind.OLDER, Kind.DELETE_MARKERS, Kind.UPLOADS), "denied: 403 Forbidden"
+        (Kind.LOCK, Kind.OTHER, Kind.DELETE_MARKERS, Kind.UPLOADS), "denied: 403 Forbidden"
     )
     assert seen.usage.total == Amount(5, 1)
-    assert seen.rules is None
+    assert seen.rules == (None,)
     place = Place(frozenset({"parts"}), [upload("a", 1), upload("b", 1)])
-    seen = survey(place, None, NOW_NS)
+    seen = survey([place], None, NOW_NS)
     assert seen.unknown.keys() == {Kind.UPLOADS}
     assert seen.usage.amounts[Kind.UPLOADS] == Amount(10, 1)
 
 
 def test_without_any_listing_there_is_no_account() -> None:
     with pytest.raises(AccessDenied):
-        survey(Place(frozenset({"objects", "current"})), None, NOW_NS)
+        survey([Place(frozenset({"objects", "current"}))], None, NOW_NS)
 
 
 def test_only_what_is_old_by_the_stores_clock_is_aborted() -> None:
     place = Place(open_uploads=[upload("new", 0.5), upload("old", 1.0), upload("older", 40)])
     told: list[str] = []
-    done = abort_uploads(place, UPLOAD_AGE_SECONDS, NOW_NS, lambda one: told.append(one.name))
+    done = abort_uploads([place], UPLOAD_AGE_SECONDS, NOW_NS, lambda one: told.append(one.name))
     assert (done.uploads, done.bytes, done.younger) == (2, 20, 1)
     assert place.aborted == told == ["old", "older"]
     assert [one.name for one in place.open_uploads] == ["new"]
     # Where the store's clock is not known nothing is old.
-    assert abort_uploads(place, 0.0, 0, lambda _: None).uploads == 0
+    assert abort_uploads([place], 0.0, 0, lambda _: None).uploads == 0
 
 
 def test_an_abort_that_is_denied_ends_it() -> None:
     place = Place(frozenset({"abort"}), [upload("old", 2)])
     with pytest.raises(AccessDenied):
-        abort_uploads(place, UPLOAD_AGE_SECONDS, NOW_NS, lambda _: None)
+        abort_uploads([place], UPLOAD_AGE_SECONDS, NOW_NS, lambda _: None)
