@@ -152,7 +152,7 @@ def test_the_supervisor_starts_a_pass_by_itself() -> None:
         site.init().must()
         site.start()
         kept = Kept(site, seed=5)
-        for number in range(4):
+        for number in range(20):  # small neighbours, worth a merge
             kept.mark(f"m-{number}")
         age(site, 5)
         kept.mark("young")
