@@ -27,7 +27,10 @@ MERGE_MIN: Final = 16
 """So many small neighbours make a merge worth it; each byte is copied once per factor of that, at most."""
 PASS_BYTES_MAX: Final = 1 << 30
 """Live bytes that one pass copies; what is left over is the next one's."""
-LIVE_SHARE: Final = 2 / 3
+SPACE_TARGET: Final = 1.25
+"""What all objects in force may take, by what lives in them."""
+LIVE_SHARE_MAX: Final = 0.9
+"""Of an object of which more lives, a copy would free next to nothing."""
 LEDGERS_WORTH: Final = 24
 """Old ledgers that are worth a plan of their own."""
 _SECOND_NS: Final = 1_000_000_000
@@ -52,14 +55,16 @@ class Bounds:
         now_ns: by the store's clock.
         protected: as `domain/owner` says; segments at or beyond it are no victims.
         spared: keys of what ends, bases, the newest whole cut and holds need.
-        live_share: objects of whose stored bytes less is live are packed.
+        space_target: objects are packed only while they take more than this by what lives in them.
+        live_share: none is packed of whose stored bytes at least this share lives, however much it takes.
         age_seconds: younger objects are no victims.
     """
 
     now_ns: int
     protected: Place
     spared: Collection[str] = ()
-    live_share: float = LIVE_SHARE
+    space_target: float = SPACE_TARGET
+    live_share: float = LIVE_SHARE_MAX
     age_seconds: float = COLLECT_AGE_SECONDS_MIN
     victims_max: int = VICTIMS_MAX
     copy_bytes_max: int = PASS_BYTES_MAX
@@ -75,23 +80,17 @@ class Chosen:
 
     Attributes:
         unnamed, dead: deleted, and nothing of them packed.
-        hot: segments to be packed, `cold`: packs whose content survived collection before; each in its order.
+        packed: what lives in them is packed; in their order.
         freed_bytes: what the victims take. copied_bytes: about what packs take for it.
         is_all: whether nothing was left for a next pass.
     """
 
     unnamed: tuple[str, ...]
     dead: tuple[str, ...]
-    hot: tuple[str, ...]
-    cold: tuple[str, ...]
+    packed: tuple[str, ...]
     freed_bytes: int
     copied_bytes: int
     is_all: bool
-
-    @property
-    def packed(self) -> tuple[str, ...]:
-        """Whatever is packed."""
-        return (*self.hot, *self.cold)
 
     @property
     def victims(self) -> tuple[str, ...]:
@@ -121,20 +120,18 @@ def choose(objects: Table, unnamed: Sequence[Unnamed], bounds: Bounds) -> Chosen
     free = _free(objects, bounds)
     garbage = [one for one in unnamed if one.key not in bounds.spared and bounds.is_old(one.stored_ns)]
     dead = np.flatnonzero(free & objects["dead"])
-    to_pack = _worth_packing(objects, free, bounds.live_share)
+    to_pack = _worth_packing(objects, free, bounds)
     room = bounds.victims_max
     kept_garbage, room = garbage[:room], room - len(garbage[:room])
     kept_dead, room = dead[:room], room - len(dead[:room])
     costs = np.cumsum(objects["live_bytes"][to_pack])
     kept_packed = to_pack[:room][costs[:room] <= bounds.copy_bytes_max]
     rows = np.sort(kept_packed)
-    is_pack = objects["kind"][rows] == ObjectKind.PACK
     victims = np.concatenate((kept_dead, rows))
     return Chosen(
         unnamed=tuple(one.key for one in kept_garbage),
         dead=_keys(objects, kept_dead),
-        hot=_keys(objects, rows[~is_pack]),
-        cold=_keys(objects, rows[is_pack]),
+        packed=_keys(objects, rows),
         freed_bytes=sum(one.stored_bytes for one in kept_garbage)
         + int(objects["stored_bytes"][victims].sum()),
         copied_bytes=int(objects["live_bytes"][rows].sum()),
@@ -170,16 +167,26 @@ def _by_epoch(parsed: Sequence[ParsedKey], kind: KeyKind) -> dict[int, list[int]
     return found
 
 
-def _worth_packing(objects: Table, free: Flags, live_share: float) -> Ints:
-    """Those that are mostly dead, the deadest first, and then small neighbours."""
+def _worth_packing(objects: Table, free: Flags, bounds: Bounds) -> Ints:
+    """As many as it takes to come to the space that is aimed at, the most worth first; then small neighbours.
+
+    Worth is what a copy frees by what it costs, and by age: of two objects with the same share of live data
+    the older one is that whose data stay; the others are better left to die (Rosenblum and Ousterhout, "The
+    design and implementation of a log-structured file system", 1992).
+    """
     alive = free & ~objects["dead"]
-    share = objects["live_bytes"] / np.maximum(objects["stored_bytes"], 1)
-    mostly_dead = np.flatnonzero(alive & (share < live_share))
-    mostly_dead = mostly_dead[np.argsort(share[mostly_dead], kind="stable")]
+    stored, live = objects["stored_bytes"], np.maximum(objects["live_bytes"], 1)
+    freed = stored - objects["live_bytes"]
+    rows = np.flatnonzero(alive & (objects["live_bytes"] < bounds.live_share * stored))
+    ages = bounds.now_ns - objects["stored_ns"][rows]
+    rows = rows[np.argsort(-(freed[rows] / live[rows] * ages), kind="stable")]
+    too_much = stored[~objects["dead"]].sum() - bounds.space_target * objects["live_bytes"].sum()
+    # One more than fits: the first that brings it below.
+    needed = rows[: int(np.searchsorted(np.cumsum(freed[rows]), too_much)) + 1] if too_much > 0 else rows[:0]
     small = alive & (objects["live_bytes"] < SMALL_OBJECT_BYTES)
     merged = small & _in_runs(small | (free & objects["dead"]), small)
-    merged[mostly_dead] = False
-    return np.concatenate((mostly_dead, np.flatnonzero(merged)))
+    merged[needed] = False
+    return np.concatenate((needed, np.flatnonzero(merged)))
 
 
 def _in_runs(linked: Flags, counted: Flags) -> Flags:

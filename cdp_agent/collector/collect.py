@@ -16,8 +16,9 @@ from cdp_agent.collector.alive_types import Alive
 from cdp_agent.collector.cache import CacheDamaged
 from cdp_agent.collector.catalogs import COLLECTED_LEVEL, Bundling, bundle_anew, superseded_catalogs
 from cdp_agent.collector.choose import (
-    LIVE_SHARE,
+    LIVE_SHARE_MAX,
     PASS_BYTES_MAX,
+    SPACE_TARGET,
     Bounds,
     Chosen,
     choose,
@@ -35,7 +36,8 @@ from cdp_agent.collector.past import (
     unnamed_of,
 )
 from cdp_agent.collector.remembered import Remembered, Tables
-from cdp_agent.collector.whole_frames import copied_whole
+from cdp_agent.collector.warmth import Grouping, groups_of
+from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_container.clock import Clock
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
 from cdp_container.domain.collecting import Collector, Finished, carry_out, put_once, settle
@@ -83,10 +85,15 @@ GRACE_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How a pass is to go about it. `private_key`: of the domain, where frames are to be split."""
+    """How a pass is to go about it.
+
+    `space_target`, `live_share`: see `Bounds`. `private_key`: of the domain, where frames are to be split;
+    without it no object is packed of which LIVE_SHARE_WHOLE lives.
+    """
 
     grace_seconds: float = GRACE_SECONDS
-    live_share: float = LIVE_SHARE
+    space_target: float = SPACE_TARGET
+    live_share: float = LIVE_SHARE_MAX
     age_seconds: float = COLLECT_AGE_SECONDS_MIN
     copy_bytes_max: int = PASS_BYTES_MAX
     private_key: bytes | None = field(default=None, repr=False)
@@ -164,7 +171,8 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
         tables, found = look_around(around, wishes, remembered, owner, holds, now_ns)
         if not is_worth_a_plan(found.chosen):
             return Passed("there is nothing to collect", before, found, store_ns=now_ns)
-        writing = _Writing(around, wishes, tables, found)
+        groups = groups_of(remembered, past_of(found.history), found.alive, found.chosen.copied_bytes)
+        writing = _Writing(around, wishes, tables, found, groups)
         plan = writing.write_all(holds, looks[0].wall_ns)
         looks.append(look_at_clocks(around))
         _refuse_doubt(looks, around.store_seen_ns)
@@ -248,18 +256,19 @@ def look_around(
         read_by = NO_LEDGER if name is None else ledger_of(read_runs(store, domain, keys, name))
         spared |= spared_by_hold(hold, history, read_by)
     bounds = Bounds(
-        now_ns, history.owner.protected, spared, wishes.live_share, wishes.age_seconds,
+        now_ns, history.owner.protected, spared, wishes.space_target, live_share, wishes.age_seconds,
         copy_bytes_max=wishes.copy_bytes_max,
     )  # fmt: skip
     superseded = superseded_catalogs(list(inventory.found.values()), bounds.is_old)
     unnamed = unnamed_of(inventory, history, ledger, set(superseded))
-    is_readable = not around.identity.key_block or wishes.private_key is not None
-    objects = alive.objects if is_readable else copied_whole(remembered, alive, wishes.live_share)
+    objects = alive.objects if is_readable else copied_whole(remembered, alive, live_share)
     chosen = choose(objects, unnamed, bounds)
     return tables, Found(history, runs, ledger, inventory, cuts, kept, alive, chosen, superseded, spared)
 
 
 def _kept(
+    is_readable = not around.identity.key_block or wishes.private_key is not None
+    live_share = wishes.live_share if is_readable else min(wishes.live_share, LIVE_SHARE_WHOLE)
     history: History, cuts: Sequence[PastCut], holds: Mapping[str, Hold], now_ns: int
 ) -> dict[Place, Kept]:
     config = history.config
@@ -300,7 +309,10 @@ def _index_key(identity: AgentIdentity) -> bytes | None:
 class _Writing:
     """Steps 3 and 4: packs, catalogs and the ledger, each read back; and the plan that names them."""
 
-    def __init__(self, around: Around, wishes: Wishes, tables: Tables, found: Found) -> None:
+    def __init__(
+        self, around: Around, wishes: Wishes, tables: Tables, found: Found, groups: Grouping
+    ) -> None:
+        self._groups = groups
         self._around = around
         self._wishes = wishes
         self._tables = tables
@@ -321,13 +333,11 @@ class _Writing:
         packs: dict[str, bytes] = {}
         remembered = self._remembered()
         told = tuple(key for key in chosen.dead if key in remembered)
-        for number, group in enumerate((sorted((*chosen.hot, *told)), chosen.cold)):
-            if group:
-                what = "segments" if number == 0 else "packs"
-                self._around.report(f"packing what lives in {len(group)} {what}")
-            for pack in self._packed(group, remembered):
-                self._put(pack)
-                packs[pack.key] = pack.digest
+        if chosen.packed:
+            self._around.report(f"packing what lives in {len(chosen.packed)} objects")
+        for pack in self._packed(sorted((*chosen.packed, *told)), remembered):
+            self._put(pack)
+            packs[pack.key] = pack.digest
         names = [ObjectName(key, digest) for key, digest in packs.items()]
         names += [ObjectName(built.key, built.digest) for built in self._catalogs()]
         victims = set(chosen.victims)
@@ -373,7 +383,7 @@ class _Writing:
         writer = PackWriter(
             around.identity.domain, self._pack_facts, self._keys, around.entropy, self._compressor, reader
         )
-        packing = Packing(writer, self._found.alive)
+        packing = Packing(writer, self._found.alive, groups=self._groups)
         packing.counted = self.counted
         for key in victims:
             data = around.store.get(key).data

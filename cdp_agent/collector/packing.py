@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from cdp_agent.collector.alive_types import Alive
+from cdp_agent.collector.warmth import Grouping, alike
 from cdp_container.errors import DamagedObject
 from cdp_container.extents.tables import Table, extent_rows, sums_before
 from cdp_container.format.assemble import SealedObject
@@ -51,6 +52,8 @@ SPLIT_SHARE: Final = 0.9
 """A frame of which less is live is split, where it can be read: what splitting costs must be worth it."""
 ROW_BYTES: Final = 80
 """What an extent takes of a pack's index, about, with its share of frames, seals and order rows."""
+RECORDS_GROUP: Final = 0
+"""Where records and voids go: they are hardly ever overwritten."""
 _CUT_KEY: Final = struct.Struct("<QQ")
 
 
@@ -119,7 +122,7 @@ class Counted:
 
 @dataclass(slots=True)
 class _Open:
-    """The pack that is being filled; `raw` is its last frame, of split ones, which is not closed yet."""
+    """A pack that is being filled; `raw` is its last frame, of split ones, which is not closed yet."""
 
     frames: list[CopiedFrame | bytes] = field(default_factory=list)
     extents: list[PackExtent] = field(default_factory=list)
@@ -129,9 +132,6 @@ class _Open:
     bytes: int = 0
     first_write_ns: int = 0
     last_write_ns: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.extents or self.records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +167,20 @@ class _Victim:
 
 
 class Packing:
-    """Takes in victims, one after another, and gives packs as they fill up. See the module."""
+    """Takes in victims, one after another, and gives packs as they fill up, each of one group."""
 
-    def __init__(self, writer: PackWriter, alive: Alive, bytes_target: int = OBJECT_BYTES_TARGET) -> None:
+    def __init__(
+        self,
+        writer: PackWriter,
+        alive: Alive,
+        bytes_target: int = OBJECT_BYTES_TARGET,
+        groups: Grouping = alike,
+    ) -> None:
         self._writer = writer
         self._alive = alive
+        self._groups = groups
         self._bytes_target = bytes_target
-        self._open = _Open()
+        self._open: dict[int, _Open] = {}
         self.counted = Counted()
 
     def take(
@@ -195,14 +202,14 @@ class Packing:
         voids = pieces[pieces["is_void"]]
         if len(voids):
             for piece in voids[self._alive.over_data(voids)]:
-                self._add(victim.extent(piece, None, 0), head)
-                yield from self._close_if_full()
+                _add(self._of(RECORDS_GROUP), victim.extent(piece, None, 0), head)
+                yield from self._close_if_full(RECORDS_GROUP)
         yield from self._take_data(victim, data, pieces[~pieces["is_void"]])
 
     def close(self) -> Iterator[SealedObject]:
-        """The last pack, if anything is left for one."""
-        if self._open:
-            yield self._build()
+        """The last packs, for whatever is left."""
+        for group in sorted(self._open):
+            yield self._build(group)
 
     # --- what is taken in ----------------------------------------------------------------------
 
@@ -215,76 +222,76 @@ class Packing:
                 self._add_record(PackRecord(_order_of(head, orders, record), record))
         for extra in remembered:
             self._add_record(extra)
-        yield from self._close_if_full()
+        yield from self._close_if_full(RECORDS_GROUP)
 
     def _add_record(self, record: PackRecord) -> None:
-        self._open.records.append(record)
-        self._open.bytes += record_bytes(record.record) + ROW_BYTES
+        made = self._of(RECORDS_GROUP)
+        made.records.append(record)
+        made.bytes += record_bytes(record.record) + ROW_BYTES
+
+    def _of(self, group: int) -> _Open:
+        """The pack that is being filled of a group."""
+        return self._open.setdefault(group, _Open())
 
     def _take_data(self, victim: _Victim, data: bytes, pieces: Table) -> Iterator[SealedObject]:
         head, keys = victim.head, self._writer.keys
         reader = FrameReader(head, keys)
-        by_frame = pieces[np.argsort(pieces["frame"], kind="stable")]
+        order = np.argsort(pieces["frame"], kind="stable")
+        by_frame, groups = pieces[order], self._groups(pieces)[order].tolist()
         frames, firsts = np.unique(by_frame["frame"], return_index=True)
-        groups = np.split(by_frame, firsts[1:]) if len(frames) else []
-        for number, group in zip(frames.tolist(), groups, strict=True):
+        ends = np.append(firsts, len(by_frame))[1:].tolist()
+        for number, first, last in zip(frames.tolist(), firsts.tolist(), ends, strict=True):
+            frame, parted = by_frame[first:last], groups[first:last]
             start, end = head.frame_range(number)
             raw_length = head.index.frame(number).raw_length
-            live_bytes = int((group["end"] - group["start"]).sum())
+            live_bytes = int((frame["end"] - frame["start"]).sum())
             if live_bytes < SPLIT_SHARE * raw_length and _is_readable(head, number, keys):
-                yield from self._split(victim, reader.open(number, data[start:end]), group)
+                yield from self._split(victim, reader.open(number, data[start:end]), frame, parted)
             else:
                 self.counted.kept_dead_bytes += (end - start) * (raw_length - live_bytes) // raw_length
-                self._copy(victim, number, data[start:end], group)
-            yield from self._close_if_full()
+                group = parted[len(parted) // 2]
+                self._copy(victim, number, data[start:end], frame, self._of(group))
+                yield from self._close_if_full(group)
 
-    def _copy(self, victim: _Victim, number: int, stored: bytes, group: Table) -> None:
+    def _copy(self, victim: _Victim, number: int, stored: bytes, pieces: Table, made: _Open) -> None:
         """One frame as it is."""
         self.counted.copied_frames += 1
-        at = len(self._open.frames)
-        self._open.frames.append(_copied(victim.head, number, stored))
-        self._open.bytes += len(stored)
-        for piece in group:
-            self._add(victim.extent(piece, at, victim.position(piece)), victim.head)
+        at = len(made.frames)
+        made.frames.append(copied_frame(victim.head, number, stored))
+        made.bytes += len(stored)
+        for piece in pieces:
+            _add(made, victim.extent(piece, at, victim.position(piece)), victim.head)
 
-    def _split(self, victim: _Victim, raw: bytes, group: Table) -> Iterator[SealedObject]:
+    def _split(
+        self, victim: _Victim, raw: bytes, pieces: Table, groups: Sequence[int]
+    ) -> Iterator[SealedObject]:
         """What lives of one frame, into frames of our own."""
         self.counted.split_frames += 1
-        for piece in group:
+        for piece, group in zip(pieces, groups, strict=True):
             first = victim.position(piece)
             content = raw[first : first + int(piece["end"] - piece["start"])]
-            if len(self._open.raw) + len(content) > FRAME_RAW_BYTES_MAX:
-                self._close_raw()
-                yield from self._close_if_full()
-            if self._open.raw_frame < 0:
-                self._open.raw_frame = len(self._open.frames)
-                self._open.frames.append(b"")
-            self._add(victim.extent(piece, self._open.raw_frame, len(self._open.raw)), victim.head)
-            self._open.raw += content
-            self._open.bytes += len(content)
-
-    def _add(self, extent: PackExtent, head: Head) -> None:
-        made, preamble = self._open, head.preamble
-        made.extents.append(extent)
-        made.bytes += ROW_BYTES + len(extent.extent.sums)
-        if preamble.first_write_ns:
-            made.first_write_ns = min(made.first_write_ns or preamble.first_write_ns, preamble.first_write_ns)
-        made.last_write_ns = max(made.last_write_ns, preamble.last_write_ns)
+            if len(self._of(group).raw) + len(content) > FRAME_RAW_BYTES_MAX:
+                _close_raw(self._of(group))
+                yield from self._close_if_full(group)
+            made = self._of(group)
+            if made.raw_frame < 0:
+                made.raw_frame = len(made.frames)
+                made.frames.append(b"")
+            _add(made, victim.extent(piece, made.raw_frame, len(made.raw)), victim.head)
+            made.raw += content
+            made.bytes += len(content)
+        for group in sorted(set(groups)):
+            yield from self._close_if_full(group)
 
     # --- packs ---------------------------------------------------------------------------------
 
-    def _close_raw(self) -> None:
-        if self._open.raw_frame >= 0:
-            self._open.frames[self._open.raw_frame] = bytes(self._open.raw)
-            self._open.raw, self._open.raw_frame = bytearray(), -1
+    def _close_if_full(self, group: int) -> Iterator[SealedObject]:
+        if group in self._open and self._open[group].bytes >= self._bytes_target:
+            yield self._build(group)
 
-    def _close_if_full(self) -> Iterator[SealedObject]:
-        if self._open.bytes >= self._bytes_target:
-            yield self._build()
-
-    def _build(self) -> SealedObject:
-        self._close_raw()
-        made, self._open = self._open, _Open()
+    def _build(self, group: int) -> SealedObject:
+        made = self._open.pop(group)
+        _close_raw(made)
         writer = self._writer
         content = PackContent(made.frames, made.extents, made.records)
         facts = replace(
@@ -295,6 +302,21 @@ class Packing:
         self.counted.packs += 1
         self.counted.packed_bytes += len(built.data)
         return built
+
+
+def _add(made: _Open, extent: PackExtent, head: Head) -> None:
+    preamble = head.preamble
+    made.extents.append(extent)
+    made.bytes += ROW_BYTES + len(extent.extent.sums)
+    if preamble.first_write_ns:
+        made.first_write_ns = min(made.first_write_ns or preamble.first_write_ns, preamble.first_write_ns)
+    made.last_write_ns = max(made.last_write_ns, preamble.last_write_ns)
+
+
+def _close_raw(made: _Open) -> None:
+    if made.raw_frame >= 0:
+        made.frames[made.raw_frame] = bytes(made.raw)
+        made.raw, made.raw_frame = bytearray(), -1
 
 
 def check_pack(
@@ -344,7 +366,7 @@ def _order_of(head: Head, orders: Sequence[Order], row: Record) -> Order:
     return Order(place.epoch, place.seq, place.cut)
 
 
-def _copied(head: Head, number: int, stored: bytes) -> CopiedFrame:
+def copied_frame(head: Head, number: int, stored: bytes) -> CopiedFrame:
     """A frame as it is, under the seal of the object that first carried it."""
     frame = head.index.frame(number)
     kept = StoredFrame(stored, frame.raw_length, frame.crc32, frame.codec)

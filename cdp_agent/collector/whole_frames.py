@@ -6,6 +6,8 @@ belong here (choose).
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from cdp_agent.collector.alive_types import Alive
@@ -13,6 +15,9 @@ from cdp_agent.collector.choose import key_of
 from cdp_agent.collector.remembered import Remembered
 from cdp_container.extents.tables import Table
 from cdp_container.format.layout import NONE_U32
+
+LIVE_SHARE_WHOLE: Final = 2 / 3
+"""Objects of which more lives are not looked at: what is dead in them is most likely in frames that live."""
 
 
 def copied_whole(remembered: Remembered, alive: Alive, live_share: float) -> Table:

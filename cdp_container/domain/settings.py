@@ -210,7 +210,7 @@ class CollectionSettings(Strict):
 
     every: Seconds = Field(default=3600.0, ge=10, le=30 * 86400)
     grace: Seconds = Field(default=60.0, ge=1, le=3600)
-    live_share: float = Field(default=0.67, ge=0.05, le=0.95)
+    space_target: float = Field(default=1.25, ge=1.05, le=20)
     requests_per_second: RequestRate = 100.0
     bytes_per_second: ByteRate = math.inf
     store: str | None = Field(default=None, min_length=1, max_length=2048)

@@ -33,7 +33,7 @@ from tests.unit.rehydrate.test_restore import restored
 
 SECOND_NS = 1_000_000_000
 HOUR = 3600
-WISHES = Wishes(grace_seconds=60.0, software="tests")
+WISHES = Wishes(grace_seconds=60.0, space_target=1.0, software="tests")
 
 
 class Crash(Exception):
@@ -108,9 +108,11 @@ class WatchedStore(MemoryStore):
 class CollectedSite(Site):
     """See the module. `retention`: what the next configuration says."""
 
+    new_store: type[WatchedStore] = WatchedStore
+
     def __init__(self, encrypted: bool = False, seed: int = 0, every_hours: float = 4) -> None:
         self.time = Time()
-        self.watched = WatchedStore(self.time)
+        self.watched = self.new_store(self.time)
         self.retention = Retention(every_seconds=int(every_hours * HOUR))
         super().__init__(self.watched, seed, encrypted)
         self.watched.put_new(HOLDS_KEY, build_holds(Holds(self.domain, 1, bytes(16))))

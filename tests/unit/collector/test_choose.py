@@ -61,17 +61,34 @@ def test_what_is_live_stays() -> None:
 def test_dead_objects_are_deleted_and_mostly_dead_ones_packed_the_deadest_first() -> None:
     found = chosen({}, DEAD, {"live_bytes": BIG // 2}, {"live_bytes": BIG // 8}, {"live_bytes": BIG * 3 // 4})
     assert found.dead == (segment_key(1, 2),)
-    assert found.hot == (segment_key(1, 3), segment_key(1, 4))
+    assert found.packed == (segment_key(1, 3), segment_key(1, 4))
     assert (found.freed_bytes, found.copied_bytes, found.is_all) == (3 * BIG, BIG // 2 + BIG // 8, True)
     limited = chosen({"live_bytes": BIG // 2}, {"live_bytes": BIG // 8}, copy_bytes_max=BIG // 4)
-    assert limited.hot == (segment_key(1, 2),)
+    assert limited.packed == (segment_key(1, 2),)
     assert not limited.is_all
 
 
-def test_packs_are_cold_and_segments_hot() -> None:
-    rows = ({"live_bytes": BIG // 2}, {"live_bytes": BIG // 2, "kind": ObjectKind.PACK, "number": 7})
-    found = chosen(*rows)
-    assert (found.hot, found.cold) == ((segment_key(1, 1),), (pack_key(1, 7),))
+@pytest.mark.parametrize(("target", "packed"), [(1.25, 0), (1.2, 1), (1.15, 2), (1.0, 4)])
+def test_no_more_is_packed_than_it_takes(target: float, packed: int) -> None:
+    half = [{"live_bytes": BIG // 2}] * 4
+    assert len(chosen(*[{}] * 6, *half, space_target=target).packed) == packed
+
+
+def test_what_frees_next_to_nothing_is_not_packed_however_much_is_aimed_at() -> None:
+    assert not chosen({"live_bytes": BIG * 19 // 20}, space_target=1.0).packed
+    assert chosen({"live_bytes": BIG * 17 // 20}, space_target=1.0).packed
+
+
+def test_of_two_that_free_the_same_the_older_one_goes_first() -> None:
+    half = {"live_bytes": BIG // 2}
+    found = chosen({**half, "stored_ns": OLD_NS + HOUR_NS}, half, space_target=1.5)
+    assert found.packed == (segment_key(1, 2),)
+
+
+def test_what_may_not_go_yet_counts_as_stored() -> None:
+    young = {"live_bytes": BIG // 2, "stored_ns": NOW_NS}
+    assert not chosen({"live_bytes": BIG * 17 // 20}).packed
+    assert chosen({"live_bytes": BIG * 17 // 20}, young).packed == (segment_key(1, 1),)
 
 
 @pytest.mark.parametrize(

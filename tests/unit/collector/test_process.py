@@ -28,7 +28,7 @@ from cdp_container.format.place import Place
 from tests.unit.streamer.site import AgentSite
 
 HOUR = 3600
-WISHES = Wishes(grace_seconds=0.0)
+WISHES = Wishes(grace_seconds=0.0, space_target=1.0)
 
 
 class Collected:
