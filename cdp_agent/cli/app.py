@@ -386,6 +386,22 @@ def usage(
 
 
 @app.command()
+def heal(
+    config: Config = DEFAULT_CONFIG,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what can be healed.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Heal what was found damaged, or is missing, and can still be had from the journal or the volumes."""
+
+    def work() -> int:
+        from cdp_agent.cli.heal import heal_now
+
+        return heal_now(config, plan=plan, as_json=json)
+
+    return guarded(work)
+
+
+@app.command()
 def version() -> int:
     """Print the version."""
     from cdp_agent.cli.children import software

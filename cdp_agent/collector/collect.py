@@ -320,7 +320,7 @@ class _Writing:
         self._compressor = Compressor()
         self.owner = found.history.owner
         self._span = found.history.spans[self.owner.epoch]
-        self._n = _next_number(around.store, self.owner.epoch)
+        self._n = next_number(around.store, self.owner.epoch)
         self._written = 0
         self.counted = Counted()
         self._digests = {
@@ -466,7 +466,7 @@ class _Writing:
         )
 
 
-def _next_number(store: Store, epoch: int) -> int:
+def next_number(store: Store, epoch: int) -> int:
     """The number of the next pass of an epoch: above every plan, ledger and pack that it has.
 
     Plans are never deleted, and what a pass without one left behind is named by a later one before it goes:

@@ -1,0 +1,341 @@
+"""One pass of healing: what is damaged, what of it can be had here, and packs of it put in force.
+
+A pack in force stands for a segment that the ledger names as collected: by a plan of collection, without any
+victim. Nothing is written under an old key, and nothing is deleted: what is damaged stays until a pass of
+collection takes it. All of an object is healed, or nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cdp_agent.collector.collect import PACKS_PER_PASS, Around, next_number, read_runs
+from cdp_agent.collector.packing import CutFacts, cut_record, epoch_record
+from cdp_agent.collector.past import spared_by_history
+from cdp_agent.healing.content import offer_cut, offer_records, offer_volumes
+from cdp_agent.healing.hole import Hole
+from cdp_agent.healing.rebuild import check_rebuilt, holes_of, rebuilt
+from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine, is_of_digest
+from cdp_container.domain.collecting import carry_out, put_once, settle
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.faults import faults_of
+from cdp_container.domain.gathering import gather
+from cdp_container.domain.held import seen_of
+from cdp_container.domain.opening import ByIndex, open_by_index
+from cdp_container.domain.verify_types import needed_scope
+from cdp_container.errors import CollectionStopped, DamagedObject, NotFound
+from cdp_container.format.assemble import SealedObject
+from cdp_container.format.codec import Compressor
+from cdp_container.format.domain import ObjectName
+from cdp_container.format.gc import Plan
+from cdp_container.format.holds import Hold
+from cdp_container.format.index import Run
+from cdp_container.format.keys import KeyKind, pack_key, parse_key, segment_key
+from cdp_container.format.layout import RunKind
+from cdp_container.format.ledger import LedgerFacts, build_ledger
+from cdp_container.format.pack import PackFacts, PackRecord, build_pack
+from cdp_container.format.place import Place
+from cdp_container.format.seal import WriterKeys, writer_keys
+from cdp_container.journal.position import NOWHERE, Position
+from cdp_container.journal.reader import JournalReader
+
+LOST_BYTES_MAX: Final = 1 << 30
+"""Content of one object that is held in memory while it is looked for."""
+OBJECTS_MAX: Final = 10_000
+"""Objects that one pass heals: each is a pack, which is looked for at every replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What this site has: volumes by the ids of their spaces, and the journal with its published tail.
+
+    `spaces` are those of the sources, by their numbers in the journal; `journal` None: there is none.
+    """
+
+    paths: Mapping[bytes, Path]
+    spaces: Sequence[bytes] = ()
+    journal: JournalReader | None = None
+    tail: Position = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one object. `why_not` is "" where all of it can be had; then `pack` names what heals it.
+
+    `lost_bytes` of its content cannot be read any more, `found_bytes` of them were found here.
+    """
+
+    key: str
+    why_not: str
+    lost_bytes: int = 0
+    found_bytes: int = 0
+    pack: ObjectName | None = None
+
+
+@dataclass(slots=True)
+class Healed:
+    """All that was looked at, in the order of keys; `is_done`: packs are in force."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    is_done: bool = False
+
+
+def heal(around: Around, here: Here, known: Collection[str], software: str, plan_only: bool) -> Healed:
+    """Look at what is known to be damaged, and at what is missing, and heal what can be.
+
+    Args:
+        around: see `Around`.
+        here: see `Here`.
+        known: keys that a verification found something wrong with.
+        software: who writes.
+        plan_only: write nothing.
+
+    Raises CollectionStopped where nothing can be named now; errors of the store come through.
+    """
+    owner, _ = settle(around.collector)
+    holds = around.collector.holds()
+    if any(hold.cut is None for hold in holds.values()):
+        raise _stopped("a hold on everything stands: somebody reads")
+    identity = around.identity
+    opened = open_by_index(around.store, identity.domain, identity.index_key)
+    now = opened.history.owner
+    if (now.epoch, now.ledger, now.plan) != (owner.epoch, owner.ledger, owner.plan):
+        raise _stopped("the domain changed while it was looked at")
+    if opened.history.in_doubt is not None:
+        raise _stopped(str(opened.history.in_doubt))
+    scope = needed_scope(opened.history, opened.ledger)
+    with closing(gather(around.store, identity.domain, opened.keys, scope, opened.ledger)) as contents:
+        healing = _Healing(around, here, opened, contents, software)
+        keys = _suspects(opened, contents, scope, known)
+        healed = healing.look(keys[:OBJECTS_MAX], plan_only)
+        if not plan_only and healing.packs:
+            healing.put_in_force(holds)
+            healed.is_done = True
+    return healed
+
+
+def _suspects(
+    opened: ByIndex, contents: Contents, scope: Mapping[int, int], known: Collection[str]
+) -> list[str]:
+    """What may be damaged of what recovery points need: what is known to be, missing, or breaks the chain."""
+    keys = set(known) | set(contents.broken)
+    for fault in faults_of(contents, scope, opened.history.origins()):
+        keys.add(fault.error.what)
+        is_there = fault.error.what not in contents.broken and (fault.epoch, fault.seq) in contents.segments
+        if is_there and fault.seq > 1:
+            keys.add(segment_key(fault.epoch, fault.seq - 1))  # of two that do not fit either may be wrong
+    return sorted(key for key in keys if _is_needed(key, opened, scope))
+
+
+def _is_needed(key: str, opened: ByIndex, scope: Mapping[int, int]) -> bool:
+    parsed = parse_key(key)
+    if parsed is None:
+        return False
+    if parsed.kind is KeyKind.PACK:
+        return key in opened.ledger.packs
+    counts = parsed.kind is KeyKind.SEGMENT and parsed.number <= scope.get(parsed.epoch, 0)
+    return counts and not opened.ledger.is_collected(parsed.epoch, parsed.number)
+
+
+class _Healing:
+    """A pass: `packs` are those that were written, by the key of what each stands for."""
+
+    def __init__(
+        self, around: Around, here: Here, opened: ByIndex, contents: Contents, software: str
+    ) -> None:
+        self._around = around
+        self._here = here
+        self._opened = opened
+        self._contents = contents
+        self._software = software
+        self._compressor = Compressor()
+        self._owner = opened.history.owner
+        self._n = next_number(around.store, self._owner.epoch)
+        self._spared = spared_by_history(opened.history, [])
+        self._digests: dict[str, bytes] = {}
+        self.packs: dict[str, ObjectName] = {}
+
+    def look(self, keys: Sequence[str], plan_only: bool) -> Healed:
+        """At each object, one after another: one is held in memory at a time."""
+        bundled = bundled_heads(self._opened, keys)
+        healed = Healed()
+        for key in keys:
+            try:
+                torn = examine(self._opened, self._contents, bundled, key)
+                if torn is None:
+                    continue  # it is sound: again, or all along
+                healed.outcomes.append(self._heal(torn, plan_only))
+            except CannotHeal as error:
+                healed.outcomes.append(Outcome(key, str(error)))
+        return healed
+
+    def _heal(self, torn: Torn, plan_only: bool) -> Outcome:
+        self._check_place(torn)
+        holes = holes_of(torn)
+        lost_bytes = sum(hole.extent.length for hole in holes.values())
+        if lost_bytes > LOST_BYTES_MAX:
+            raise CannotHeal(f"{lost_bytes} bytes of it are lost, too many to look for at once")
+        self._fill(torn, list(holes.values()))
+        found_bytes = sum(hole.found_bytes for hole in holes.values())
+        if not all(hole.is_filled for hole in holes.values()):
+            why = f"{lost_bytes - found_bytes} bytes of it are nowhere here any more"
+            return Outcome(torn.key, why, lost_bytes, found_bytes)
+        if plan_only:
+            return Outcome(torn.key, "", lost_bytes, found_bytes)
+        content = rebuilt(torn, holes, list(self._remembered(torn)))
+        built = build_pack(self._pack_facts(), content, self._keys(), self._entropy(16), self._compressor)
+        check_rebuilt(torn, built, self._owner.domain, self._opened.keys)
+        self._put(built)
+        name = self.packs[torn.key] = ObjectName(built.key, built.digest)
+        self._digests[torn.key] = torn.digest
+        self._around.report(f"{torn.key}: {found_bytes} bytes found again")
+        return Outcome(torn.key, "", lost_bytes, found_bytes, name)
+
+    def _check_place(self, torn: Torn) -> None:
+        """Raises CannotHeal."""
+        preamble, protected = torn.head.preamble, self._owner.protected
+        if parse_key(torn.key).kind is KeyKind.PACK:  # type: ignore[union-attr]
+            return
+        if (preamble.epoch, preamble.seq) >= (protected.epoch, protected.seq):
+            raise CannotHeal("it is not older than what is protected")
+        if torn.key in self._spared and not is_of_digest(torn.data, preamble.object_length, torn.digest):
+            raise CannotHeal("an epoch begins or ends with it, and writers read it by its name")
+
+    def _fill(self, torn: Torn, holes: list[Hole]) -> None:
+        here, preamble = self._here, torn.head.preamble
+        if here.journal is not None and preamble.cut:
+            after = self._position_before(preamble.epoch, preamble.cut, preamble.base)
+            up_to = Position(preamble.journal_generation, preamble.journal_offset)
+            if after is not None:
+                offer_cut(holes, here.journal, here.spaces, after, up_to)
+        offer_volumes(holes, here.paths)
+        if here.journal is not None:
+            offer_records(holes, here.journal, here.spaces, here.tail)
+
+    def _position_before(self, epoch: int, cut: int, base: Place) -> Position | None:
+        """Of the cut before this one; None where nobody knows it any more."""
+        segments = self._contents.segments
+        if cut == 1:
+            found = segments.get((base.epoch, base.seq))
+            if found is None or found.place != base:
+                return None
+        else:
+            found = next(
+                (
+                    segment
+                    for (of, _), segment in segments.items()
+                    if of == epoch and segment.cut == cut - 1 and segment.complete
+                ),
+                None,
+            )
+        if found is None or not found.journal[0]:
+            return None
+        return Position(*found.journal)
+
+    def _remembered(self, torn: Torn) -> Iterator[PackRecord]:
+        """What the pack tells of a collected segment besides: a cut that ends there, an epoch that began."""
+        preamble = torn.head.preamble
+        if not preamble.cut:
+            return
+        if preamble.complete and not self._opened.ledger.is_retired(preamble.epoch, preamble.seq):
+            facts = CutFacts(preamble.place, preamble.not_whole, preamble.cut_time_ns, self._stored_ns(torn))
+            yield cut_record(facts)
+        if preamble.seq == 1:
+            yield epoch_record(self._opened.history.spans[preamble.epoch].record, preamble.cut)
+
+    def _stored_ns(self, torn: Torn) -> int:
+        """When it was stored; of one that is gone, when the one after it was: it is kept the longer."""
+        if torn.stored_ns:
+            return torn.stored_ns
+        preamble = torn.head.preamble
+        try:
+            return self._around.store.head(segment_key(preamble.epoch, preamble.seq + 1)).modified_ns
+        except NotFound:
+            return max(preamble.cut_time_ns, 0)
+
+    # --- what is put in force ------------------------------------------------------------------
+
+    def put_in_force(self, holds: Mapping[str, Hold]) -> None:
+        """A ledger and a plan that name the packs; see `collecting`."""
+        owner, around = self._owner, self._around
+        ledger = self._ledger()
+        plan = Plan(
+            domain=owner.domain,
+            epoch=owner.epoch,
+            n=self._n,
+            made_ns=around.clock.wall_ns(),
+            site=owner.site,
+            before=owner.ledger,
+            ledger=ledger,
+            packs=tuple(self.packs.values()),
+            victims=(),
+            holds=seen_of(holds),
+            protected=owner.protected,
+        )
+        carry_out(around.collector, owner, plan, frozenset(), 0.0)
+
+    def _ledger(self) -> ObjectName:
+        owner = self._owner
+        facts = LedgerFacts(owner.epoch, self._n, None, owner.site, self._software)
+        runs = self._runs(read_runs(self._around.store, owner.domain, self._opened.keys, owner.ledger))
+        built = build_ledger(facts, runs, self._keys(), self._entropy(16), self._compressor)
+        self._put(built)
+        return ObjectName(built.key, built.digest)
+
+    def _runs(self, before: Iterable[Run]) -> Iterator[Run]:
+        """Those in force, less the packs that are healed, and each healed segment as a run of its own."""
+        for run in before:
+            if not (run.kind is RunKind.PACK_IN_FORCE and _pack_of(run) in self.packs):
+                yield run
+        for key, digest in self._digests.items():
+            parsed = parse_key(key)
+            assert parsed is not None, key
+            if parsed.kind is KeyKind.SEGMENT:
+                yield Run(RunKind.SEGMENT_COLLECTED, parsed.epoch, parsed.number, parsed.number, digest)
+        for name in self.packs.values():
+            parsed = parse_key(name.key)
+            assert parsed is not None, name
+            yield Run(RunKind.PACK_IN_FORCE, parsed.epoch, parsed.number, parsed.number, name.digest)
+
+    def _put(self, built: SealedObject) -> None:
+        """Write an object, and read it back."""
+        put_once(self._around.store, built.key, built.data)
+        if self._around.store.get(built.key).data != built.data:
+            raise DamagedObject(built.key, "it does not read back as it was written")
+
+    def _pack_facts(self) -> PackFacts:
+        record = self._opened.history.spans[self._owner.epoch].record
+        number = self._n * PACKS_PER_PASS + len(self.packs)
+        return PackFacts(
+            self._owner.epoch, number, record.base, record.end, site=self._owner.site, software=self._software
+        )
+
+    @property
+    def _entropy(self) -> Callable[[int], bytes]:
+        return self._around.entropy
+
+    def _keys(self) -> WriterKeys:
+        """Fresh ones for every object."""
+        identity = self._around.identity
+        if not identity.key_block:
+            return WriterKeys(identity.domain)
+        return writer_keys(
+            identity.domain,
+            identity.public_key,
+            identity.key_block,
+            identity.index_key,
+            self._entropy(32),
+            self._entropy(32),
+        )
+
+
+def _pack_of(run: Run) -> str:
+    return pack_key(run.epoch, run.first)
+
+
+def _stopped(why: str) -> CollectionStopped:
+    return CollectionStopped("nothing was healed", why)
