@@ -36,7 +36,7 @@ from cdp_agent.collector.past import (
     unnamed_of,
 )
 from cdp_agent.collector.remembered import Remembered, Tables
-from cdp_agent.collector.warmth import Grouping, groups_of
+from cdp_agent.collector.warmth import PART_BYTES_MIN, Grouping, alike, groups_of
 from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_container.clock import Clock
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
@@ -58,7 +58,7 @@ from cdp_container.errors import CollectionStopped, DamagedObject, MissingObject
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor
-from cdp_container.format.domain import ObjectName, Owner, parse_owner
+from cdp_container.format.domain import ObjectName, Owner, OwnerState, parse_owner
 from cdp_container.format.gc import Plan
 from cdp_container.format.head import check_object, object_digest, open_head
 from cdp_container.format.holds import Hold
@@ -88,7 +88,8 @@ class Wishes:
     """How a pass is to go about it.
 
     `space_target`, `live_share`: see `Bounds`. `private_key`: of the domain, where frames are to be split;
-    without it no object is packed of which LIVE_SHARE_WHOLE lives.
+    without it no object is packed of which LIVE_SHARE_WHOLE lives. `part_bytes_min`: hot and cold are not
+    parted where less is packed.
     """
 
     grace_seconds: float = GRACE_SECONDS
@@ -96,6 +97,7 @@ class Wishes:
     live_share: float = LIVE_SHARE_MAX
     age_seconds: float = COLLECT_AGE_SECONDS_MIN
     copy_bytes_max: int = PASS_BYTES_MAX
+    part_bytes_min: int = PART_BYTES_MIN
     private_key: bytes | None = field(default=None, repr=False)
     software: str = ""
 
@@ -159,6 +161,9 @@ class Passed:
 
 def run_pass(around: Around, wishes: Wishes) -> Passed:
     """One whole pass. Raises CdpError, wherever it ended; nothing needs to be undone."""
+    elsewhere = _elsewhere(around)
+    if elsewhere:
+        return Passed(elsewhere, None)
     owner, before = settle(around.collector)
     looks = [look_at_clocks(around)]
     _refuse_doubt(looks, around.store_seen_ns)
@@ -171,7 +176,8 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
         tables, found = look_around(around, wishes, remembered, owner, holds, now_ns)
         if not is_worth_a_plan(found.chosen):
             return Passed("there is nothing to collect", before, found, store_ns=now_ns)
-        groups = groups_of(remembered, past_of(found.history), found.alive, found.chosen.copied_bytes)
+        parts = found.chosen.copied_bytes >= wishes.part_bytes_min
+        groups = groups_of(remembered, past_of(found.history), found.alive) if parts else alike
         writing = _Writing(around, wishes, tables, found, groups)
         plan = writing.write_all(holds, looks[0].wall_ns)
         looks.append(look_at_clocks(around))
@@ -183,6 +189,16 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
     finally:
         remembered.close()
     return Passed("", before, found, finished, writing.counted, looks[-1].store_ns)
+
+
+def _elsewhere(around: Around) -> str:
+    """Why this site has nothing to collect, "" where it owns the domain."""
+    owner = parse_owner(around.store.get(OWNER_KEY).data, OWNER_KEY, around.identity.domain)
+    if owner.state is OwnerState.RELEASED:
+        return f"the domain is released to site {owner.released_to!r}"
+    if owner.site != around.collector.site:
+        return f"site {owner.site!r} has the domain"
+    return ""
 
 
 def look_only(around: Around, wishes: Wishes) -> Found:
@@ -255,6 +271,8 @@ def look_around(
         name = hold.ledger
         read_by = NO_LEDGER if name is None else ledger_of(read_runs(store, domain, keys, name))
         spared |= spared_by_hold(hold, history, read_by)
+    is_readable = not around.identity.key_block or wishes.private_key is not None
+    live_share = wishes.live_share if is_readable else min(wishes.live_share, LIVE_SHARE_WHOLE)
     bounds = Bounds(
         now_ns, history.owner.protected, spared, wishes.space_target, live_share, wishes.age_seconds,
         copy_bytes_max=wishes.copy_bytes_max,
@@ -267,8 +285,6 @@ def look_around(
 
 
 def _kept(
-    is_readable = not around.identity.key_block or wishes.private_key is not None
-    live_share = wishes.live_share if is_readable else min(wishes.live_share, LIVE_SHARE_WHOLE)
     history: History, cuts: Sequence[PastCut], holds: Mapping[str, Hold], now_ns: int
 ) -> dict[Place, Kept]:
     config = history.config
