@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from cdp_agent.cli.accepted import load_running
@@ -48,12 +50,19 @@ def scheduled_run(config: Path) -> int:
     What it found is told by `status` and the alerts, and fails nothing.
     """
     os.nice(NICENESS)
+    signal.signal(signal.SIGTERM, _interrupt)
     settings, identity = load_agent(config, other_volumes=True)
     wanted = settings.verification
     budget = None if wanted is None or wanted.budget is None else budget_of(wanted.budget)
     what = Verification(settings, identity, operator(), software(), budget, lambda _: None)
     verify_once(what, SystemClock())
     return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """To be ended is to be interrupted: the hold is dropped, or nothing were collected for its term."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def verified_text(done: Verified) -> list[str]:

@@ -83,6 +83,11 @@ class Healed:
     outcomes: list[Outcome] = field(default_factory=list)
     is_done: bool = False
 
+    @property
+    def keys(self) -> list[str]:
+        """What was healed."""
+        return [one.key for one in self.outcomes if one.pack is not None]
+
 
 def heal(around: Around, here: Here, known: Collection[str], software: str, plan_only: bool) -> Healed:
     """Look at what is known to be damaged, and at what is missing, and heal what can be.

@@ -15,6 +15,8 @@ from cdp_agent.collector.process import LOCK_NAME, Site, around_of
 from cdp_agent.healing.heal import Healed, Here, heal
 from cdp_agent.supervisor import take_lock
 from cdp_agent.verifier.last import load_last as load_verification
+from cdp_agent.verifier.last import save_last as save_verification
+from cdp_agent.verifier.last import without_need
 from cdp_container.clock import Clock
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.reader import JournalReader
@@ -32,7 +34,11 @@ def heal_once(
     try:
         around = around_of(site, clock, report, load_last(site.journal).store_ns)
         with _here(site) as here:
-            return heal(around, here, load_verification(site.journal).known, software, plan_only)
+            found = load_verification(site.journal)
+            healed = heal(around, here, found.known, software, plan_only)
+        if healed.is_done:
+            save_verification(site.journal, without_need(found, healed.keys))
+        return healed
     finally:
         os.close(lock)
 

@@ -6,8 +6,8 @@ the next run looks at first: those with a finding, until they are found sound, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,6 +106,14 @@ def damage_of(last: Last) -> str:
     named = f"{keys[0]} and {len(keys) - 1} more" if len(keys) > 1 else keys[0]
     many = counted(len(keys), "damaged or missing object")
     return f"verification found {many} that recovery points need: {named}"
+
+
+def without_need(last: Last, keys: Collection[str]) -> Last:
+    """The same once these objects were healed: they are looked at further, and nothing needs them."""
+    findings = [
+        {**finding, "needed": False} if finding["key"] in keys else dict(finding) for finding in last.findings
+    ]
+    return replace(last, report={**last.report, "findings": findings}) if last.report else last
 
 
 def problem_of(last: Last) -> str:

@@ -16,6 +16,8 @@ from cdp_agent.supervisor import ALLOCATOR, SUPERVISOR_PID
 from cdp_container.clock import Clock
 from cdp_container.domain.schedule import CalendarTimes
 
+STOP_SECONDS: Final = 10.0
+"""A hold that is left behind keeps collection waiting for its term, but nobody waits longer for its end."""
 CLOCK_BACK_NS: Final = 3600 * 1_000_000_000
 """Where the wall clock was set back by more, the next time is looked for anew."""
 
@@ -46,11 +48,16 @@ class Schedule:
             self._process = subprocess.Popen(self.argv, env=environment)
 
     def stop(self) -> None:
-        """End the run that is under way: the next one goes on where the last one ended."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """End the run that is under way: it drops its hold, and the next one goes on where the last ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _look(self, wall_ns: int) -> None:
         """For the next time after now."""

@@ -14,7 +14,7 @@ from cdp_agent.cli.heal import healed_members, healed_text
 from cdp_agent.collector.process import Site
 from cdp_agent.healing.heal import Healed
 from cdp_agent.healing.process import heal_once
-from cdp_agent.verifier.last import Last, save_last
+from cdp_agent.verifier.last import Last, damage_of, load_last, save_last
 from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import IDENTITY_NAME, encode_identity
 from cdp_container.domain.settings import AgentSettings, dump_settings
@@ -168,6 +168,7 @@ def test_found_by_one_command_and_healed_by_another(
         assert agent(monkeypatch, "verify", "--config", config, "--report", report) == 27
         assert key in capsys.readouterr().out
         assert [one["key"] for one in json.loads(report.read_text())["findings"]] == [key]
+        assert key in damage_of(load_last(healing.site.journal))
         assert agent(monkeypatch, "heal", "--plan", "--json", "--config", config) == 0
         assert json.loads(capsys.readouterr().out)["is_done"] is False
         (healing.container / lost).unlink()
@@ -175,6 +176,7 @@ def test_found_by_one_command_and_healed_by_another(
         said = capsys.readouterr()
         assert f"{key}: healed by" in said.out
         assert lost in said.err
+        assert damage_of(load_last(healing.site.journal)) == ""
         assert agent(monkeypatch, "verify", "--budget", "1KiB", "--json", "--config", config) == 27
         found = json.loads(capsys.readouterr().out)
         assert {one["key"]: one["needed"] for one in found["findings"]} == {key: False, lost: True}

@@ -14,6 +14,7 @@ import pytest
 from cdp_agent.cli.verify import verified_text
 from cdp_agent.supervisor import take_lock
 from cdp_agent.verifier import process
+from cdp_agent.verifier import schedule as scheduling
 from cdp_agent.verifier.last import (
     DIRECTORY_NAME,
     LAST_NAME,
@@ -249,6 +250,21 @@ def test_a_run_starts_at_its_times_and_never_twice_at_once(tmp_path: Path) -> No
     schedule.poll()
     wait_until(lambda: ran(file) == 3, "the run", 30)
     schedule.stop()
+
+
+def test_a_run_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "STOP_SECONDS", 0.1)
+    wall, ready = Wall(), tmp_path / "ready"
+    program = f"import signal; signal.signal(15, signal.SIG_IGN); open({str(ready)!r}, 'w'); signal.pause()"
+    schedule = Schedule((sys.executable, "-c", program), CalendarTimes("* * * * *", "UTC"), wall)
+    schedule.poll()
+    wall.sleep(61)
+    schedule.poll()
+    process = schedule._process
+    assert process is not None
+    wait_until(ready.exists, "the run", 30)
+    schedule.stop()
+    assert process.returncode == -9
 
 
 def test_a_run_that_is_under_way_is_ended_with_the_agent(tmp_path: Path) -> None:
