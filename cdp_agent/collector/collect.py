@@ -36,7 +36,7 @@ from cdp_agent.collector.past import (
     unnamed_of,
 )
 from cdp_agent.collector.remembered import Remembered, Tables
-from cdp_agent.collector.warmth import PART_BYTES_MIN, Grouping, alike, groups_of
+from cdp_agent.collector.warmth import PART_BYTES_MIN, Grouping, groups_of
 from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_container.clock import Clock
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
@@ -85,11 +85,10 @@ GRACE_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How a pass is to go about it.
+    """How a pass is to go about it; see `Bounds`, too.
 
-    `space_target`, `live_share`: see `Bounds`. `private_key`: of the domain, where frames are to be split;
-    without it no object is packed of which LIVE_SHARE_WHOLE lives. `part_bytes_min`: hot and cold are not
-    parted where less is packed.
+    `private_key`: of the domain, where frames are to be split; without it no object is packed of which
+    LIVE_SHARE_WHOLE lives. `part_bytes_min`: hot and cold are not parted where less is packed.
     """
 
     grace_seconds: float = GRACE_SECONDS
@@ -176,8 +175,8 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
         tables, found = look_around(around, wishes, remembered, owner, holds, now_ns)
         if not is_worth_a_plan(found.chosen):
             return Passed("there is nothing to collect", before, found, store_ns=now_ns)
-        parts = found.chosen.copied_bytes >= wishes.part_bytes_min
-        groups = groups_of(remembered, past_of(found.history), found.alive) if parts else alike
+        is_enough = found.chosen.copied_bytes >= wishes.part_bytes_min
+        groups = groups_of(remembered, found.history, found.alive, is_enough)
         writing = _Writing(around, wishes, tables, found, groups)
         plan = writing.write_all(holds, looks[0].wall_ns)
         looks.append(look_at_clocks(around))

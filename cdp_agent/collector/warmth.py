@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cdp_agent.collector.alive_types import Alive
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
-from cdp_agent.collector.counting import Past
 from cdp_agent.collector.remembered import Remembered
+from cdp_container.domain.history import History
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
 from cdp_container.format.layout import NONE_U32, ObjectKind
@@ -33,7 +33,7 @@ COLD, HOT = 0, 5
 WARM_AGES: Final = (0.25, 0.5, 1.0)
 """What parts the rest into groups 1 to 4: so often was as much written since as lives."""
 GROUPS: Final = 6
-GROUPED_BYTES_MIN: Final = GROUPS * SMALL_OBJECT_BYTES
+PART_BYTES_MIN: Final = GROUPS * SMALL_OBJECT_BYTES
 """Where less is packed, groups would only make small packs of it."""
 SEGMENTS_MAX: Final = 4096
 """The newest segments that are looked at: 32 GiB of full ones."""
@@ -71,9 +71,9 @@ class Warmth:
         return groups
 
 
-def groups_of(remembered: Remembered, past: Past, alive: Alive, copied_bytes: int) -> Grouping:
-    """How what lives in victims is to be parted. Raises CacheDamaged."""
-    if copied_bytes < GROUPED_BYTES_MIN:
+def groups_of(remembered: Remembered, history: History, alive: Alive, is_enough: bool) -> Grouping:
+    """How what lives in victims is to be parted, if that is enough to part. Raises CacheDamaged."""
+    if not is_enough:
         return alike
     objects = alive.objects
     segments = objects[objects["kind"] == ObjectKind.SEGMENT]
@@ -85,7 +85,7 @@ def groups_of(remembered: Remembered, past: Past, alive: Alive, copied_bytes: in
     runs = tables.runs[np.isin(tables.runs["object"], newest) & (tables.runs["count"] > 0)]
     mean_bytes = segments["stored_bytes"].mean() if len(segments) else OBJECT_BYTES_TARGET
     turn = float(objects["live_bytes"].sum() / mean_bytes)
-    return warmth_of(tables.spaces, runs, remembered.extents_of(runs), past.lasts, turn).groups
+    return warmth_of(tables.spaces, runs, remembered.extents_of(runs), history.everything(), turn).groups
 
 
 def alike(pieces: Table) -> Ints:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cdp_agent.collector.alive_types import LIVE, Interval
 from cdp_agent.collector.packing import CutFacts, Packing, PackWriter, check_pack, cut_record
+from cdp_agent.collector.warmth import Grouping, alike
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.heads import Seen
 from cdp_container.domain.ledgers import ledger_of
@@ -139,10 +140,11 @@ class Case:
         cut: CutFacts | None = None,
         bytes_target: int = 8 << 20,
         needed_voids: bool = True,
+        groups: Grouping = alike,
     ) -> tuple[list[SealedObject], Packing]:
         heads = {one.key: self.head(one) for one in victims}
         alive = Fake(dict.fromkeys(heads, live), heads, needed_voids)
-        packing = Packing(self.writer(), alive, bytes_target)
+        packing = Packing(self.writer(), alive, bytes_target, groups)
         packs = []
         for one in victims:
             packs += list(
@@ -202,6 +204,24 @@ def test_a_pack_of_packs_keeps_the_seals_of_who_wrote_first(case: Case) -> None:
     twice, _ = case.pack(once, [(0, (1 << 20) + 8192)])
     thrice, _ = case.pack(twice, [(0, 66_000 // 512 * 512)])
     assert case.content(thrice[0]) == within(case.content(victim), [(0, 66_000 // 512 * 512)])
+
+
+@CASES
+@pytest.mark.parametrize("live", LIVE_PARTS)
+@pytest.mark.parametrize("bytes_target", [1 << 30, 100_000])
+def test_what_is_parted_comes_back_as_well(case: Case, live: list[Span], bytes_target: int) -> None:
+    def every_other_block(pieces: Table) -> NDArray[np.int64]:
+        groups: NDArray[np.int64] = 1 + pieces["start"] // BLOCK % 2
+        return groups
+
+    victims = [case.segment(extents()), case.segment([data(1 << 24, 8192)], 2)]
+    live = [*live, *([(1 << 24, (1 << 24) + 8192)] if live != LIVE_PARTS[0] else [])]
+    packs, _ = case.pack(victims, live, bytes_target=bytes_target, groups=every_other_block)
+    contents = [case.content(pack) for pack in packs]
+    assert len(packs) > 1, "one of them is of records"
+    assert sum(map(len, contents)) == len({at for content in contents for at in content})
+    found = {at: raw for content in contents for at, raw in content.items()}
+    assert found == within(case.content(victims[0]) | case.content(victims[1]), live)
 
 
 @CASES
