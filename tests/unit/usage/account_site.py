@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cdp_agent.collector.collect import Around
+from cdp_container.domain.collecting import Collector
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
+from cdp_container.domain.owner_types import ChangePlan
 from cdp_container.format.holds import Holds, build_holds
 from cdp_container.format.keys import HOLDS_KEY
 from cdp_container.format.seal import derive_index_key, public_of
 from cdp_container.store.api import Store
 from tests.containers import Site, busy_container
+from tests.unit.collector.collecting_site import Time
 
 
 def identity_of(site: Site) -> AgentIdentity:
@@ -27,9 +31,22 @@ def identity_of(site: Site) -> AgentIdentity:
     )
 
 
-def a_container(store: Store, encrypted: bool = True, collected: bool = True) -> Site:
+def around(site: Site, directory: Path) -> Around:
+    """What reads a site's container; whoever asks it to change anything fails."""
+
+    def refuse(_: ChangePlan) -> None:
+        raise AssertionError("nothing is to be changed")
+
+    clock = Time()
+    collector = Collector(site.store, (), site.domain, "site-a", dict, refuse, clock.sleep)
+    return Around(
+        identity_of(site), directory, collector, site.store, clock, site.rng.randbytes, lambda _: None
+    )
+
+
+def a_container(store: Store, encrypted: bool = True, collected: bool = True, seed: int = 1) -> Site:
     """Epochs, side branches, if `collected` a pack and a ledger; a roster without holds."""
-    site = busy_container(store, seed=1, encrypted=encrypted)
+    site = busy_container(store, seed, encrypted)
     if collected:
         site.collect(1, 1, 3)
     store.put_new(HOLDS_KEY, build_holds(Holds(site.domain, 1, bytes(16))))

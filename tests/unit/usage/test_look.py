@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
-from cdp_agent.collector.collect import Around, Wishes
+from cdp_agent.collector.collect import Wishes
 from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Part, Usage, account
 from cdp_agent.usage.look import Look, look_at
-from cdp_container.domain.collecting import Collector
-from cdp_container.domain.owner_types import ChangePlan
 from cdp_container.domain.retention import Retention
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, segment_key
 from cdp_container.format.place import Place
@@ -22,20 +20,9 @@ from cdp_container.store.inventory import Taken
 from cdp_container.store.memory import MemoryStore
 from tests.containers import Site, write
 from tests.unit.collector.collecting_site import HOUR, CollectedSite, Time
+from tests.unit.usage.account_site import around
 
 DISK = 300_000
-
-
-def around(site: CollectedSite, directory: Path) -> Around:
-    """What reads a site's container; whoever asks it to change anything fails."""
-
-    def refuse(_: ChangePlan) -> None:
-        raise AssertionError("nothing is to be changed")
-
-    collector = Collector(site.store, (), site.domain, "site-a", dict, refuse, site.time.sleep)
-    return Around(
-        site._identity(), directory, collector, site.store, site.time, site.rng.randbytes, lambda _: None
-    )
 
 
 def items(site: CollectedSite) -> Iterator[Taken]:
