@@ -354,8 +354,12 @@ def _work_failed(state: RunState, event: WorkFailed, moment: Moment) -> Step:
 
 
 def _may_lose(state: RunState, failure: Failure) -> bool:
-    """Whether the operator accepted that what was proven is gone."""
-    accepted = state.takeover is not None and state.takeover.accept_loss
+    """Whether the operator accepted that what was proven is gone, and the end can be told without it.
+
+    Where segments were collected only the ledger tells them from lost ones, and no run that claims has it.
+    """
+    assert state.seen is not None
+    accepted = state.takeover is not None and state.takeover.accept_loss and state.seen.ledger is None
     return accepted and state.phase is Phase.FINDING and failure is Failure.LOST
 
 

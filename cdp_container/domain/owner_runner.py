@@ -167,7 +167,8 @@ class OwnerRunner:
         """What stays lost is not waited for: somebody has to decide."""
         self._lost = self._lost + 1 if why.startswith(ot.Failure.LOST.value) else 0
         if self._lost >= LOST_MAX:
-            raise MissingObject("cannot take the domain over", why, _LOST_HINT)
+            collected = self.owner is not None and self.owner.ledger is not None
+            raise MissingObject("cannot take the domain over", why, _KEPT_HINT if collected else _LOST_HINT)
 
     def _say(self, line: str) -> None:
         if line != self._said:
@@ -218,6 +219,10 @@ _FENCED_HINT: Final = "see who owns it with `rehydrate history`; what was restor
 _LOST_HINT: Final = (
     "bring back what is named from a replica or a version and run this again; or `rehydrate failover "
     "--accept-loss` (a failback has no such option: into new disks): the epoch record tells what was lost"
+)
+_KEPT_HINT: Final = (
+    "bring the missing object back from a replica or a version; older points can be restored with --at, and "
+    "protected into a new domain: what was collected cannot be told from what is lost by who claims"
 )
 
 

@@ -280,6 +280,18 @@ def test_a_loss_that_is_accepted_is_recorded(answer: str) -> None:
     assert play.sent.protected == left.place
 
 
+def test_where_segments_were_collected_no_end_is_found_without_what_was_proven() -> None:
+    """From its first segment on all would look lost, and the next pass would collect what is left."""
+    found = foreign(ledger=ObjectName(ledger_key(9, 1), b"l" * 32))
+    play = asked(TakeOver(forced=(found.epoch, found.nonce), accept_loss=True), found)
+    play.on(Swapped("tag-1"))
+    for _ in range(3):
+        play.on(WorkFailed(Failure.LOST, "it is gone"))
+        while not play.has(FindEnd):
+            play.until_due()
+        assert play.one(FindEnd).protected == found.protected
+
+
 def test_an_outage_is_no_loss() -> None:
     play = asked(TakeOver(forced=BY_FORCE.forced, accept_loss=True))
     play.on(Swapped("tag-1"))
