@@ -18,6 +18,7 @@ from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.last_error import LastError, newest_error
 from cdp_agent.collector.last import LastPass, load_last, members_of, trouble_of
+from cdp_agent.collector.lock_note import LockNote, load_note, trouble_of_locks
 from cdp_agent.releases import release_hint, release_members, release_text
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
@@ -140,7 +141,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         rpo_target_seconds=settings.rpo_target,
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
         + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
-        + _stopped(load_last(directory))
+        + _stopped(load_last(directory), load_note(directory), clock.wall_ns())
         + _verified(load_verification(directory)),
         volumes=volumes,
         limits=dict(facts.get("limits", {})) if answering else {},
@@ -220,10 +221,9 @@ def _released(release: dict[str, Any] | None) -> list[str]:
     return [] if release is None else [release_text(release), f"hint: {release_hint(release)}"]
 
 
-def _stopped(last: LastPass) -> list[str]:
-    """Collection that keeps failing: the container grows, and protection goes on."""
-    trouble = trouble_of(last)
-    return [trouble] if trouble else []
+def _stopped(last: LastPass, note: LockNote, now_ns: int) -> list[str]:
+    """Collection that keeps failing: the container grows, or locks end, and protection goes on."""
+    return [trouble for trouble in (trouble_of(last), trouble_of_locks(note, now_ns)) if trouble]
 
 
 def _problems(

@@ -6,7 +6,7 @@ belong here (process, schedule); the protocol from the plan on is domain.collect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -99,6 +99,8 @@ class Wishes:
     part_bytes_min: int = PART_BYTES_MIN
     private_key: bytes | None = field(default=None, repr=False)
     software: str = ""
+    locked: Collection[str] = ()
+    """Keys that are no victims: the store is known not to delete them yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +269,10 @@ def look_around(
     wholes = [place for place, why in kept.items() if why.whole]
     spared = spared_by_history(history, wholes)
     for hold in holds.values():
-        name = hold.ledger
+        name = hold.ledger if hold.until_ns is None else None  # what an operator's notes may be gone
         read_by = NO_LEDGER if name is None else ledger_of(read_runs(store, domain, keys, name))
         spared |= spared_by_hold(hold, history, read_by)
+    spared |= set(wishes.locked)
     is_readable = not around.identity.key_block or wishes.private_key is not None
     live_share = wishes.live_share if is_readable else min(wishes.live_share, LIVE_SHARE_WHOLE)
     bounds = Bounds(

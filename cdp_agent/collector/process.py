@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from cdp_agent.collector.collect import Around, Found, Passed, Wishes, look_only, run_pass
 from cdp_agent.collector.last import LastPass, load_last, save_last
+from cdp_agent.collector.lock_note import LockNote, load_note, save_note, still_locked
+from cdp_agent.collector.locks import ExtendsLocks, Lock, extend_locks, lock_of, needed_of, refused_by
 from cdp_agent.streamer.control import Answer, call
 from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import BOOT_ID
@@ -24,10 +28,11 @@ from cdp_container.domain.held_look import look_at_holds
 from cdp_container.domain.history import read_domain
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.owner_types import ChangePlan
+from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
 from cdp_container.domain.settings import AgentSettings, LimitsSettings
 from cdp_container.errors import CdpError, CollectionStopped
 from cdp_container.format.holds import Hold
-from cdp_container.store.address import open_store
+from cdp_container.store.address import DirectoryPlace, data_place, open_store, parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 
@@ -65,14 +70,18 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
 
     Raises AlreadyRunning where another is under way, and CdpError wherever one ended.
     """
-    lock = take_lock(site.journal / LOCK_NAME, clock)
+    lock_fd = take_lock(site.journal / LOCK_NAME, clock)
     try:
         passes: list[Passed] = []
         before = load_last(site.journal)
         while len(passes) < PLANS_MAX:
             store_ns = load_last(site.journal).store_ns
             try:
-                passed = run_pass(around_of(site, clock, report, store_ns), wishes)
+                lock, note = lock_of(_address(site)), load_note(site.journal)
+                wanted = wishes if lock is None else _within(wishes, lock, note, store_ns)
+                passed = run_pass(around_of(site, clock, report, store_ns), wanted)
+                if lock is not None:
+                    _extend(site, lock, passed, note, clock, report)
             except CdpError as error:
                 stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
                 save_last(site.journal, replace(stopped, failures=before.failures + 1))
@@ -83,16 +92,64 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
                 break
         return passes
     finally:
-        os.close(lock)
+        os.close(lock_fd)
 
 
 def look_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], None]) -> Found:
     """What a pass would do. Changes nothing in the container. Raises AlreadyRunning, CdpError."""
-    lock = take_lock(site.journal / LOCK_NAME, clock)
+    lock_fd = take_lock(site.journal / LOCK_NAME, clock)
     try:
-        return look_only(around_of(site, clock, report, load_last(site.journal).store_ns), wishes)
+        lock, store_ns = lock_of(_address(site)), load_last(site.journal).store_ns
+        if lock is not None:
+            wishes = _within(wishes, lock, load_note(site.journal), store_ns)
+        return look_only(around_of(site, clock, report, store_ns), wishes)
     finally:
-        os.close(lock)
+        os.close(lock_fd)
+
+
+def _address(site: Site) -> str:
+    return site.settings.collection.store or site.settings.store
+
+
+def _within(wishes: Wishes, lock: Lock, note: LockNote, store_ns: int) -> Wishes:
+    """Nothing is a victim that the store would not delete, as far as that is known before."""
+    age_seconds = max(wishes.age_seconds, lock.seconds + COLLECT_AGE_SECONDS_MIN)
+    return replace(wishes, age_seconds=age_seconds, locked=still_locked(note, store_ns))
+
+
+def _extend(
+    site: Site, lock: Lock, passed: Passed, note: LockNote, clock: Clock, report: Callable[[str], None]
+) -> None:
+    """After a pass: lock what is needed for long enough, and note what could not be deleted."""
+    now_ns = passed.store_ns
+    if not now_ns:
+        return  # another site's to do
+    for finished in (passed.finished_before, passed.finished):
+        if finished is not None and finished.locked:
+            note = refused_by(note, finished.locked, now_ns, lock)
+            soonest = datetime.fromtimestamp(min(note.refused.values(), default=0) // 10**9, UTC)
+            count = len(finished.locked)
+            report(f"{count} objects stay until their locks end, the first at {soonest:%Y-%m-%d %H:%M} UTC")
+    if passed.found is not None:
+        place = parse_address(_address(site))
+        data = None if isinstance(place, DirectoryPlace) else data_place(place)
+        assert data is not None, "it has a lock"
+        with closing(open_store(data, clock)) as store:
+            assert isinstance(store, ExtendsLocks), data
+            pace = _pace(site, clock)
+            note = extend_locks(store, needed_of(passed.found), note, lock, now_ns, lambda: pace.wait(0))
+    save_note(site.journal, note)
+
+
+def _pace(site: Site, clock: Clock) -> Limiter:
+    collection = site.settings.collection
+    limits = LimitsSettings().model_copy(
+        update={
+            "bytes_per_second": collection.bytes_per_second,
+            "requests_per_second": collection.requests_per_second,
+        }
+    )
+    return Limiter(limits, clock)
 
 
 def _last(passes: Sequence[Passed], before: LastPass, wall_ns: int) -> LastPass:
@@ -116,20 +173,13 @@ def _last(passes: Sequence[Passed], before: LastPass, wall_ns: int) -> LastPass:
 def around_of(site: Site, clock: Clock, report: Callable[[str], None], seen_ns: int) -> Around:
     """What a pass over the container of a site runs in. `seen_ns`: see `Around.store_seen_ns`."""
     settings, domain = site.settings, site.identity.domain
-    collection = settings.collection
-    limits = LimitsSettings().model_copy(
-        update={
-            "bytes_per_second": collection.bytes_per_second,
-            "requests_per_second": collection.requests_per_second,
-        }
-    )
-    limiter = Limiter(limits, clock)
+    limiter = _pace(site, clock)
 
     def opened(address: str) -> Store:
         store = LimitedStore(open_store(address, clock), limiter, patient=True)
         return with_retries(store, clock, lambda: int.from_bytes(os.urandom(4), "little") / 2.0**32)
 
-    store = opened(collection.store or settings.store)
+    store = opened(_address(site))
     config = read_domain(store).config
     replicas = [] if config is None else [opened(address) for address in config.replicas]
     directory = site.journal / "collector"

@@ -7,7 +7,7 @@ Any error ends the pass, wherever it is; the one after it begins at `settle`. Wh
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_container.domain.owner_types import ChangePlan
@@ -19,6 +19,7 @@ from cdp_container.errors import (
     DamagedObject,
     MissingObject,
     NotFound,
+    ObjectLocked,
     PreconditionFailed,
     StoreUnavailable,
 )
@@ -64,10 +65,11 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What became of a plan."""
+    """What became of a plan. `locked`: keys that the store keeps until then (store's clock), None: unknown."""
 
     deleted: int
     kept: int
+    locked: Mapping[str, int | None] = field(default_factory=dict)
 
 
 def read_owner(collector: Collector) -> Owner:
@@ -123,12 +125,18 @@ def finish(collector: Collector, owner: Owner) -> Finished:
     """Steps 8 to 10 of a plan that executes, whoever made it and however far it was."""
     plan, digest = _read_plan(collector, owner)
     final = _final_list(collector, plan, digest)
+    locked: dict[str, int | None] = {}
     for key in final.delete:
-        collector.store.delete(key)
+        try:
+            collector.store.delete(key)
+        except ObjectLocked as error:
+            # No doubt: it was collected, nothing counts it any more, and it is a victim again later.
+            locked[key] = error.until_ns
     for key in final.delete:
-        _confirm(collector, key)
+        if key not in locked:
+            _confirm(collector, key)
     collector.change(end_plan(owner))
-    return Finished(len(final.delete), len(final.kept))
+    return Finished(len(final.delete) - len(locked), len(final.kept), locked)
 
 
 def _read_plan(collector: Collector, owner: Owner) -> tuple[Plan, bytes]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from botocore.exceptions import ClientError
 
@@ -29,6 +30,7 @@ from cdp_container.store.s3_clients import Waits, nanoseconds, short_waits
 from cdp_container.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3.literals import ObjectLockRetentionModeType
     from mypy_boto3_s3.type_defs import ListObjectVersionsRequestTypeDef
 
 KNOWN_MAX: Final = 200_000
@@ -186,6 +188,25 @@ class OldestS3Store(S3Store):
                 continue
             except AccessDenied as error:
                 raise self._locked(key, version) or error from error
+
+    def extend(self, key: str, mode: str, until_ns: int) -> None:
+        """Lock an object until then at least, in a mode of S3. Raises NotFound, AccessDenied."""
+        oldest = self._known.get(key) or self._look(key)
+        if oldest is None:
+            raise NotFound(f"lock {key} in {self.address}", "there is no such object")
+        until = datetime.fromtimestamp(-(-until_ns // 1_000_000_000), UTC)
+        try:
+            with self._errors("look at", key):
+                self._control.put_object_retention(
+                    Bucket=self._settings.bucket,
+                    Key=self._full(key),
+                    VersionId=oldest.name,
+                    Retention={"Mode": cast("ObjectLockRetentionModeType", mode), "RetainUntilDate": until},
+                )
+        except AccessDenied:
+            locked = self._locked(key, oldest)
+            if locked is None or (locked.until_ns or 0) < until_ns:
+                raise  # else somebody locked it for longer, which nobody may shorten
 
     def _locked(self, key: str, version: Version) -> ObjectLocked | None:
         """What it means that a version cannot be deleted: its lock, or None where nothing tells of one."""

@@ -14,8 +14,18 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from cdp_container.errors import ConfigInvalid, NotFound, ObjectLocked, PreconditionFailed, StoreRefused
+from cdp_agent.collector.lock_note import load_note
+from cdp_agent.collector.locks import Lock, extend_locks
+from cdp_container.errors import (
+    AccessDenied,
+    ConfigInvalid,
+    NotFound,
+    ObjectLocked,
+    PreconditionFailed,
+    StoreRefused,
+)
 from cdp_container.format.keys import segment_key
+from cdp_container.store.credentials_file import credentials_text
 from cdp_container.store.s3_oldest import OldestS3Store
 from cdp_container.store.s3_settings import S3Settings
 from deploy.bucket_policy import bucket_policy
@@ -29,11 +39,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ceph]
 
 SIZE: Final = 4 * MIB
 LOCK_DAYS: Final = 2
+DAY_NS: Final = 86_400 * 10**9
+ROLES: Final = ("writer", "reader", "collector")
 
 
 @pytest.fixture(scope="module")
 def users(ceph: S3Server) -> dict[str, S3Server]:
-    return {role: another_user(ceph, f"lock-{role}") for role in ("writer", "reader")}
+    return {role: another_user(ceph, f"lock-{role}") for role in ROLES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,45 @@ def test_nothing_that_was_locked_is_lost(places: Places, users: dict[str, S3Serv
             places.domain.admin.put_object(Bucket=places.domain.name, Key=key, Body=b"rubbish")
         rescued, _ = read_back(a, reader, a.base / "3.raw", "rescue", places.settings.address())
         assert rescued == image
+
+
+def test_a_pass_has_rights_of_its_own_and_extends_what_is_needed(
+    places: Places, users: dict[str, S3Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with protected(places, users["writer"]) as (a, image):
+        collector = users["collector"]
+        keys = a.base / "collector"
+        keys.write_text(
+            credentials_text("default", collector.access_key, collector.secret_key, None).decode()
+        )
+        own = f"collection: {{store: '{places.address}&credentials={keys}', grace: 1s}}"
+        a.write_config(*places.configuration(), own)
+        a.start()
+        a.flush_when_ready()
+        a.agent_command("gc").must()
+        note = load_note(a.journal)
+        assert note.lock_seconds == LOCK_DAYS * 86_400
+        assert note.soonest_ns > 0
+        a.agents[-1].kill_group()
+        s3_environment(collector, monkeypatch)
+        store = OldestS3Store(places.settings)
+        needed = {found.key: found.modified_ns for found in store.list("log/")}
+        assert needed
+        now_ns = max(needed.values()) + DAY_NS * 3 // 2
+        lock = Lock("COMPLIANCE", LOCK_DAYS * 86_400)
+        after = extend_locks(store, needed, note, lock, now_ns)
+        assert set(after.extended) == set(needed)
+        for key in needed:
+            with pytest.raises(ObjectLocked) as locked:
+                store.delete(key)
+            assert locked.value.until_ns is not None
+            assert 0 <= locked.value.until_ns - now_ns - LOCK_DAYS * DAY_NS < 2 * 10**9
+        store.extend(min(needed), "COMPLIANCE", now_ns)  # shorter than it is: nothing to do
+        with pytest.raises(AccessDenied):
+            store.put_new(segment_key(99, 1), b"not the collector's to write")
+        store.close()
+        reader = a.environment(a.base / "r") | users["reader"].environment()
+        assert read_back(a, reader, a.base / "1.raw", "restore", places.address)[0] == image
 
 
 def test_a_clone_that_comes_second_is_told_so_though_the_gateway_takes_its_put(

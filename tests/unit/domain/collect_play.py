@@ -12,7 +12,7 @@ from cdp_container.clock import SystemClock
 from cdp_container.domain.collecting import Collector, Finished, carry_out, settle
 from cdp_container.domain.owner_types import ChangePlan
 from cdp_container.domain.plan_changes import fault_of
-from cdp_container.errors import CollectionStopped, NotFound
+from cdp_container.errors import CollectionStopped, NotFound, ObjectLocked
 from cdp_container.format.domain import ObjectName, Owner, build_owner, parse_owner
 from cdp_container.format.gc import Plan, SeenHold
 from cdp_container.format.holds import Hold
@@ -29,6 +29,7 @@ PACK = ObjectName(pack_key(4, 1), b"k" * 32)
 NEEDS: Mapping[ObjectName | None, tuple[str, ...]] = {None: OLD, LEDGER: (PACK.key, LEDGER.key)}
 """What a reader needs, by the ledger by which it reads."""
 CUT = Place(4, 3, 3)
+LOCKED_UNTIL_NS = 10**18
 
 
 class Crash(Exception):
@@ -45,6 +46,7 @@ class World:
     between: Callable[[int], None] = lambda _: None
     deleted: list[str] = field(default_factory=list)
     roster_fails: bool = False
+    locked: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(SystemClock())
@@ -164,6 +166,10 @@ class CrashingStore:
         raise AssertionError("the collector swaps nothing itself")
 
     def delete(self, key: str) -> None:
+        if key in self._world.locked:
+            locked = ObjectLocked(f"delete {key}", "it is locked")
+            locked.until_ns = LOCKED_UNTIL_NS
+            raise locked
         self._world.deleted.append(key)
         self._world.do(lambda: self._store.delete(key))
 

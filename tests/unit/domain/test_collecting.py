@@ -14,7 +14,17 @@ from cdp_container.format.domain import PlanState
 from cdp_container.format.gc import FinalList, SeenHold, build_final, build_plan, plan_digest
 from cdp_container.format.keys import gc_final_key, gc_key, segment_key
 from cdp_container.format.place import Place
-from tests.unit.domain.collect_play import CUT, LEDGER, NEEDS, OLD, PACK, Crash, World, a_hold
+from tests.unit.domain.collect_play import (
+    CUT,
+    LEDGER,
+    LOCKED_UNTIL_NS,
+    NEEDS,
+    OLD,
+    PACK,
+    Crash,
+    World,
+    a_hold,
+)
 
 EFFECTS = 13
 """More than a pass has: an end that lies beyond it is a pass that is whole."""
@@ -41,6 +51,17 @@ def test_a_pass() -> None:
     assert not any(world.has(key) for key in OLD)
     sound(world)
     assert world.effects < EFFECTS
+
+
+def test_what_the_store_keeps_is_no_doubt() -> None:
+    world = World(locked=frozenset(OLD[:2]))
+    finished = world.run_pass()
+    assert finished is not None
+    assert (finished.deleted, finished.kept) == (1, 0)
+    assert finished.locked == dict.fromkeys(OLD[:2], LOCKED_UNTIL_NS)
+    assert [world.has(key) for key in OLD] == [True, True, False]
+    assert (world.owner.plan, world.owner.ledger) == (None, LEDGER)
+    sound(world)
 
 
 @pytest.mark.parametrize("at", [half / 2 for half in range(2 * EFFECTS)])
