@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import capture, lag, liveness, memory, ownership, restic, restore, stream
+from bench import capture, collection, lag, liveness, memory, ownership, restic, restore, stream
 from bench.knobs import PAIRS, Knobs, knobs
 from bench.machine import load, machine
 from bench.table import Figure, rendered
@@ -30,6 +30,7 @@ GROUPS: Mapping[str, Group] = {
     lag.GROUP: lag.measure,
     memory.GROUP: memory.measure,
     ownership.GROUP: ownership.measure,
+    collection.GROUP: collection.measure,
     liveness.GROUP: liveness.measure,
 }
 RESULT = Path("build/bench.json")
