@@ -21,6 +21,7 @@ from cdp_agent.cli.usage_text import (
     usage_members,
     usage_text,
 )
+from cdp_agent.collector.lock_note import LockNote, load_note
 from cdp_agent.collector.process import Site, wishes_of
 from cdp_agent.usage.compare import Compared, Side, compare, only_there, side_of
 from cdp_agent.usage.deleted import deleted_by
@@ -61,7 +62,7 @@ def show_usage(config: Path, wanted: UsageWishes, *, as_json: bool) -> int:
     address = agent.settings.collection.store or agent.settings.store
     with _opened(address) as inventories:
         report("adding up what takes space")
-        seen = survey(inventories, found.known, found.now_ns)
+        seen = survey(inventories, found.known, found.now_ns, _locked(load_note(site.journal)))
         complete = not found.doubts and not seen.unknown and not seen.usage.amounts[Kind.UNTOLD].objects
         members: dict[str, Any] = usage_members(found, seen)
         lines = usage_text(found, seen)
@@ -78,6 +79,14 @@ def show_usage(config: Path, wanted: UsageWishes, *, as_json: bool) -> int:
         complete = complete and compared.is_explained and not unknown
     answer(json.dumps(members) if as_json else "\n".join(lines))
     return 0 if complete else INCOMPLETE
+
+
+def _locked(note: LockNote) -> dict[str, int]:
+    """Until when objects are locked whose locks passes extended, or met."""
+    return {
+        key: max(note.extended.get(key, 0), note.refused.get(key, 0))
+        for key in note.extended.keys() | note.refused.keys()
+    }
 
 
 def _compared(

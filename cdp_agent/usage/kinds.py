@@ -99,16 +99,25 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The bucket's lock of each new object; `now_ns`: the store's clock. None: there is none, or unknown."""
+    """What is locked in a bucket, and until when.
+
+    Attributes:
+        days: of each new object; None: there is no such rule, or it is not known.
+        now_ns: the store's clock.
+        noted: for single objects until when they are known to be locked.
+    """
 
     days: int | None
     now_ns: int
+    noted: Mapping[str, int] = field(default_factory=dict)
 
-    def until_ns(self, modified_ns: int) -> int:
-        """Until when something is locked; 0 where it is not any more."""
-        if self.days is None:
-            return 0
-        until = modified_ns + min(self.days, LOCK_DAYS_MAX) * DAY_NS
+    def until_ns(self, item: Taken) -> int:
+        """Until when something is locked, at least; 0 where it is not any more."""
+        until = 0
+        if self.days is not None:
+            until = item.modified_ns + min(self.days, LOCK_DAYS_MAX) * DAY_NS
+        if item.standing is Standing.CURRENT:
+            until = max(until, self.noted.get(item.name, 0))
         return until if until > self.now_ns else 0
 
 
@@ -204,7 +213,7 @@ class _Counting:
     def _note(self, item: Taken, parsed: ParsedKey | None, lock: Lock) -> None:
         if item.standing is Standing.UPLOAD:
             self._oldest_upload_ns = min(self._oldest_upload_ns or item.modified_ns, item.modified_ns)
-        elif item.standing is Standing.OTHER and lock.until_ns(item.modified_ns):
+        elif item.standing is Standing.OTHER and lock.until_ns(item):
             self._locked_other_bytes += item.size_bytes
         if parsed is None:
             return
@@ -220,7 +229,7 @@ class _Counting:
         if item.standing is not Standing.CURRENT:
             return [(_UNSEEN[item.standing], item.size_bytes)]
         parts = self._split(item, parsed)
-        until_ns = lock.until_ns(item.modified_ns)
+        until_ns = lock.until_ns(item)
         if not until_ns or parts[-1][0] not in DEAD_KINDS:
             return parts
         self._locked_until_ns = max(self._locked_until_ns, until_ns)

@@ -6,7 +6,7 @@ as nothing else may be taken away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -40,8 +40,16 @@ class Survey:
     unknown: dict[Kind, str]
 
 
-def survey(inventories: Sequence[Inventory], known: Known | None, now_ns: int) -> Survey:
-    """Count everything at all places of a container. `now_ns`: the store's clock.
+def survey(
+    inventories: Sequence[Inventory], known: Known | None, now_ns: int, locked: Mapping[str, int]
+) -> Survey:
+    """Count everything at all places of a container.
+
+    Args:
+        inventories: see `open_inventories`.
+        known: see `account`.
+        now_ns: the store's clock.
+        locked: for single objects until when they are known to be locked.
 
     Raises AccessDenied where not even objects may be listed, StoreUnavailable and its kin.
     """
@@ -50,7 +58,7 @@ def survey(inventories: Sequence[Inventory], known: Known | None, now_ns: int) -
     parts = (
         Part(
             chain(objects(inventory, unknown), uploads(inventory, unknown)),
-            Lock(None if rule is None else rule.lock_days, now_ns),
+            Lock(None if rule is None else rule.lock_days, now_ns, locked),
             belongs,
         )
         for inventory, rule, belongs in zip(inventories, rules, belonging(inventories), strict=True)

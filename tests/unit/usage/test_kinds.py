@@ -119,6 +119,15 @@ def test_the_lock_keeps_what_is_dead_and_names_its_end() -> None:
     usage = account([Part(items, lock)], told, 10)
     assert (usage.locked_until_ns, usage.locked_other_bytes) == (young_ns + 3 * DAY_NS, 4)
     assert account([Part(items, Lock(1 << 40, NOW_NS))], told, 10).amounts[Kind.DEAD] == Amount()
+    # What passes noted of single objects counts, too; not for other versions of them.
+    noted = Lock(
+        None,
+        NOW_NS,
+        {segment_key(1, 3): NOW_NS + 1, segment_key(1, 2): NOW_NS, segment_key(9, 9): NOW_NS + 1},
+    )
+    usage = account([Part(items, noted)], told, 10)
+    assert usage.amounts[Kind.LOCK] == Amount(7, 1)
+    assert (usage.locked_until_ns, usage.locked_other_bytes) == (NOW_NS + 1, 0)
 
 
 def test_of_two_places_each_has_its_names_and_its_lock() -> None:

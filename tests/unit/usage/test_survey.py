@@ -62,7 +62,7 @@ class Place:
 
 
 def test_all_of_it_is_counted() -> None:
-    seen = survey([Place(open_uploads=[upload("big", 3)])], None, NOW_NS)
+    seen = survey([Place(open_uploads=[upload("big", 3)])], None, NOW_NS, {})
     assert seen.unknown == {}
     assert seen.usage.total == Amount(19, 3)
     assert seen.usage.locked_other_bytes == 4
@@ -71,21 +71,21 @@ def test_all_of_it_is_counted() -> None:
 
 def test_what_is_denied_is_said_and_the_rest_goes_on() -> None:
     place = Place(frozenset({"rules", "objects", "uploads"}))
-    seen = survey([place], None, NOW_NS)
+    seen = survey([place], None, NOW_NS, {})
     assert seen.unknown == dict.fromkeys(
         (Kind.LOCK, Kind.OTHER, Kind.DELETE_MARKERS, Kind.UPLOADS), "denied: 403 Forbidden"
     )
     assert seen.usage.total == Amount(5, 1)
     assert seen.rules == (None,)
     place = Place(frozenset({"parts"}), [upload("a", 1), upload("b", 1)])
-    seen = survey([place], None, NOW_NS)
+    seen = survey([place], None, NOW_NS, {})
     assert seen.unknown.keys() == {Kind.UPLOADS}
     assert seen.usage.amounts[Kind.UPLOADS] == Amount(10, 1)
 
 
 def test_without_any_listing_there_is_no_account() -> None:
     with pytest.raises(AccessDenied):
-        survey([Place(frozenset({"objects", "current"}))], None, NOW_NS)
+        survey([Place(frozenset({"objects", "current"}))], None, NOW_NS, {})
 
 
 def test_only_what_is_old_by_the_stores_clock_is_aborted() -> None:
