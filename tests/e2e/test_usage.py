@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cdp_agent.cli.usage import UsageWishes, show_usage
+from cdp_container.format.keys import segment_key
+from cdp_container.store.address import open_store
 from cdp_container.store.s3_settings import S3Settings
 from deploy.bucket_policy import bucket_policy
+from tests.containers import in_force
 from tests.e2e.site import MIB, Site, new_site
-from tests.servers.bucket import Bucket, fresh_bucket
+from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.ceph import another_user
 from tests.servers.s3 import S3Server
+from tests.unit.usage.account_site import a_container, an_agent
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ceph]
@@ -147,6 +155,50 @@ def test_what_a_writer_may_not_ask_is_said(site: Site, bucket: Bucket, ceph: S3S
     assert kinds["live"]["bytes"] > 0
     assert kinds["not_told_apart"]["objects"] == 0
     assert "denied" in kinds["abandoned_uploads"]["unknown"]
+
+
+def test_a_locked_data_place(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was collected stays there, locked; the rubbish of a thief is no object; all of it is counted."""
+    s3_environment(bucket.server, monkeypatch)
+    locked = f"{bucket.name}-locked"
+    bucket.admin.create_bucket(Bucket=locked, ObjectLockEnabledForBucket=True)
+    bucket.admin.put_object_lock_configuration(
+        Bucket=locked,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 2}},
+        },
+    )
+    data = S3Settings(locked, "shop", bucket.server.endpoint, versions="oldest").address()
+    settings = S3Settings(bucket.name, "shop", bucket.server.endpoint, data=data, tag_spelling="unquoted")
+    with closing(open_store(settings)) as store:
+        container = a_container(store, collected=False)
+        container.write_ledger([container.run(1, 1, 3), in_force(container.pack(1, 1, 3))])
+    stolen = f"shop/{segment_key(6, 1)}"
+    bucket.admin.put_object(Bucket=locked, Key=stolen, Body=b"rubbish", ContentMD5=md5_of(b"rubbish"))
+    bucket.admin.delete_object(Bucket=locked, Key=stolen)
+    config = an_agent(container, tmp_path, settings.address())
+    assert show_usage(config, UsageWishes(), as_json=True) == 0
+    members = json.loads(capsys.readouterr().out)
+    kinds = members["kinds"]
+    assert kinds["other_versions"]["bytes"] == members["locked_other_bytes"] == len(b"rubbish")
+    assert kinds["delete_markers"]["objects"] == 1
+    assert kinds["lock"]["objects"] >= 3
+    assert kinds["dead"]["bytes"] == 0
+    assert [place["lock_days"] for place in members["places"]] == [None, 2]
+    versions = [
+        version
+        for name in (bucket.name, locked)
+        for version in bucket.admin.list_object_versions(Bucket=name, Prefix="shop/")["Versions"]
+    ]
+    assert members["total"]["bytes"] == sum(version["Size"] for version in versions)
+
+
+def md5_of(data: bytes) -> str:
+    """As S3 wants it beside what is to be locked."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 ASKED = (
