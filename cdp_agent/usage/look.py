@@ -87,6 +87,8 @@ def look(site: Site, wishes: Wishes, clock: Clock, report: Report) -> Look:
     lock = take_lock(path, clock, LOCK_WAIT_SECONDS)
     try:
         return look_at(around_of(site, clock, report, 0), wishes)
+    except DOUBTS as error:
+        return Look(None, None, None, None, {}, 0, (f"what is live is not known: {error}",))
     finally:
         os.close(lock)
 

@@ -20,7 +20,7 @@ from cdp_agent.usage import look
 from cdp_agent.usage.kinds import Kind
 from cdp_container.clock import SystemClock
 from cdp_container.errors import AccessDenied, AlreadyRunning, ForeignObject, NoSuchDomain, UsageError
-from cdp_container.format.keys import HOLDS_KEY, segment_key
+from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, segment_key
 from cdp_container.store.address import open_store
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.store.inventory import Rules
@@ -106,6 +106,19 @@ def test_a_damaged_roster_is_said(config: Path, site: Site, capsys: pytest.Captu
     assert "not known: what is held is not known" in text
     assert "not known: what is live is not known" in text
     assert "not told apart" in text
+
+
+def test_where_the_owner_is_damaged_bytes_are_counted_all_the_same(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "container" / OWNER_KEY).write_bytes(b"{}")
+    code, members = told_of(config, capsys, UsageWishes())
+    assert code == INCOMPLETE
+    assert OWNER_KEY in members["doubts"][0]
+    assert members["retention"] is None
+    assert members["total"]["bytes"] == sums(members)[0] > members["kinds"]["not_told_apart"]["bytes"] > 0
+    assert show_usage(config, UsageWishes(), as_json=False) == INCOMPLETE
+    assert "retention: not known" in capsys.readouterr().out
 
 
 def test_nothing_there_and_a_pass_that_does_not_end(
