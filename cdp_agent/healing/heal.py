@@ -22,8 +22,10 @@ from cdp_agent.healing.rebuild import check_rebuilt, holes_of, rebuilt
 from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine, is_of_digest
 from cdp_container.domain.collecting import carry_out, put_once, settle
 from cdp_container.domain.contents import Contents
+from cdp_container.domain.ends import read_segment
 from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
+from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.held import seen_of
 from cdp_container.domain.opening import ByIndex, open_by_index
 from cdp_container.domain.verify_types import needed_scope
@@ -38,7 +40,7 @@ from cdp_container.format.keys import KeyKind, pack_key, parse_key, segment_key
 from cdp_container.format.layout import RunKind
 from cdp_container.format.ledger import LedgerFacts, build_ledger
 from cdp_container.format.pack import PackFacts, PackRecord, build_pack
-from cdp_container.format.place import Place
+from cdp_container.format.preamble import Preamble
 from cdp_container.format.seal import WriterKeys, writer_keys
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
@@ -47,6 +49,10 @@ LOST_BYTES_MAX: Final = 1 << 30
 """Content of one object that is held in memory while it is looked for."""
 OBJECTS_MAX: Final = 10_000
 """Objects that one pass heals: each is a pack, which is looked for at every replica."""
+
+
+SEGMENTS_OF_CUT_MAX: Final = 10_000
+"""Preambles that are looked at for the cut before: no cut has so many segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +219,7 @@ class _Healing:
     def _fill(self, torn: Torn, holes: list[Hole]) -> None:
         here, preamble = self._here, torn.head.preamble
         if here.journal is not None and preamble.cut:
-            after = self._position_before(preamble.epoch, preamble.cut, preamble.base)
+            after = self._position_before(preamble)
             up_to = Position(preamble.journal_generation, preamble.journal_offset)
             if after is not None:
                 offer_cut(holes, here.journal, here.spaces, after, up_to)
@@ -221,25 +227,30 @@ class _Healing:
         if here.journal is not None:
             offer_records(holes, here.journal, here.spaces, here.tail)
 
-    def _position_before(self, epoch: int, cut: int, base: Place) -> Position | None:
-        """Of the cut before this one; None where nobody knows it any more."""
-        segments = self._contents.segments
-        if cut == 1:
-            found = segments.get((base.epoch, base.seq))
-            if found is None or found.place != base:
-                return None
-        else:
-            found = next(
-                (
-                    segment
-                    for (of, _), segment in segments.items()
-                    if of == epoch and segment.cut == cut - 1 and segment.complete
-                ),
-                None,
-            )
-        if found is None or not found.journal[0]:
+    def _position_before(self, preamble: Preamble) -> Position | None:
+        """Of the cut before this segment's; None where nobody knows it any more."""
+        base, journal = preamble.base, self._here.journal
+        if preamble.cut == 1:
+            if base:
+                found = self._told_of(base.epoch, base.seq)
+                return found[1] if found is not None and found[0] == base.cut else None
+            return journal.start if journal is not None and journal.is_from_the_beginning else None
+        for seq in range(preamble.seq - 1, max(0, preamble.seq - 1 - SEGMENTS_OF_CUT_MAX), -1):
+            found = self._told_of(preamble.epoch, seq)
+            if found is None or found[0] != preamble.cut:
+                return found[1] if found is not None and found[0] == preamble.cut - 1 else None
+        return None
+
+    def _told_of(self, epoch: int, seq: int) -> tuple[int, Position] | None:
+        """The cut of a segment and its position: its preamble tells, be the rest damaged, or collected."""
+        segment = self._contents.segments.get((epoch, seq))
+        if segment is not None and segment.journal[0]:
+            return segment.cut, Position(*segment.journal)
+        try:
+            preamble = read_segment(self._around.store, self._owner.domain, epoch, seq).preamble
+        except (NotFound, *BROKEN):
             return None
-        return Position(*found.journal)
+        return preamble.cut, Position(preamble.journal_generation, preamble.journal_offset)
 
     def _remembered(self, torn: Torn) -> Iterator[PackRecord]:
         """What the pack tells of a collected segment besides: a cut that ends there, an epoch that began."""

@@ -98,6 +98,30 @@ def test_content_that_was_overwritten_since_comes_from_the_journal(healing: Heal
     healing.sound()
 
 
+def test_the_first_cut_of_all_comes_from_the_beginning_of_the_journal(healing: Healing) -> None:
+    with healing.agent.streaming():
+        key = healing.cut((512, os.urandom(700)))
+        healing.cut((512, os.urandom(700)))
+        healing.cut((512, os.urandom(700)))
+        healing.damage(key)
+        assert healing.heal(key).is_done
+    healing.sound()
+
+
+def test_neighbours_of_odd_writes_are_healed_at_once_and_one_after_another(healing: Healing) -> None:
+    """Where each begins in the journal the preamble of the one before tells, damaged or healed."""
+    with healing.agent.streaming():
+        keys = [healing.cut((512, os.urandom(700))) for _ in range(4)]
+        healing.cut((512, os.urandom(700)))
+        healing.cut((512, os.urandom(700)))
+        for key in keys[:3]:
+            healing.damage(key)
+        assert [one.why_not for one in healing.heal(*keys[:3]).outcomes] == ["", "", ""]
+        healing.damage(keys[3])
+        assert healing.heal(keys[3]).is_done
+    healing.sound()
+
+
 def test_a_sealed_object_without_its_frames_comes_from_the_volume(healing: Healing) -> None:
     with healing.agent.streaming():
         key = healing.cut((10 * BLOCK, os.urandom(4 * BLOCK)))
