@@ -13,13 +13,15 @@ from typing import Final
 
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
 from cdp_agent.usage.kinds import Kind, Known, Lock, Part, Usage, account
-from cdp_container.errors import AccessDenied
+from cdp_container.errors import AccessDenied, CdpError, StoreRefused
 from cdp_container.store.inventory import Inventory, Rules, Standing, Taken
 
 UPLOAD_AGE_SECONDS: Final = 86400.0
 """An upload that began a shorter time ago may still be somebody's, unless an operator knows better."""
 DOMAIN: Final = "domain/"
 """What lies below it stands in the first place of a container, all else in the data place if there is one."""
+MUTE: Final = (AccessDenied, StoreRefused)
+"""Of a listing that we may not ask for, or that a server does not know."""
 _SECOND_NS: Final = 1_000_000_000
 
 
@@ -78,9 +80,13 @@ def belonging(inventories: Sequence[Inventory]) -> Sequence[Callable[[str], bool
 def _rules(inventory: Inventory, unknown: dict[Kind, str]) -> Rules | None:
     try:
         return inventory.rules()
-    except AccessDenied as error:
-        unknown[Kind.LOCK] = f"denied: {error.why}"
+    except MUTE as error:
+        unknown[Kind.LOCK] = _words(error)
         return None
+
+
+def _words(error: CdpError) -> str:
+    return f"{'denied' if isinstance(error, AccessDenied) else 'refused'}: {error.why}"
 
 
 def objects(inventory: Inventory, unknown: dict[Kind, str]) -> Iterator[Taken]:
@@ -88,9 +94,9 @@ def objects(inventory: Inventory, unknown: dict[Kind, str]) -> Iterator[Taken]:
     try:
         found = inventory.objects()
         first = next(found, None)
-    except AccessDenied as error:
+    except MUTE as error:
         for kind in (Kind.OTHER, Kind.DELETE_MARKERS):
-            unknown[kind] = f"denied: {error.why}"
+            unknown[kind] = _words(error)
         yield from inventory.current()
         return
     if first is not None:
@@ -102,8 +108,8 @@ def uploads(inventory: Inventory, unknown: dict[Kind, str]) -> Iterator[Taken]:
     """Abandoned uploads, as far as they may be listed; `unknown` says where they may not."""
     try:
         yield from inventory.uploads()
-    except AccessDenied as error:
-        unknown[Kind.UPLOADS] = f"denied: {error.why}"
+    except MUTE as error:
+        unknown[Kind.UPLOADS] = _words(error)
 
 
 @dataclass(frozen=True, slots=True)

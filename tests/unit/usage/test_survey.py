@@ -9,7 +9,7 @@ import pytest
 
 from cdp_agent.usage.kinds import DAY_NS, Amount, Kind
 from cdp_agent.usage.survey import UPLOAD_AGE_SECONDS, abort_uploads, survey
-from cdp_container.errors import AccessDenied
+from cdp_container.errors import AccessDenied, CdpError, StoreRefused
 from cdp_container.store.inventory import Rules, Standing, Taken
 
 NOW_NS = 100 * DAY_NS
@@ -28,11 +28,12 @@ class Place:
     denies: frozenset[str] = frozenset()
     open_uploads: list[Taken] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    refusal: type[CdpError] = AccessDenied
     address = "s3://test"
 
     def _ask(self, what: str) -> None:
         if what in self.denies:
-            raise AccessDenied(f"{what} at the place", "403 Forbidden")
+            raise self.refusal(f"{what} at the place", "403 Forbidden")
 
     def rules(self) -> Rules:
         self._ask("rules")
@@ -81,6 +82,12 @@ def test_what_is_denied_is_said_and_the_rest_goes_on() -> None:
     seen = survey([place], None, NOW_NS, {})
     assert seen.unknown.keys() == {Kind.UPLOADS}
     assert seen.usage.amounts[Kind.UPLOADS] == Amount(10, 1)
+
+
+def test_what_a_server_does_not_know_is_said() -> None:
+    seen = survey([Place(frozenset({"rules", "uploads"}), refusal=StoreRefused)], None, NOW_NS, {})
+    assert seen.unknown == dict.fromkeys((Kind.LOCK, Kind.UPLOADS), "refused: 403 Forbidden")
+    assert seen.usage.total == Amount(9, 2)
 
 
 def test_without_any_listing_there_is_no_account() -> None:
