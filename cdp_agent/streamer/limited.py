@@ -18,6 +18,7 @@ from cdp_container.clock import Clock
 from cdp_container.domain.schedule import newest, next_change
 from cdp_container.domain.settings import LimitsSettings
 from cdp_container.store.api import Blob, Found, Store
+from cdp_container.store.s3_settings import SpellsTags, TagSpelling
 
 WAKE_SECONDS_MAX: Final = 1.0
 """Who waits looks again so often: another limit may have come into force."""
@@ -122,6 +123,16 @@ class LimitedStore:
         self._limiter = limiter
         self._before: Callable[[int], None] = limiter.wait if patient else limiter.count
         self._patient = patient
+
+    @property
+    def wrapped(self) -> Store:
+        """See `zones.Wraps`."""
+        return self._store
+
+    def spell_tags(self, spelling: TagSpelling) -> None:
+        """See `SpellsTags`: passed on to a store that has a use for it."""
+        if isinstance(self._store, SpellsTags):
+            self._store.spell_tags(spelling)
 
     @property
     def address(self) -> str:

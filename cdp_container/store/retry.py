@@ -112,6 +112,11 @@ class _Patient:
         """See `Store.address`."""
         return self._store.address
 
+    @property
+    def wrapped(self) -> Store:
+        """See `zones.Wraps`."""
+        return self._store
+
     def get(self, key: str) -> Blob:
         """See `Store.get`."""
         return self._patiently(lambda: self._store.get(key))

@@ -29,6 +29,16 @@ class Resolved(Protocol):
         ...
 
 
+@runtime_checkable
+class Wraps(Protocol):
+    """A store that asks another one, in its own way."""
+
+    @property
+    def wrapped(self) -> Store:
+        """The other one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Zone:
     """Where conditional writes hold. `port` is None for the scheme's own: TLS or not, it is one server."""
@@ -49,8 +59,16 @@ def zone_of(settings: S3Settings) -> Zone | None:
 
 
 def zone_of_store(store: Store) -> Zone | None:
-    """The zone that an opened store is in; None for a directory. `store` as it was opened, unwrapped."""
+    """The zone that a store is in, wrapped or as it was opened; None for a directory."""
+    store = as_opened(store)
     return zone_of(store.resolved) if isinstance(store, Resolved) else None
+
+
+def as_opened(store: Store) -> Store:
+    """A store without what was put around it."""
+    while isinstance(store, Wraps):
+        store = store.wrapped
+    return store
 
 
 def pinned_zones(endpoints: Iterable[str]) -> frozenset[Zone]:
@@ -71,6 +89,7 @@ def public_address(store: Store) -> str:
     Region, addressing and how the server wants tags spelled stay; CA file, profile, credentials do not,
     nor the data place, which has an address of its own.
     """
+    store = as_opened(store)
     if not isinstance(store, Resolved):
         return store.address
     settings = store.resolved

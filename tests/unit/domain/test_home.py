@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_container.clock import SystemClock
 from cdp_container.domain.home import EPOCH_STRIDE, check_home, is_home, jump_of
 from cdp_container.domain.places import check_places
+from cdp_container.domain.settings import LimitsSettings
 from cdp_container.errors import DamagedObject, MissingObject, NotHome
 from cdp_container.format.domain import DomainConfig, build_config, build_owner, config_digest
 from cdp_container.format.keys import OWNER_KEY, config_key
 from cdp_container.store.directory import DirectoryStore
 from cdp_container.store.memory import MemoryStore
+from cdp_container.store.retry import with_retries
 from cdp_container.store.s3_settings import S3Settings
+from cdp_container.store.zones import public_address
 from tests.unit.format import samples
 from tests.unit.format.samples import DOMAIN
 
@@ -42,6 +46,17 @@ def fill(store: MemoryStore, wanted: DomainConfig) -> None:
     data = build_config(wanted)
     store.put_new(config_key(config_digest(data)), data)
     store.put_new(OWNER_KEY, build_owner(replace(samples.owner(), config=config_digest(data))))
+
+
+def test_the_home_is_known_through_whatever_is_put_around_a_store() -> None:
+    """A reader holds what it reads with a patient store, and a collector with one that is limited as well."""
+    clock = SystemClock()
+    home = ZoneStore("https://s3.example.com")
+    limited = LimitedStore(home, Limiter(LimitsSettings(), clock), patient=True)
+    assert is_home(config(HOME), home)
+    for store in (with_retries(home, clock, lambda: 0.0), with_retries(limited, clock, lambda: 0.0)):
+        assert is_home(config(HOME), store)
+        assert public_address(store) == public_address(home)
 
 
 def test_another_zone_is_refused() -> None:
