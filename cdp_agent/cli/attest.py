@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cdp_container.console import answer, printable
 from cdp_container.domain.settings import load_settings
+from cdp_container.errors import UsageError
 from cdp_container.store.address import open_store
+from cdp_container.store.attest import HasDataPlace, KeepsOldest, probe_data
 from cdp_container.store.attest_table import Row, Verdict, attest, judge
 
 _SHOWN = {
@@ -25,6 +27,14 @@ def attest_store(address: str | None, config: Path, connections: int, rounds: in
     """Print the table. Raises StoreRefused where a row that must hold is broken, or what kept one unknown."""
     store = open_store(address or load_settings(config).store)
     try:
+        if isinstance(store, KeepsOldest):
+            raise UsageError(
+                f"attest {store.address}",
+                "what is put into a data place may be locked, so nothing is put there to try it",
+                "attest the place of domain/; `init` looks whether the data place keeps versions",
+            )
+        if isinstance(store, HasDataPlace):
+            probe_data(store.data, os.urandom)
         rows = attest(store, os.urandom, connections, rounds)
         answer(_as_json(store.address, rows) if as_json else _as_table(store.address, rows))
         judge(store, rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
 from cdp_container.clock import Clock
@@ -28,6 +29,7 @@ from cdp_container.store.address import DirectoryPlace, open_store, parse_addres
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from cdp_container.store.s3_settings import S3Settings
+from cdp_container.store.zones import Resolved
 
 _UNREADABLE: Final = (
     NotFound, MissingObject, DamagedObject, ForeignObject, NewerFormat, LimitExceeded,
@@ -61,8 +63,17 @@ def open_container_store(address: str, clock: Clock) -> tuple[str, Store]:
     config = _config_of(with_retries(store, clock, lambda: secrets.randbelow(1 << 32) / 2.0**32))
     if config is None or not config.data:
         return address, store
+    resolved = store.resolved if isinstance(store, Resolved) else None
     store.close()
-    both = with_data(place, config.data[0])
+    data = parse_address(config.data[0])
+    if isinstance(data, S3Settings) and resolved is not None:
+        # What the server says of itself is no difference: addresses of one container are compared.
+        data = replace(
+            data,
+            endpoint=None if data.endpoint == resolved.endpoint else data.endpoint,
+            region=None if data.region == resolved.region else data.region,
+        )
+    both = with_data(place, data.address())
     return both.address(), open_store(both, clock)
 
 

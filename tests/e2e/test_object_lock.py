@@ -25,12 +25,16 @@ from cdp_container.errors import (
     StoreRefused,
 )
 from cdp_container.format.keys import segment_key
+from cdp_container.store import s3_oldest
+from cdp_container.store.address import parse_address, with_data
 from cdp_container.store.credentials_file import credentials_text
 from cdp_container.store.s3_oldest import OldestS3Store
 from cdp_container.store.s3_settings import S3Settings
 from deploy.bucket_policy import bucket_policy
 from tests.e2e.processes import run
 from tests.e2e.site import BIN, MIB, Site, new_site
+from tests.e2e.test_failback import assert_disks, assert_goes_on, failback, lose, two_ways
+from tests.e2e.test_failover import failover, fill, fill_small, force_word
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.ceph import another_user
 from tests.servers.s3 import S3Server
@@ -132,7 +136,7 @@ def attack(places: Places, writer: S3Server) -> None:
         region_name=writer.region,
     )
     stored = everything_in(places.data)
-    assert len(stored) > 5
+    assert len(stored) > 1
     for key, version in stored:
         for client in (thief, places.data.admin):
             with pytest.raises(ClientError) as refused:
@@ -243,6 +247,47 @@ def test_a_clone_that_comes_second_is_told_so_though_the_gateway_takes_its_put(
         first.head(segment_key(1, 9))
     for store in (first, second):
         store.close()
+
+
+def test_pages_of_this_gateway_part_no_key(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_environment(places.data.server, monkeypatch)
+    store = OldestS3Store(places.settings)
+    keys = [segment_key(1, number) for number in range(1, 6)]
+    for number, key in enumerate(keys):
+        store.put_new(key, b"right")
+        for _ in range(number):
+            places.data.admin.put_object(Bucket=places.data.name, Key=f"shop/{key}", Body=b"wrong!")
+            places.data.admin.delete_object(Bucket=places.data.name, Key=f"shop/{key}")
+    for size in (1, 2, 3):
+        monkeypatch.setattr(s3_oldest, "LIST_PAGE_KEYS", size)
+        fresh = OldestS3Store(places.settings)
+        assert [(found.key, found.size) for found in fresh.list("")] == [(key, 5) for key in keys]
+        assert [fresh.get(key).data for key in keys] == [b"right"] * 5
+        assert fresh.later.overwritten == fresh.later.marked == set(keys[1:])
+        assert [fresh.head(key).size for key in keys] == [5] * 5
+        fresh.close()
+    store.close()
+
+
+def test_a_site_takes_over_and_gives_back_by_the_address_of_domain_alone(
+    places: Places, users: dict[str, S3Server]
+) -> None:
+    both = with_data(parse_address(places.address), f"s3://{places.data.name}/shop?versions=oldest").address()
+    images: dict[str, bytearray] = {}
+    with two_ways(both, users["writer"].environment()) as (a, b):
+        b.store = places.address
+        a.start()
+        fill(a, 1, images)
+        a.agents[-1].kill_group()
+        taken = failover(b, "--force", force_word(b)).must()
+        assert "unheld" not in taken.err
+        fill_small(b, images)
+        lose(b)
+        attack(places, users["writer"])
+        a.store = places.address
+        failback(a, "--force", force_word(b)).must()
+        assert_disks(a, images)
+        assert_goes_on(a, images)
 
 
 def test_a_place_that_does_less_than_was_asked_for_is_refused(ceph: S3Server, tmp_path: Path) -> None:

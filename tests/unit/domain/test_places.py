@@ -14,9 +14,11 @@ from cdp_container.domain.places import check_data_place, later_notes, open_cont
 from cdp_container.errors import StoreRefused
 from cdp_container.format.domain import build_config, build_owner, config_digest, parse_config
 from cdp_container.format.keys import OWNER_KEY, config_key, segment_key
+from cdp_container.store.address import open_store, with_data
 from cdp_container.store.s3 import S3Store
 from cdp_container.store.s3_settings import S3Settings
 from cdp_container.store.split import SplitStore
+from cdp_container.store.zones import public_address
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.s3 import S3Server
 from tests.unit.format import samples
@@ -60,6 +62,20 @@ def test_the_configuration_names_the_data_place(buckets: tuple[Bucket, Bucket]) 
     store.close()
     again, store = open_container_store(address, CLOCK)
     assert again == address
+    store.close()
+
+
+def test_what_a_writer_published_gives_the_address_that_it_has(buckets: tuple[Bucket, Bucket]) -> None:
+    """A prepared configuration and the one that a failover makes are compared word by word."""
+    plain, versioned = buckets
+    home = S3Settings(plain.name, "shop", plain.server.endpoint)
+    written = with_data(home, f"s3://{versioned.name}/shop?versions=oldest").address()
+    store = open_store(written)
+    assert isinstance(store, SplitStore)
+    publish(home, public_address(store.data))
+    store.close()
+    found, store = open_container_store(home.address(), CLOCK)
+    assert found == written
     store.close()
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cdp_agent.cli.attest import attest_store
+from cdp_agent.streamer.put import put_object
+from cdp_agent.streamer.step_types import PutOutcome
 from cdp_container.errors import (
     AccessDenied,
     NotFound,
@@ -17,6 +21,7 @@ from cdp_container.errors import (
     StoreUnavailable,
     UsageError,
 )
+from cdp_container.format.assemble import SealedObject
 from cdp_container.store.address import data_place, open_store, parse_address, with_data
 from cdp_container.store.attest import probe
 from cdp_container.store.prompt import prompt
@@ -199,6 +204,26 @@ def test_deleting_takes_all_versions_the_oldest_last(place: Place, monkeypatch: 
     with pytest.raises(NotFound):
         place.store.get("log/1")
     place.store.delete("log/1")
+
+
+def test_a_table_of_promises_leaves_nothing_in_a_data_place(place: Place) -> None:
+    with pytest.raises(UsageError, match="locked"):
+        attest_store(place.settings.address(), Path("/nonexistent"), 2, 1, as_json=False)
+    assert [*place.store.list("")] == []
+
+
+def test_a_twin_finds_itself_fenced_where_conditions_are_ignored(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an unversioned place: a key that is taken is success only if the stored trailer is ours."""
+    place.ignore_conditions(monkeypatch)
+    ours, twins = (
+        SealedObject("log/1", data + digest, digest, 4)
+        for data, digest in ((b"ours", b"o" * 32), (b"twin", b"t" * 32))
+    )
+    assert put_object(place.store, ours).outcome is PutOutcome.STORED
+    assert put_object(place.store, twins).outcome is PutOutcome.FOREIGN
+    assert put_object(place.store, ours).outcome is PutOutcome.STORED, "put again, as its answer was lost"
 
 
 def test_nothing_is_replaced(place: Place) -> None:
