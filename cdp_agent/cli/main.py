@@ -9,7 +9,7 @@ from typing import Final
 
 from cdp_container.entry import entered
 
-CHILDREN: Final = ("splitter-process", "streamer-process")
+CHILDREN: Final = ("splitter-process", "streamer-process", "collector-process", "verifier-process")
 _LOOKING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
     **dict.fromkeys(("", "attest", "check-config", "kit", "owner", "status"), _LOOKING),
@@ -21,6 +21,10 @@ NEXT_STEPS: Final = {
     "deny": "it may be denied even so: `cdp-agent owner` lists what is not answered yet",
     "marker": "it may be set even so: `rehydrate points` lists it; the same command sets another",
     "flush": "the agent goes on sending; the same command waits again",
+    "gc": "nothing that is needed is gone; the same command, or the next pass, goes on where it was",
+    "verify": "nothing was changed; the same command begins again",
+    "heal": "what was written is sound; the same command goes on with the rest",
+    "usage": "with --abort-uploads some may be aborted; the same command begins again",
 }
 
 

@@ -65,7 +65,7 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What became of a plan. `locked`: keys that the store keeps until then (store's clock), None: unknown."""
+    """What became of a plan. `locked`: keys that the store keeps until then by its clock; None: not known."""
 
     deleted: int
     kept: int

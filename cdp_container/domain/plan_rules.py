@@ -71,8 +71,8 @@ def strike_off(plan: Plan, digest: bytes, site: str, holds: Mapping[str, Hold]) 
 def promises_late(plan: Plan, holds: Mapping[str, Hold]) -> bool:
     """Whether an operator was promised since the plan was made that a cut stays.
 
-    Its objects would be kept all the same (`strike_off`), and yet be of no use: whoever restores the cut later
-    reads by the ledger in force, and by that one it would be retired.
+    Its objects would be kept all the same (`strike_off`), and yet be of no use: whoever restores the cut
+    later reads by the ledger in force, and by that one it would be retired.
     """
     return any(holds[one.hold_id].until_ns is not None for one in unseen(plan.holds, holds))
 

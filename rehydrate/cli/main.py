@@ -9,9 +9,12 @@ from cdp_container.entry import entered
 
 _READING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
-    **dict.fromkeys(("", "domains", "points", "plan", "verify", "history", "show"), _READING),
+    **dict.fromkeys(("", "domains", "points", "plan", "verify", "history", "show", "holds"), _READING),
     "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",
+    "hold": "it may be placed even so: `rehydrate holds` lists it",
+    "unhold": "it may be gone even so: `rehydrate holds` tells",
+    "rescue": "nothing half-done looks done; the same command begins again",
     "request": "it may have been left even so, which does no harm; the same command asks once more",
     "restore": "nothing half-done looks done; the same command goes on with what is durable, or begins again",
 }
