@@ -27,6 +27,7 @@ from typing import Final
 
 import numpy as np
 
+from cdp_agent.collector.alive_types import OBJECTS
 from cdp_container.domain.retention import TERM_SECONDS_MAX
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
@@ -189,7 +190,7 @@ class _Counting:
 
     def __init__(self, known: Known | None, small_bytes: int) -> None:
         self._known = known
-        self._spans = {} if known is None else _spans(known.objects)
+        self._rows = _Rows(known.objects if known is not None else np.zeros(0, dtype=OBJECTS))
         self._small_bytes = small_bytes
         self._bytes = dict.fromkeys(Kind, 0)
         self._objects = dict.fromkeys(Kind, 0)
@@ -246,17 +247,12 @@ class _Counting:
             return [(whole, item.size_bytes)]
         if parsed.kind not in _IN_FORCE:
             return [(Kind.INFORMATION, item.size_bytes)]
-        row = None if known is None else self._row(known.objects, parsed)
-        if known is not None and row is not None and known.objects["stored_bytes"][row] == item.size_bytes:
+        row = self._rows.of(_IN_FORCE[parsed.kind], parsed, item.size_bytes)
+        if known is not None and row is not None:
             shares = known.shares[row].tolist()
             return [(kind, share) for kind, share in zip(SPLIT, shares, strict=True) if share]
         newer = known is not None and _is_newer(parsed, known.newest)
         return [(Kind.RULES if newer else Kind.UNTOLD, item.size_bytes)]
-
-    def _row(self, objects: Table, parsed: ParsedKey) -> int | None:
-        low, high = self._spans.get((_IN_FORCE[parsed.kind], parsed.epoch), (0, 0))
-        row = low + int(np.searchsorted(objects["number"][low:high], parsed.number))
-        return row if row < high and int(objects["number"][row]) == parsed.number else None
 
     def usage(self) -> Usage:
         """What was counted."""
@@ -273,16 +269,25 @@ class _Counting:
         )
 
 
-def _spans(objects: Table) -> dict[tuple[int, int], tuple[int, int]]:
-    """Where the objects of each (kind, epoch) stand."""
-    if len(objects) == 0:
-        return {}
-    same = (objects["kind"][1:] == objects["kind"][:-1]) & (objects["epoch"][1:] == objects["epoch"][:-1])
-    begins = np.flatnonzero(np.concatenate((np.array([True]), ~same))).tolist()
-    return {
-        (int(objects["kind"][low]), int(objects["epoch"][low])): (low, high)
-        for low, high in zip(begins, [*begins[1:], len(objects)], strict=True)
-    }
+class _Rows:
+    """Where the object of a key stands among OBJECTS; columns of their own, as a search copies others."""
+
+    def __init__(self, objects: Table) -> None:
+        self._numbers = np.ascontiguousarray(objects["number"])
+        self._sizes = np.ascontiguousarray(objects["stored_bytes"])
+        same = (objects["kind"][1:] == objects["kind"][:-1]) & (objects["epoch"][1:] == objects["epoch"][:-1])
+        begins = np.flatnonzero(np.concatenate((np.array([len(objects) > 0]), ~same))).tolist()
+        self._spans = {
+            (int(objects["kind"][low]), int(objects["epoch"][low])): (low, high)
+            for low, high in zip(begins, [*begins[1:], len(objects)], strict=False)
+        }
+
+    def of(self, kind: ObjectKind, parsed: ParsedKey, size_bytes: int) -> int | None:
+        """Its row; None where there is no such object, or it has another size."""
+        low, high = self._spans.get((kind, parsed.epoch), (0, 0))
+        row = low + int(np.searchsorted(self._numbers[low:high], parsed.number))
+        found = row < high and self._numbers[row] == parsed.number and self._sizes[row] == size_bytes
+        return row if found else None
 
 
 def _is_newer(parsed: ParsedKey, newest: Place) -> bool:
