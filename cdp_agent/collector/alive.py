@@ -218,14 +218,16 @@ def _objects(
     rows, live_rows, share = _shares(state, found)
     facts = tables.facts
     heads = facts["stored_bytes"] - facts["frame_bytes"]
-    alike = np.where(rows > 0, live_rows / np.maximum(rows, 1), 0.0)
-    live_bytes = np.rint(facts["frame_bytes"] * share + heads * alike).astype(np.int64)
     table = np.zeros(len(facts), dtype=OBJECTS)
     for name in ("kind", "epoch", "number", "cut", "stored_bytes", "stored_ns"):
         table[name] = facts[name]
-    table["rows"], table["live_rows"], table["live_bytes"] = rows, live_rows, live_bytes
+    table["rows"], table["live_rows"] = rows, live_rows
     for row, wanted in records.items():
         table["live_records"][row] = len(wanted)
+    # Nothing but records: a copy of it would be no smaller, and copied again by every pass.
+    alike = np.where(rows > 0, live_rows / np.maximum(rows, 1), table["live_records"] > 0)
+    live_bytes = np.rint(facts["frame_bytes"] * share + heads * alike).astype(np.int64)
+    table["live_bytes"] = live_bytes
     kept = {(place.epoch, place.seq) for place in retained}
     places = zip(facts["epoch"].tolist(), facts["number"].tolist(), strict=True)
     ends = np.array([place in kept for place in places], dtype=np.bool_)

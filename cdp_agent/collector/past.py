@@ -78,10 +78,9 @@ def _markers(tables: Tables) -> dict[tuple[int, int], list[CutMarker]]:
 
 
 def spared_by_history(history: History, wholes: Iterable[Place]) -> set[str]:
-    """The segments that ends, bases and the newest whole cuts name."""
-    places = [history.newest, history.owner.protected, *wholes]
-    for span in history.spans.values():
-        places += [span.end, span.record.base, span.record.end]
+    """The segments that the newest epoch's end and base and the newest whole cuts name."""
+    span = history.spans[history.owner.epoch]
+    places = [history.newest, history.owner.protected, *wholes, span.end, span.record.base, span.record.end]
     return {segment_key(place.epoch, place.seq) for place in places if place}
 
 
@@ -119,6 +118,9 @@ def _is_unnamed(parsed: ParsedKey, history: History, ledger: Ledger) -> bool:
     if parsed.kind is not KeyKind.SEGMENT:
         # Of a later epoch than ours it is somebody's who knows more than we do.
         return parsed.epoch <= history.owner.epoch
+    protected = history.owner.protected
+    if (parsed.epoch, parsed.number) >= (protected.epoch, protected.seq):
+        return False  # also beyond the end of an epoch whose next one has nothing to protect yet
     if ledger.is_collected(parsed.epoch, parsed.number):
         return True
     span = history.spans.get(parsed.epoch)
