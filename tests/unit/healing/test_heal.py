@@ -294,6 +294,25 @@ def test_a_crash_anywhere_leaves_it_to_the_next_pass(tmp_path: Path) -> None:
     assert at > 4
 
 
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("at", [60, 300, -1])
+def test_collection_goes_on_whatever_part_of_it_is_damaged(
+    site: HealedSite, at: int, remembers: bool
+) -> None:
+    key = segment_key(1, 2)
+    site.catalog([key])
+    if remembers:
+        site.run_pass(site.directory / "passes")
+    site.damage(key, at=at)
+    assert site.heal(key).is_done
+    site.time.sleep(7200)
+    site.run_pass(site.directory / "passes")
+    assert key not in {found.key for found in site.store.list("log/")}
+    assert_healed(site)
+    site.run_pass(site.directory / "another that remembers nothing")
+    assert_healed(site)
+
+
 def test_collection_goes_on_after_it_and_takes_the_damaged_object(site: HealedSite) -> None:
     key = segment_key(1, 2)
     site.damage(key)
