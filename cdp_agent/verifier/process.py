@@ -19,6 +19,7 @@ from cdp_container.domain.budget import Budget
 from cdp_container.domain.holding import Holding, Reader
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.opening import ByIndex, open_by_index
+from cdp_container.domain.places import later_notes
 from cdp_container.domain.sampling import SEED_BYTES, Turn
 from cdp_container.domain.settings import AgentSettings, LimitsSettings
 from cdp_container.domain.verify_report import About, report_members
@@ -106,6 +107,8 @@ def _verified(what: Verification, clock: Clock, known: list[str]) -> Verified:
             )
             return Verified(report, report_members(opened, report, about))
     finally:
+        for note in later_notes(store):
+            what.tell(note)
         store.close()
 
 

@@ -29,7 +29,7 @@ from cdp_container.store.address import DirectoryPlace, open_store, parse_addres
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from cdp_container.store.s3_settings import S3Settings
-from cdp_container.store.zones import Resolved
+from cdp_container.store.zones import Resolved, as_opened
 
 _UNREADABLE: Final = (
     NotFound, MissingObject, DamagedObject, ForeignObject, NewerFormat, LimitExceeded,
@@ -46,7 +46,8 @@ class TellsLater(Protocol):
 
 
 def later_notes(store: Store) -> Sequence[str]:
-    """What stands upon objects, as far as it was seen; `store` as it was opened."""
+    """What stands upon objects, as far as it was seen."""
+    store = as_opened(store)
     return store.later_notes() if isinstance(store, TellsLater) else []
 
 
