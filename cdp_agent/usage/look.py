@@ -18,7 +18,7 @@ from cdp_agent.collector.counting import past_of
 from cdp_agent.collector.past import spared_by_history, unnamed_of
 from cdp_agent.collector.process import LOCK_NAME, Site, around_of
 from cdp_agent.collector.remembered import Remembered
-from cdp_agent.collector.whole_frames import copied_whole
+from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_agent.supervisor import is_locked, take_lock
 from cdp_agent.usage.kinds import Kind, Known
 from cdp_agent.usage.levels import levels_of, shares_of
@@ -176,7 +176,7 @@ def known_of(around: Around, wishes: Wishes, remembered: Remembered, found: Foun
         else:
             live.append(objects_if(remembered, past, found.ledger, cuts)["live_bytes"])
     sealed = bool(around.identity.key_block)
-    whole = copied_whole(remembered, found.alive, wishes.live_share) if sealed else objects
+    whole = copied_whole(remembered, found.alive, LIVE_SHARE_WHOLE) if sealed else objects
     ruled = spared_by_history(found.history, [place for place, why in found.kept.items() if why.whole])
     held = found.spared - ruled
     shares = shares_of(objects, live, whole["live_bytes"], ruled, held)
