@@ -29,6 +29,8 @@ class LockNote:
 
     Attributes:
         lock_seconds: as the bucket had it; 0 where it locks nothing.
+        since_ns: since when at least, 0 where no other was ever seen.
+        before_seconds: the shortest that was seen before that.
         soonest_ns: when the first lock ends of what is needed; 0: unknown.
         extended: until when objects are locked whose locks were extended.
         refused: until when objects are locked that could not be deleted, and are victims again then.
@@ -38,6 +40,8 @@ class LockNote:
     soonest_ns: int = 0
     extended: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
+    since_ns: int = 0
+    before_seconds: int = 0
 
 
 def still_locked(note: LockNote, now_ns: int) -> Collection[str]:
@@ -69,6 +73,8 @@ def load_note(journal: Path) -> LockNote:
             members.number("soonest_ns"),
             _times(members, "extended"),
             _times(members, "refused"),
+            members.number("since_ns"),
+            members.number("before_seconds"),
         )
     except (DamagedObject, LimitExceeded):
         return LockNote()
@@ -81,6 +87,8 @@ def save_note(journal: Path, note: LockNote) -> None:
         "soonest_ns": note.soonest_ns,
         "extended": dict(note.extended),
         "refused": dict(note.refused),
+        "since_ns": note.since_ns,
+        "before_seconds": note.before_seconds,
     }
     replace_file(journal / "collector" / NOTE_NAME, dump_object(members))
 

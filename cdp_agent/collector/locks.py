@@ -74,8 +74,17 @@ def needed_of(found: Found) -> dict[str, int]:
 
 
 def horizon_ns(key: str, stored_ns: int, note: LockNote, lock: Lock) -> int:
-    """Until when an object is locked, at least."""
-    return max(stored_ns + lock.ns, note.extended.get(key, 0))
+    """Until when an object is locked, at least. What was stored under another default keeps that one's."""
+    seconds = min(lock.seconds, note.before_seconds) if stored_ns < note.since_ns else lock.seconds
+    return max(stored_ns + seconds * _SECOND_NS, note.extended.get(key, 0))
+
+
+def seen_lock(note: LockNote, lock: Lock, now_ns: int) -> LockNote:
+    """With the bucket's default as it is now."""
+    if note.lock_seconds in (0, lock.seconds):
+        return replace(note, lock_seconds=lock.seconds)
+    before = min(note.lock_seconds, note.before_seconds or note.lock_seconds)
+    return replace(note, lock_seconds=lock.seconds, since_ns=now_ns, before_seconds=before)
 
 
 def due(needed: Mapping[str, int], note: LockNote, lock: Lock, now_ns: int) -> list[str]:
@@ -98,7 +107,7 @@ def extend_locks(
     `wait` is called before each request. A store that goes away leaves the rest to the next pass. Raises
     AccessDenied and its kin.
     """
-    until_ns = now_ns + lock.ns
+    note, until_ns = seen_lock(note, lock, now_ns), now_ns + lock.ns
     extended = {key: end_ns for key, end_ns in note.extended.items() if key in needed}
     for key in due(needed, note, lock, now_ns):
         wait()
@@ -109,7 +118,7 @@ def extend_locks(
         except StoreUnavailable:
             break
         extended[key] = until_ns
-    after = replace(note, lock_seconds=lock.seconds, extended=extended)
+    after = replace(note, extended=extended)
     soonest = min((horizon_ns(key, at, after, lock) for key, at in needed.items()), default=0)
     return replace(after, soonest_ns=soonest)
 

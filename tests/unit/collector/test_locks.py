@@ -1,4 +1,4 @@
-"""Locks are extended in time, for what is needed alone; and what the store keeps is not tried again too soon."""
+"""Locks are extended in time, for what is needed alone; what the store keeps is not tried again too soon."""
 
 from __future__ import annotations
 
@@ -74,6 +74,20 @@ def test_a_store_that_goes_away_leaves_the_rest_to_the_next_pass() -> None:
         extend_locks(Bucket(b=AccessDenied("lock b", "no")), needed, after, LOCK, NOW_NS)
 
 
+def test_what_was_stored_under_a_shorter_default_ends_sooner() -> None:
+    needed = ages(old=8, young=0)
+    first = extend_locks(Bucket(), needed, LockNote(), LOCK, NOW_NS - 4 * DAY_NS)
+    assert not first.extended
+    longer = Lock("COMPLIANCE", 60 * 86_400)
+    bucket = Bucket()
+    after = extend_locks(bucket, needed | ages(next=-1), first, longer, NOW_NS)
+    assert (after.since_ns, after.before_seconds) == (NOW_NS, LOCK.seconds)
+    assert bucket.until == {"old": NOW_NS + longer.ns}
+    assert after.soonest_ns == NOW_NS + longer.ns
+    shorter = extend_locks(Bucket(), needed, after, Lock("COMPLIANCE", 5 * 86_400), NOW_NS + DAY_NS)
+    assert (shorter.lock_seconds, shorter.before_seconds) == (5 * 86_400, LOCK.seconds)
+
+
 def test_what_could_not_be_deleted_waits_for_its_horizon() -> None:
     note = LockNote(refused={"past": NOW_NS - 1, "later": NOW_NS + DAY_NS})
     note = refused_by(note, {"known": NOW_NS + 5, "unknown": None}, NOW_NS, LOCK)
@@ -95,7 +109,7 @@ def test_status_warns_at_half_of_the_horizon(left_days: float, said: str) -> Non
 def test_the_note_comes_back_and_a_broken_one_is_none(tmp_path: Path) -> None:
     (tmp_path / "collector").mkdir()
     assert load_note(tmp_path) == LockNote()
-    note = LockNote(5, 6, {"log/x": 7}, {"log/y": 8})
+    note = LockNote(5, 6, {"log/x": 7}, {"log/y": 8}, 9, 10)
     save_note(tmp_path, note)
     assert load_note(tmp_path) == note
     (tmp_path / "collector" / NOTE_NAME).write_bytes(b'{"lock_seconds": "x"}')
