@@ -3,7 +3,7 @@
     /backup/vm17   dir:/backup/vm17   file:///backup/vm17
     s3://bucket/prefix?endpoint=https://host:port&region=eu-1&addressing=path&ca=/etc/ca.pem&profile=dr
     s3://bucket/prefix?endpoint=https://host&credentials=/etc/cdp/credentials
-    s3://bucket/prefix?endpoint=https://host&data=s3://locked/prefix%3Fversions%3Doldest
+    s3://bucket/prefix?endpoint=https://host&data=s3://locked/prefix?versions=oldest
 
 An address never holds a secret, so it may stand in configurations, messages and recovery kits.
 Which domains lie below an address does not belong here.

@@ -130,7 +130,7 @@ class S3Settings:
             "versions": None if self.versions == "newest" else self.versions,
             "data": self.data,
         }
-        query = urlencode({name: value for name, value in options.items() if value is not None}, safe=":/")
+        query = urlencode({name: value for name, value in options.items() if value is not None}, safe=":/?=")
         place = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
         return f"{place}?{query}" if query else place
 

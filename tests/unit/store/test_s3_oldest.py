@@ -308,6 +308,9 @@ def test_an_address_names_the_data_place_in_its_shortest_form() -> None:
     both = with_data(home, "s3://locked/shop?versions=oldest&endpoint=https://h:1")
     assert both.data == "s3://locked/shop?versions=oldest"
     assert parse_address(both.address()) == both
+    assert both.address() == f"{HOME}&data=s3://locked/shop?versions=oldest"
+    further = with_data(home, "s3://locked/shop?versions=oldest&endpoint=https://h:2")
+    assert parse_address(further.address()) == further
     assert data_place(both) == parse_address(
         "s3://locked/shop?endpoint=https://h:1&profile=dr&credentials=/c&versions=oldest"
     )
