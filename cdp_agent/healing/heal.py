@@ -19,7 +19,7 @@ from cdp_agent.collector.past import spared_by_history
 from cdp_agent.healing.content import offer_cut, offer_records, offer_volumes
 from cdp_agent.healing.hole import Hole
 from cdp_agent.healing.rebuild import check_rebuilt, holes_of, rebuilt
-from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine, is_of_digest
+from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine
 from cdp_container.domain.collecting import carry_out, put_once, settle
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.ends import read_segment
@@ -213,7 +213,8 @@ class _Healing:
             return
         if (preamble.epoch, preamble.seq) >= (protected.epoch, protected.seq):
             raise CannotHeal("it is not older than what is protected")
-        if torn.key in self._spared and not is_of_digest(torn.data, preamble.object_length, torn.digest):
+        ends_well = len(torn.data) == preamble.object_length and torn.data.endswith(torn.digest)
+        if torn.key in self._spared and not ends_well:
             raise CannotHeal("an epoch begins or ends with it, and writers read it by its name")
 
     def _fill(self, torn: Torn, holes: list[Hole]) -> None:
