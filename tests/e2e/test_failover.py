@@ -301,22 +301,31 @@ def test_killed_at_any_moment_the_same_command_goes_on(moment: str) -> None:
             "started": (b.journal / "agent.log").exists,
         }
         seen = moments[moment]
-        process = subprocess.Popen(
-            words_of(b, "--force", force_word(b)),
-            env=b.environment(b.base / "home"),
-            stderr=subprocess.DEVNULL,
-        )
+        said = b.base / "killed.log"
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                words_of(b, "--force", force_word(b)),
+                env=b.environment(b.base / "home"),
+                stdout=file,
+                stderr=file,
+            )
         wait_until(lambda: seen() or process.poll() is not None, moment, END_SECONDS_MAX)
         process.kill()
-        process.wait(END_SECONDS_MAX)
+        code = process.wait(END_SECONDS_MAX)
+        assert code in (0, -signal.SIGKILL), said.read_text()
         if note_of(b):  # else it had ended before it was killed
             failover(b).must()
         epochs = history(b)
         assert len([epoch for epoch in epochs if epoch["site"] == "b"]) <= 3
-        wait_until(b.socket.exists, "the exports are open", END_SECONDS_MAX)
+        wait_until(b.socket.exists, f"the exports are open: {told_by(b)}", END_SECONDS_MAX)
         fill_small(b, images)
         assert_nothing_copied(b)
         assert_restores(b, images)
+
+
+def told_by(b: Site) -> str:
+    logs = [b.base / "killed.log", b.journal / "agent.log"]
+    return "\n".join(log.read_text() for log in logs if log.exists())
 
 
 def note_of(b: Site) -> dict[str, Any]:
