@@ -214,11 +214,16 @@ class Script:
 
 
 class Pass(NamedTuple):
-    """One run of a collector: whose, the how manieth of the story, whether there is a replica to wait for."""
+    """One run of a collector: whose, the how manieth of the story, whether there is a replica to wait for.
+
+    `restless`: what is packed is packed anew, though nothing of it died.
+    """
 
     site: str
     number: int
     replica: bool
+    domain: bytes = DOMAIN
+    restless: bool = False
 
 
 Body: TypeAlias = Callable[[Script, Pass], None]
@@ -228,7 +233,7 @@ def run_pass(script: Script, run: Pass) -> None:
     """As `collect.run_pass`, with symbols for what is read, packed and written."""
     replicas = (script.at_replica(),) if run.replica else ()
     collector = Collector(
-        script, replicas, DOMAIN, run.site, script.holds, script.change, lambda seconds: None
+        script, replicas, run.domain, run.site, script.holds, script.change, lambda seconds: None
     )
     owner, _ = settle(collector)
     holds = script.holds()
@@ -266,7 +271,7 @@ def make_plan(
     packed = {*before.packs, *(() if before.collected else (OLD,))} - spared
     if kept == {X, Y}:
         packed -= set(before.packs)  # nothing of it died
-    if before.retired:
+    if before.retired and not run.restless:
         packed = set()  # all that may die is dead
     in_force = {*before.packs, NEW, *(() if before.collected else (OLD,))}
     in_force |= set() if owner.ledger is None else {owner.ledger.key}
@@ -284,7 +289,7 @@ def make_plan(
     data = build_meaning(meaning, run.number)
     ledger = name_of(ledger_key(owner.epoch, number), data)
     plan = Plan(
-        domain=DOMAIN,
+        domain=run.domain,
         epoch=owner.epoch,
         n=number,
         made_ns=run.number,
@@ -301,7 +306,9 @@ def make_plan(
 
 def read_owner_again(script: Script, owner: Owner) -> tuple[object, object]:
     """Plan and ledger as they are once all was listed."""
-    collector = Collector(script, (), DOMAIN, owner.site, script.holds, script.change, lambda seconds: None)
+    collector = Collector(
+        script, (), owner.domain, owner.site, script.holds, script.change, lambda seconds: None
+    )
     found = read_owner(collector)
     return found.plan, found.ledger
 

@@ -52,6 +52,7 @@ class SimStore:
         away: nothing gets through on this connection.
         allow_two_contents: whether two runs may build one key differently, as the clones of one do.
         landed: called with the key and the bytes of every write when it is done.
+        deletes: called with the key of every delete before it is done; None where nothing may delete.
     """
 
     def __init__(self, time: VirtualTime, rng: Random, same: SimStore | None = None) -> None:
@@ -62,6 +63,7 @@ class SimStore:
         self.away = False
         self.allow_two_contents = False
         self.landed: Callable[[str, bytes], None] = lambda key, data: None
+        self.deletes: Callable[[str], None] | None = None
         self._written: dict[str, bytes] = {} if same is None else same._written
         self._fresh: dict[str, int] = {} if same is None else same._fresh
 
@@ -94,7 +96,15 @@ class SimStore:
         return self._write(lambda: self._swap(key, data, tag))
 
     def delete(self, key: str) -> None:
-        raise AssertionError("nothing here deletes")
+        assert self.deletes is not None, "nothing here deletes"
+        deletes = self.deletes
+
+        def gone() -> str:
+            deletes(key)
+            self.inner.delete(key)
+            return ""
+
+        self._write(gone)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[Found]:
         """Fresh keys may be missing in a listing: nothing may rest on it."""

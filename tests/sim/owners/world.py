@@ -187,7 +187,8 @@ class World:
         seen = (shown.epoch, shown.nonce) if forced else None
         base = self._older() if self.rng.random() < 0.2 else None
         jump = JUMP if self.jumps and self.rng.random() < 0.1 else 0
-        wish = ot.TakeOver(forced=seen, jump=jump, base=base, accept_loss=self.lossy)
+        ledger = None if base is None else shown.ledger
+        wish = ot.TakeOver(forced=seen, jump=jump, base=base, ledger=ledger, accept_loss=self.lossy)
 
         def typed() -> None:
             active = site.process is not None and site.process.state.phase is ot.Phase.ACTIVE
