@@ -75,7 +75,7 @@ lint: setup ## Format, lint, types and the direction of imports
 soak: system-test setup ## Kill the agent again and again (SOAK_ROUNDS=500)
 	$(PYTEST) tests/e2e --rounds $(SOAK_ROUNDS) --timeout 0
 
-simulate: setup ## Run the simulators over many seeds (SIMULATE_SEEDS=10000), all states of ownership, all crash states of the journal
+simulate: setup ## Run the simulators over many seeds (SIMULATE_SEEDS=10000), all states of ownership and collection, all crash states of the journal
 	$(PYTEST) tests/sim --seeds $(SIMULATE_SEEDS) --timeout 0 -q
 	$(PYTEST) tests/model --deep --timeout 0 -q
 	$(PYTEST) tests/unit/splitter/test_crashes.py tests/unit/splitter/test_crash_states.py --deep --timeout 0 -q --numprocesses 2
