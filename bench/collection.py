@@ -219,13 +219,15 @@ def _figures(load: Load, target: float, found: Steady) -> list[Figure]:
         note += f"; optimum there: {optimum(found.space, hot):.2f}"
     must = target == TARGET and load.copied_max is not None
     figures = [
-        Figure(GROUP, f"{name}: copied by new", "", (found.copied,),
+        Figure(GROUP, f"{name}: copied by new", "ratio", (found.copied,),
                at_most=load.copied_max if must else None, note=note)
     ]  # fmt: skip
     if target == TARGET:
         figures += [
-            Figure(GROUP, f"{name}: stored by live", "", (found.space,), at_most=SPACE_MAX if must else None),
-            Figure(GROUP, f"{name}: requests per GiB collected", "", (found.requests_per_gib,)),
+            Figure(
+                GROUP, f"{name}: stored by live", "ratio", (found.space,), at_most=SPACE_MAX if must else None
+            ),
+            Figure(GROUP, f"{name}: requests per GiB collected", "requests", (found.requests_per_gib,)),
         ]
     return figures
 
