@@ -22,7 +22,7 @@ from tests.model.collection_rules import explore
 
 pytestmark = pytest.mark.slow
 
-STATES_MAX = 3_000_000
+STATES_MAX = 1_000_000
 BUDGETS = (
     Budget(passes=2, readers=1),
     Budget(passes=2, crashes=1, takeovers=1),
@@ -35,11 +35,11 @@ BUDGETS = (
 DEEP = (
     Budget(passes=2, readers=1, losses=1),
     Budget(passes=2, readers=1, resumes=1, deaths=1),
-    Budget(passes=2, takeovers=1, older=True, readers=1),
+    Budget(passes=2, takeovers=1, older=True),
+    Budget(passes=1, operators=1, readers=1, takeovers=1, older=True),
     Budget(passes=2, operators=1, losses=1),
     Budget(passes=2, losses=2),
     Budget(passes=2, replica=True),
-    Budget(passes=3),
 )
 """With --deep: minutes, not seconds."""
 
