@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.ceph import missing_programs, running_ceph
 from tests.servers.s3 import S3Server, forget_everything, running_moto
@@ -31,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # No test is about time: an example may take as long as a busy machine needs.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     config.stash[_left_out_key] = {}
 
 

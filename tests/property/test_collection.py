@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -377,7 +378,7 @@ Collection.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 """Not shrunk: a story is minutes of work; its last steps tell enough."""
-TestCollection = Collection.TestCase
+TestCollection = pytest.mark.slow(Collection.TestCase)
 
 
 def test_what_lies_beyond_an_end_waits_until_something_newer_is_protected(tmp_path: Path) -> None:
@@ -434,6 +435,7 @@ def restarted(epochs: int, cuts: int) -> CollectedSite:
     return site
 
 
+@pytest.mark.slow
 def test_a_thousand_restarts_take_the_space_of_none(tmp_path: Path) -> None:
     """But for what each epoch leaves outside of what is collected: its record, and a line in one pack."""
     taken = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cdp_agent.collector import alive as living
@@ -32,14 +32,17 @@ def told(seed: int, scale: int = 1, shift: int = 0, drops_voids: bool = True) ->
         Story(random.Random(seed), Path(directory), scale, shift, drops_voids).play(steps=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1 << 32), st.sampled_from(WHERE), st.booleans())
+@example(1344, (1, 0), True)
 def test_what_is_live_is_what_a_retained_cut_shows(
     seed: int, where: tuple[int, int], drops_voids: bool
 ) -> None:
     told(seed, *where, drops_voids)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 32), st.sampled_from(WHERE))
 def test_neither_windows_nor_batches_change_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,6 +137,7 @@ def _model_bases(epoch: int, found: dict[Place, Why], at: Circumstances) -> None
         base, _ = at.epochs[base.epoch]
 
 
+@pytest.mark.slow
 @given(cases(), policies)
 @settings(max_examples=120, deadline=None)
 def test_every_rule_is_that_of_the_model(
@@ -164,6 +166,7 @@ def test_a_term_says_until_when_the_policy_keeps(
             assert after is None or not after.why & by_policy
 
 
+@pytest.mark.slow
 @given(cases(), policies, st.integers(0, 40 * DAY))
 @settings(max_examples=60, deadline=None)
 def test_time_alone_brings_nothing_back(
@@ -174,6 +177,7 @@ def test_time_alone_brings_nothing_back(
     assert set(kept_cuts(cuts, policy, later)) <= set(kept_cuts(cuts, policy, at))
 
 
+@pytest.mark.slow
 @given(histories(), policies, st.lists(st.integers(0, 40 * DAY), min_size=1, max_size=4), st.data())
 @settings(max_examples=120, deadline=None)
 def test_what_was_dropped_once_is_never_needed_again(

@@ -6,6 +6,7 @@ import random
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ def told(site: CollectedSite, directory: Path, items: list[Taken], days: int | N
     return found, usage
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(SEEDS, st.sampled_from([None, 1, 400]))
 def test_the_kinds_add_up(seed: int, days: int | None) -> None:
@@ -96,6 +98,7 @@ def test_the_kinds_add_up(seed: int, days: int | None) -> None:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_live_is_what_the_newest_point_shows_and_dead_what_no_kept_cut_does(seed: int) -> None:

@@ -45,6 +45,7 @@ def test_a_pass_frees_what_no_retained_cut_shows(tmp_path: Path, encrypted: bool
     assert site.owner.ledger is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_passes_amid_a_busy_life(tmp_path: Path, seed: int) -> None:
     """Epochs, side branches, resizes, volumes that come and go; a pass every few hours."""
@@ -73,6 +74,7 @@ def test_passes_amid_a_busy_life(tmp_path: Path, seed: int) -> None:
     assert len(site.gone) > 20
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_the_next_pass_is_whole(tmp_path: Path) -> None:
     whole = Effects()
     a_site().run_pass(tmp_path / "whole", effects=whole)

@@ -156,6 +156,7 @@ def test_what_a_last_pass_says_that_makes_no_sense_is_nothing(tmp_path: Path) ->
         assert members_of(load_last(tmp_path)) is None
 
 
+@pytest.mark.slow
 def test_what_one_plan_leaves_the_next_one_takes(tmp_path: Path) -> None:
     site = Collected(tmp_path)
     with site.streaming():

@@ -275,6 +275,7 @@ def test_a_reader_of_one_cut_goes_on(site: HealedSite) -> None:
     assert_healed(site)
 
 
+@pytest.mark.slow
 def test_a_crash_anywhere_leaves_it_to_the_next_pass(tmp_path: Path) -> None:
     at = 0.0
     while True:
