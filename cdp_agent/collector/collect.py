@@ -64,11 +64,12 @@ from cdp_container.format.head import check_object, object_digest, open_head
 from cdp_container.format.holds import Hold
 from cdp_container.format.index import Run
 from cdp_container.format.keys import (
+    CATALOG_PREFIX,
     GC_PREFIX,
     OWNER_KEY,
+    PACKS_PREFIX,
     KeyKind,
     config_key,
-    pack_key,
     parse_key,
 )
 from cdp_container.format.ledger import LedgerFacts, build_ledger, predecessor_of
@@ -485,16 +486,15 @@ class _Writing:
 
 
 def next_number(store: Store, epoch: int) -> int:
-    """The number of the next pass of an epoch: above every plan, ledger and pack that it has.
+    """The number of the next pass of an epoch: above every plan, ledger, pack and own catalog that it has.
 
-    Plans are never deleted, and what a pass without one left behind is named by a later one before it goes:
-    so no number is used twice.
+    None is used twice: plans stay, and what a pass without one left is named by a later one before it goes.
     """
     numbers = [0]
-    for prefix in (f"{GC_PREFIX}{epoch:010}/", pack_key(epoch, 1).rpartition("/")[0] + "/"):
-        for found in store.list(prefix):
+    for prefix in (GC_PREFIX, PACKS_PREFIX, CATALOG_PREFIX):
+        for found in store.list(f"{prefix}{epoch:010}/"):
             parsed = parse_key(found.key)
-            if parsed is not None:
-                is_pack = parsed.kind is KeyKind.PACK
-                numbers.append(parsed.number // PACKS_PER_PASS if is_pack else parsed.number)
+            if parsed is not None and (parsed.kind is not KeyKind.CATALOG or parsed.level == COLLECTED_LEVEL):
+                of_many = parsed.kind in (KeyKind.PACK, KeyKind.CATALOG)
+                numbers.append(parsed.number // PACKS_PER_PASS if of_many else parsed.number)
     return max(numbers) + 1
