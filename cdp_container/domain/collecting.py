@@ -101,7 +101,8 @@ def carry_out(
 ) -> Finished:
     """Steps 4 to 10. `owner`: as it was when the plan was made; `spared`: see `fault_of_plan`."""
     fault = fault_of_plan(plan, owner, spared)
-    assert not fault, fault
+    if fault:  # a mistake of ours: the last look before anything is named
+        raise _stopped(fault)
     data = build_plan(plan)
     put_once(collector.store, gc_key(plan.epoch, plan.n), data)
     collector.change(name_plan(owner, plan.n, plan_digest(data)))
