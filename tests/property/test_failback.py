@@ -15,6 +15,8 @@ from rehydrate.inplace import Disk
 from rehydrate.plan import Choice
 from tests.overtaken import Overtaken
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64 * 4096 + 512  # the last block is a part
 SECTOR = 512
 SEEDS = 8

@@ -22,6 +22,8 @@ from cdp_container.store.memory import MemoryStore
 from tests.unit.collector.collecting_site import HOUR, CollectedSite, Time
 from tests.unit.usage.account_site import a_container, around
 
+pytestmark = pytest.mark.slow
+
 LIVE, DEAD = SPLIT.index(Kind.LIVE), SPLIT.index(Kind.DEAD)
 SEEDS = st.integers(0, 1 << 32)
 
@@ -73,7 +75,6 @@ def told(site: CollectedSite, directory: Path, items: list[Taken], days: int | N
     return found, usage
 
 
-@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(SEEDS, st.sampled_from([None, 1, 400]))
 def test_the_kinds_add_up(seed: int, days: int | None) -> None:
@@ -98,7 +99,6 @@ def test_the_kinds_add_up(seed: int, days: int | None) -> None:
         )
 
 
-@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_live_is_what_the_newest_point_shows_and_dead_what_no_kept_cut_does(seed: int) -> None:

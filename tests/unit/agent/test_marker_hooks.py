@@ -18,6 +18,8 @@ from cdp_container.domain.point_settings import MarkerHookSettings
 from cdp_container.errors import HookFailed
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 CLOCK = SystemClock()
 HANGS_SECONDS = "300"
 WAIT_SECONDS_MAX = 60.0

@@ -32,6 +32,8 @@ from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.s3 import S3Server
 from tests.unit.usage.account_site import a_container, an_agent
 
+pytestmark = pytest.mark.slow
+
 PART = 5 << 20
 
 

@@ -20,6 +20,8 @@ from cdp_container.store.api import Found
 from tests.containers import write
 from tests.unit.collector.collecting_site import HOUR, CollectedSite, Crash, Effects, StopAt
 
+pytestmark = pytest.mark.slow
+
 
 def a_site(encrypted: bool = False, seed: int = 0, cuts: int = 30) -> CollectedSite:
     """Ten hours of writes on two disks, of which four are kept."""
@@ -45,7 +47,6 @@ def test_a_pass_frees_what_no_retained_cut_shows(tmp_path: Path, encrypted: bool
     assert site.owner.ledger is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_passes_amid_a_busy_life(tmp_path: Path, seed: int) -> None:
     """Epochs, side branches, resizes, volumes that come and go; a pass every few hours."""
@@ -74,7 +75,6 @@ def test_passes_amid_a_busy_life(tmp_path: Path, seed: int) -> None:
     assert len(site.gone) > 20
 
 
-@pytest.mark.slow
 def test_killed_at_any_step_and_the_next_pass_is_whole(tmp_path: Path) -> None:
     whole = Effects()
     a_site().run_pass(tmp_path / "whole", effects=whole)

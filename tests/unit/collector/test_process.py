@@ -27,6 +27,8 @@ from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.place import Place
 from tests.unit.streamer.site import AgentSite
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 WISHES = Wishes(grace_seconds=0.0, space_target=1.0)
 
@@ -156,7 +158,6 @@ def test_what_a_last_pass_says_that_makes_no_sense_is_nothing(tmp_path: Path) ->
         assert members_of(load_last(tmp_path)) is None
 
 
-@pytest.mark.slow
 def test_what_one_plan_leaves_the_next_one_takes(tmp_path: Path) -> None:
     site = Collected(tmp_path)
     with site.streaming():

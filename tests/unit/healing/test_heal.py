@@ -20,6 +20,8 @@ from tests.containers import Site, write
 from tests.unit.collector.collecting_site import Crash, Effects
 from tests.unit.healing.healing_site import HealedSite
 
+pytestmark = pytest.mark.slow
+
 
 def findings(site: HealedSite) -> set[str]:
     """What recovery points need, and a verification with all keys finds wrong."""
@@ -275,7 +277,6 @@ def test_a_reader_of_one_cut_goes_on(site: HealedSite) -> None:
     assert_healed(site)
 
 
-@pytest.mark.slow
 def test_a_crash_anywhere_leaves_it_to_the_next_pass(tmp_path: Path) -> None:
     at = 0.0
     while True:

@@ -24,6 +24,8 @@ from cdp_container.format.place import Place
 from cdp_container.journal.record import Kind
 from tests.unit.streamer.site import AgentSite
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 4096
 
 

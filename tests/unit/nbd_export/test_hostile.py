@@ -42,6 +42,8 @@ from tests.unit.nbd_export.wire_client import (
 )
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64 << 20
 MIB = 1 << 20
 HASTY = ServerLimits(handshake_seconds=0.5, request_seconds=0.3, replies_seconds=0.3)

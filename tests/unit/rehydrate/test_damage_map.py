@@ -29,6 +29,8 @@ from rehydrate.target import open_target
 from tests.containers import PASSPHRASE, Site, discard, write
 from tests.unit.rehydrate.conftest import CountingStore, Run, damage
 
+pytestmark = pytest.mark.slow
+
 BLOCK: Final = 512
 BLOCKS: Final = 64
 SIZE: Final = BLOCK * BLOCKS

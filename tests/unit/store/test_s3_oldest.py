@@ -32,6 +32,8 @@ from cdp_container.store.zones import public_address
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
 from tests.servers.s3 import S3Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bucket(_moto: S3Server) -> Iterator[Bucket]:

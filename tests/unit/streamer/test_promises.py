@@ -31,6 +31,8 @@ from cdp_container.journal.shared import StreamerPage
 from tests.unit.streamer.site import DEADLINE_SECONDS, AgentSite
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SECOND_NS = 1_000_000_000
 
 

@@ -41,6 +41,8 @@ from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY
 from tests.unit.streamer.site import AgentSite
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SMALL = Budget(size_bytes=1)
 
 
