@@ -171,10 +171,11 @@ def test_a_hook_gets_no_credentials(stage: Stage) -> None:
 
 
 PARENT = """
-import os, sys
+import os, signal, sys
 from cdp_agent.marker_hooks import quiesced
 from cdp_container.clock import SystemClock
 from cdp_container.domain.point_settings import MarkerHookSettings
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup ignore it
 hooks = [MarkerHookSettings.model_validate_json(line) for line in sys.argv[1:]]
 with quiesced(hooks, 60.0, SystemClock(), os.environ, False):
     print("held", flush=True)
