@@ -17,6 +17,7 @@ from cdp_container.clock import Clock
 from cdp_container.domain.failover_note import FailoverNote, save_note
 from cdp_container.domain.history import History, read_config
 from cdp_container.domain.home import jump_of
+from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.owner_lease import IDLE_LEASE_SECONDS
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
@@ -27,6 +28,7 @@ from cdp_container.errors import (
     LimitExceeded,
     MissingObject,
     NewerFormat,
+    NoSuchPoint,
     NotFound,
     NotHome,
     OwnedElsewhere,
@@ -107,6 +109,18 @@ def wish_of(asked: Asked, history: History, chosen: Place, jump: int = 0) -> Tak
     base = None if chosen == history.newest and not jump else chosen
     ledger = None if base is None else history.owner.ledger
     return TakeOver(asked.forced, jump, base, ledger, asked.accept_loss)
+
+
+def refuse_collected(ledger: Ledger, base: Place | None) -> None:
+    """Raises NoSuchPoint where no epoch can begin at a cut: its last segment was collected, or will be.
+
+    Whoever claims after that epoch looks for its base by name, and has no ledger to tell that it is no loss.
+    """
+    if base is not None and ledger.is_collected(base.epoch, base.seq):
+        point = f"{base.epoch}.{base.cut}"
+        why = "its last segment was collected: what is left of it can be restored, and not gone on from"
+        hint = f"`rehydrate restore --at {point}`; or take the newest cut over, and put that image there"
+        raise NoSuchPoint(f"go on from the point {point}", why, hint)
 
 
 def check_ours(owner: Owner, directory: Path) -> None:

@@ -175,6 +175,7 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
     run.report(writer.told(run.sealed))
     chosen = _check_all(run, container, note)
     wish = failover.wish_of(run.asked, container.history, chosen.cut.place, run.jump)
+    failover.refuse_collected(container.ledger, wish.base)
     run.report(owner_line(owner))
     if not failover.is_at_once(owner, run.asked):
         run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from cdp_container.domain.roster import read_roster
-from cdp_container.errors import Fenced
+from cdp_container.errors import Fenced, NoSuchPoint
 from cdp_container.format.holds import Hold, Holds, build_holds
 from cdp_container.format.keys import HOLDS_KEY
 from rehydrate import failover
 from rehydrate.cli import targets
+from rehydrate.plan import Choice
 from tests.unit.rehydrate.test_failover import World
 
 
@@ -90,3 +91,15 @@ def test_one_that_fails_lets_go(world: World, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(Fenced):
         world.run()
     assert holds_in(world) == []
+
+
+def test_no_epoch_begins_at_a_cut_whose_end_was_collected(world: World, tmp_path: Path) -> None:
+    """Whoever claims after it would look for that segment in vain, and nobody could own the domain again."""
+    world.site.collect(1, 1, 2)
+    before = world.owner
+    with pytest.raises(NoSuchPoint, match="was collected"):
+        world.run(Choice(at=(1, 2)))
+    assert world.owner == before
+    assert not list((tmp_path / "vms").iterdir())
+    world.run(Choice(at=(1, 3)))
+    world.check(world.cuts[2])
