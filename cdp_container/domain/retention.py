@@ -181,7 +181,7 @@ class Kept:
 
     `until_ns`: how long window, thinning and markers keep it by the store's clock, as far as is known now (a
     newer cut may take its place in an hour that is not over); None: for ever; 0: they do not, `why` has other
-    reasons. `whole`: the sources of which it is the newest whole cut.
+    reasons. `whole`: the sources of which it is the newest whole cut, or all, where it is theirs together.
     """
 
     why: Why
@@ -270,7 +270,10 @@ class _Table:
         self._keep_places(at.held, Why.HELD)
 
     def keep_whole(self, sources: Collection[bytes]) -> dict[int, tuple[bytes, ...]]:
-        """The newest cut at which each source is whole; gives the sources by the number of the cut."""
+        """The newest cut at which each source is whole, and the newest at which all are.
+
+        Gives the sources by the number of the cut. Who takes a domain over needs all of them at one cut.
+        """
         found: dict[int, tuple[bytes, ...]] = {}
         left = set(sources)
         for number in range(len(self.cuts) - 1, -1, -1):
@@ -281,6 +284,12 @@ class _Table:
                 found[number] = tuple(sorted(whole))
                 self.why[number] |= Why.WHOLE
                 left -= whole
+        together = frozenset(sources)
+        for number in range(len(self.cuts) - 1, -1, -1):
+            if together and together.isdisjoint(self.cuts[number].not_whole):
+                found.setdefault(number, tuple(sorted(together)))
+                self.why[number] |= Why.WHOLE
+                break
         return found
 
     def keep_bases(self, epochs: Mapping[int, tuple[Place, Place]]) -> None:

@@ -119,6 +119,9 @@ def model(cuts: list[PastCut], policy: Retention, at: Circumstances) -> dict[Pla
         for source in at.sources:
             whole = [one.place for one in cuts if source not in one.not_whole]
             why |= Why.WHOLE if whole and cut.place == max(whole) else Why(0)
+        together = [one.place for one in cuts if not set(at.sources) & set(one.not_whole)]
+        if at.sources and together and cut.place == max(together):
+            why |= Why.WHOLE
         found[cut.place] = why
     if cuts and not any(place.epoch == max(at.epochs) for place in found):
         base = at.epochs[max(at.epochs)][0]

@@ -261,3 +261,15 @@ def test_a_marker_whose_term_makes_no_sense_is_kept_for_ever(seconds: object) ->
 def test_the_term_of_a_marker() -> None:
     assert marker_of("m", {}) == CutMarker("m", own=False)
     assert marker_of("m", {"keep_seconds": 5}) == CutMarker("m", own=True, keep_seconds=5)
+
+
+def test_the_newest_cut_at_which_all_are_whole_is_kept_too() -> None:
+    """Copied anew one after the other, each volume has a newer whole cut, and none is common to both."""
+    a, b = bytes([1]) * 16, bytes([2]) * 16
+    not_whole: list[tuple[bytes, ...]] = [(), (), (a,), (a, b), (b,), (b,)]
+    cuts = [
+        PastCut(Place(1, number, number), number, number, gone) for number, gone in enumerate(not_whole, 1)
+    ]
+    at = Circumstances(10**18, Place(1, 6, 6), frozenset(), (a, b), {1: (Place(0, 0, 0), Place(1, 6, 6))})
+    kept = kept_cuts(cuts, Retention(0, 0, 0, 0, 0, 0), at)
+    assert {place.cut: why.whole for place, why in kept.items() if why.whole} == {2: (a, b), 3: (b,), 6: (a,)}
