@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from bench.knobs import Knobs
 from bench.table import Figure
-from cdp_agent.collector.collect import Wishes
+from cdp_agent.collector.pass_types import Wishes
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.place import NOWHERE
 from cdp_container.format.segment import NewExtent

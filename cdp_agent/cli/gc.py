@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cdp_agent.cli.accepted import load_running
 from cdp_agent.cli.children import load_agent, software
-from cdp_agent.collector.collect import Found, Passed
+from cdp_agent.collector.pass_types import Found, Passed
 from cdp_agent.collector.process import Site, collect_all, look_once, wishes_of
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, say, secret_in_file

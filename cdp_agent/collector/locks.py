@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, runtime_checkable
 
 from cdp_agent.collector.choose import key_of
-from cdp_agent.collector.collect import Found
 from cdp_agent.collector.lock_note import LockNote
+from cdp_agent.collector.pass_types import Found
 from cdp_container.errors import NotFound, StoreUnavailable
 from cdp_container.store.address import DirectoryPlace, data_place, parse_address
 from cdp_container.store.inventory import open_inventory

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.collector.collect import Around, Found, Passed, Wishes, look_only, run_pass
+from cdp_agent.collector.collect import look_only, run_pass
 from cdp_agent.collector.last import LastPass, load_last, save_last
 from cdp_agent.collector.lock_note import LockNote, load_note, save_note, still_locked
 from cdp_agent.collector.locks import ExtendsLocks, Lock, extend_locks, lock_of, needed_of, refused_by
+from cdp_agent.collector.pass_types import Around, Found, Passed, Wishes
 from cdp_agent.streamer.control import Answer, call
 from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import BOOT_ID

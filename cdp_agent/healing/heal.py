@@ -7,41 +7,36 @@ collection takes it. All of an object is healed, or nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.collector.collect import PACKS_PER_PASS, Around, next_number, read_runs
 from cdp_agent.collector.packing import CutFacts, cut_record, epoch_record
+from cdp_agent.collector.pass_objects import PassObjects, read_runs
+from cdp_agent.collector.pass_types import Around
 from cdp_agent.collector.past import spared_by_history
 from cdp_agent.healing.content import offer_cut, offer_records, offer_volumes
 from cdp_agent.healing.hole import Hole
 from cdp_agent.healing.rebuild import check_rebuilt, holes_of, rebuilt
 from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine
-from cdp_container.domain.collecting import carry_out, put_once, settle
+from cdp_container.domain.collecting import carry_out, settle
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.ends import read_segment
 from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
-from cdp_container.domain.held import seen_of
 from cdp_container.domain.opening import ByIndex, open_by_index
 from cdp_container.domain.verify_types import needed_scope
-from cdp_container.errors import CollectionStopped, DamagedObject, NotFound
-from cdp_container.format.assemble import SealedObject
-from cdp_container.format.codec import Compressor
+from cdp_container.errors import CollectionStopped, NotFound
 from cdp_container.format.domain import ObjectName
-from cdp_container.format.gc import Plan
 from cdp_container.format.holds import Hold
 from cdp_container.format.index import Run
 from cdp_container.format.keys import KeyKind, pack_key, parse_key, segment_key
 from cdp_container.format.layout import RunKind
-from cdp_container.format.ledger import LedgerFacts, build_ledger
-from cdp_container.format.pack import PackFacts, PackRecord, build_pack
+from cdp_container.format.pack import PackRecord
 from cdp_container.format.preamble import Preamble
-from cdp_container.format.seal import WriterKeys, writer_keys
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 
@@ -162,10 +157,8 @@ class _Healing:
         self._here = here
         self._opened = opened
         self._contents = contents
-        self._software = software
-        self._compressor = Compressor()
+        self._objects = PassObjects(around, opened.history, software)
         self._owner = opened.history.owner
-        self._n = next_number(around.store, self._owner.epoch)
         self._spared = spared_by_history(opened.history, [])
         self._digests: dict[str, bytes] = {}
         self.packs: dict[str, ObjectName] = {}
@@ -198,9 +191,9 @@ class _Healing:
         if plan_only:
             return Outcome(torn.key, "", lost_bytes, found_bytes)
         content = rebuilt(torn, holes, list(self._remembered(torn)))
-        built = build_pack(self._pack_facts(), content, self._keys(), self._entropy(16), self._compressor)
+        built = self._objects.pack(content)
         check_rebuilt(torn, built, self._owner.domain, self._opened.keys)
-        self._put(built)
+        self._objects.put(built)
         name = self.packs[torn.key] = ObjectName(built.key, built.digest)
         self._digests[torn.key] = torn.digest
         self._around.report(f"{torn.key}: {found_bytes} bytes found again")
@@ -279,29 +272,11 @@ class _Healing:
     def put_in_force(self, holds: Mapping[str, Hold]) -> None:
         """A ledger and a plan that name the packs; see `collecting`."""
         owner, around = self._owner, self._around
-        ledger = self._ledger()
-        plan = Plan(
-            domain=owner.domain,
-            epoch=owner.epoch,
-            n=self._n,
-            made_ns=around.clock.wall_ns(),
-            site=owner.site,
-            before=owner.ledger,
-            ledger=ledger,
-            packs=tuple(self.packs.values()),
-            victims=(),
-            holds=seen_of(holds),
-            protected=owner.protected,
-        )
+        before = read_runs(around.store, owner.domain, self._opened.keys, owner.ledger)
+        ledger = self._objects.put_ledger(self._runs(before))
+        packs = list(self.packs.values())
+        plan = self._objects.plan(ledger, packs, (), holds, around.clock.wall_ns())
         carry_out(around.collector, owner, plan, frozenset(), 0.0)
-
-    def _ledger(self) -> ObjectName:
-        owner = self._owner
-        facts = LedgerFacts(owner.epoch, self._n, None, owner.site, self._software)
-        runs = self._runs(read_runs(self._around.store, owner.domain, self._opened.keys, owner.ledger))
-        built = build_ledger(facts, runs, self._keys(), self._entropy(16), self._compressor)
-        self._put(built)
-        return ObjectName(built.key, built.digest)
 
     def _runs(self, before: Iterable[Run]) -> Iterator[Run]:
         """Those in force, less the packs that are healed, and each healed segment as a run of its own."""
@@ -317,37 +292,6 @@ class _Healing:
             parsed = parse_key(name.key)
             assert parsed is not None, name
             yield Run(RunKind.PACK_IN_FORCE, parsed.epoch, parsed.number, parsed.number, name.digest)
-
-    def _put(self, built: SealedObject) -> None:
-        """Write an object, and read it back."""
-        put_once(self._around.store, built.key, built.data)
-        if self._around.store.get(built.key).data != built.data:
-            raise DamagedObject(built.key, "it does not read back as it was written")
-
-    def _pack_facts(self) -> PackFacts:
-        record = self._opened.history.spans[self._owner.epoch].record
-        number = self._n * PACKS_PER_PASS + len(self.packs)
-        return PackFacts(
-            self._owner.epoch, number, record.base, record.end, site=self._owner.site, software=self._software
-        )
-
-    @property
-    def _entropy(self) -> Callable[[int], bytes]:
-        return self._around.entropy
-
-    def _keys(self) -> WriterKeys:
-        """Fresh ones for every object."""
-        identity = self._around.identity
-        if not identity.key_block:
-            return WriterKeys(identity.domain)
-        return writer_keys(
-            identity.domain,
-            identity.public_key,
-            identity.key_block,
-            identity.index_key,
-            self._entropy(32),
-            self._entropy(32),
-        )
 
 
 def _pack_of(run: Run) -> str:

@@ -13,8 +13,9 @@ from typing import Final
 
 from cdp_agent.collector.alive import objects_if
 from cdp_agent.collector.cache import CacheDamaged
-from cdp_agent.collector.collect import Around, Found, Wishes, look_around
+from cdp_agent.collector.collect import look_around
 from cdp_agent.collector.counting import past_of
+from cdp_agent.collector.pass_types import Around, Found, Wishes
 from cdp_agent.collector.past import spared_by_history, unnamed_of
 from cdp_agent.collector.process import LOCK_NAME, Site, around_of
 from cdp_agent.collector.remembered import Remembered

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cdp_agent.collector.collect import Wishes
+from cdp_agent.collector.pass_types import Wishes
 from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN, Retention
 from cdp_container.errors import CollectionStopped
 from cdp_container.format.domain import ObjectName

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES, key_of
-from cdp_agent.collector.collect import Wishes, look_around
+from cdp_agent.collector.collect import look_around
+from cdp_agent.collector.pass_types import Wishes
 from cdp_agent.collector.remembered import Remembered
 from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Part, Usage, account
 from cdp_agent.usage.look import Look, known_of, look_at

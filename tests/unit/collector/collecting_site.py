@@ -12,7 +12,8 @@ from io import BytesIO
 from pathlib import Path
 
 from cdp_agent.collector import collect
-from cdp_agent.collector.collect import Around, Passed, Wishes, read_runs
+from cdp_agent.collector.pass_objects import read_runs
+from cdp_agent.collector.pass_types import Around, Passed, Wishes
 from cdp_container.domain.collecting import Collector
 from cdp_container.domain.held_look import look_at_holds
 from cdp_container.domain.identity import AgentIdentity

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.collector.collect import Wishes
+from cdp_agent.collector.pass_types import Wishes
 from cdp_container.domain.retention import Retention
 from cdp_container.errors import CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
 from cdp_container.format.domain import OwnerState

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdp_agent.collector import collect
+from cdp_agent.collector import collect, writing
 from cdp_agent.collector.alive import AliveObjects, alive_of
 from cdp_container.errors import CdpError
 from tests.containers import discard, write
@@ -69,7 +69,7 @@ def across_a_retained_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_cut_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs forget the cuts that they stand for."""
-    monkeypatch.setattr(collect, "cut_facts", lambda *_: {})
+    monkeypatch.setattr(writing, "cut_facts", lambda *_: {})
 
 
 def without_records(monkeypatch: pytest.MonkeyPatch) -> None:

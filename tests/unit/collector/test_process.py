@@ -13,8 +13,8 @@ import pytest
 
 from cdp_agent.cli.gc import passed_members, passed_text, planned_members, planned_text
 from cdp_agent.collector import process
-from cdp_agent.collector.collect import Passed, Wishes
 from cdp_agent.collector.last import LAST_NAME, load_last, members_of, trouble_of
+from cdp_agent.collector.pass_types import Passed, Wishes
 from cdp_agent.collector.process import LOCK_NAME, Site, collect_all, look_once
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock

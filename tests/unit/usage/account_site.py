@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdp_agent.collector.collect import Around
+from cdp_agent.collector.pass_types import Around
 from cdp_container.domain.collecting import Collector
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_container.domain.owner_types import ChangePlan

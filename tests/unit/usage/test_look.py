@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
-from cdp_agent.collector.collect import Wishes
+from cdp_agent.collector.pass_types import Wishes
 from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Part, Usage, account
 from cdp_agent.usage.look import Look, look_at
 from cdp_container.domain.retention import Retention

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdp_agent.cli.usage_text import usage_members, usage_text
-from cdp_agent.collector.collect import Wishes
+from cdp_agent.collector.pass_types import Wishes
 from cdp_agent.usage.kinds import DAY_NS
 from cdp_agent.usage.look import Look, look_at
 from cdp_agent.usage.survey import Survey, survey
