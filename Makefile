@@ -20,6 +20,9 @@ MARKS_ceph := ceph
 MARKS_sim := sim
 # The other folders hold none, and would only be imported. The third worker works while two wait for disks.
 PYTEST_unit := --numprocesses 4 --ignore tests/e2e --ignore tests/sim
+# Tests that only compute share the cores; those with real processes and servers, which have deadlines, come after.
+COMPUTED := --numprocesses 3 --ignore tests/e2e -m "not e2e and not ceph"
+REAL := -m "e2e or ceph"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench
@@ -52,7 +55,8 @@ demo-failover: system-demo setup ## Protect at site A, fail over to B, write the
 ifeq ($(ONLY),)
 test: system-test setup ## Everything: format, lint, types, imports, tests (ONLY=unit|lint|e2e|ceph|sim for a part)
 	@$(MAKE) --no-print-directory lint
-	$(PYTEST)
+	$(PYTEST) $(COMPUTED)
+	$(PYTEST) $(REAL)
 else ifeq ($(ONLY),lint)
 test: lint
 else ifneq ($(MARKS_$(ONLY)),)

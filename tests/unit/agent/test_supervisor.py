@@ -23,6 +23,8 @@ from cdp_agent.supervisor import (
 from cdp_container.clock import SystemClock
 from cdp_container.errors import AlreadyRunning
 
+pytestmark = pytest.mark.slow
+
 PYTHON = sys.executable
 DIES_THEN_ENDS = """
 import os, sys

@@ -16,6 +16,8 @@ from tests.containers import discard, write
 from tests.reader import ReaderError
 from tests.unit.collector.collecting_site import HOUR, CollectedSite
 
+pytestmark = pytest.mark.slow
+
 
 def a_site() -> CollectedSite:
     """Data, a discard over it, cuts that come and go; all of it of an age at which it is collected."""

@@ -19,6 +19,8 @@ from cdp_container.errors import DamagedObject
 from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.store.api import Found
 
+pytestmark = pytest.mark.slow
+
 SEED = bytes(range(SEED_BYTES))
 
 

@@ -32,6 +32,8 @@ from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Container
 from tests.containers import Site, in_force, write
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = Budget(size_bytes=1 << 40)
 TURN = Turn(bytes(SEED_BYTES))
 

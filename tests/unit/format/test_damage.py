@@ -17,6 +17,8 @@ from cdp_container.format.layout import PREAMBLE, Codec
 from tests.unit.format import samples
 from tests.unit.format.samples import DOMAIN
 
+pytestmark = pytest.mark.slow
+
 EVERY_KIND = pytest.mark.parametrize("kind", samples.BUILDERS)
 BOTH = pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "sealed"])
 

@@ -21,6 +21,8 @@ from cdp_container.errors import JournalDamaged
 from cdp_container.journal.shared import StreamerPage
 from tests.unit.splitter.machine import SECTOR_BYTES, Lossy, Machine, Splitter
 
+pytestmark = pytest.mark.slow
+
 VOLUME_BYTES = 256 << 10
 LARGE = 70 << 10
 SEEDS = 16

@@ -30,6 +30,8 @@ from tests.servers.bucket import Bucket, fresh_bucket, opened
 from tests.servers.front import Scripted, running_front
 from tests.servers.tls import make_ca
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["obstore", "boto3"])
 def client(request: pytest.FixtureRequest) -> DataClientName:

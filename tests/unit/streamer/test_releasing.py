@@ -20,6 +20,8 @@ from cdp_container.journal.shared import GateLevel
 from tests.unit.streamer.site import DEADLINE_SECONDS, AgentSite
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def owner_of(site: AgentSite) -> Owner:
     return parse_owner(site.store.get(OWNER_KEY).data, OWNER_KEY, site.identity.domain)

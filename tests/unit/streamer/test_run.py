@@ -24,6 +24,8 @@ from cdp_container.journal.record import Kind
 from tests.unit.streamer.site import DEADLINE_SECONDS, AgentSite
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_writes_zeros_and_discards_come_back(tmp_path: Path, encrypted: bool) -> None:
