@@ -1,4 +1,4 @@
-"""Who is writing to the backing stores right now, and a time in which nobody is.
+"""Who is writing to the backing stores right now, a time in which nobody is, and one in which nobody begins.
 
 What does not belong here: what is written, and why everything must stand still.
 """
@@ -22,6 +22,8 @@ class Gate:
         self._open = asyncio.Event()
         self._open.set()
         self._quiet_lock = asyncio.Lock()
+        self._is_held = False
+        self._not_held = asyncio.Event()
         self.refuses = False
         """Whether writes that come are refused, not kept waiting: the site gives its domain up."""
 
@@ -52,10 +54,31 @@ class Gate:
         """The lowest position of a write that has not returned."""
         return next(iter(self._in_flight.values()), otherwise)  # they came in the order of the journal
 
+    def hold(self) -> bool:
+        """Let no write in until `release`; whether that can be: not in a quiet time, or while one is wanted.
+
+        Nothing is waited for: no record is appended from here on, what was let in before is applied yet.
+        """
+        if self._is_held or self._quiet_lock.locked():
+            return False
+        self._is_held = True
+        self._open.clear()
+        return True
+
+    def release(self) -> None:
+        """Let writes in again."""
+        assert self._is_held, "only what is held is released"
+        self._is_held = False
+        self._not_held.set()
+        self._open.set()
+
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
         """A time in which no write is under way; those that come wait."""
         async with self._quiet_lock:
+            while self._is_held:  # soon over: nothing begins it again before the lock is free
+                self._not_held.clear()
+                await self._not_held.wait()
             self._open.clear()
             try:
                 await self._none_in_flight.wait()

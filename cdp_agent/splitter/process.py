@@ -23,6 +23,7 @@ from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.closing import GATE_SECONDS, Closing
 from cdp_agent.splitter.ending import stop as end_capture
 from cdp_agent.splitter.files import Files, OsFiles
+from cdp_agent.splitter.holding import HoldServer
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.reloading import Decision, reload_volumes
 from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
@@ -124,7 +125,9 @@ class _Process:
         syncing.add_done_callback(lambda ended: stop.set())  # nothing but a bug ends it
         closing = Closing(capture, partial(load_notes, self._settings.journal_dir))
         server: NbdServer | None = None
+        holds = HoldServer(capture.appending)
         try:
+            await holds.open(self._settings.journal_dir)
             while not stop.is_set():
                 server = await self._serve_or_not(closing.level, server, volumes, capture)
                 if self._tcp is not None and server is not None:
@@ -136,6 +139,7 @@ class _Process:
                 self._keep_house(capture, volumes)
                 await _wait_for_gate(closing, stop)
         finally:
+            await holds.close()
             drained = server is None or await server.close(DRAIN_SECONDS)
             await closing.end()
             await _end(syncing)
