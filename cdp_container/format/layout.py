@@ -177,6 +177,7 @@ RECORD_KINDS: Final = {
     "tree-": True,
     "vm": False,
     "marker": False,
+    "skew": False,
     "cut": False,
     "epoch": False,
 }

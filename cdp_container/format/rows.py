@@ -18,7 +18,7 @@ NO_ORDERS: Final = -1
 
 _BLOCK: Final = limits.SUM_BLOCK_BYTES
 _IDS: Final = ("space+", "space=", "space-", "tree+", "tree-", "vm")
-_KEY_BYTES: Final = {**dict.fromkeys(_IDS, 16), "cut": 16, "epoch": 8}
+_KEY_BYTES: Final = {**dict.fromkeys(_IDS, 16), "cut": 16, "skew": 16, "epoch": 8}
 _TREE_ID_BYTES: Final = 16
 _ENTRY_KINDS: Final = (ObjectKind.SEGMENT, ObjectKind.PACK, ObjectKind.LEDGER, ObjectKind.EPOCH_RECORD)
 
@@ -202,7 +202,7 @@ def _check_order(order: int, orders: int, what: str) -> None:
 
 def _key_fits(name: str, key_length: int) -> bool:
     if name in ("name+", "name-"):
-        return key_length > _TREE_ID_BYTES
+        return key_length >= _TREE_ID_BYTES
     if name == "marker":
         return key_length > 0
     return key_length == _KEY_BYTES[name]

@@ -7,7 +7,7 @@ What a cut holds, which writes survive it and which numbers it has is decided by
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -26,8 +26,8 @@ from cdp_container.format.records import RecordTable, record_bytes
 from cdp_container.format.seal import TAG_BYTES, FrameCipher, WriterKeys
 from cdp_container.format.sums import block_sums, sum_count
 
-HEADER_SPACES_MAX: Final = 1_000
-"""Spaces of which the header tells statistics; those with most data first."""
+HEADER_SPACES_MAX: Final = 64
+"""Spaces of which the header tells statistics, those with most data first; all others are told as one."""
 PENDING_FRAMES_MAX: Final = 16
 """Frames of one segment that are being compressed and sealed: 4 MiB of raw bytes."""
 
@@ -345,22 +345,26 @@ class SegmentBuilder:
     def _header(self, facts: SegmentFacts) -> dict[str, Any]:
         """For people and for statistics only."""
         counted = sorted(zip(self._spaces, self._counts, strict=True), key=lambda pair: -pair[1].raw)
+        told = [_told(space.hex(), [count]) for space, count in counted[:HEADER_SPACES_MAX]]
+        others = [count for _, count in counted[HEADER_SPACES_MAX:]]
         header: dict[str, Any] = {
             "site": facts.site,
             "software": facts.software,
-            "spaces": [
-                {
-                    "space": space.hex(),
-                    "raw_bytes": count.raw,
-                    "stored_bytes": count.stored,
-                    "incompressible_bytes": count.incompressible,
-                }
-                for space, count in counted[:HEADER_SPACES_MAX]
-            ],
+            "spaces": [*told, _told(None, others)] if others else told,
         }
         if facts.marker is not None:
             header["marker"] = facts.marker
         return header
+
+
+def _told(space: str | None, counts: Sequence[_SpaceCount]) -> dict[str, Any]:
+    """What the header tells of a space, or of several together."""
+    return {
+        "space": space,
+        "raw_bytes": sum(count.raw for count in counts),
+        "stored_bytes": sum(count.stored for count in counts),
+        "incompressible_bytes": sum(count.incompressible for count in counts),
+    }
 
 
 def _pack(

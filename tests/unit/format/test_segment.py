@@ -201,11 +201,15 @@ def test_facts_beyond_the_limits() -> None:
 
 def test_more_spaces_than_the_header_tells_of() -> None:
     target = builder()
-    for number in range(3000):
-        assert target.add_data(fixed(f"file {number}", 16), 0, b"x" * 10)
+    for number in range(10_000):
+        assert target.add_data(fixed(f"file {number}", 16), 0, b"x" * (20 if number == 5000 else 10))
     head = opened(target.finish(samples.facts()), encrypted=False)
-    assert len(head.index.spaces) == 3000
-    assert len(head.header["spaces"]) == 1000
+    assert len(head.index.spaces) == 10_000
+    told = head.header["spaces"]
+    assert told[0]["space"] == fixed("file 5000", 16).hex()
+    assert [len(told), told[-1]["space"]] == [65, None]
+    assert sum(space["raw_bytes"] for space in told) == 100_010
+    assert head.preamble.header_raw < 16_384
 
 
 def test_build_segment_at_once() -> None:
