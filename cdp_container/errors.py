@@ -431,6 +431,13 @@ class ObjectLocked(CdpError):
     until_ns: int | None = None
 
 
+class WatcherFailed(CdpError):
+    """The watcher of file trees is not there, does not answer, or could not do what it was asked for."""
+
+    exit_code = 76
+    default_hint = "`cdp-agent status` says which trees are not protected; the watcher starts again by itself"
+
+
 class AgentNotRunning(CdpError):
     """The command needs a running agent and there is none in this journal directory."""
 

@@ -1,0 +1,162 @@
+"""How the streamer asks the watcher for what trees have for a cut. Every failure is `WatcherFailed`.
+
+The rules between the two, for who calls:
+
+- At the beginning of an epoch: `begin`, with the base cut. When the page says `ready` for that epoch, takes
+  are answered; making an index anew may take long.
+- Before `take` the journal's published tail is read. If the answer has no `position`, the cut is of that
+  tail: nothing of the trees changed between the cut before and the take. Otherwise it is of `position`.
+- The batch of an answer goes into the cut that was named, unless `place` says another one first. One batch
+  has one cut, and a cut one batch; a batch that never goes into a cut is undone by the next `begin`.
+- After any error, and when the page shows another generation: `begin` again with the same epoch, and as the
+  base the newest cut of the epoch whose batch (or lack of one) was accepted; the epoch's own if none was.
+- `protected` lets the watcher forget what it would have to undo.
+
+An answer that never came, or an error, means: trees are not whole at this cut. It never ends the stream.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cdp_agent.watcher.wire import SOCKET_NAME, connect_to, read_line, send_line
+from cdp_container.errors import WatcherFailed
+from cdp_container.format.names import SkewedFile
+from cdp_container.format.place import Place
+from cdp_container.journal.position import Position
+
+TAKE_SECONDS_MAX: Final = 5.0
+"""For how long one take looks and reads; what is left goes into the next one."""
+TAKE_TIMEOUT_SECONDS: Final = 30.0
+"""An answer to a take comes soon after TAKE_SECONDS_MAX, also where the disk of the index is slow."""
+ASK_TIMEOUT_SECONDS: Final = 15.0
+"""Any other request may have to wait for a take, or a step of a scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the trees have for one cut.
+
+    Attributes:
+        batch: its number, for `place`; 0 where there is nothing for the container.
+        fd: of the batch's file (see batch.py), to be closed by who gets it; None where `batch` is 0.
+        position: the tail of the journal under the hold; None where no hold was needed or asked for.
+        seen_ns: the instant that the trees are of, by the wall clock.
+        not_whole: ids of the trees that are not whole at this cut.
+        skewed: the files that changed while they were read, at most SKEWED_FILES_MAX.
+        skewed_more: how many others.
+        records: in the batch.
+        content_bytes: in the batch.
+    """
+
+    batch: int
+    fd: int | None
+    position: Position | None
+    seen_ns: int
+    not_whole: tuple[bytes, ...]
+    skewed: tuple[SkewedFile, ...]
+    skewed_more: int
+    records: int
+    content_bytes: int
+
+
+class WatcherClient:
+    """Asks the watcher of one journal directory; each request has a connection of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def begin(self, epoch: int, base: Place) -> None:
+        """Say which epoch the next takes are for, and what of all batches is in the container."""
+        self._ask({"command": "begin", "epoch": epoch, "base": [base.epoch, base.cut, base.seq]})
+
+    def take(self, epoch: int, cut: int, hold: bool) -> Taken:
+        """What the trees have now, for this cut. `hold`: the guests' writes may be held for it."""
+        request = {"command": "take", "epoch": epoch, "cut": cut, "hold": hold}
+        members, fd = self._exchange(request, TAKE_TIMEOUT_SECONDS)
+        try:
+            taken = _taken(members, fd)
+        except (KeyError, TypeError, ValueError) as error:
+            if fd is not None:
+                os.close(fd)
+            raise _failed("take", f"its answer makes no sense ({type(error).__name__})") from error
+        return taken
+
+    def place(self, batch: int, epoch: int, cut: int) -> None:
+        """A batch goes into another cut than was said; the watcher has noted it durably when this returns."""
+        self._ask({"command": "place", "batch": batch, "epoch": epoch, "cut": cut})
+
+    def protected(self, epoch: int, cut: int) -> None:
+        """All batches up to this cut are in the container for good."""
+        self._ask({"command": "protected", "epoch": epoch, "cut": cut})
+
+    def accept(self, tree: bytes) -> None:
+        """An operator's word that the directory which is there now is the tree."""
+        self._ask({"command": "accept", "tree": tree.hex()})
+
+    def status(self) -> dict[str, Any]:
+        """What the watcher has to say of itself and of each tree."""
+        return self._ask({"command": "status"})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        members, fd = self._exchange(request, ASK_TIMEOUT_SECONDS)
+        if fd is not None:
+            os.close(fd)
+        return members
+
+    def _exchange(self, request: dict[str, Any], timeout_seconds: float) -> tuple[dict[str, Any], int | None]:
+        what = str(request["command"])
+        try:
+            with connect_to(self._directory, SOCKET_NAME, timeout_seconds) as peer:
+                send_line(peer, request)
+                members, fd = read_line(peer)
+        except (OSError, ValueError) as error:
+            raise _failed(what, str(error) or type(error).__name__) from error
+        if members.get("ok") is not True:
+            if fd is not None:
+                os.close(fd)
+            raise _failed(what, str(members.get("error", "it does not say why")))
+        return members, fd
+
+
+def taken_members(taken: Taken) -> dict[str, Any]:
+    """The answer to a take, without its descriptor."""
+    position = taken.position
+    return {
+        "ok": True,
+        "batch": taken.batch,
+        "position": None if position is None else [position.generation, position.offset],
+        "seen_ns": taken.seen_ns,
+        "not_whole": [tree.hex() for tree in taken.not_whole],
+        "skewed": [[file.tree.hex(), file.path.hex(), file.from_ns, file.to_ns] for file in taken.skewed],
+        "skewed_more": taken.skewed_more,
+        "records": taken.records,
+        "content_bytes": taken.content_bytes,
+    }
+
+
+def _taken(members: dict[str, Any], fd: int | None) -> Taken:
+    if bool(members["batch"]) != (fd is not None):
+        raise ValueError("a batch without its file, or a file without a batch")
+    position = members["position"]
+    return Taken(
+        batch=int(members["batch"]),
+        fd=fd,
+        position=None if position is None else Position(int(position[0]), int(position[1])),
+        seen_ns=int(members["seen_ns"]),
+        not_whole=tuple(bytes.fromhex(tree) for tree in members["not_whole"]),
+        skewed=tuple(
+            SkewedFile(bytes.fromhex(tree), bytes.fromhex(path), int(from_ns), int(to_ns))
+            for tree, path, from_ns, to_ns in members["skewed"]
+        ),
+        skewed_more=int(members["skewed_more"]),
+        records=int(members["records"]),
+        content_bytes=int(members["content_bytes"]),
+    )
+
+
+def _failed(what: str, why: str) -> WatcherFailed:
+    return WatcherFailed(f"the watcher of file trees did not do what it was asked for ({what})", why)
