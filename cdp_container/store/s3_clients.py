@@ -7,11 +7,13 @@ answer 412 to its own success. What their answers mean does not belong here (`s3
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import botocore.session
 import obstore
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
     from obstore import GetOptions
-    from obstore.store import ClientConfig, S3Credential
+    from obstore.store import ClientConfig, S3Config, S3Credential
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
@@ -47,6 +49,9 @@ CONNECTIONS_MAX = 64
 
 CREDENTIALS_SECONDS = 900
 """How long obstore keeps credentials before it asks boto3's chain again (it renews 5 min early)."""
+
+CHECKSUM: Final = "SHA256"
+"""Of PUTs into a bucket that may lock. All servers that we tried take it; obstore knows few others."""
 
 CA_BYTES_MAX = 4 * 1024 * 1024
 DEFAULT_REGION = "us-east-1"
@@ -111,17 +116,18 @@ def open_clients(
                 limit: _open_control(settings, session, ca_file, waits.connect_seconds, limit)
                 for limit in waits.put_seconds
             }
-            return control, BotoData(control, putting, settings.bucket)
+            return control, BotoData(control, putting, settings.bucket, settings.sends_checksums)
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
     except BotoCoreError as error:
         raise typed_error(error, f"open the store {settings.address()}", "read") from error
     renewing = _Renewing(credentials, clock)
-    return control, ObstoreData(
-        lambda seconds: _open_obstore(settings, control, renewing, ca, waits.connect_seconds, seconds),
-        waits.read_seconds,
-    )
+
+    def opened(seconds: int, with_checksums: bool) -> ObstoreS3:
+        return _open_obstore(settings, control, renewing, ca, waits.connect_seconds, seconds, with_checksums)
+
+    return control, ObstoreData(opened, waits.read_seconds, settings.sends_checksums)
 
 
 def signing_keys(settings: S3Settings) -> tuple[str, str, str | None]:
@@ -192,15 +198,24 @@ def _open_control(
 class BotoData:
     """See `DataClient`; by boto3."""
 
-    def __init__(self, client: S3Client, putting: dict[int, S3Client], bucket: str) -> None:
+    def __init__(
+        self, client: S3Client, putting: dict[int, S3Client], bucket: str, sends_checksums: bool
+    ) -> None:
         self._client = client
         self._putting = putting
         self._bucket = bucket
+        self._sends_checksums = sends_checksums
 
     def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
         """See `DataClient.put_new`."""
         client = self._putting[limit_seconds]
-        answer = client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
+        # Given with its value it is a header: left to boto3 it would be a trailer, which fewer servers know.
+        checksum: dict[str, Any] = (
+            {"ChecksumAlgorithm": CHECKSUM, "ChecksumSHA256": b64encode(sha256(data).digest()).decode()}
+            if self._sends_checksums
+            else {}
+        )
+        answer = client.put_object(Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*", **checksum)
         return answer.get("ETag", "")
 
     def get(self, key: str, version: str = "") -> Fetched:
@@ -227,23 +242,28 @@ def _named(version: str) -> dict[str, Any]:
 class ObstoreData:
     """See `DataClient`; by obstore, which releases the interpreter's lock and takes a fraction of the CPU."""
 
-    def __init__(self, opened: Callable[[int], ObstoreS3], read_seconds: int) -> None:
+    def __init__(
+        self, opened: Callable[[int, bool], ObstoreS3], read_seconds: int, sends_checksums: bool
+    ) -> None:
         self._opened = opened
         self._opening = threading.Lock()
-        self._stores: dict[int, ObstoreS3] = {}
-        self._store = self._of(read_seconds)
+        self._stores: dict[tuple[int, bool], ObstoreS3] = {}
+        self._sends_checksums = sends_checksums
+        self._store = self._of(read_seconds, False)
 
-    def _of(self, seconds: int) -> ObstoreS3:
+    def _of(self, seconds: int, with_checksums: bool) -> ObstoreS3:
         """The store with this limit. To open one takes milliseconds; few PUTs need the longer limits."""
+        wanted = seconds, with_checksums
         with self._opening:
-            if seconds not in self._stores:
-                self._stores[seconds] = self._opened(seconds)
-            return self._stores[seconds]
+            if wanted not in self._stores:
+                self._stores[wanted] = self._opened(*wanted)
+            return self._stores[wanted]
 
     def put_new(self, key: str, data: bytes, limit_seconds: int) -> str:
         """See `DataClient.put_new`."""
         # Left alone, obstore makes all over 5 MiB multipart uploads, which cannot be create-only.
-        answer = obstore.put(self._of(limit_seconds), key, data, mode="create", use_multipart=False)
+        store = self._of(limit_seconds, self._sends_checksums)
+        answer = obstore.put(store, key, data, mode="create", use_multipart=False)
         return answer["e_tag"] or ""
 
     def get(self, key: str, version: str = "") -> Fetched:
@@ -306,22 +326,29 @@ def _open_obstore(
     ca: bytes | None,
     connect_seconds: int,
     read_seconds: int,
+    with_checksums: bool,
 ) -> ObstoreS3:
     """The same place again: what boto3 resolved is pinned, so that both clients meet one server.
 
     Who puts needs a longer limit: obstore's read timeout begins with the request and not with the answer,
-    and so counts the upload too.
+    and so counts the upload too. Checksums cost nothing more: the signature takes the same digest.
     """
     endpoint = control.meta.endpoint_url
     if not settings.in_path:
         scheme, _, host = endpoint.partition("://")
         endpoint = f"{scheme}://{settings.bucket}.{host}"
+    headers = {"cache-control": "no-cache"}
+    checksums: S3Config = {}
+    if with_checksums:
+        # obstore names the algorithm by the header of its value alone; some servers want to be told it, too.
+        headers["x-amz-sdk-checksum-algorithm"] = CHECKSUM
+        checksums["checksum_algorithm"] = CHECKSUM
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=connect_seconds),
         "read_timeout": timedelta(seconds=read_seconds),
         "timeout": timedelta(seconds=TRANSFER_SECONDS + CONNECT_SECONDS),
-        "default_headers": {"cache-control": "no-cache"},
+        "default_headers": headers,
     }
     if ca is not None:
         options["root_certificate"] = ca
@@ -335,6 +362,7 @@ def _open_obstore(
             "virtual_hosted_style_request": not settings.in_path,
             "skip_signature": False,
             "conditional_put": "etag",
+            **checksums,
         },
         client_options=options,
         retry_config={"max_retries": 0},

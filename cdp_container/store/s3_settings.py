@@ -108,6 +108,11 @@ class S3Settings:
         return self.profile or "default"
 
     @property
+    def sends_checksums(self) -> bool:
+        """Whether PUTs carry a checksum: AWS takes none without into a bucket that locks new objects."""
+        return self.versions == "oldest"
+
+    @property
     def in_path(self) -> bool:
         """Whether the bucket's name stands in the path (not in the host's name)."""
         return self.addressing == "path" or (self.addressing is None and self.endpoint is not None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from cdp_container.store.s3_oldest import OldestS3Store
 from cdp_container.store.s3_settings import DataClientName, S3Settings
 from cdp_container.store.split import SplitStore
 from cdp_container.store.zones import public_address
-from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
+from tests.servers.bucket import Bucket, fresh_bucket, opened, s3_environment
+from tests.servers.front import running_front
 from tests.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
@@ -232,6 +235,57 @@ def test_nothing_is_replaced(place: Place) -> None:
     tag = place.store.put_new("log/1", b"x")
     with pytest.raises(StoreRefused):
         place.store.put_if("log/1", b"y", tag)
+
+
+# --- a bucket that locks -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def locked(bucket: Bucket) -> Bucket:
+    """One that locks new objects, and so takes none without a checksum, as AWS does."""
+    name = f"{bucket.name}-locked"
+    bucket.admin.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    bucket.admin.put_object_lock_configuration(
+        Bucket=name,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}},
+        },
+    )
+    return replace(bucket, name=name)
+
+
+@pytest.mark.parametrize("client", ["obstore", "boto3"])
+def test_a_bucket_that_locks_takes_what_is_put(locked: Bucket, client: DataClientName) -> None:
+    place = Place(locked, client)
+    with opened(replace(place.settings, versions="newest")) as plain, pytest.raises(StoreRefused):
+        plain.put_new("log/1", b"without a checksum")
+    place.store.put_new("log/1", b"right")
+    place.store.put_new("log/big", bytes(6 << 20))
+    assert place.store.get("log/1").data == b"right"
+    with pytest.raises(AccessDenied):  # moto locks, but does not tell until when
+        place.store.delete("log/1")
+    place.store.close()
+
+
+@pytest.mark.parametrize("client", ["obstore", "boto3"])
+def test_only_puts_have_a_checksum_and_it_is_a_header(bucket: Bucket, client: DataClientName) -> None:
+    with running_front(bucket.server.endpoint) as front:
+        store = OldestS3Store(replace(Place(bucket, client).settings, endpoint=front.endpoint))
+        store.put_new("log/1", b"right")
+        put, *_ = front.asked
+        assert put.headers["x-amz-checksum-sha256"] == b64encode(sha256(b"right").digest()).decode()
+        assert put.headers["x-amz-sdk-checksum-algorithm"] == "SHA256"
+        assert "x-amz-checksum-sha256" in put.headers["authorization"], "it is signed"
+        front.asked.clear()
+        store.get("log/1")
+        store.head("log/1")
+        assert len(list(store.list(""))) == 1
+        for asked in (put, *front.asked):
+            assert not [name for name in asked.headers if "trailer" in name], asked
+        for asked in front.asked:
+            assert not [name for name in asked.headers if "checksum" in name], asked
+        store.close()
 
 
 # --- a container in two places -----------------------------------------------------------------
