@@ -384,8 +384,7 @@ class Container:
                 names[layer.place.cut] |= {r.key.decode() for r in layer.records if r.name == b"marker"}
             if cut and not any(first <= seq <= last for first, last, _ in self.runs[RETIRED, epoch]):
                 self.cuts.append(cut._replace(names=sorted(names[cut.place.cut])))
-        reached = self.cuts[-1].place if self.cuts else base
-        if last is None and self.protected.epoch == epoch and self.protected > reached:
+        if epoch == self.newest == self.protected.epoch and all(c.place < self.protected for c in self.cuts):
             raise ReaderError("domain/owner", f"protected is {self.protected}, segments are missing")
 
     def cut(self, epoch: int, number: int, name: str | None = None) -> Cut:
@@ -404,8 +403,10 @@ class Container:
 
     def history(self, place: Place) -> list[Layer]:
         """§4.2: what leads to this place, oldest first."""
-        older = self.history(self.epochs[place.epoch].base) if place.epoch else []
-        return older + [layer for seq in range(1, place.seq + 1) for layer in self.layers[place.epoch, seq]]
+        ends = [place]
+        while ends[-1].epoch:
+            ends.append(self.epochs[ends[-1].epoch].base)
+        return [one for end in ends[::-1] for n in range(1, end.seq + 1) for one in self.layers[end.epoch, n]]
 
     def volumes(self, cut: Cut) -> dict[bytes, dict[str, Any]]:
         """§4.4: what `space+` and `space=` say of each volume at a cut, by the id of its space."""

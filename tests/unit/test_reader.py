@@ -57,6 +57,16 @@ def test_epochs_follow_their_bases_and_zombies_do_not_count(model: Model, tmp_pa
         restored(writer, tmp_path, (1, 4, 4))
 
 
+def test_an_agent_that_was_restarted_two_thousand_times(tmp_path: Path) -> None:
+    model = Model(TinyWriter(7), random.Random(11))
+    model.writer.begin(1)
+    place = model.cut(1, first=True)
+    for epoch in range(2, 2001):
+        model.writer.begin(epoch, base=place, end=place)
+        place = model.writer.write(1, model.change(1))
+    assert restored(model.writer, tmp_path) == model.image
+
+
 def test_an_epoch_without_a_complete_cut_ends_at_its_base(model: Model, tmp_path: Path) -> None:
     writer = model.writer
     first = model.cut(1, first=True)
