@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from cdp_agent.usage.survey import Aborted, abort_uploads
 from cdp_container.errors import AccessDenied
 from cdp_container.format.holds import parse_holds
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, gc_key, ledger_key, pack_key, segment_key
 from cdp_container.store.api import Store
 from cdp_container.store.attest import PROBE_PREFIX, probe
+from cdp_container.store.inventory import Rules, Standing, Taken
 from cdp_container.store.s3 import S3Store
+from cdp_container.store.s3_inventory import S3Inventory
 from cdp_container.store.s3_settings import S3Settings
 from deploy.bucket_policy import bucket_policy
 from tests.e2e.processes import run
@@ -30,6 +34,9 @@ from tests.unit.collector.collecting_site import CollectedSite, Effects
 pytestmark = [pytest.mark.e2e, pytest.mark.ceph]
 
 ROLES: Final = ("writer", "collector")
+PART: Final = 5 << 20
+FAR_NS: Final = 1 << 62
+"""Later than anything that begins."""
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +150,32 @@ def test_a_collector_neither_owns_nor_writes_history(
             attempt()
     assert [store.get(key).data for key in names] == [b"there"] * len(names)
     store.close()
+
+
+def test_a_collector_lists_and_ends_abandoned_uploads_of_its_own_container_alone(
+    bucket: Bucket, users: dict[str, S3Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = {}
+    for place in ("shop", "shopping"):
+        key = f"{place}/backup.tar"
+        begun[place] = bucket.admin.create_multipart_upload(Bucket=bucket.name, Key=key)["UploadId"]
+        bucket.admin.upload_part(
+            Bucket=bucket.name, Key=key, UploadId=begun[place], PartNumber=1, Body=bytes(PART)
+        )
+    s3_environment(users["collector"], monkeypatch)
+    ours = S3Inventory(S3Settings(bucket.name, "shop", bucket.server.endpoint))
+    theirs = S3Inventory(S3Settings(bucket.name, "shopping", bucket.server.endpoint))
+    with closing(ours), closing(theirs):
+        assert ours.rules() == Rules(versioned=False)
+        told: list[Taken] = []
+        assert abort_uploads([ours], 0.0, FAR_NS, told.append) == Aborted(1, PART, 0)
+        assert [upload.name for upload in told] == ["backup.tar"]
+        assert [*ours.uploads()] == []
+        for attempt in (
+            lambda: [*theirs.uploads()],
+            lambda: theirs.abort(Taken("backup.tar", PART, 0, Standing.UPLOAD, upload=begun["shopping"])),
+        ):
+            with pytest.raises(AccessDenied):
+                attempt()
+    (left,) = bucket.admin.list_multipart_uploads(Bucket=bucket.name)["Uploads"]
+    assert left["Key"] == "shopping/backup.tar"
