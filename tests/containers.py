@@ -133,6 +133,20 @@ class Site:
         self._pending.append(make_record("space-", space, {}))
         del self._line.image[space]
 
+    def say(self, record: Record) -> None:
+        """A record of the next cut, as it is."""
+        self._pending.append(record)
+
+    def hold_space(self, space: bytes, size_bytes: int) -> None:
+        """Content of so many bytes without a `space+`, as files have: what was there, then zeros."""
+        old = self._line.image.get(space, bytearray())
+        self._line.image[space] = old[:size_bytes] + bytearray(max(0, size_bytes - len(old)))
+
+    @property
+    def next_cut(self) -> int:
+        """The number that the next cut will have."""
+        return self._cut + 1
+
     def reader_keys(self) -> ReaderKeys:
         """What somebody with the passphrase holds."""
         return ReaderKeys.of_private_key(self.private_key, self.domain) if self.encrypted else ReaderKeys()
@@ -161,6 +175,7 @@ class Site:
             end=end,
         )
         self.store.put_new(epoch_key(epoch), build_epoch_record(self._record))
+        self._newest = self._line.place
         self._seq = self._cut = 0
         self._keys = self._epoch_keys()
         self.write_owner(epoch=epoch, previous=self.owner.epoch, protected=max(self.owner.protected, end))

@@ -15,6 +15,7 @@ import numpy as np
 
 from cdp_container.domain.heads import Broken, Seen
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
+from cdp_container.domain.name_spool import NameSpool
 from cdp_container.domain.retention import CutMarker, marker_of
 from cdp_container.domain.spool import Spool
 from cdp_container.errors import DamagedObject
@@ -37,6 +38,7 @@ from cdp_container.format.index import Record
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.members import Members
+from cdp_container.format.names import Skew, parse_skew, parse_tree
 from cdp_container.format.packed import parse_packed_epoch
 from cdp_container.format.place import Place, is_place
 from cdp_container.format.records import record_value
@@ -60,6 +62,8 @@ OBJECT_TOLD_BYTES_MAX: Final = 1 << 40
 """No object stands for more; a figure beyond is made up."""
 _CUT_KEY: Final = struct.Struct("<QQ")
 _SPACE_RECORDS: Final = frozenset({"space+", "space=", "space-"})
+_TREE_RECORDS: Final = frozenset({"tree+", "tree-"})
+_NAME_RECORDS: Final = frozenset({"name+", "name-"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,16 @@ class SpaceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeRecord:
+    """A `tree+` or `tree-` record and its place in history; `title` is the tree's name, empty in `tree-`."""
+
+    place: Place
+    name: str
+    tree: bytes
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
 class Marker:
     """The name of a cut, and how long that keeps it."""
 
@@ -130,6 +144,10 @@ class Contents:
         notes: what a reader should be told, though it does no harm.
         sealed: whether there were heads that could not be opened for want of a key.
         keeps_sums: the content checksums are kept too, for `extent_sums`; on disk, as extents are.
+        keeps_names: the names of trees are kept too; on disk.
+        tree_records: in no order.
+        skews: by cut (epoch and number), which files changed while it was taken.
+        names: what was kept of the names of trees.
     """
 
     domain: bytes
@@ -144,8 +162,12 @@ class Contents:
     notes: list[str] = field(default_factory=list)
     sealed: bool = False
     keeps_sums: bool = False
+    keeps_names: bool = False
+    tree_records: list[TreeRecord] = field(default_factory=list)
+    skews: dict[tuple[int, int], Skew] = field(default_factory=dict)
+    names: NameSpool = field(default_factory=NameSpool)
     _spaces: dict[bytes, int] = field(default_factory=dict)
-    _runs: list[tuple[int, ...]] = field(default_factory=list)
+    _runs: Spool = field(default_factory=lambda: Spool(PLACED_RUNS))
     _key_blocks: dict[bytes, bytes] = field(default_factory=dict)
     _spool: Spool = field(default_factory=lambda: Spool(EXTENTS))
     _first_sums: Spool = field(default_factory=lambda: Spool(np.dtype("<i8")))
@@ -166,8 +188,17 @@ class Contents:
 
     def runs(self, space: bytes) -> Table:
         """The runs of one space, of type PLACED_RUNS, in no order."""
-        number = self._spaces.get(space, -1)
-        return np.array([run for run in self._runs if run[0] == number], dtype=PLACED_RUNS)
+        placed = self._runs.table()
+        found: Table = placed[placed["space"] == self.space_number(space)]
+        return found
+
+    def all_runs(self) -> Table:
+        """The runs of all spaces, of type PLACED_RUNS, in no order."""
+        return self._runs.table()
+
+    def space_number(self, space: bytes) -> int:
+        """What a space is called in PLACED_RUNS; -1 where it has no runs."""
+        return self._spaces.get(space, -1)
 
     def add(self, seen: Seen) -> None:
         """Take in one object, unless the ledger says that it does not count.
@@ -211,7 +242,9 @@ class Contents:
             self._add_extents(seen.head, places)
 
     def _add_records(self, head: Head, places: list[Place]) -> None:
-        for record in head.index.iter_records():
+        if self.keeps_names:
+            self.names.add(head.index, places, [self._counts(head, place) for place in places])
+        for record in head.index.iter_records(leave_out=_NAME_RECORDS):
             place = places[record.order or 0]
             if record.name == "epoch":
                 found = parse_packed_epoch(record, self.domain, head.key)
@@ -227,8 +260,19 @@ class Contents:
                 value, name = record_value(record, head.key), record.key.decode("utf-8", "replace")
                 term = marker_of(name, value)
                 self.markers.append(Marker(place, name, str(value.get("note", "")), term))
+            elif record.name in _TREE_RECORDS:
+                title = parse_tree(record.value, head.key) if record.name == "tree+" else ""
+                self.tree_records.append(TreeRecord(place, record.name, record.key, title))
+            elif record.name == "skew":
+                self._add_skew(head, place, record)
             elif record.name == "cut":
                 self._add_collected_cut(head, record)
+
+    def _add_skew(self, head: Head, place: Place, record: Record) -> None:
+        cut, skew = parse_skew(record, head.key)
+        if cut != (place.epoch, place.cut):
+            raise DamagedObject(head.key, f"it tells of skewed files of cut {cut[0]}.{cut[1]}")
+        self.skews[cut] = skew
 
     def _add_cover(self, head: Head, place: Place, space: bytes, size_bytes: object) -> None:
         """A resize covers everything at or beyond the new size in older cuts."""
@@ -236,7 +280,10 @@ class Contents:
             raise DamagedObject(head.key, f"space {space.hex()} is resized to what is no size")
         if size_bytes < SPACE_BYTES_MAX:
             cover = cover_beyond(size_bytes)
-            self._add_run(space, place, run_of(cover, COVER, self._append(cover)))
+            number = self._spaces.setdefault(space, len(self._spaces))
+            run = run_of(cover, COVER, self._append(cover))
+            row = (number, place.epoch, place.cut, place.seq, *run)
+            self._runs.append(np.array([row], dtype=PLACED_RUNS))
 
     def _add_collected_cut(self, head: Head, record: Record) -> None:
         value = Members(record_value(record, head.key), head.key)
@@ -271,19 +318,39 @@ class Contents:
         return not is_pack or self.ledger.is_collected(place.epoch, place.seq)
 
     def _add_extents(self, head: Head, places: list[Place]) -> None:
-        index = head.index
-        rows = extent_rows(index.extent_table)
+        """All extents of an object at once: a segment may hold those of thousands of files."""
+        rows = extent_rows(head.index.extent_table)
+        if not len(rows):
+            return
         number = len(self.objects)
+        self.objects.append(self._slim(head))
+        first_sums = self._keep_sums(rows, head.index.sums)
+        order = np.where(rows["order"] < len(places), rows["order"], 0)
+        counts = np.array([self._counts(head, place) for place in places], dtype=np.bool_)
+        if not counts.all():
+            kept = counts[order]
+            rows, order = rows[kept], order[kept]
+            first_sums = first_sums[kept] if self.keeps_sums else first_sums
         if len(rows):
-            self.objects.append(self._slim(head))
-        first_sums = self._keep_sums(rows, index.sums)
-        for order, space, first, count in stretches(rows):
-            place = places[order if order < len(places) else 0]
-            if not self._counts(head, place):
-                continue
-            extents = extents_of(rows[first : first + count])
-            run = run_of(extents, number, self._append(extents, first_sums[first : first + count]))
-            self._add_run(index.spaces[space], place, run)
+            first = self._append(extents_of(rows), first_sums)
+            self._add_runs(head, rows, places, number, first)
+
+    def _add_runs(self, head: Head, rows: Table, places: list[Place], number: int, first: int) -> None:
+        """The runs of an object's extents, which stand from `first` on among all."""
+        firsts, counts = stretches(rows)
+        lasts = rows[firsts + counts - 1]
+        order = np.where(rows["order"][firsts] < len(places), rows["order"][firsts], 0)
+        at = np.array([(place.epoch, place.cut, place.seq) for place in places], dtype=np.int64)
+        used, spaces = np.unique(rows["space"][firsts], return_inverse=True)
+        ids = [head.index.spaces[row] for row in used.tolist()]
+        numbers = np.array([self._spaces.setdefault(space, len(self._spaces)) for space in ids], np.int64)
+        runs = np.zeros(len(firsts), dtype=PLACED_RUNS)
+        runs["space"] = numbers[spaces]
+        runs["epoch"], runs["cut"], runs["seq"] = at[order, 0], at[order, 1], at[order, 2]
+        runs["object"], runs["first"], runs["count"] = number, first + firsts, counts
+        runs["start"] = rows["offset"][firsts]
+        runs["end"] = lasts["offset"] + lasts["length"]
+        self._runs.append(runs)
 
     def _keep_sums(self, rows: Table, sums: bytes) -> Table:
         """For each row of an object the number of its first sum."""
@@ -296,10 +363,6 @@ class Contents:
             self._first_sums.append(np.zeros(len(extents), "<i8") if first_sums is None else first_sums)
         return self._spool.append(extents)
 
-    def _add_run(self, space: bytes, place: Place, run: tuple[int, ...]) -> None:
-        number = self._spaces.setdefault(space, len(self._spaces))
-        self._runs.append((number, place.epoch, place.cut, place.seq, *run))
-
     def _slim(self, head: Head) -> Head:
         """The head without what the spool holds: enough to fetch and open frames."""
         index = replace(
@@ -311,7 +374,7 @@ class Contents:
 
     def close(self) -> None:
         """Give the spool's disk space back."""
-        for spool in (self._spool, self._first_sums, self._sums):
+        for spool in (self._spool, self._first_sums, self._sums, self._runs, self.names):
             spool.close()
 
 

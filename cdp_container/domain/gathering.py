@@ -35,6 +35,7 @@ def gather(
     scope: Mapping[int, int],
     ledger: Ledger = NO_LEDGER,
     keeps_sums: bool = False,
+    keeps_names: bool = False,
 ) -> Contents:
     """Read what the segments of some epochs, and all packs in force, say.
 
@@ -45,10 +46,11 @@ def gather(
         scope: for each epoch the last seq that counts; later segments are ignored whatever they say.
         ledger: what was collected, and which packs are in force.
         keeps_sums: see `Contents`.
+        keeps_names: the same.
 
     Errors of the store come through; objects that are not what they should be are in `Contents.broken`.
     """
-    contents = Contents(domain, ledger=ledger, keeps_sums=keeps_sums)
+    contents = Contents(domain, ledger=ledger, keeps_sums=keeps_sums, keeps_names=keeps_names)
     try:
         wanted = {found.key: found for found in _listed(store, scope, ledger)}
         for seen in _seen(store, domain, keys, wanted, contents):

@@ -64,7 +64,7 @@ def windows(extents: Table, runs: Table, size_bytes: int) -> Iterator[tuple[int,
     slot_bytes = max(SLOT_BYTES, -(-size_bytes // SLOTS_MAX))
     counts = np.zeros(-(-size_bytes // slot_bytes) if size_bytes else 0, dtype=np.int64)
     for batch in _batches(runs):
-        slots = extents["offset"][_rows_of(batch)] // slot_bytes
+        slots = extents["offset"][rows_of(batch)] // slot_bytes
         counts += np.bincount(slots[slots < len(counts)], minlength=len(counts))
     start = held = 0
     for slot, count in enumerate(counts.tolist()):
@@ -86,7 +86,7 @@ def _batches(runs: Table) -> Iterator[Table]:
         at = upto
 
 
-def _rows_of(runs: Table) -> Ints:
+def rows_of(runs: Table) -> Ints:
     """The row numbers of all runs, run after run."""
     counts = runs["count"]
     before = np.cumsum(counts) - counts
@@ -99,7 +99,7 @@ def _gather(extents: Table, runs: Table, start: int, end: int) -> Batch:
     for number in np.flatnonzero((runs["start"] < start) | (runs["end"] > end)).tolist():
         first, count = _touching(extents, int(runs["first"][number]), int(runs["count"][number]), start, end)
         within["first"][number], within["count"][number] = first, count
-    rows = _rows_of(within)
+    rows = rows_of(within)
     found = extents[rows]
     starts = found["offset"]
     return Batch(

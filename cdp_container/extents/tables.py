@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cdp_container.extents.intervals import Ints
 from cdp_container.format.layout import (
     EXTENT_ROW,
     FRAME_ROW,
@@ -92,17 +93,13 @@ def extents_of(rows: Table) -> Table:
     return extents
 
 
-def stretches(rows: Table) -> list[tuple[int, int, int, int]]:
-    """Where extent rows stay in one order row and one space: (order, space, first, count) each."""
+def stretches(rows: Table) -> tuple[Ints, Ints]:
+    """Where extent rows stay in one order row and one space: the first of each stretch, and its count."""
     if len(rows) == 0:
-        return []
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     changed = (rows["order"][1:] != rows["order"][:-1]) | (rows["space"][1:] != rows["space"][:-1])
-    firsts = np.concatenate((np.array([0]), np.flatnonzero(changed) + 1))
-    counts = np.diff(np.concatenate((firsts, np.array([len(rows)]))))
-    return [
-        (int(rows["order"][first]), int(rows["space"][first]), int(first), int(count))
-        for first, count in zip(firsts, counts, strict=True)
-    ]
+    firsts = np.concatenate((np.array([0], dtype=np.int64), np.flatnonzero(changed) + 1))
+    return firsts, np.diff(np.append(firsts, len(rows)))
 
 
 def cover_beyond(size_bytes: int) -> Table:

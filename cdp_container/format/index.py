@@ -169,8 +169,9 @@ class Index:
         at = number * layout.WRAPPED_KEY_BYTES
         return self.key_table[at : at + layout.WRAPPED_KEY_BYTES]
 
-    def iter_records(self) -> Iterator[Record]:
-        """All records that this version knows, in the order in which they apply."""
+    def iter_records(self, leave_out: frozenset[str] = frozenset()) -> Iterator[Record]:
+        """All records that this version knows, but for some kinds, in the order in which they apply."""
+        left_out = {name.encode().ljust(8, b"\0") for name in leave_out}
         for (
             name,
             flags,
@@ -180,6 +181,8 @@ class Index:
             value_at,
             value_length,
         ) in layout.RECORD_ROW.struct.iter_unpack(self.record_table):
+            if name in left_out:
+                continue
             text = rows.name_of(name)
             if text in layout.RECORD_KINDS:
                 yield Record(

@@ -10,7 +10,7 @@ import enum
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from cdp_container.errors import DamagedObject, LimitExceeded
 from cdp_container.format.index import Record
@@ -32,6 +32,8 @@ MODE_MAX: Final = 0o7777
 OWNER_MAX: Final = 2**32 - 2
 """The number beyond means "leave it as it is" to the kernel."""
 DEVICE_MAX: Final = 2**32 - 1
+SKEWED_PATHS_BYTES_MAX: Final = 128 << 10
+"""Of all paths in one `skew`: with the longest ones a record would be longer than one may be."""
 ROOT: Final = b""
 """The path of a tree's own directory."""
 
@@ -51,15 +53,16 @@ class NameType(enum.StrEnum):
 
 
 _TYPES: Final = {kind.value: kind for kind in NameType}
+_FILE: Final = NameType.FILE
+_SYMLINK: Final = NameType.SYMLINK
 _NODES: Final = frozenset({NameType.CHAR, NameType.BLOCK})
 
 Xattr: TypeAlias = tuple[bytes, bytes]
 """An extended attribute: its name and its value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
-    """What `name+` says of one name.
+class Name(NamedTuple):
+    """What `name+` says of one name. A tuple: a tree has millions.
 
     Attributes:
         type: what it is.
@@ -122,25 +125,28 @@ def path_fault(path: bytes) -> str:
 
 def name_fault(name: Name) -> str:
     """What of a name contradicts the document; empty where nothing does. Its type is right already."""
-    if not (0 <= name.mode <= MODE_MAX and 0 <= name.uid <= OWNER_MAX and 0 <= name.gid <= OWNER_MAX):
+    kind, mode, uid, gid, mtime_ns, size_bytes, space, target, xattrs, device = name
+    if not (0 <= mode <= MODE_MAX and 0 <= uid <= OWNER_MAX and 0 <= gid <= OWNER_MAX):
         return "mode or owner out of range"
-    if not (-I64_MAX - 1 <= name.mtime_ns <= I64_MAX and 0 <= name.size_bytes <= SPACE_BYTES_MAX):
+    if not (-I64_MAX - 1 <= mtime_ns <= I64_MAX and 0 <= size_bytes <= SPACE_BYTES_MAX):
         return "a time or size out of range"
-    if name.type is not NameType.FILE and (name.space is not None or name.size_bytes):
-        return f"a {name.type} with content"
-    if name.space is None and name.size_bytes:
-        return "a size and no space"
-    if name.space is not None and len(name.space) != ID_BYTES:
+    if kind is not _FILE and (space is not None or size_bytes):
+        return f"a {kind} with content"
+    if space is None:
+        if size_bytes:
+            return "a size and no space"
+    elif len(space) != ID_BYTES:
         return "a space whose id is none"
-    if (name.type is NameType.SYMLINK) != bool(name.target) or b"\0" in name.target:
-        return f"a {name.type} with a target that makes no sense"
-    if len(name.target) > PATH_BYTES_MAX:
-        return f"a target of {len(name.target)} bytes (PATH_BYTES_MAX)"
-    if (name.type in _NODES) != (name.device is not None):
-        return f"a {name.type} with or without a device"
-    if name.device is not None and not all(0 <= number <= DEVICE_MAX for number in name.device):
+    if target or kind is _SYMLINK:
+        if kind is not _SYMLINK or not target or b"\0" in target:
+            return f"a {kind} with a target that makes no sense"
+        if len(target) > PATH_BYTES_MAX:
+            return f"a target of {len(target)} bytes (PATH_BYTES_MAX)"
+    if (device is not None) != (kind in _NODES):
+        return f"a {kind} with or without a device"
+    if device is not None and not all(0 <= number <= DEVICE_MAX for number in device):
         return "a device out of range"
-    return _xattrs_fault(name.xattrs) if name.xattrs else ""
+    return _xattrs_fault(xattrs) if xattrs else ""
 
 
 def _xattrs_fault(xattrs: Sequence[Xattr]) -> str:
@@ -160,9 +166,14 @@ def name_added(tree: bytes, path: bytes, name: Name) -> Record:
     Raises:
         RecordTooLarge: its attributes are more than a record carries.
     """
+    assert path != ROOT or name.type is NameType.DIRECTORY, "the root of a tree is a directory"
+    return make_record("name+", name_key(tree, path), name_members(name))
+
+
+def name_members(name: Name) -> dict[str, Any]:
+    """The value of a `name+`, always the same for the same name: attributes are sorted."""
     wrong = name_fault(name)
     assert not wrong, wrong
-    assert path != ROOT or name.type is NameType.DIRECTORY, "the root of a tree is a directory"
     value: dict[str, Any] = {
         "type": name.type.value,
         "mode": name.mode,
@@ -172,10 +183,10 @@ def name_added(tree: bytes, path: bytes, name: Name) -> Record:
         "size_bytes": name.size_bytes,
         "space": None if name.space is None else name.space.hex(),
         "target": name.target.hex(),
-        "xattrs": [[key.hex(), content.hex()] for key, content in name.xattrs],
+        "xattrs": [[key.hex(), content.hex()] for key, content in sorted(name.xattrs)],
         "device": name.device,
     }
-    return make_record("name+", name_key(tree, path), {key: said for key, said in value.items() if said})
+    return {key: said for key, said in value.items() if said}
 
 
 def name_gone(tree: bytes, path: bytes) -> Record:
@@ -195,13 +206,19 @@ def tree_gone(tree: bytes) -> Record:
     return make_record("tree-", tree, {})
 
 
-def skewed(epoch: int, cut: int, files: Sequence[SkewedFile]) -> Record:
-    """The record `skew` of a cut; of more than SKEWED_FILES_MAX files it counts the others."""
-    named = [
-        {"tree": file.tree.hex(), "path": file.path.hex(), "from_ns": file.from_ns, "to_ns": file.to_ns}
-        for file in files[:SKEWED_FILES_MAX]
-    ]
-    return make_record("skew", _CUT_KEY.pack(epoch, cut), {"files": named, "more": len(files) - len(named)})
+def skewed(epoch: int, cut: int, files: Sequence[SkewedFile], more: int = 0) -> Record:
+    """The record `skew` of a cut: of more files than it has room for it counts the others, and `more`."""
+    named: list[dict[str, Any]] = []
+    room_bytes = SKEWED_PATHS_BYTES_MAX
+    for file in files[:SKEWED_FILES_MAX]:
+        room_bytes -= len(file.path)
+        if room_bytes < 0:
+            break
+        named.append(
+            {"tree": file.tree.hex(), "path": file.path.hex(), "from_ns": file.from_ns, "to_ns": file.to_ns}
+        )
+    more += len(files) - len(named)
+    return make_record("skew", _CUT_KEY.pack(epoch, cut), {"files": named, "more": more})
 
 
 def name_key(tree: bytes, path: bytes) -> bytes:
@@ -224,21 +241,23 @@ def parse_name_key(key: bytes, what: str) -> tuple[bytes, bytes]:
 def parse_name(value: bytes, what: str) -> Name:
     """What a `name+` says. Raises DamagedObject where it contradicts the document."""
     members = load_object(value, RECORD_VALUE_BYTES_MAX, what)
-    kind = members.get("type")
+    say = members.get
+    kind = say("type")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise DamagedObject(what, "its type is none")
     try:
+        space, target, xattrs, device = say("space"), say("target"), say("xattrs"), say("device")
         name = Name(
-            type=_TYPES[kind],
-            mode=_number(members, "mode"),
-            uid=_number(members, "uid"),
-            gid=_number(members, "gid"),
-            mtime_ns=_number(members, "mtime_ns"),
-            size_bytes=_number(members, "size_bytes"),
-            space=_bytes(members["space"]) if members.get("space") is not None else None,
-            target=_bytes(members["target"]) if members.get("target") else b"",
-            xattrs=_xattrs(members["xattrs"]) if members.get("xattrs") else (),
-            device=_device(members["device"]) if members.get("device") is not None else None,
+            _TYPES[kind],
+            _whole(say("mode")),
+            _whole(say("uid")),
+            _whole(say("gid")),
+            _whole(say("mtime_ns")),
+            _whole(say("size_bytes")),
+            None if space is None else _bytes(space),
+            b"" if target is None else _bytes(target),
+            () if xattrs is None else _xattrs(xattrs),
+            None if device is None else _device(device),
         )
     except (TypeError, ValueError) as error:
         raise DamagedObject(what, f"it makes no sense as a name: {error}") from error
@@ -289,12 +308,11 @@ def shown(path: bytes) -> str:
     return repr(text) if len(path) <= COMPONENT_BYTES_MAX * 2 else f"{text!r}…"
 
 
-def _number(members: dict[str, Any], name: str) -> int:
-    value = members.get(name)
+def _whole(value: object) -> int:
     if value is None:
         return 0
     if type(value) is not int:  # true is an int to Python
-        raise ValueError(f"{name} is no whole number")
+        raise ValueError("a number is no whole one")
     return value
 
 

@@ -131,7 +131,7 @@ def test_unknown_members_are_ignored_and_null_is_nothing() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["type", *Name.__slots__]), st.one_of(
+@given(st.dictionaries(st.sampled_from(["type", *Name._fields]), st.one_of(
     st.sampled_from([kind.value for kind in NameType]), st.integers(), st.text(max_size=8), st.booleans(),
     st.none(), st.lists(st.integers(0, 5), max_size=3),
 )))  # fmt: skip
@@ -155,7 +155,9 @@ def names(draw: st.DrawFn) -> Name:
         size_bytes=0 if space is None else draw(st.integers(0, I64_MAX)),
         space=space,
         target=draw(_texts(1, 4096)) if kind is NameType.SYMLINK else b"",
-        xattrs=tuple(draw(st.dictionaries(_texts(1, 255), st.binary(max_size=64), max_size=3)).items()),
+        xattrs=tuple(
+            sorted(draw(st.dictionaries(_texts(1, 255), st.binary(max_size=64), max_size=3)).items())
+        ),
         device=(draw(number), draw(number)) if node else None,
     )
 
