@@ -172,6 +172,13 @@ class PointsDamaged(CdpError):
     )
 
 
+class ChecksFailed(CdpError):
+    """A DR-test restored everything, and a check of what it restored failed."""
+
+    exit_code = 28
+    default_hint = "the report names each check with what it printed; --keep leaves what was restored"
+
+
 # --- 30..39: keys and credentials ------------------------------------------------------------
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.gathering import gather
+from cdp_container.domain.gathering import Told, gather
+from cdp_container.domain.heads import HEADS_AT_ONCE
 from cdp_container.domain.history import LOOKS_MAX, DomainFacts, History, read_domain, read_history
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
 from cdp_container.domain.opening import collected_of
+from cdp_container.domain.parallel import ManyAtOnce
 from cdp_container.domain.replica import read_replica, read_replica_domain
 from cdp_container.errors import (
     DamagedObject,
@@ -65,9 +67,16 @@ class Container:
         if self.sealed and self.keys.private_key is None:
             raise KeyMissing("read this container", "it is encrypted and no passphrase or key was given")
 
-    def gather(self, scope: Mapping[int, int], keeps_sums: bool = False) -> Contents:
+    def gather(
+        self,
+        scope: Mapping[int, int],
+        keeps_sums: bool = False,
+        at_once: ManyAtOnce = HEADS_AT_ONCE,
+        told: Told = lambda done, total: None,
+    ) -> Contents:
         """What the objects of a scope say (see `gathering.gather`); to be closed."""
-        return gather(self.store, self.history.domain, self.keys, scope, self.ledger, keeps_sums)
+        domain = self.history.domain
+        return gather(self.store, domain, self.keys, scope, self.ledger, keeps_sums, at_once, told)
 
 
 def open_container(

@@ -28,15 +28,20 @@ R = TypeVar("R")
 
 
 class Flow:
-    """Runs requests for one restore after another, and learns how many at once are best."""
+    """Runs requests for one restore after another, and learns how many at once are best.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    `fixed`: always so many, from 1 to IN_FLIGHT_MAX.
+    """
+
+    def __init__(self, clock: Clock | None = None, fixed: int | None = None) -> None:
         self._clock = SystemClock() if clock is None else clock
         self._changed = threading.Condition()
         self._operations = self._bytes = 0  # in flight
         self._ended_operations = self._ended_bytes = self._refusals = 0  # since the last sample
         self._sampled_ns = self._clock.boottime_ns()
-        self.pace = Pace()
+        assert fixed is None or 1 <= fixed <= IN_FLIGHT_MAX, fixed
+        self._is_fixed = fixed is not None
+        self.pace = Pace() if fixed is None else Pace(fixed)
 
     def refused(self) -> None:
         """Told whenever the store failed a request or asked for patience."""
@@ -94,6 +99,8 @@ class Flow:
 
     def _learn(self) -> None:
         """Take a sample where it is time, and adapt."""
+        if self._is_fixed:
+            return
         now_ns = self._clock.boottime_ns()
         elapsed_ns = now_ns - self._sampled_ns
         with self._changed:

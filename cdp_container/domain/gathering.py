@@ -6,12 +6,13 @@ What they say together is kept in `contents.py`; which epochs count, and up to w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads, rescue_head
+from cdp_container.domain.heads import HEADS_AT_ONCE, Broken, Seen, read_catalogs, read_heads, rescue_head
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger
+from cdp_container.domain.parallel import ManyAtOnce
 from cdp_container.errors import DamagedObject, NotFound
 from cdp_container.format.keys import (
     CATALOG_PREFIX,
@@ -27,6 +28,9 @@ from cdp_container.store.api import Found, Store
 HOLE_MAX: Final = 1_000
 """The longest hole in a listing whose keys are asked for one by one."""
 
+Told = Callable[[int, int], None]
+"""Told how many objects were taken in, and how many there are in all."""
+
 
 def gather(
     store: Store,
@@ -35,6 +39,8 @@ def gather(
     scope: Mapping[int, int],
     ledger: Ledger = NO_LEDGER,
     keeps_sums: bool = False,
+    at_once: ManyAtOnce = HEADS_AT_ONCE,
+    told: Told = lambda done, total: None,
     keeps_names: bool = False,
 ) -> Contents:
     """Read what the segments of some epochs, and all packs in force, say.
@@ -46,18 +52,27 @@ def gather(
         scope: for each epoch the last seq that counts; later segments are ignored whatever they say.
         ledger: what was collected, and which packs are in force.
         keeps_sums: see `Contents`.
-        keeps_names: the same.
+        at_once: how many heads are asked for at once.
+        told: from when all are listed on.
+        keeps_names: see `Contents`.
 
     Errors of the store come through; objects that are not what they should be are in `Contents.broken`.
     """
     contents = Contents(domain, ledger=ledger, keeps_sums=keeps_sums, keeps_names=keeps_names)
     try:
         wanted = {found.key: found for found in _listed(store, scope, ledger)}
-        for seen in _seen(store, domain, keys, wanted, contents):
-            try:
-                contents.add(seen)
-            except DamagedObject as error:
-                contents.broken[seen.key] = Broken(seen.key, error)
+        packs = list(_packs(store, ledger))
+        total = len(wanted) + len(packs)
+        told(0, total)
+        for done, seen in enumerate(_seen(store, domain, keys, wanted, packs, contents, at_once), 1):
+            if isinstance(seen, Broken):
+                contents.broken[seen.key] = seen
+            else:
+                try:
+                    contents.add(seen)
+                except DamagedObject as error:
+                    contents.broken[seen.key] = Broken(seen.key, error)
+            told(done, total)
     except BaseException:
         contents.close()
         raise
@@ -88,19 +103,21 @@ def rescue(store: Store, keys: ReaderKeys, contents: Contents) -> None:
 
 
 def _seen(
-    store: Store, domain: bytes, keys: ReaderKeys, wanted: dict[str, Found], contents: Contents
-) -> Iterator[Seen]:
+    store: Store,
+    domain: bytes,
+    keys: ReaderKeys,
+    wanted: dict[str, Found],
+    packs: list[Found],
+    contents: Contents,
+    at_once: ManyAtOnce,
+) -> Iterator[Seen | Broken]:
     for seen in read_catalogs(store, CATALOG_PREFIX, domain, keys, wanted):
         if isinstance(seen, Seen):
             yield seen
         else:
             contents.notes.append(f"the catalog {seen.key} was not used: {seen.error.why}")
     # Packs are read themselves: the ledger names each by its trailer, which a catalog only repeats.
-    for seen in read_heads(store, [*wanted.values(), *_packs(store, contents.ledger)], domain, keys):
-        if isinstance(seen, Seen):
-            yield seen
-        else:
-            contents.broken[seen.key] = seen
+    yield from read_heads(store, [*wanted.values(), *packs], domain, keys, at_once)
 
 
 def _listed(store: Store, scope: Mapping[int, int], ledger: Ledger) -> Iterator[Found]:

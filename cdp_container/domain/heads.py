@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cdp_container.domain.parallel import in_parallel
+from cdp_container.domain.parallel import Fixed, ManyAtOnce
 from cdp_container.errors import (
     CdpError,
     DamagedObject,
@@ -28,8 +28,8 @@ from cdp_container.format.preamble import Preamble, check_key, parse_preamble
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Found, Store
 
-HEADS_AT_ONCE: Final = 32
-"""Requests for heads in flight: they are small, so it is their latency that counts."""
+HEADS_AT_ONCE: Final = Fixed(32)
+"""Requests for heads in flight where nobody measures: they are small, so it is their latency that counts."""
 
 FIRST_READ_BYTES: Final = 64 << 10
 """What is asked for at first: more than most heads have, and many an object as a whole."""
@@ -63,13 +63,21 @@ class Broken:
 
 
 def read_heads(
-    store: Store, found: Iterable[Found], domain: bytes, keys: ReaderKeys
+    store: Store,
+    found: Iterable[Found],
+    domain: bytes,
+    keys: ReaderKeys,
+    at_once: ManyAtOnce = HEADS_AT_ONCE,
 ) -> Iterator[Seen | Broken]:
     """The heads of listed objects, in their order.
 
     Errors of the store come through; what is wrong with one object alone comes out as `Broken`.
     """
-    return in_parallel(lambda item: _read_one(store, item, domain, keys), found, HEADS_AT_ONCE)
+    return at_once.run(
+        lambda item: _read_one(store, item, domain, keys),
+        found,
+        lambda item: min(FIRST_READ_BYTES, item.size),
+    )
 
 
 def _read_one(store: Store, found: Found, domain: bytes, keys: ReaderKeys) -> Seen | Broken:

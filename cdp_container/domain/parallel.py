@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class ManyAtOnce(Protocol):
+    """Whoever knows how many requests at once are good."""
+
+    def run(self, work: Callable[[T], R], items: Iterable[T], bytes_of: Callable[[T], int]) -> Iterator[R]:
+        """`work(item)` for every item, in the order of the items; `bytes_of` says what each will fetch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """See `ManyAtOnce`: always so many."""
+
+    workers: int
+
+    def run(self, work: Callable[[T], R], items: Iterable[T], bytes_of: Callable[[T], int]) -> Iterator[R]:
+        """See `ManyAtOnce.run`."""
+        return in_parallel(work, items, self.workers)
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -9,6 +9,20 @@ from typing import Annotated
 import typer
 
 from cdp_container.console import answer, guarded, run_app_until_ended
+from rehydrate.cli import rehearsing
+from rehydrate.cli.options import (
+    Address,
+    At,
+    Json,
+    KeyFile,
+    Marker,
+    OneVolume,
+    PassphraseFile,
+    Rate,
+    Replica,
+    Time,
+    Volumes,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,28 +31,6 @@ app = typer.Typer(
     help="Rebuild protected volumes from a container alone. Only reading is needed.",
     epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-27 damage; docs/exit-codes.md.",
 )
-
-Address = Annotated[
-    str, typer.Argument(help="The container: /path, or s3://bucket/prefix?endpoint=https://host")
-]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-PassphraseFile = Annotated[Path | None, typer.Option(help="A file with the passphrase; else CDP_PASSPHRASE.")]
-KeyFile = Annotated[Path | None, typer.Option(help="A file with the private key, 64 hex digits.")]
-At = Annotated[str | None, typer.Option("--at", help="The point EPOCH.NUMBER, as `points` prints it.")]
-Time = Annotated[str | None, typer.Option("--time", help="The newest point up to this time (RFC 3339).")]
-Marker = Annotated[str | None, typer.Option("--marker", help="The newest point with this name.")]
-Volumes = Annotated[
-    list[str] | None, typer.Option("--volume", help="A volume by its name or id; may be repeated.")
-]
-OneVolume = Annotated[
-    list[str] | None,
-    typer.Option("--volume", help="The volume, by its name or id; needed where there are several."),
-]
-Replica = Annotated[
-    bool,
-    typer.Option("--replica", help="A copy whose objects come in any order: what is complete counts."),
-]
-Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes per second, for the estimate.")]
 
 
 class OnDamage(StrEnum):
@@ -211,6 +203,10 @@ def verify(
         return verifying.verify(access, verifying.wanted_of(choice, newest, budget, state), report, json)
 
     return guarded(work)
+
+
+app.command("dr-test")(rehearsing.dr_test)
+app.command()(rehearsing.rehearsals)
 
 
 @app.command()

@@ -128,11 +128,20 @@ def show(access: Access, what: str, as_json: bool) -> int:
 
 
 @contextmanager
-def store_of(address: str, noticed: Callable[[], None] = lambda: None) -> Iterator[Store]:
-    """The store of an address, with patience; `noticed` is called whenever that is needed."""
+def store_of(
+    address: str,
+    noticed: Callable[[], None] = lambda: None,
+    around: Callable[[Store], Store] = lambda store: store,
+) -> Iterator[Store]:
+    """The store of an address, with patience; `noticed` is called whenever that is needed.
+
+    `around` may put something around it, below the patience: it sees every single request.
+    """
     clock = SystemClock()
     _, opened = open_container_store(address, clock)
-    store = with_retries(opened, clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, noticed=noticed)
+    store = with_retries(
+        around(opened), clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, noticed=noticed
+    )
     try:
         yield store
     finally:
@@ -182,7 +191,7 @@ def _planned(
     flow = Flow()
     with _container(access, flow.refused) as container:
         container.require_key()
-        with closing(container.gather(scope_of(container.history, choice))) as contents:
+        with closing(container.gather(scope_of(container.history, choice), at_once=flow)) as contents:
             _tell(notes_of(container, contents))
             made = plan_restore(container, contents, choice, names, tolerant)
             _tell(made.notes)

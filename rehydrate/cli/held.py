@@ -31,7 +31,9 @@ def tell(line: str) -> None:
 
 
 @contextmanager
-def holding_for(store: Store, purpose: str, site: str = "", clock: Clock | None = None) -> Iterator[Holding]:
+def holding_for(
+    store: Store, purpose: str, site: str = "", clock: Clock | None = None, operator: str = ""
+) -> Iterator[Holding]:
     """The hold of this job, not placed yet; dropped at the end of the block.
 
     Args:
@@ -39,7 +41,8 @@ def holding_for(store: Store, purpose: str, site: str = "", clock: Clock | None 
         purpose: the command.
         site: where it reads, as far as the command knows; else the name of this machine.
         clock: of this machine.
+        operator: who reads; else the login name.
     """
-    reader = Reader(site or platform.node(), user_name(), purpose)
+    reader = Reader(site or platform.node(), operator or user_name(), purpose)
     with Holding(store, reader, SystemClock() if clock is None else clock, os.urandom, tell) as holding:
         yield holding

@@ -10,6 +10,8 @@ from cdp_container.entry import entered
 _READING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
     **dict.fromkeys(("", "domains", "points", "plan", "verify", "history", "show", "holds"), _READING),
+    "rehearsals": _READING,
+    "dr-test": "what it made was cleared away, unless it says what is left; the same command begins again",
     "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",
     "hold": "it may be placed even so: `rehydrate holds` lists it",

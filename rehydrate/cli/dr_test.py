@@ -1,0 +1,201 @@
+"""`rehydrate dr-test`, from its options to its exit code, and `rehydrate rehearsals`.
+
+How a rehearsal goes stands in rehydrate.rehearsal; here it gets its store, its hold, and its reports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Final
+
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.console import answer, say
+from cdp_container.domain.durable import replace_file
+from cdp_container.errors import CdpError, UsageError
+from cdp_container.store.api import Store
+from cdp_container.store.s3_settings import SignsRequests
+from cdp_container.store.zones import as_opened
+from rehydrate.cli.commands import Access, open_asking, store_of
+from rehydrate.cli.console import read_secret
+from rehydrate.cli.held import holding_for, tell, user_name
+from rehydrate.cli.rehearsal_views import outcome_text, past_members, past_text
+from rehydrate.cli.stage_lines import StageLines
+from rehydrate.container import Container, Secret
+from rehydrate.flow import Flow
+from rehydrate.rehearsal import past
+from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Wanted, command_of
+from rehydrate.rehearsal.counting import CountingStore
+from rehydrate.rehearsal.page import html_of
+from rehydrate.rehearsal.parts import Sampling
+from rehydrate.rehearsal.programs import Redaction, secrets_in
+from rehydrate.rehearsal.report import About, members_of
+from rehydrate.rehearsal.run import Asked, Rehearsal, uninterrupted
+from rehydrate.rehearsal.stages import Stages
+from rehydrate.rehearsal.watch import Watch
+
+_SAMPLE: Final = "sample:"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where reports go: files by their endings, the history, and whether stdout gets JSON."""
+
+    files: tuple[Path, ...]
+    history: Path
+    as_json: bool
+
+
+@dataclass(slots=True)
+class _Opening:
+    """Opens the container, and knows what must never be told."""
+
+    access: Access
+    store: Store
+    secret: Secret
+
+    def open(self) -> Container:
+        container, self.secret = open_asking(self.store, self.secret, self.access.replica)
+        return container
+
+    def hide(self) -> Redaction:
+        """What takes out everything secret that is known by now."""
+        secrets = [*secrets_in(os.environ)]
+        if self.secret.passphrase:
+            secrets.append(self.secret.passphrase)
+        if self.secret.private_key:
+            secrets.append(self.secret.private_key.hex())
+        store = as_opened(self.store)
+        if isinstance(store, SignsRequests):
+            _, secret, token = store.signing_keys()
+            secrets += [secret, token or ""]
+        return Redaction(secrets)
+
+
+def sampling_of(content: str) -> Sampling:
+    """From `--content`. Raises UsageError."""
+    seed = int.from_bytes(os.urandom(8))
+    if content in ("all", "none"):
+        return Sampling(1.0 if content == "all" else 0.0, seed)
+    try:
+        percent = float(content.removeprefix(_SAMPLE)) if content.startswith(_SAMPLE) else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 < percent <= 100:
+        raise UsageError("read --content", f"{content!r} is not all, sample:PERCENT or none")
+    return Sampling(percent / 100, seed)
+
+
+def checks_of(commands: Sequence[str], limit_seconds: float | None, fsck: bool) -> Wanted:
+    """From the options. Raises UsageError."""
+    if len(commands) > COMMANDS_MAX:
+        raise UsageError("read --check", f"{len(commands)} commands, and {COMMANDS_MAX} are the most")
+    limit = LIMIT_SECONDS if limit_seconds is None else limit_seconds
+    return Wanted(fsck, tuple(command_of(text) for text in commands), limit)
+
+
+def output_of(reports: Sequence[Path], history: Path | None, as_json: bool) -> Output:
+    """From the options. Raises UsageError where a report could not be written in the end."""
+    for path in reports:
+        if path.suffix not in (".html", ".json"):
+            raise UsageError("--report", f"{path} ends neither in .html nor in .json")
+        if path.is_dir() or not path.parent.is_dir():
+            raise UsageError("--report", f"{path} is no file in a directory that is there")
+    return Output(tuple(reports), history or past.default_directory(os.environ), as_json)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of the command, up to its report."""
+
+    access: Access
+    asked: Asked
+    output: Output
+    operator: str
+    clock: Clock = field(default_factory=SystemClock)
+    began_ns: int = 0
+
+    def about(self, address: str) -> About:
+        """Who, where, when."""
+        return About(
+            address=address,
+            software=f"rehydrate {installed_version('cdp-container')}",
+            host=platform.node(),
+            kernel=f"{platform.system()} {platform.release()}",
+            python=platform.python_version(),
+            operator=self.operator or user_name(),
+            began_ns=self.began_ns,
+            ended_ns=self.clock.wall_ns(),
+        )
+
+
+def dr_test(access: Access, asked: Asked, parallel: int | None, output: Output, operator: str) -> int:
+    """`rehydrate dr-test`. Raises ChecksFailed, and whatever ends a restore."""
+    run = _Run(access, asked, output, operator)
+    run.began_ns = run.clock.wall_ns()
+    secret = read_secret(access.passphrase_file, access.key_file)
+    past.prepare(output.history)
+    flow = Flow(run.clock, parallel)
+    counting: list[CountingStore] = []
+
+    def around(store: Store) -> Store:
+        counting.append(CountingStore(store))
+        return counting[0]
+
+    with store_of(access.address, flow.refused, around) as store:
+        opening = _Opening(access, store, secret)
+        counts = counting[0]
+        stages = Stages(run.clock, lambda: counts.counts, StageLines(run.clock, output.as_json))
+        watch = Watch(counts, run.clock)
+        rehearsal: Rehearsal | None = None
+        error: BaseException | None = None
+        try:
+            with watch, holding_for(store, "dr-test", operator=operator) as holding:
+                rehearsal = Rehearsal(
+                    asked, store, flow, holding, opening.open, stages, opening.hide, run.clock, tell
+                )
+                rehearsal.run()
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            assert rehearsal is not None, "nothing before it can fail"
+            members = members_of(
+                run.about(store.address),
+                asked,
+                rehearsal.found,
+                stages.ended,
+                watch.curve,
+                error,
+                opening.hide(),
+            )
+            _file(output, members, error)
+    return 0
+
+
+def _file(output: Output, members: dict[str, Any], error: BaseException | None) -> None:
+    """Write reports and history. Where the rehearsal failed, that is what is to be told in the end."""
+    with uninterrupted():
+        try:
+            past.add(output.history, members, os.urandom)
+            for path in output.files:
+                text = html_of(members) if path.suffix == ".html" else json.dumps(members, indent=2) + "\n"
+                replace_file(path, text.encode())
+            answer(json.dumps(members, indent=2) if output.as_json else outcome_text(members))
+        except CdpError as problem:
+            if error is None:
+                raise
+            say(f"note: {problem}")
+
+
+def rehearsals(history: Path | None, as_json: bool) -> int:
+    """`rehydrate rehearsals`."""
+    found = past.read_all(history or past.default_directory(os.environ))
+    members = [past_members(one) for one in found]
+    answer(json.dumps({"rehearsals": members}, indent=2) if as_json else past_text(members))
+    return 0

@@ -1,0 +1,33 @@
+"""Options that several commands have, each with its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Address = Annotated[
+    str, typer.Argument(help="The container: /path, or s3://bucket/prefix?endpoint=https://host")
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+PassphraseFile = Annotated[Path | None, typer.Option(help="A file with the passphrase; else CDP_PASSPHRASE.")]
+KeyFile = Annotated[Path | None, typer.Option(help="A file with the private key, 64 hex digits.")]
+At = Annotated[str | None, typer.Option("--at", help="The point EPOCH.NUMBER, as `points` prints it.")]
+Time = Annotated[str | None, typer.Option("--time", help="The newest point up to this time (RFC 3339).")]
+Marker = Annotated[str | None, typer.Option("--marker", help="The newest point with this name.")]
+Volumes = Annotated[
+    list[str] | None, typer.Option("--volume", help="A volume by its name or id; may be repeated.")
+]
+OneVolume = Annotated[
+    list[str] | None,
+    typer.Option("--volume", help="The volume, by its name or id; needed where there are several."),
+]
+Replica = Annotated[
+    bool,
+    typer.Option("--replica", help="A copy whose objects come in any order: what is complete counts."),
+]
+Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes per second, for the estimate.")]
+Parallel = Annotated[
+    int | None, typer.Option(min=1, max=256, help="Requests at once; else what is measured to be best.")
+]

@@ -1,0 +1,158 @@
+"""The directory of a rehearsal: fresh, its alone, and empty again at the end. Never anything outside of it.
+
+What is written into it does not belong here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cdp_container.errors import AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
+from rehydrate.localio import os_errors
+
+MARK_NAME: Final = ".dr-test"
+"""A file that is there, and locked, as long as a rehearsal has the directory."""
+MOUNTS: Final = Path("/proc/self/mountinfo")
+_MOUNT_POINT: Final = 4
+"""Which field of a line there it is; blanks in it are written as octal codes."""
+_OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
+
+
+class Workspace:
+    """A directory that a rehearsal has taken."""
+
+    def __init__(self, path: Path, made: bool, mark_fd: int) -> None:
+        self.path = path
+        self._made = made
+        self._mark_fd = mark_fd
+
+    def clear(self) -> int:
+        """Remove all that is in it, but for the mark; gives how many entries went.
+
+        Raises DeviceError: something is mounted there, or cannot be removed.
+        """
+        what = f"clear {self.path}"
+        mounts = mounts_below(self.path)
+        if mounts:
+            why = f"mounted there: {', '.join(map(str, mounts))}"
+            raise DeviceError(what, why, "unmount it, then remove what is left")
+        gone = 0
+        with os_errors(what):
+            for entry in list(os.scandir(self.path)):
+                if entry.name == MARK_NAME:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+                gone += 1
+        return gone
+
+    def leave(self) -> None:
+        """Take the mark away, and the directory if it was made and is empty. Raises DeviceError."""
+        if self._mark_fd < 0:
+            return
+        with os_errors(f"leave {self.path}"):
+            (self.path / MARK_NAME).unlink(missing_ok=True)
+            os.close(self._mark_fd)
+            self._mark_fd = -1
+            if self._made and not any(os.scandir(self.path)):
+                self.path.rmdir()
+
+    def left(self) -> list[str]:
+        """What stands in it still."""
+        try:
+            return sorted(str(self.path / name) for name in os.listdir(self.path) if name != MARK_NAME)
+        except FileNotFoundError:
+            return []
+
+
+@contextmanager
+def taken(path: Path) -> Iterator[Workspace]:
+    """A directory that is new or empty; whoever has it clears it.
+
+    Raises:
+        TargetNotEmpty: it holds something.
+        AlreadyRunning: another rehearsal has it.
+        TargetUnsuitable, AccessDenied: it is none, or cannot be made.
+    """
+    what = f"take {path} for a rehearsal"
+    with os_errors(what):
+        real = Path(os.path.realpath(path))
+        made = _made(real, what)
+        try:
+            fd = _marked(real, what)
+        except BaseException:
+            if made:
+                real.rmdir()
+            raise
+    workspace = Workspace(real, made, fd)
+    try:
+        yield workspace
+    finally:
+        workspace.leave()
+
+
+def _made(path: Path, what: str) -> bool:
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise TargetUnsuitable(what, "it is no directory") from None
+        return False
+    except FileNotFoundError:
+        raise TargetUnsuitable(what, f"{path.parent} does not exist", "create it first") from None
+    return True
+
+
+def _marked(path: Path, what: str) -> int:
+    """The mark, made and locked. One that nobody has was left by a rehearsal that was killed."""
+    names = os.listdir(path)
+    if names and names != [MARK_NAME]:
+        if MARK_NAME in names and _is_locked(path / MARK_NAME):
+            raise AlreadyRunning(what, "another rehearsal has it", "choose another directory")
+        killed = MARK_NAME in names
+        why = f"it holds {names[0]!r}{' and more' if len(names) > 1 else ''}"
+        hint = f"a rehearsal that was killed left it: remove {path}" if killed else "choose another directory"
+        raise TargetNotEmpty(what, why, hint)
+    fd = os.open(path / MARK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise AlreadyRunning(what, "another rehearsal has it", "choose another directory") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _is_locked(mark: Path) -> bool:
+    fd = os.open(mark, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def mounts_below(path: Path, table: Path = MOUNTS) -> list[Path]:
+    """What is mounted at or below a directory, but for the directory itself."""
+    found = []
+    for line in table.read_bytes().splitlines():
+        fields = line.split(b" ")
+        if len(fields) > _MOUNT_POINT:
+            place = Path(os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), fields[_MOUNT_POINT])))
+            if path in place.parents:
+                found.append(place)
+    return found
