@@ -90,6 +90,7 @@ def planned_members(found: Found) -> dict[str, Any]:
         "copied_bytes": chosen.copied_bytes,
         "requests": _requests(found),
         "is_all": chosen.is_all,
+        "doubts": list(found.doubts),
     }
 
 
@@ -97,7 +98,8 @@ def planned_text(found: Found) -> list[str]:
     """The same, for people."""
     chosen = found.chosen
     if not chosen.victims:
-        return [f"nothing is to be collected; {counted(len(found.kept), 'cut')} of {len(found.cuts)} kept"]
+        kept = f"{counted(len(found.kept), 'cut')} of {len(found.cuts)} kept"
+        return [f"nothing is to be collected; {kept}", *found.doubts]
     saved = _mib(chosen.freed_bytes - chosen.copied_bytes)
     kinds = (
         f"{len(chosen.unnamed)} that nothing names, {len(chosen.dead)} dead, {len(chosen.packed)} packed anew"
@@ -114,7 +116,7 @@ def planned_text(found: Found) -> list[str]:
         lines.append(f"  and {len(found.retired) - len(shown)} more; --json has all of them")
     if not chosen.is_all:
         lines.append("that is as much as one plan does; there is more")
-    return lines
+    return [*lines, *found.doubts]
 
 
 def passed_members(passed: Passed) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def passed_members(passed: Passed) -> dict[str, Any]:
         "kept_dead_bytes": passed.packing.kept_dead_bytes,
         "retired": [_cut_members(cut) for cut in found.retired] if collected and found is not None else [],
         "is_all": found is None or found.chosen.is_all,
+        "doubts": [] if found is None else list(found.doubts),
         "finished_before": None if before is None else before.deleted,
     }
 
@@ -141,6 +144,7 @@ def passed_text(passed: Passed) -> list[str]:
     if passed.finished_before is not None:
         lines.append(f"an earlier plan was finished: {passed.finished_before.deleted} objects deleted")
     done, found = passed.finished, passed.found
+    lines += [] if found is None else found.doubts
     if done is None or found is None:
         return [*lines, f"nothing was collected: {passed.why_not}"]
     lines.append(

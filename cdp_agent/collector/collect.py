@@ -24,7 +24,7 @@ from cdp_agent.collector.pass_types import Around, Found, Passed, Wishes
 from cdp_agent.collector.past import (
     past_cuts,
     spared_by_history,
-    spared_by_hold,
+    spared_by_holds,
     unnamed_of,
 )
 from cdp_agent.collector.remembered import Remembered, Tables
@@ -34,7 +34,7 @@ from cdp_agent.collector.writing import Writing
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
 from cdp_container.domain.collecting import carry_out, settle
 from cdp_container.domain.history import History, read_domain, read_history
-from cdp_container.domain.ledgers import NO_LEDGER, ledger_of
+from cdp_container.domain.ledgers import ledger_of
 from cdp_container.domain.retention import (
     Circumstances,
     Kept,
@@ -165,11 +165,10 @@ def look_around(
     kept = _kept(history, cuts, holds, now_ns)
     alive = alive_of(remembered, past, ledger, list(kept))
     wholes = [place for place, why in kept.items() if why.whole]
-    spared = spared_by_history(history, wholes)
-    for hold in holds.values():
-        name = hold.ledger if hold.until_ns is None else None  # what an operator's notes may be gone
-        read_by = NO_LEDGER if name is None else ledger_of(read_runs(store, domain, keys, name))
-        spared |= spared_by_hold(hold, history, read_by)
+    held = spared_by_holds(
+        holds, history, inventory, lambda name: ledger_of(read_runs(store, domain, keys, name))
+    )
+    spared = spared_by_history(history, wholes) | held.keys
     spared |= set(wishes.locked)
     is_readable = not around.identity.key_block or wishes.private_key is not None
     live_share = wishes.live_share if is_readable else min(wishes.live_share, LIVE_SHARE_WHOLE)
@@ -181,7 +180,9 @@ def look_around(
     unnamed = unnamed_of(inventory, history, ledger, set(superseded))
     objects = alive.objects if is_readable else copied_whole(remembered, alive, live_share)
     chosen = choose(objects, unnamed, bounds)
-    return tables, Found(history, runs, ledger, inventory, cuts, kept, alive, chosen, superseded, spared)
+    return tables, Found(
+        history, runs, ledger, inventory, cuts, kept, alive, chosen, superseded, spared, held.doubts
+    )
 
 
 def _kept(

@@ -86,6 +86,8 @@ class Found:
     chosen: Chosen
     superseded: Sequence[str]
     spared: set[str]
+    doubts: tuple[str, ...] = ()
+    """Of holds, for people; see `past.Spared`."""
 
     @property
     def retired(self) -> list[PastCut]:

@@ -5,7 +5,8 @@ Which cuts are kept is decided by domain.retention, what is live by `alive`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,16 +15,28 @@ from cdp_agent.collector.choose import Unnamed
 from cdp_agent.collector.inventory import Inventory
 from cdp_agent.collector.packing import CutFacts
 from cdp_agent.collector.remembered import Tables
+from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import History
-from cdp_container.domain.ledgers import Ledger
+from cdp_container.domain.ledgers import NO_LEDGER, Ledger
 from cdp_container.domain.retention import CutMarker, PastCut, marker_of
 from cdp_container.extents.intervals import Ints
+from cdp_container.format.domain import ObjectName
 from cdp_container.format.holds import Hold
-from cdp_container.format.keys import KeyKind, ParsedKey, segment_key
+from cdp_container.format.keys import PACKS_PREFIX, KeyKind, ParsedKey, segment_key
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.place import Place
 
+HOLD_DIGITS: Final = 8
+"""Of a hold's id, as people are told of it."""
 _TOLD: Final = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """Keys that are no victims. `doubts`: of which holds nobody can tell what they need, and why."""
+
+    keys: set[str]
+    doubts: tuple[str, ...]
 
 
 def past_cuts(tables: Tables, history: History, ledger: Ledger) -> list[PastCut]:
@@ -84,19 +97,89 @@ def spared_by_history(history: History, wholes: Iterable[Place]) -> set[str]:
     return {segment_key(place.epoch, place.seq) for place in places if place}
 
 
-def spared_by_hold(hold: Hold, history: History, ledger: Ledger) -> set[str]:
-    """Everything that the reader of a hold may look for, who goes on by this ledger.
+def spared_by_holds(
+    holds: Mapping[str, Hold],
+    history: History,
+    inventory: Inventory,
+    read_by: Callable[[ObjectName | None], Ledger],
+) -> Spared:
+    """Everything that readers may look for. `read_by` reads a ledger; raises one of BROKEN where it is none.
 
     An operator's hold keeps its cut, and no object: whoever reads it later finds it by the ledger in force.
     """
-    if hold.until_ns is not None or hold.cut is None:
-        return set()
-    spared = set(ledger.packs)
-    for epoch, last in history.branch_of(hold.cut).items():
+    keys: set[str] = set()
+    doubts = []
+    for hold_id, hold in holds.items():
+        if hold.until_ns is not None or hold.cut is None:
+            continue
+        needed = _needed_by(hold, hold.cut, history, inventory, read_by)
+        keys |= needed.keys
+        who = f"the hold {hold_id[:HOLD_DIGITS]} of {hold.site!r} ({hold.purpose})"
+        doubts += [f"{who} {why}: all that it may need stays" for why in needed.doubts]
+    return Spared(keys, tuple(doubts))
+
+
+def _needed_by(
+    hold: Hold,
+    cut: Place,
+    history: History,
+    inventory: Inventory,
+    read_by: Callable[[ObjectName | None], Ledger],
+) -> Spared:
+    """What one reader may look for, who goes on by the ledger that its hold notes."""
+    doubts = []
+    try:
+        ledger = read_by(hold.ledger)
+        spared = set(ledger.packs)
+    except BROKEN as error:
+        doubts.append(f"notes a ledger that cannot be read ({error.what}: {error.why})")
+        ledger = NO_LEDGER  # then it may look for what was collected, too
+        spared = {key for key in inventory.found if key.startswith(PACKS_PREFIX)}
+    if hold.ledger is not None:
+        spared.add(hold.ledger.key)
+    line, is_known = _line_of(cut, history)
+    if not is_known:
+        doubts.append(f"is on cut {cut.epoch}.{cut.cut}, which is none of the history")
+    if line is None:
+        return Spared(spared | _listed_up_to(inventory, range(cut.epoch + 1), None), tuple(doubts))
+    for epoch, last in line.items():
+        end = history.spans[epoch].end.seq
         spared |= {
-            segment_key(epoch, seq) for seq in range(1, last + 1) if not ledger.is_collected(epoch, seq)
+            segment_key(epoch, seq)
+            for seq in range(1, min(last, end) + 1)
+            if not ledger.is_collected(epoch, seq)
         }
-    return spared | (set() if hold.ledger is None else {hold.ledger.key})
+        if last > end:
+            spared |= _listed_up_to(inventory, range(epoch, epoch + 1), last)
+    return Spared(spared, tuple(doubts))
+
+
+def _line_of(cut: Place, history: History) -> tuple[dict[int, int] | None, bool]:
+    """For each epoch that a cut's image is made of the last seq, and whether the cut is one of the history.
+
+    Beyond ends, too; None where the line leads to an epoch of which nothing is known.
+    """
+    line: dict[int, int] = {}
+    is_known, place = True, cut
+    while place:
+        span = history.spans.get(place.epoch)
+        if span is None or place.epoch in line:
+            return None, False
+        is_known = is_known and place.cut <= span.end.cut and place.seq <= span.end.seq
+        line[place.epoch] = place.seq
+        place = span.record.base
+    return line, is_known
+
+
+def _listed_up_to(inventory: Inventory, epochs: range, last: int | None) -> set[str]:
+    """The segments that were listed of some epochs, up to a seq."""
+    return {
+        key
+        for key, parsed in inventory.parsed.items()
+        if parsed.kind is KeyKind.SEGMENT
+        and parsed.epoch in epochs
+        and (last is None or parsed.number <= last)
+    }
 
 
 def unnamed_of(
