@@ -198,7 +198,8 @@ def kept_cuts(cuts: Sequence[PastCut], retention: Retention, at: Circumstances) 
     """The cuts to keep out of all that are not retired (of all branches, in any order), oldest first.
 
     All others may be retired. A cut that is dropped once is never needed again by a later time under the same
-    policy, but by a source that comes back; who retires a cut must not give it again.
+    policy, but by a source that comes back, or where somebody goes on from an older cut; who retires a cut
+    must not give it again.
     """
     if not cuts:
         return {}
@@ -206,7 +207,7 @@ def kept_cuts(cuts: Sequence[PastCut], retention: Retention, at: Circumstances) 
     table = _Table(cuts)
     table.keep_by_policy(retention, at.now_ns)
     table.keep_by_circumstances(at)
-    wholes = table.keep_whole(at.sources)
+    wholes = table.keep_whole(at.sources, at.epochs)
     table.keep_bases(at.epochs)
     return {
         cut.place: Kept(Why(why), None if until == I64_MAX else until, wholes.get(number, ()))
@@ -269,14 +270,19 @@ class _Table:
         self.why[(self.epoch > at.protected.epoch) | at_protected] |= Why.UNPROTECTED
         self._keep_places(at.held, Why.HELD)
 
-    def keep_whole(self, sources: Collection[bytes]) -> dict[int, tuple[bytes, ...]]:
+    def keep_whole(
+        self, sources: Collection[bytes], epochs: Mapping[int, tuple[Place, Place]]
+    ) -> dict[int, tuple[bytes, ...]]:
         """The newest cut at which each source is whole, and the newest at which all are.
 
-        Gives the sources by the number of the cut. Who takes a domain over needs all of them at one cut.
+        Of the main line, which a takeover goes on from; of a side branch where there is none on it. Gives the
+        sources by the number of the cut. Who takes a domain over needs all of them at one cut.
         """
         found: dict[int, tuple[bytes, ...]] = {}
+        main = self._on_main_line(epochs)
+        newest_first = [*np.flatnonzero(main)[::-1].tolist(), *np.flatnonzero(~main)[::-1].tolist()]
         left = set(sources)
-        for number in range(len(self.cuts) - 1, -1, -1):
+        for number in newest_first:
             if not left:
                 break
             whole = left.difference(self.cuts[number].not_whole)
@@ -285,12 +291,23 @@ class _Table:
                 self.why[number] |= Why.WHOLE
                 left -= whole
         together = frozenset(sources)
-        for number in range(len(self.cuts) - 1, -1, -1):
+        for number in newest_first:
             if together and together.isdisjoint(self.cuts[number].not_whole):
                 found.setdefault(number, tuple(sorted(together)))
                 self.why[number] |= Why.WHOLE
                 break
         return found
+
+    def _on_main_line(self, epochs: Mapping[int, tuple[Place, Place]]) -> NDArray[np.bool_]:
+        """Which cuts the newest epoch goes on from, or are its own."""
+        main = np.zeros(len(self.cuts), dtype=np.bool_)
+        epoch, last = max(epochs, default=0), I64_MAX
+        while epoch in epochs:
+            main |= (self.epoch == epoch) & (self.cut <= last)
+            base, _ = epochs[epoch]
+            assert base.epoch < epoch, base
+            epoch, last = base.epoch, base.cut
+        return main
 
     def keep_bases(self, epochs: Mapping[int, tuple[Place, Place]]) -> None:
         """Where branches part, as far as either has a kept cut; and where an epoch without a cut begins."""

@@ -116,12 +116,11 @@ def model(cuts: list[PastCut], policy: Retention, at: Circumstances) -> dict[Pla
         why |= Why.YOUNG if is_younger(cut, COLLECT_AGE_SECONDS_MIN) else Why(0)
         why |= Why.UNPROTECTED if cut.place >= at.protected else Why(0)
         why |= Why.NEWEST if cut.place == max(one.place for one in cuts) else Why(0)
-        for source in at.sources:
-            whole = [one.place for one in cuts if source not in one.not_whole]
-            why |= Why.WHOLE if whole and cut.place == max(whole) else Why(0)
-        together = [one.place for one in cuts if not set(at.sources) & set(one.not_whole)]
-        if at.sources and together and cut.place == max(together):
-            why |= Why.WHOLE
+        for wanted in (*({source} for source in at.sources), set(at.sources)):
+            whole = [one.place for one in cuts if not wanted & set(one.not_whole)]
+            on_main = [place for place in whole if _is_on_main_line(place, at)]
+            if wanted and whole and cut.place == max(on_main or whole):
+                why |= Why.WHOLE
         found[cut.place] = why
     if cuts and not any(place.epoch == max(at.epochs) for place in found):
         base = at.epochs[max(at.epochs)][0]
@@ -130,6 +129,15 @@ def model(cuts: list[PastCut], policy: Retention, at: Circumstances) -> dict[Pla
     for place in [place for place, why in found.items() if why]:
         _model_bases(place.epoch, found, at)
     return {place: why for place, why in found.items() if why}
+
+
+def _is_on_main_line(place: Place, at: Circumstances) -> bool:
+    epoch = max(at.epochs)
+    last = at.epochs[epoch][1]
+    while epoch and epoch != place.epoch:
+        last = at.epochs[epoch][0]
+        epoch = last.epoch
+    return epoch == place.epoch and place <= last
 
 
 def _model_bases(epoch: int, found: dict[Place, Why], at: Circumstances) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -273,3 +274,25 @@ def test_the_newest_cut_at_which_all_are_whole_is_kept_too() -> None:
     at = Circumstances(10**18, Place(1, 6, 6), frozenset(), (a, b), {1: (Place(0, 0, 0), Place(1, 6, 6))})
     kept = kept_cuts(cuts, Retention(0, 0, 0, 0, 0, 0), at)
     assert {place.cut: why.whole for place, why in kept.items() if why.whole} == {2: (a, b), 3: (b,), 6: (a,)}
+
+
+def test_of_the_whole_cuts_those_of_the_main_line_count() -> None:
+    """What a takeover of an older cut left on a side branch is newer, and nobody goes on from it."""
+    a, b = bytes([1]) * 16, bytes([2]) * 16
+    cuts = [
+        PastCut(Place(1, 1, 1), 1, 1),
+        PastCut(Place(1, 2, 2), 2, 2, (b,)),
+        PastCut(Place(1, 3, 3), 3, 3),  # the side branch
+        PastCut(Place(2, 1, 1), 4, 4, (a, b)),
+    ]
+    epochs = {1: (NOWHERE, Place(1, 3, 3)), 2: (Place(1, 2, 2), Place(2, 1, 1))}
+    at = Circumstances(10**18, Place(2, 1, 1), frozenset(), (a, b), epochs)
+    kept = kept_cuts(cuts, Retention(0, 0, 0, 0, 0, 0), at)
+    assert {place: why.whole for place, why in kept.items() if why.whole} == {
+        Place(1, 2, 2): (a,),
+        Place(1, 1, 1): (b,),
+    }
+    assert Place(1, 3, 3) not in kept
+    at = replace(at, epochs={1: epochs[1], 2: (NOWHERE, Place(2, 1, 1))})
+    kept = kept_cuts(cuts, Retention(0, 0, 0, 0, 0, 0), at)
+    assert kept[Place(1, 3, 3)].whole == (a, b), "better there than nowhere"
