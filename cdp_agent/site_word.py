@@ -38,6 +38,7 @@ def configured_by(settings: StreamerSettings, store: Store, entropy: Callable[[i
             seals=settings.seal_credentials,
             credentials=sealed,
             retention=settings.retention(),
+            replicas=settings.replicas(),
         )
         return wanted_config(in_force, settings.identity, word)
 

@@ -68,7 +68,7 @@ def keep_accepted(config: Path, settings: AgentSettings) -> Path:
 
 
 def take_policy(config: Path, settings: AgentSettings) -> bool:
-    """Have the copy say the `retention` of a configuration that was read; gives whether it said another.
+    """Have the copy say `retention` and `replicas` of a configuration that was read; and whether it did not.
 
     Where no start kept a copy the next one does. Raises CdpError: it cannot be written.
     """
@@ -77,10 +77,11 @@ def take_policy(config: Path, settings: AgentSettings) -> bool:
     if not text.startswith(_header(config)):
         return False
     kept = parse_settings(text, ACCEPTED_NAME)
-    if kept.retention == settings.retention:
+    policy = {"retention": settings.retention, "replicas": settings.replicas}
+    if kept.model_copy(update=policy) == kept:
         return False
     notes = b"".join(line for line in text.splitlines(keepends=True) if line.startswith(b"#"))
-    replace_file(path, notes + dump_settings(kept.model_copy(update={"retention": settings.retention})))
+    replace_file(path, notes + dump_settings(kept.model_copy(update=policy)))
     return True
 
 

@@ -22,6 +22,7 @@ from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
+from cdp_container.domain.replica_places import published
 from cdp_container.domain.retention import Retention
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
 from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid
@@ -155,6 +156,12 @@ def _retention(config: Path) -> Retention | None:
     return None if found is None else found.policy
 
 
+def _replicas(config: Path) -> list[str] | None:
+    """Likewise the replicas, as any machine can use them."""
+    found = load_settings(config).replicas
+    return None if found is None else [published(address) for address in found]
+
+
 def streamer_settings(config: Path) -> StreamerSettings:
     """What the streamer is told. Raises ConfigInvalid, BackingUnreadable."""
     settings, identity = load_agent(config, other_volumes=True)
@@ -165,6 +172,7 @@ def streamer_settings(config: Path) -> StreamerSettings:
         store_is_home=settings.store_is_home,
         seal_credentials=settings.seal_credentials,
         retention=partial(_retention, config),
+        replicas=partial(_replicas, config),
         cut_every_seconds=settings.cut_every,
         lease_seconds=int(settings.lease),
         rpo_target_seconds=settings.rpo_target,

@@ -29,6 +29,7 @@ from cdp_container.domain.identity import (
 )
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.owner import first_owner
+from cdp_container.domain.replica_places import published
 from cdp_container.domain.retention import build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import (
@@ -230,6 +231,7 @@ def domain_config(settings: AgentSettings, identity: AgentIdentity, store: Store
             sources=sources_of(identity),
             credentials=sealed,
             data=(public_address(store.data),) if isinstance(store, HasDataPlace) else (),
+            replicas=tuple(published(address) for address in settings.replicas or ()),
             retention={} if settings.retention is None else build_retention(settings.retention.policy),
         )
     )

@@ -1,8 +1,8 @@
 """`cdp-agent reload`: take over other volumes from the configuration, while the agent serves the rest.
 
 What is decided here is left for the splitter (`volume_set`), which does all of it or nothing; the streamer
-sees that other volumes are served, and begins anew. `retention` is taken over, too. Everything else that the
-configuration says is read at the next start.
+sees that other volumes are served, and begins anew. `retention` and `replicas` are taken over, too. All else
+that the configuration says is read at the next start.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _have_policy_seen(directory: Path) -> None:
     """The streamer that runs looks at once; another one does when it owns the domain."""
     with contextlib.suppress(OSError):
         call(directory, {"command": CONFIGURE_COMMAND}, CONFIGURE_SECONDS_MAX)
-    say("retention: the owner puts it into the container; collection goes by it from then on")
+    say("retention, replicas: the owner puts them into the container; collection goes by them from then on")
 
 
 def _do_it(decision: Decision, clock: Clock) -> None:

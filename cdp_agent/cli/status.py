@@ -347,12 +347,13 @@ def _collection(last: dict[str, Any] | None) -> str:
     if last is None:
         return "none yet"
     when = f"{datetime.fromtimestamp(last['ended_ns'] / 1e9, UTC):%Y-%m-%d %H:%M} UTC"
+    notes = "".join(f"; {note}" for note in last["notes"])
     if last["stopped"]:
-        return f"{when}: stopped: {last['stopped']}"
+        return f"{when}: stopped: {last['stopped']}{notes}"
     if last["note"]:
-        return f"{when}: {last['note']}"
+        return f"{when}: {last['note']}{notes}"
     freed = f"{_human(last['freed_bytes'])} freed, {_human(last['packed_bytes'])} written anew"
-    return f"{when}: {last['deleted']} objects deleted, {freed}"
+    return f"{when}: {last['deleted']} objects deleted, {freed}{notes}"
 
 
 def _limits(limits: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ class LastPass:
         retired: cuts that are not offered any more.
         failures: passes in a row that were stopped, this one counted.
         store_ns: the newest time of the store that was ever seen.
+        notes: what should be known besides: of holds that nobody understands, and what replicas still have.
     """
 
     ended_ns: int = 0
@@ -46,6 +47,7 @@ class LastPass:
     retired: int = 0
     failures: int = 0
     store_ns: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def load_last(journal: Path) -> LastPass:
@@ -67,6 +69,7 @@ def load_last(journal: Path) -> LastPass:
             retired=members.number("retired"),
             failures=members.number("failures"),
             store_ns=members.number("store_ns"),
+            notes=members.texts("notes") if "notes" in members.members else (),  # none by older releases
         )
     except (DamagedObject, LimitExceeded):
         return LastPass()
@@ -76,14 +79,14 @@ def save_last(journal: Path, last: LastPass) -> None:
     """Keep it. Raises LocalDiskFull, CdpError."""
     directory = journal / "collector"
     directory.mkdir(mode=0o700, exist_ok=True)
-    replace_file(directory / LAST_NAME, dump_object(asdict(last)))
+    replace_file(directory / LAST_NAME, dump_object({**asdict(last), "notes": list(last.notes)}))
 
 
 def members_of(last: LastPass) -> dict[str, Any] | None:
     """For `status --json`; None where there was no pass."""
     if not last.ended_ns:
         return None
-    members = asdict(last)
+    members = {**asdict(last), "notes": list(last.notes)}
     del members["store_ns"]
     return members
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.collector import replicas
 from cdp_agent.collector.collect import look_only, run_pass
 from cdp_agent.collector.last import LastPass, load_last, save_last
 from cdp_agent.collector.lock_note import LockNote, load_note, save_note, still_locked
@@ -29,11 +30,12 @@ from cdp_container.domain.held_look import look_at_holds
 from cdp_container.domain.history import read_domain
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.owner_types import ChangePlan
+from cdp_container.domain.replica_places import read_as
 from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
 from cdp_container.domain.settings import AgentSettings, LimitsSettings
 from cdp_container.errors import CdpError, CollectionStopped
 from cdp_container.format.holds import Hold
-from cdp_container.store.address import DirectoryPlace, data_place, open_store, parse_address
+from cdp_container.store.address import DirectoryPlace, Place, data_place, open_store, parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 
@@ -80,7 +82,9 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
             try:
                 lock, note = lock_of(_address(site)), load_note(site.journal)
                 wanted = wishes if lock is None else _within(wishes, lock, note, store_ns)
-                passed = run_pass(around_of(site, clock, report, store_ns), wanted)
+                around = around_of(site, clock, report, store_ns)
+                passed = run_pass(around, wanted)
+                told = _look_at_replicas(site, around, passed)
                 if lock is not None:
                     _extend(site, lock, passed, note, clock, report)
             except CdpError as error:
@@ -88,7 +92,7 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
                 save_last(site.journal, replace(stopped, failures=before.failures + 1))
                 raise
             passes.append(passed)
-            save_last(site.journal, _last(passes, before, clock.wall_ns()))
+            save_last(site.journal, replace(_last(passes, before, clock.wall_ns()), notes=told))
             if passed.finished is None or passed.found is None or passed.found.chosen.is_all:
                 break
         return passes
@@ -142,6 +146,23 @@ def _extend(
     save_note(site.journal, note)
 
 
+def _look_at_replicas(site: Site, around: Around, passed: Passed) -> tuple[str, ...]:
+    """After a pass: what should be known of its holds, and of what replicas still have of what it deleted."""
+    doubts = () if passed.found is None else passed.found.doubts
+    if not passed.store_ns:
+        return doubts  # another site's to do
+    finished = (passed.finished_before, passed.finished)
+    gone = [key for one in finished if one is not None for key in one.gone]
+    before = replicas.load_note(site.journal)
+    note = replicas.look_at_replicas(before, around.collector.replicas, gone, passed.store_ns)
+    if note != before:
+        replicas.save_note(site.journal, note)
+    left = replicas.words_of(note)
+    for line in left:
+        around.report(line)
+    return (*doubts, *left)
+
+
 def _pace(site: Site, clock: Clock) -> Limiter:
     collection = site.settings.collection
     limits = LimitsSettings().model_copy(
@@ -176,13 +197,13 @@ def around_of(site: Site, clock: Clock, report: Callable[[str], None], seen_ns: 
     settings, domain = site.settings, site.identity.domain
     limiter = _pace(site, clock)
 
-    def opened(address: str) -> Store:
+    def opened(address: str | Place) -> Store:
         store = LimitedStore(open_store(address, clock), limiter, patient=True)
         return with_retries(store, clock, lambda: int.from_bytes(os.urandom(4), "little") / 2.0**32)
 
     store = opened(_address(site))
     config = read_domain(store).config
-    replicas = [] if config is None else [opened(address) for address in config.replicas]
+    places = read_as(() if config is None else config.replicas, settings.replicas or (), _address(site))
     directory = site.journal / "collector"
     directory.mkdir(mode=0o700, exist_ok=True)
     boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
@@ -193,7 +214,13 @@ def around_of(site: Site, clock: Clock, report: Callable[[str], None], seen_ns: 
         return look_at_holds(store, domain, directory, boot, clock, os.urandom, store_ns).holds
 
     collector = Collector(
-        store, replicas, domain, settings.site, holds, asking(site.journal, clock), clock.sleep
+        store,
+        [opened(place) for place in places],
+        domain,
+        settings.site,
+        holds,
+        asking(site.journal, clock),
+        clock.sleep,
     )
     return Around(site.identity, directory, collector, store, clock, os.urandom, report, seen_ns)
 

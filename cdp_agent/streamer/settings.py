@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ class StreamerSettings:
             it is.
         retention: gives for how long the domain is to keep cuts, None for as it is; asked at each look at the
             domain's configuration, as `reload` may change it.
+        replicas: gives the addresses of its other places, as any machine can use them, likewise.
         cut_every_seconds: the cadence of cuts.
         lease_seconds: the lease that this run records in `domain/owner`.
         rpo_target_seconds: a lag above it is called behind target.
@@ -55,5 +56,6 @@ class StreamerSettings:
     store_is_home: bool = False
     seal_credentials: bool | None = None
     retention: Callable[[], Retention | None] = lambda: None
+    replicas: Callable[[], Sequence[str] | None] = lambda: None
     operator: str = ""
     software: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from cdp_container.domain.owner_types import ChangePlan
@@ -39,6 +40,9 @@ from cdp_container.store.api import Store
 
 CONFIRM_ROUNDS: Final = 30
 """Looks at a deleted object that is still told of, a second apart, before the pass ends."""
+REPLICA_ROUNDS: Final = 120
+REPLICA_PAUSE_SECONDS: Final = 5.0
+"""Looks at what a replica lacks, so far apart: what lags for longer than ten minutes ends the pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,22 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What became of a plan. `locked`: keys that the store keeps until then by its clock; None: not known."""
+    """What became of a plan.
 
-    deleted: int
+    Attributes:
+        gone: keys that were deleted.
+        kept: how many were not, for holds.
+        locked: keys that the store keeps until then by its clock; None: not known.
+    """
+
+    gone: Sequence[str]
     kept: int
     locked: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def deleted(self) -> int:
+        """How many."""
+        return len(self.gone)
 
 
 def read_owner(collector: Collector) -> Owner:
@@ -110,8 +125,7 @@ def carry_out(
     owner = read_owner(collector)
     if owner.plan is None or owner.plan.digest != plan_digest(data) or owner.epoch != plan.epoch:
         raise _stopped("the plan that was named is not named any more")
-    for name in (plan.ledger, *plan.packs):
-        _look_for(collector, name)
+    _look_for(collector, [plan.ledger, *plan.packs])
     if promises_late(plan, collector.holds()):
         collector.change(end_plan(owner))
         raise _stopped("a point was held for an operator since it began, and its plan may retire that point")
@@ -126,6 +140,8 @@ def finish(collector: Collector, owner: Owner) -> Finished:
     """Steps 8 to 10 of a plan that executes, whoever made it and however far it was."""
     plan, digest = _read_plan(collector, owner)
     final = _final_list(collector, plan, digest)
+    if final.delete:
+        _wait_for_owners(collector, plan)
     locked: dict[str, int | None] = {}
     for key in final.delete:
         try:
@@ -133,11 +149,11 @@ def finish(collector: Collector, owner: Owner) -> Finished:
         except ObjectLocked as error:
             # No doubt: it was collected, nothing counts it any more, and it is a victim again later.
             locked[key] = error.until_ns
-    for key in final.delete:
-        if key not in locked:
-            _confirm(collector, key)
+    gone = [key for key in final.delete if key not in locked]
+    for key in gone:
+        _confirm(collector, key)
     collector.change(end_plan(owner))
-    return Finished(len(final.delete) - len(locked), len(final.kept), locked)
+    return Finished(gone, len(final.kept), locked)
 
 
 def _read_plan(collector: Collector, owner: Owner) -> tuple[Plan, bytes]:
@@ -186,17 +202,16 @@ def _read_final(collector: Collector, key: str) -> FinalList | None:
 
 
 def _confirm(collector: Collector, key: str) -> None:
-    """Nobody tells of the object any more. Raises CollectionStopped."""
-    for store in (collector.store, *collector.replicas):
-        for _ in range(CONFIRM_ROUNDS):
-            if not _is_there(store, key):
-                break
-            collector.pause(1.0)
-        else:
-            raise _stopped(f"{key} was deleted, and {store.address} still has it")
+    """The store tells of the object no more; nobody waits for replicas here. Raises CollectionStopped."""
+    for _ in range(CONFIRM_ROUNDS):
+        if not is_there(collector.store, key):
+            return
+        collector.pause(1.0)
+    raise _stopped(f"{key} was deleted, and {collector.store.address} still has it")
 
 
-def _is_there(store: Store, key: str) -> bool:
+def is_there(store: Store, key: str) -> bool:
+    """Whether a store tells of an object."""
     try:
         store.head(key)
     except NotFound:
@@ -204,11 +219,51 @@ def _is_there(store: Store, key: str) -> bool:
     return True
 
 
-def _look_for(collector: Collector, name: ObjectName) -> None:
-    """What the plan wrote is at every replica. Raises CollectionStopped."""
-    for store in (collector.store, *collector.replicas):
-        if not _is_there(store, name.key):
-            raise _stopped(f"{store.address} has not got {name.key} yet")
+@dataclass(frozen=True, slots=True)
+class _Lack:
+    """What is waited for: what to say while it is so, and whether it is over."""
+
+    words: str
+    is_over: Callable[[], bool]
+
+
+def _look_for(collector: Collector, names: Sequence[ObjectName]) -> None:
+    """What the plan wrote is here, and comes to every replica. Raises CollectionStopped."""
+    for name in names:
+        if not is_there(collector.store, name.key):
+            raise _stopped(f"{collector.store.address} has not got {name.key}")
+    _wait(collector, [
+        _Lack(f"{store.address} has not got {name.key} yet", partial(is_there, store, name.key))
+        for store in collector.replicas
+        for name in names
+    ])  # fmt: skip
+
+
+def _wait_for_owners(collector: Collector, plan: Plan) -> None:
+    """Whoever reads a replica goes by the plan's ledger: what it deletes is counted nowhere any more."""
+
+    def is_named(store: Store) -> bool:
+        try:
+            data = store.get(OWNER_KEY).data
+        except NotFound:
+            return False
+        return parse_owner(data, OWNER_KEY, collector.domain).ledger == plan.ledger
+
+    _wait(collector, [
+        _Lack(f"{OWNER_KEY} in {store.address} does not name {plan.ledger.key} yet", partial(is_named, store))
+        for store in collector.replicas
+    ])  # fmt: skip
+
+
+def _wait(collector: Collector, lacks: list[_Lack]) -> None:
+    """Until none is left. Raises CollectionStopped."""
+    for _ in range(REPLICA_ROUNDS):
+        while lacks and lacks[-1].is_over():
+            lacks.pop()
+        if not lacks:
+            return
+        collector.pause(REPLICA_PAUSE_SECONDS)
+    raise _stopped(lacks[-1].words)
 
 
 def put_once(store: Store, key: str, data: bytes) -> None:

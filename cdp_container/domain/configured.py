@@ -1,12 +1,13 @@
 """What the owning site wants the domain's configuration to be, made of the one that is in force. PURE.
 
-It changes what the site has a word about; everything else is carried over: replicas, members, sources of
+It changes what the site has a word about; everything else is carried over: members, sources of
 other kinds than ours, what a later release added. Who puts it, and who names it in `domain/owner`, does not
 belong here (the streamer, and the owner's machine).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cdp_container.domain.identity import AgentIdentity
@@ -29,6 +30,7 @@ class SiteWord:
         seals: whether the configuration is to hold a writer's credentials; None leaves those that are there.
         credentials: these, sealed, where it is to hold them.
         retention: for how long cuts are kept; None leaves it as it is.
+        replicas: other places that are to hold the same, as any machine can use them; None likewise.
     """
 
     address: str
@@ -38,6 +40,7 @@ class SiteWord:
     seals: bool | None = None
     credentials: bytes | None = None
     retention: Retention | None = None
+    replicas: Sequence[str] | None = None
 
 
 def wanted_config(in_force: DomainConfig, identity: AgentIdentity, word: SiteWord) -> DomainConfig:
@@ -46,6 +49,7 @@ def wanted_config(in_force: DomainConfig, identity: AgentIdentity, word: SiteWor
         _with_home(in_force, word),
         sources=_sources(in_force, identity),
         credentials=in_force.credentials if word.seals is None else word.credentials if word.seals else None,
+        replicas=in_force.replicas if word.replicas is None else tuple(word.replicas),
         retention=in_force.retention if word.retention is None else build_retention(word.retention),
     )
 

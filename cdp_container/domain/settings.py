@@ -37,6 +37,7 @@ from cdp_container.domain.point_settings import (
     RetentionSettings,
     differ,
 )
+from cdp_container.domain.replica_places import Replicas
 from cdp_container.domain.schedule import CalendarTimes, zone_of
 from cdp_container.domain.setting_types import NAME, UNLIMITED, Name, Seconds, Strict, is_command, written
 from cdp_container.errors import ConfigInvalid
@@ -62,7 +63,7 @@ NESTING_MAX = 16
 ALERT_WORDS_MAX = 64
 """A command with more words than this is a script's task."""
 
-_SECRETIVE = (("store",), ("data_store",), ("alerts",), ("marker_hooks",))
+_SECRETIVE = (("store",), ("data_store",), ("replicas",), ("alerts",), ("marker_hooks",))
 """What stands below these keys is never repeated in a message."""
 
 _OPENING = (
@@ -292,7 +293,8 @@ class AgentSettings(Strict):
     `store` is an address (cdp_container/store/address.py); it never holds credentials. `store_is_home`: an
     operator's word that it is the domain's home zone by whatever name. `seal_credentials`: whether the
     domain's configuration holds the writer's credentials, sealed to its key; None leaves it as it is.
-    `retention`: for how long cuts are kept; None leaves what the domain has.
+    `retention`: for how long cuts are kept; `replicas`: places that collection waits for; None leaves what
+    the domain has.
     `data_store`: None once read, as it became part of the addresses. `lock`: what `init` asks of its bucket.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
@@ -303,6 +305,7 @@ class AgentSettings(Strict):
     store: str = Field(min_length=1, max_length=2048)
     data_store: str | None = None
     lock: LockSettings | None = None
+    replicas: Replicas | None = None
     store_is_home: bool = False
     seal_credentials: bool | None = None
     journal: JournalSettings

@@ -80,7 +80,7 @@ class Budget:
         operators: holds of X for a year.
         takeovers: by the other site; with `older`, also ones that go on from X.
         crashes, losses: of collectors; of replies, requests and names in a listing.
-        replica: there is one, and writes and deletes reach it in any order.
+        replica: there is one, and writes, deletes and `domain/owner` reach it in any order, or never.
     """
 
     passes: int = 2
@@ -106,7 +106,8 @@ class Client(NamedTuple):
 class World(NamedTuple):
     """Everything. `late` are requests that may land yet; `allowed` what executed plans named.
 
-    `behind` is what has not reached the replica yet, `copied` what it has.
+    `behind` is what has not reached the replica yet, `copied` what it has; `told` the ledger that the
+    `domain/owner` there names.
     """
 
     owner: Owner
@@ -121,6 +122,7 @@ class World(NamedTuple):
     allowed: frozenset[str]
     behind: frozenset[Question]
     copied: frozenset[str]
+    told: tuple[ObjectName, ...]
     left: tuple[tuple[str, int], ...]
 
     def has(self, key: str) -> bool:
@@ -179,6 +181,7 @@ def first_world(budget: Budget) -> World:
         allowed=frozenset(),
         behind=frozenset(),
         copied=frozenset({OLD, NEW}),
+        told=(),
         left=tuple((name, getattr(budget, name)) for name in counts),
     )
 
@@ -201,6 +204,8 @@ class Model:
             yield from (after for after, _ in self._done(landed, question))
         for question in world.behind:
             yield self._copied(world, question)
+        if self.budget.replica and world.told != _ledger(world):
+            yield world._replace(told=_ledger(world))
         yield from self._readers(world)
         yield from self._operators(world)
         yield from self._takers(world)
@@ -250,11 +255,8 @@ class Model:
 
     def _done(self, world: World, question: Question) -> Iterator[tuple[World, Reply]]:
         match question:
-            case Get(key):
-                yield (
-                    world,
-                    self._owner_bytes(world.owner) if key == OWNER_KEY else world.data(key) or MISSING,
-                )
+            case Get(key, replica):
+                yield world, self._got(world, key, replica)
             case Head(replica, key):
                 there = key in world.copied if replica else world.has(key)
                 yield world, b"" if there else MISSING
@@ -272,6 +274,13 @@ class Model:
                 yield self._changed(world, change)
             case ListAll():
                 yield world, _listed(world)
+
+    def _got(self, world: World, key: str, replica: bool) -> Reply:
+        if key != OWNER_KEY:
+            assert not replica, "of a replica nothing else is read"
+            return world.data(key) or MISSING
+        told = world.told[0] if world.told else None
+        return self._owner_bytes(replace(world.owner, ledger=told) if replica else world.owner)
 
     def _owner_bytes(self, owner: Owner) -> bytes:
         data = self._owners.get(owner)

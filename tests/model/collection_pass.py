@@ -83,6 +83,7 @@ def name_of(key: str, data: bytes) -> ObjectName:
 
 class Get(NamedTuple):
     key: str
+    replica: bool = False
 
 
 class Head(NamedTuple):
@@ -163,7 +164,7 @@ class Script:
         return reply
 
     def get(self, key: str) -> Blob:
-        data = self.ask(Get(key))
+        data = self.ask(Get(key, self._is_replica))
         assert isinstance(data, bytes)
         return Blob(Found(key, len(data), "", 0), data)
 

@@ -8,7 +8,7 @@ from cdp_container.format.domain import Owner
 from cdp_container.format.keys import KeyKind, parse_key
 from cdp_container.format.place import Place
 from tests.model.collection_model import OPERATOR, READER, Broken, Client, Model, World, first_world
-from tests.model.collection_pass import NEW, OLD, Meaning, Pass, X, Y, serves
+from tests.model.collection_pass import NEW, OLD, Meaning, New, Pass, X, Y, serves
 
 PASSES_MAX: Final = 5
 """A later owner is done after so many: one that settles, one each for what died and for what that left."""
@@ -64,10 +64,21 @@ class Rules:
             raise Broken("an epoch was begun from a cut that is retired")
 
     def _copied(self, world: World, meaning: Meaning) -> None:
-        """What the ledger in force names is in the replica."""
+        """What the ledger in force names is in the replica, and who reads there meets no hole.
+
+        By the ledger that is named there; what has not come yet is no hole.
+        """
         for key in meaning.needs(Y):
             if key not in world.copied:
                 raise Broken(f"a ledger is in force, and the replica lacks {key}")
+        by = world.meaning_of(world.told)
+        if by is None or any(name.key not in world.copied for name in world.told):
+            raise Broken("the ledger by which the replica is read is gone")
+        coming = {question.key for question in world.behind if isinstance(question, New)}
+        for cut in (Y,) if by.retired else (X, Y):
+            for key in by.needs(cut) - coming:
+                if key not in world.copied:
+                    raise Broken(f"who reads the replica needs {key}, and it is gone there")
 
     def _settle(self, world: World) -> None:
         """Whoever owns collects to the end, once all readers are gone: no deadlock, no garbage for good."""
@@ -93,12 +104,14 @@ class Rules:
             raise Broken(f"{sorted(left)} are garbage for good")
 
     def _alone(self, world: World, number: int) -> World:
+        """A pass that nobody disturbs; the replica gets everything, and loses nothing."""
         runs = self._model.runs
         run = runs.begin(Pass(world.owner.site, 100 + number, self._model.budget.replica))
         while (question := runs.asks(run)) is not None:
             world, reply = next(self._model.answers(world, question))
-            copied = frozenset(key for key, _ in world.objects)
-            world = world._replace(copied=copied, behind=frozenset())
+            copied = world.copied | {key for key, _ in world.objects}
+            told = () if world.owner.ledger is None else (world.owner.ledger,)
+            world = world._replace(copied=copied, behind=frozenset(), told=told)
             run = runs.told(run, reply)
         return world
 

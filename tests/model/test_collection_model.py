@@ -40,6 +40,7 @@ DEEP = (
     Budget(passes=2, operators=1, losses=1),
     Budget(passes=2, losses=2),
     Budget(passes=2, replica=True),
+    Budget(passes=2, replica=True, takeovers=1),
 )
 """With --deep: minutes, not seconds."""
 
@@ -50,6 +51,7 @@ Tell = Callable[[str], None]
 def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second look at what was deleted a moment later is one that others may act before all the same."""
     monkeypatch.setattr(collecting, "CONFIRM_ROUNDS", 1)
+    monkeypatch.setattr(collecting, "REPLICA_ROUNDS", 1)
 
 
 @pytest.fixture
@@ -82,9 +84,11 @@ def _named(budget: Budget) -> str:
 # --- controls: protocols that are broken in one way each, and what is then found ----------------------
 
 
-def broken_by(budget: Budget, tell: Tell, body: Body = run_pass, model: type[Model] = Model) -> str:
+def broken_by(
+    budget: Budget, tell: Tell, body: Body = run_pass, model: type[Model] = Model, settles: bool = False
+) -> str:
     try:
-        explore(model(budget, body), STATES_MAX, settles=False)
+        explore(model(budget, body), STATES_MAX, settles)
     except Broken as error:
         tell(f"caught: {error}, with {_named(budget)}")
         return str(error)
@@ -184,6 +188,30 @@ def test_an_operators_hold_that_comes_late_and_is_not_heeded_is_caught(
     """As it was before the model found it."""
     monkeypatch.setattr(collecting, "promises_late", lambda plan, holds: False)
     assert "an operator was told" in broken_by(Budget(passes=1, operators=1), tell)
+
+
+def test_deletes_before_the_owner_has_come_to_the_replica_are_caught(
+    monkeypatch: pytest.MonkeyPatch, tell: Tell
+) -> None:
+    """Packs and ledger are there, and who reads there looks for the segments that they stand for."""
+    monkeypatch.setattr(collecting, "_wait_for_owners", lambda collector, plan: None)
+    said = broken_by(Budget(passes=1, replica=True), tell)
+    assert "who reads the replica needs" in said
+
+
+def test_a_pass_that_waits_until_a_replica_has_lost_what_it_deleted_is_caught(
+    monkeypatch: pytest.MonkeyPatch, tell: Tell
+) -> None:
+    """One that never loses anything keeps the plan executing for ever; as it was."""
+    confirm = collecting._confirm
+
+    def everywhere(collector: Collector, key: str) -> None:
+        for store in (collector.store, *collector.replicas):
+            confirm(replace(collector, store=store), key)
+
+    monkeypatch.setattr(collecting, "_confirm", everywhere)
+    said = broken_by(Budget(passes=1, replica=True), tell, settles=True)
+    assert "nobody finishes the plan" in said
 
 
 def test_an_older_cut_that_is_claimed_by_a_ledger_that_is_past_is_caught(tell: Tell) -> None:

@@ -111,8 +111,9 @@ def test_the_processes_do_not_depend_on_the_file_that_is_edited(config: Path) ->
     config.write_text("half edited: [")
     assert splitter_settings(accepted) == splitter
     found = streamer_settings(accepted)
-    assert replace(found, retention=streamer.retention) == streamer
+    assert replace(found, retention=streamer.retention, replicas=streamer.replicas) == streamer
     assert found.retention() is None
+    assert found.replicas() is None
 
 
 @pytest.mark.parametrize("journal", ["a folder", "it's", "ü"])
@@ -200,6 +201,23 @@ def test_a_policy_is_taken_into_the_copy_and_nothing_else_is(config: Path) -> No
     config.write_text(config.read_text().replace("retention: {every: 2d}\n", ""))
     assert take_policy(config, load_settings(config))
     assert path.read_text() == before
+
+
+def test_replicas_are_taken_into_the_copy_and_published_without_files(config: Path) -> None:
+    path = keep(config)
+    told = streamer_settings(path).replicas
+    assert told() is None
+    lines = [
+        "replicas:",
+        "  - s3://bucket/p?endpoint=https://other&credentials=/etc/cdp/others",
+        "  - /mnt/copy",
+        "",
+    ]
+    config.write_text(config.read_text() + "\n".join(lines))
+    assert take_policy(config, load_settings(config))
+    assert load_settings(path).replicas == load_settings(config).replicas
+    assert told() == ["s3://bucket/p?endpoint=https://other", "/mnt/copy"]
+    assert not take_policy(config, load_settings(config)), "they were taken"
 
 
 @pytest.mark.parametrize("before", ["7s", "T0KEN", "domain: shop\n"])

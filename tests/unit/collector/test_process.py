@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.cli.gc import passed_members, passed_text, planned_members, planned_text
+from cdp_agent.cli.status import _collection
 from cdp_agent.collector import process
 from cdp_agent.collector.last import LAST_NAME, load_last, members_of, trouble_of
 from cdp_agent.collector.pass_types import Passed, Wishes
 from cdp_agent.collector.process import LOCK_NAME, Site, collect_all, look_once
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock
+from cdp_container.domain import collecting
 from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import AlreadyRunning, CollectionStopped, MissingObject
@@ -25,6 +27,8 @@ from cdp_container.format.domain import build_config, build_owner, config_digest
 from cdp_container.format.holds import Holds, build_holds
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
 from cdp_container.format.place import Place
+from cdp_container.store.directory import DirectoryStore
+from rehydrate.container import Secret, open_container
 from tests.unit.streamer.site import AgentSite
 
 pytestmark = pytest.mark.slow
@@ -36,7 +40,9 @@ WISHES = Wishes(grace_seconds=0.0, space_target=1.0)
 class Collected:
     """A site of which two hours are kept; `images`: of the disk, by cut."""
 
-    def __init__(self, root: Path, encrypted: bool = False, roster: bool = True) -> None:
+    def __init__(
+        self, root: Path, encrypted: bool = False, roster: bool = True, replicas: Sequence[Path] = ()
+    ) -> None:
         self.root = root
         self.agent = AgentSite(root, size_bytes=64 * 4096, encrypted=encrypted)
         store = self.agent.store
@@ -45,7 +51,8 @@ class Collected:
         blob = store.get(OWNER_KEY)
         owner = parse_owner(blob.data, OWNER_KEY, None)
         config = parse_config(store.get(config_key(owner.config)).data, "config", None)
-        data = build_config(replace(config, retention=build_retention(Retention(2 * HOUR))))
+        retention = build_retention(Retention(2 * HOUR))
+        data = build_config(replace(config, retention=retention, replicas=tuple(map(str, replicas))))
         store.put_new(config_key(config_digest(data)), data)
         store.put_if(OWNER_KEY, build_owner(replace(owner, config=config_digest(data))), blob.found.tag)
         self.images: dict[Place, bytes] = {}
@@ -78,8 +85,33 @@ class Collected:
                 then = path.stat().st_mtime - hours * HOUR
                 os.utime(path, (then, then))
 
-    def collect(self, wishes: Wishes = WISHES) -> list[Passed]:
-        return collect_all(self.site, wishes, SystemClock(), lambda _: None)
+    def keys(self) -> set[str]:
+        return {found.key for found in self.agent.store.list("log/")}
+
+    def collect(self, wishes: Wishes = WISHES, clock: SystemClock | None = None) -> list[Passed]:
+        return collect_all(self.site, wishes, clock or SystemClock(), lambda _: None)
+
+
+class Mirroring(SystemClock):
+    """While somebody waits a directory gets what another has, and keeps what it loses; `owner`: that, too."""
+
+    def __init__(self, source: Path, copy: Path, owner: bool = True) -> None:
+        self.source, self.copy = DirectoryStore(source, self), DirectoryStore(copy, self)
+        self.owner = owner
+
+    def sleep(self, seconds: float) -> None:
+        there = {found.key: found for found in self.copy.list("")}
+        for key in [found.key for found in self.source.list("")]:
+            if key == OWNER_KEY and key in there and self.owner:
+                self.copy.put_if(key, self.source.get(key).data, there[key].tag)
+            elif key not in there:
+                self.copy.put_new(key, self.source.get(key).data)
+
+    def follow(self) -> None:
+        """Delete what is gone."""
+        here = {found.key for found in self.source.list("")}
+        for key in {found.key for found in self.copy.list("")} - here:
+            self.copy.delete(key)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
@@ -108,6 +140,44 @@ def test_a_pass_beside_a_streamer_and_what_is_told_of_it(tmp_path: Path, encrypt
     for place in new:
         assert recovery.restored("disk", place) == site.images[place]
     assert not retired & set(recovery.cuts)
+
+
+def test_replicas_are_waited_for_and_what_they_keep_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    site = Collected(tmp_path, replicas=[copy])
+    monkeypatch.setattr(collecting, "REPLICA_ROUNDS", 3)
+    monkeypatch.setattr(collecting, "REPLICA_PAUSE_SECONDS", 0.0)
+    with site.streaming():
+        for number in range(20):
+            site.cut(number)
+        site.age(5)
+        newest = site.cut(1)
+        before = site.keys()
+        with pytest.raises(CollectionStopped, match="has not got packs/"):
+            site.collect()
+        late = Mirroring(tmp_path / "container", copy, owner=False)
+        late.sleep(0)
+        with pytest.raises(CollectionStopped, match="does not name"):
+            site.collect(clock=late)
+        assert before <= site.keys(), "nothing goes before who reads there is told"
+        mirror = Mirroring(tmp_path / "container", copy)
+        befores = [passed.finished_before for passed in site.collect(clock=mirror)]
+        gone = sum(finished.deleted for finished in befores if finished is not None)
+        assert gone > 5
+        assert before - site.keys()
+        [note] = load_last(site.site.journal).notes
+        assert f"{copy} still has {gone} objects that were deleted here" in note
+        assert note in _collection(members_of(load_last(site.site.journal)))
+        recovered = open_container(mirror.copy, Secret(), replica=True)
+        assert recovered.history.newest >= newest
+        mirror.follow()
+        site.collect(clock=mirror)
+        mirror.follow()
+        site.collect(clock=mirror)
+        assert load_last(site.site.journal).notes == ()
 
 
 def test_without_a_streamer_the_pass_ends_and_nothing_goes(

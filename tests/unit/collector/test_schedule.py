@@ -62,6 +62,10 @@ def test_what_status_says(tmp_path: Path) -> None:
     for last, said in (
         (LastPass(1, stopped="the store"), "stopped: the store"),
         (LastPass(1, note="a hold"), "a hold"),
+        (
+            LastPass(1, note="nothing", notes=("/b still has 3 objects", "x")),
+            "nothing; /b still has 3 objects; x",
+        ),
         (LastPass(1, deleted=3, freed_bytes=1 << 20), "3 objects deleted, 1.0 MiB freed, 0 B written anew"),
     ):
         save_last(tmp_path, last)

@@ -12,7 +12,7 @@ from cdp_container.domain.plan_rules import fault_of_plan, strike_off
 from cdp_container.errors import CdpError, CollectionStopped, DamagedObject, MissingObject
 from cdp_container.format.domain import PlanState
 from cdp_container.format.gc import FinalList, SeenHold, build_final, build_plan, plan_digest
-from cdp_container.format.keys import gc_final_key, gc_key, segment_key
+from cdp_container.format.keys import OWNER_KEY, gc_final_key, gc_key, segment_key
 from cdp_container.format.place import Place
 from tests.unit.domain.collect_play import (
     CUT,
@@ -258,18 +258,69 @@ def test_a_final_list_or_plan_that_is_not_the_named_one_ends_the_pass() -> None:
     assert all(world.has(key) for key in OLD)
 
 
-def test_a_replica_that_lacks_a_pack_or_keeps_a_victim() -> None:
+def test_a_replica_that_lacks_a_pack_ends_the_pass_before_the_plan_executes() -> None:
     world, behind = World(), World()
     behind.store.delete(PACK.key)
-    collector = replace(world.collector(), replicas=(behind.store,))
+    waited: list[float] = []
+    collector = replace(world.collector(), replicas=(behind.store,), pause=waited.append)
     with pytest.raises(CollectionStopped, match="has not got"):
         carry_out(collector, world.owner, world.plan(), (), 1.0)
     assert world.owner.ledger is None
-    world = World()
-    collector = replace(world.collector(), replicas=(World().store,))
-    with pytest.raises(CollectionStopped, match="still has it"):
+    assert sum(waited) == 1.0 + 600.0, "the grace, and ten minutes"
+
+
+def test_a_replica_that_comes_to_it_meanwhile_is_waited_for() -> None:
+    world, behind = World(), World()
+    pack = behind.store.get(PACK.key).data
+    behind.store.delete(PACK.key)
+    looks: list[float] = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            behind.store.put_new(PACK.key, pack)
+        if len(looks) == 9:
+            assert world.owner.ledger == LEDGER
+            assert not world.deleted, "whoever reads the replica counts on the victims yet"
+            behind.write_owner(ledger=LEDGER)
+
+    collector = replace(world.collector(), replicas=(behind.store,), pause=pause)
+    finished = carry_out(collector, world.owner, world.plan(), (), 1.0)
+    assert finished.deleted == 3
+    assert len(looks) == 9
+
+
+@pytest.mark.parametrize("has_owner", [False, True])
+def test_nothing_is_deleted_until_the_owner_at_every_replica_names_the_ledger(has_owner: bool) -> None:
+    world, one, other = World(), World(), World()
+    one.write_owner(ledger=LEDGER)
+    if not has_owner:
+        other.store.delete(OWNER_KEY)
+    collector = replace(world.collector(), replicas=(one.store, other.store), pause=lambda _: None)
+    with pytest.raises(CollectionStopped, match="does not name"):
         carry_out(collector, world.owner, world.plan(), (), 1.0)
-    assert world.owner.plan is not None, "until the replica has let go of it"
+    assert not world.deleted
+    with pytest.raises(CollectionStopped, match="does not name"):
+        settle(collector)
+    assert not world.deleted, "nor by who finishes it"
+    if not has_owner:
+        other.store.put_new(OWNER_KEY, one.store.get(OWNER_KEY).data)
+    other.write_owner(ledger=LEDGER)
+    _, finished = settle(collector)
+    assert finished is not None
+    assert tuple(finished.gone) == OLD
+    assert world.owner.plan is None
+
+
+def test_a_replica_that_keeps_the_victims_is_not_waited_for() -> None:
+    """A copy that never loses anything would keep the plan executing for ever."""
+    world, keeps = World(), World()
+    keeps.write_owner(ledger=LEDGER)
+    collector = replace(world.collector(), replicas=(keeps.store,))
+    finished = carry_out(collector, world.owner, world.plan(), (), 1.0)
+    assert tuple(finished.gone) == OLD
+    assert world.owner.plan is None
+    assert all(keeps.has(key) for key in OLD)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,13 @@ def test_a_site_that_names_no_ca_leaves_the_one_that_is_there() -> None:
     assert wanted_config(IN_FORCE, identity(), replace(AT_HOME, ca="PEM, renewed")).ca == "PEM, renewed"
 
 
+def test_replicas_are_taken_out_by_an_empty_list_and_by_no_silence() -> None:
+    in_force = replace(IN_FORCE, replicas=("/mnt/copy",))
+    assert wanted_config(in_force, identity(), AT_HOME).replicas == ("/mnt/copy",)
+    for said in ((), ("s3://b/p?endpoint=https://other", "/mnt/copy")):
+        assert wanted_config(in_force, identity(), replace(AT_HOME, replicas=said)).replicas == said
+
+
 # --- credentials -------------------------------------------------------------------------------
 
 

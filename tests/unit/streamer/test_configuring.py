@@ -167,6 +167,26 @@ def test_a_policy_that_changed_is_seen_when_somebody_says_so(
         until(site, lambda config: config.retention == build_retention(policies[1]), "the next one is")
 
 
+def test_the_owner_publishes_its_replicas_and_takes_them_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = AgentSite(tmp_path)
+    replicas = ["/mnt/copy", "s3://bucket/p?endpoint=https://other"]
+    said: list[list[str] | None] = [replicas]
+    settings = replace(site.settings(), replicas=lambda: said[-1])
+    monkeypatch.setattr(site, "settings", lambda: settings)
+    with site.streaming():
+        until(site, lambda config: config.replicas == tuple(replicas), "they are in force")
+        said.append(None)
+        assert site.ask("configure")["ok"]
+        site.write(0, 0, b"and a word less changes nothing")
+        site.flush()
+        assert in_force(site).replicas == tuple(replicas)
+        said.append([])
+        assert site.ask("configure")["ok"]
+        until(site, lambda config: not config.replicas, "they are out")
+
+
 # --- put_wanted --------------------------------------------------------------------------------
 
 
