@@ -15,6 +15,7 @@ from cdp_agent.streamer.engine_types import Answered, Epoch, Outside, Wishes
 from cdp_agent.streamer.resume import Plan, epoch_keys
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.streamer.step_types import Lacking
+from cdp_agent.streamer.trees import Trees
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import Claimant
@@ -58,7 +59,9 @@ def builder_of(
     outside: Outside, identity: AgentIdentity, wishes: Wishes, epoch: Epoch, copying: Copying
 ) -> CutBuilder:
     """The builder of this epoch's objects."""
-    record = epoch.record
+    record, trees = epoch.record, None
+    if outside.watcher is not None and identity.active_trees:
+        trees = Trees(outside.watcher, outside.clock, record.epoch, record.base)
     return CutBuilder(
         facts=EpochFacts(record.epoch, record.base, record.end, identity.site, wishes.software),
         keys=epoch_keys(identity, outside.entropy),
@@ -69,6 +72,8 @@ def builder_of(
         entropy=outside.entropy,
         compressor=outside.compressor,
         start_packing=outside.start_packing,
+        trees=trees,
+        announced=identity.trees,
     )
 
 

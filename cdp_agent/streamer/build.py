@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from cdp_agent.streamer.coalesce import coalesce, take_batch
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
 from cdp_agent.streamer.steps import CATALOG_SEGMENTS
+from cdp_agent.streamer.trees import Batch, Taken, Trees
 from cdp_container.clock import Clock
-from cdp_container.domain.identity import SourceIdentity
+from cdp_container.domain.identity import SourceIdentity, TreeIdentity
 from cdp_container.errors import LimitExceeded
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor
 from cdp_container.format.index import Entry, Record
 from cdp_container.format.layout import ExtentKind, ObjectKind
-from cdp_container.format.limits import BULK_INDEX_BYTES_MAX
+from cdp_container.format.limits import BULK_INDEX_BYTES_MAX, CUT_BYTES_MAX
+from cdp_container.format.names import skewed, tree_added, tree_gone
 from cdp_container.format.place import Place
 from cdp_container.format.records import make_record
 from cdp_container.format.seal import WriterKeys
@@ -40,6 +42,11 @@ BLOCK_BYTES: Final = 512
 HEADS_BYTES_MAX: Final = BULK_INDEX_BYTES_MAX
 """Heads that are kept for catalogs, as many as the widest may hold; the oldest are forgotten, and their
 catalog is left out."""
+
+TREES_BYTES_MAX: Final = 128 << 20
+"""Of a cut, for what the watcher gives; a batch has half of it, of content."""
+NOT_WHOLE: Final = "not all of the file trees is in the container yet"
+TOO_LATE: Final = "the hooks held nothing still any more when the file trees were read"
 
 ENTRIES_MAX: Final = 512
 """Segments of the widest catalog, and those that are in flight meanwhile."""
@@ -64,15 +71,31 @@ class _Segment:
     times: list[int] = field(default_factory=list)
 
 
+class Content(NamedTuple):
+    """A piece of a cut as a segment takes it; times are 0 where nobody knows them."""
+
+    space: bytes
+    offset: int
+    length: int
+    kind: ExtentKind
+    data: bytes | memoryview | None
+    first_ns: int
+    last_ns: int
+
+
 @dataclass(slots=True)
 class _Cut:
-    """The cut that is being built. `left`: what did not fit of a chunk; `begun`: its next segment."""
+    """The cut that is being built.
 
-    asked: tuple[Asked, ...]
-    records: deque[Record]
-    chunks: Iterator[Chunk]
+    `record` is the next of `records`; `left`: what did not fit of a chunk; `begun`: its next segment.
+    """
+
+    marker: str | None
+    record: Record | None
+    records: Iterator[Record]
+    chunks: Iterator[Content]
     taken_ns: int
-    left: Chunk | None = None
+    left: Content | None = None
     begun: _Segment | None = None
 
 
@@ -89,6 +112,8 @@ class CutBuilder:
         entropy: for object ids.
         compressor: used by this builder alone.
         start_packing: packs frames side by side; None packs them in the caller's thread.
+        trees: where batches come from; None where there are none.
+        announced: the trees of agent.json.
     """
 
     def __init__(
@@ -102,6 +127,8 @@ class CutBuilder:
         entropy: Entropy,
         compressor: Compressor,
         start_packing: StartPacking | None = None,
+        trees: Trees | None = None,
+        announced: Sequence[TreeIdentity] = (),
     ) -> None:
         self._facts = facts
         self._keys = keys
@@ -112,7 +139,10 @@ class CutBuilder:
         self._entropy = entropy
         self._compressor = compressor
         self._start_packing = start_packing
-        self._cut = _Cut((), deque(), iter(()), 0)
+        self.trees = trees
+        self._announced = announced
+        self._lacking_trees = tuple(tree.tree for tree in announced)  # in the cut before
+        self._cut = _Cut(None, None, iter(()), iter(()), 0)
         self._entries: deque[Entry] = deque()
         self._entries_bytes = 0
 
@@ -125,22 +155,70 @@ class CutBuilder:
             PositionUnknown, JournalDamaged: the journal does not hold what it should.
             BackingUnreadable, DeviceError: a volume cannot be copied.
         """
+        taken = None
         if effect.copy is not None:
             chunks = self._copying.round(effect.copy)
             position, reached, taken_ns = effect.to_position, True, effect.taken_ns
         else:
+            taken = self._take(effect)
+            if taken is not None:
+                effect = replace(effect, to_position=taken.position, taken_ns=taken.taken_ns)
             position, reached, taken_ns, chunks = self._read_journal(effect)
-        asked = effect.asked if reached else ()
-        records: deque[Record] = deque(self._space_records() if effect.announce else ())
-        records.extend(self._marker_records(asked))
-        first = next(chunks, None)
-        chunks = chunks if first is None else itertools.chain((first,), chunks)
-        self._cut = _Cut(asked, records, chunks, taken_ns)
-        return CutRead(position, first is None and not records, reached, taken_ns)
+        read = CutRead(position, False, reached, taken_ns, effect.lacking_trees)
+        if taken is not None:
+            read = self._with_batch(effect, read, taken)
+        self._lacking_trees = read.lacking_trees
+        batch = taken.batch if taken is not None and reached else None
+        marked = [asked for asked in effect.asked if asked.name is not None and reached and not read.refused]
+        records = itertools.chain(
+            self._space_records() if effect.announce else (),
+            self._marker_records(marked),
+            () if batch is None else self._batch_records(effect.cut, batch),
+        )
+        contents = self._contents(chunks, batch)
+        record = next(records, None)
+        content = next(contents, None) if record is None else None
+        self._cut = _Cut(marked[0].name if marked else None, record, records, contents, taken_ns, content)
+        return replace(read, empty=record is None and content is None)
+
+    def _take(self, effect: ReadCut) -> Taken | None:
+        if not effect.trees or self.trees is None:
+            return None
+        return self.trees.take(effect.to_position, effect.taken_ns)
+
+    def _with_batch(self, effect: ReadCut, read: CutRead, taken: Taken) -> CutRead:
+        """What the cut is with a batch, which goes into it if it comes so far."""
+        assert self.trees is not None, "it gave the batch"
+        batch = taken.batch
+        if not read.reached:
+            # What was not whole before, or changed since then, is not whole at an instant in between.
+            lacking = {*batch.lacking, *batch.touched, *self._lacking_trees}
+            return replace(read, lacking_trees=_in_order(effect.lacking_trees, lacking), waits=True)
+        refused = ""
+        if any(asked.name is not None for asked in effect.asked):
+            too_late = any(asked.until_ns and taken.until_ns >= asked.until_ns for asked in effect.asked)
+            refused = NOT_WHOLE if batch.lacking else TOO_LATE if too_late else ""
+        self.trees.put_into(effect.cut)
+        lacking_trees = _in_order(effect.lacking_trees, {*batch.lacking})
+        again = bool(batch.lacking) and bool(batch.number)
+        return replace(read, lacking_trees=lacking_trees, again=again, refused=refused)
+
+    def _batch_records(self, cut: int, batch: Batch) -> Iterator[Record]:
+        yield from batch.records()
+        if batch.skewed:
+            yield skewed(self._facts.epoch, cut, batch.skewed, batch.skewed_more)
+
+    def _contents(self, chunks: Iterable[Chunk], batch: Batch | None) -> Iterator[Content]:
+        for chunk in chunks:
+            yield Content(self._sources[chunk.source].space, *chunk[1:])
+        if batch is not None:
+            for extent in batch.extents():
+                yield Content(extent.space, extent.offset, extent.length, extent.kind, extent.data, 0, 0)
 
     def _read_journal(self, effect: ReadCut) -> tuple[Position, bool, int, Iterator[Chunk]]:
         """Position, whether it is the one asked for, the time of the cut, and what is in it."""
-        batch = take_batch(self._journal.records(effect.from_position, effect.to_position))
+        records = self._journal.records(effect.from_position, effect.to_position)
+        batch = take_batch(records, bytes_max=CUT_BYTES_MAX - (TREES_BYTES_MAX if self.trees else 0))
         position, taken_ns = effect.to_position, effect.taken_ns
         if not batch.reached:
             # What comes next was written later, but perhaps long before the cut was asked for.
@@ -160,6 +238,8 @@ class CutBuilder:
                 "block_bytes": BLOCK_BYTES,
             }
             yield make_record("space+", source.space, value)
+        for tree in self._announced:
+            yield tree_gone(tree.tree) if tree.removed else tree_added(tree.tree, tree.name)
 
     def _marker_records(self, asked: Sequence[Asked]) -> Iterator[Record]:
         for one in asked:
@@ -174,11 +254,11 @@ class CutBuilder:
         """Seal as much of the cut as one segment holds. Errors as in `read`."""
         cut = self._cut
         segment, cut.begun = cut.begun or self._segment(), None
-        while cut.records and segment.builder.add_record(cut.records[0]):
-            cut.records.popleft()
-        if not cut.records:
+        while cut.record is not None and segment.builder.add_record(cut.record):
+            cut.record = next(cut.records, None)
+        if cut.record is None:
             self._fill(segment)
-        complete = cut.left is None and not cut.records
+        complete = cut.left is None and cut.record is None
         if cut.left is not None:
             # While this one is finished here, the packing threads have something to do.
             cut.begun = self._segment()
@@ -205,15 +285,13 @@ class CutBuilder:
             chunk = next(cut.chunks, None)
         cut.left = chunk
 
-    def _add(self, builder: SegmentBuilder, chunk: Chunk) -> int:
-        space = self._sources[chunk.source].space
+    def _add(self, builder: SegmentBuilder, chunk: Content) -> int:
         if chunk.kind is ExtentKind.DATA:
             assert chunk.data is not None
-            return builder.add_data(space, chunk.offset, chunk.data)
-        return builder.add_void(space, chunk.offset, chunk.length, chunk.kind)
+            return builder.add_data(chunk.space, chunk.offset, chunk.data)
+        return builder.add_void(chunk.space, chunk.offset, chunk.length, chunk.kind)
 
     def _segment_facts(self, effect: SealSegment, complete: bool, times: Sequence[int]) -> SegmentFacts:
-        names = [asked.name for asked in self._cut.asked if asked.name is not None]
         return SegmentFacts(
             epoch=self._facts.epoch,
             seq=effect.seq,
@@ -221,7 +299,10 @@ class CutBuilder:
             complete=complete,
             base=self._facts.base,
             end=self._facts.end,
-            not_whole=tuple(self._sources[source].space for source in effect.lacking),
+            not_whole=(
+                *(self._sources[source].space for source in effect.lacking),
+                *effect.lacking_trees,
+            ),
             journal_generation=effect.position.generation,
             journal_offset=effect.position.offset,
             cut_time_ns=self._cut.taken_ns,
@@ -230,7 +311,7 @@ class CutBuilder:
             previous_digest=effect.previous_digest,
             site=self._facts.site,
             software=self._facts.software,
-            marker=names[0] if names else None,
+            marker=self._cut.marker,
         )
 
     # --- catalogs ----------------------------------------------------------------------------
@@ -263,7 +344,11 @@ class CutBuilder:
             self._entries_bytes -= len(self._entries.popleft().head)
 
 
-def _rest(chunk: Chunk, taken: int) -> Chunk:
+def _in_order(trees: Sequence[bytes], wanted: Collection[bytes]) -> tuple[bytes, ...]:
+    return tuple(tree for tree in trees if tree in wanted)
+
+
+def _rest(chunk: Content, taken: int) -> Content:
     return chunk._replace(
         offset=chunk.offset + taken,
         length=chunk.length - taken,

@@ -9,13 +9,14 @@ becomes of an epoch's objects (`sending`), what is noted on this machine (`noted
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.begin import (
+    MENDS_ITSELF,
     begin_copying,
     builder_of,
     check_gap,
@@ -24,6 +25,7 @@ from cdp_agent.streamer.begin import (
     refusal,
     told_elsewhere,
 )
+from cdp_agent.streamer.build import NOT_WHOLE
 from cdp_agent.streamer.configuring import Configuring
 from cdp_agent.streamer.engine_types import (
     Answered,
@@ -42,7 +44,8 @@ from cdp_agent.streamer.planning import Planning
 from cdp_agent.streamer.promises import Promises
 from cdp_agent.streamer.releasing import Releasing, Told
 from cdp_agent.streamer.resume import Plan, plan_epoch
-from cdp_agent.streamer.sending import Sending
+from cdp_agent.streamer.sending import Sending, nothing
+from cdp_agent.streamer.trees import Trees
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.identity import AgentIdentity
@@ -106,6 +109,7 @@ class Engine:
         else:
             self._look(page, seen_ns)
             self._note_whole()
+            self._look_at_trees(page)
         self.configuring.poll()
         self.tell_owner(ot.Tick())
         self.tell(st.Tick())
@@ -127,22 +131,31 @@ class Engine:
         reply: Reply,
         more: Mapping[str, object] | None = None,
     ) -> None:
+        until_ns: int = 0,
+        fixed: Callable[[], None] = nothing,
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be.
 
-        When this returns, the instant that it stands for is fixed. `more`: see `step_types.Asked`.
+        `fixed` is called when the instant that a marker stands for is over; without trees that is before this
+        returns. `more`, `until_ns`: see `step_types.Asked`.
         """
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
         refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
         if refused is not None:
+        if refused is None and name is not None and self.stream.lacking_trees:
+            refused = Answered(None, NOT_WHOLE, MENDS_ITSELF)
             reply(refused)
             return
         assert page is not None, "refused"
         ticket = self._promises.take(reply)
         self._look(page, seen_ns)
-        asked = st.Asked(ticket, self.stream.tail, name, note, application, seen_ns, more or {})
+        asked = st.Asked(ticket, self.stream.tail, name, note, application, seen_ns, more or {}, until_ns)
+        if self._identity.active_trees:
+            self._promises.when_fixed(ticket, fixed)
         self.tell(st.AskedFor(asked))
 
+        if not self._identity.active_trees:
+            fixed()
     @property
     def may_finish(self) -> bool:
         """Whether what is captured could be sent soon: not while copying, and not where nothing is sent."""
@@ -160,7 +173,19 @@ class Engine:
     def close(self) -> None:
         """Give disk space back. Nothing may be called any more."""
         if self._sending is not None:
-            self._sending.end_copying()
+            self._sending.close()
+
+    @property
+    def trees(self) -> Trees | None:
+        """The file trees in this run's epoch; None before it began, or where there are none."""
+        return None if self._sending is None else self._sending.trees
+
+    def look_again(self) -> None:
+        """See `Machines.look_again`."""
+        seen_ns = self._outside.clock.wall_ns()
+        page = self._noted.splitter_page()
+        if page is not None:
+            self._look(page, seen_ns)
 
     # --- what the splitter published -----------------------------------------------------------
 
@@ -183,6 +208,15 @@ class Engine:
             self._begin(self._epoch, page, seen_ns)
 
     def _wants_epoch(self, tail: Position) -> bool:
+    def _look_at_trees(self, page: SplitterPage) -> None:
+        trees = self.trees
+        if trees is not None:
+            ready, is_changed = trees.look()
+            if ready and is_changed:
+                self.tell_owner(ot.Activity())
+            # Amid an overflow cuts are older than the trees are.
+            self.tell(st.TreesLooked(ready and not page.overflowed, is_changed))
+
         new = tail != self._noted.proven or bool(self.not_whole) or self._promises.count > 0
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
         return new or waited_ns >= CLAIM_AFTER_NS
@@ -224,9 +258,10 @@ class Engine:
                 position=plan.position,
                 taken_ns=plan.taken_ns,
                 lacking=plan.lacking,
-                announce=not epoch.record.base or len(sources) < len(self._identity.sources),
+                announce=not epoch.record.base or self._identity.has_removed,
                 copy_from=plan.copy_from,
             )
+                trees=tuple(tree.tree for tree in self._identity.active_trees),
         )
 
     def _sending_of(self, epoch: Epoch, plan: Plan, page: SplitterPage) -> Sending:
@@ -348,7 +383,9 @@ class Engine:
             match effect:
                 case st.AskProof(place):
                     self.tell_owner(ot.Prove(place))
-                case st.Protected():
+                case st.Protected(place):
+                    assert self._sending is not None, "the epoch began"
+                    self._sending.protected(place)
                     self._lacking = effect.lacking
                     self._note_whole()
                     self._noted.publish_proven(effect.position)
@@ -356,6 +393,10 @@ class Engine:
                     self._promise(ticket, place)
                 case st.Fence(why):
                     self._fence(why)
+                case st.Fixed(ticket):
+                    self._promises.fixed(ticket)
+                case st.Refuse(ticket, why):
+                    self._promises.refuse(ticket, why)
                 case _:
                     self._send(effect)
 

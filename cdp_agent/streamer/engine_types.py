@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.copy import Doubt
 from cdp_agent.streamer.payloads import Journal
+from cdp_agent.streamer.trees import Watcher
 from cdp_container.clock import Clock
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
@@ -92,6 +93,7 @@ class Outside:
         before_put: called with the bytes of an object before the lease is looked at and it is put; may wait.
         configured: what this site wants the configuration to be; called by jobs.
         start_packing: how the builder packs frames; None packs them in its own thread.
+        watcher: of the file trees; None where there are none.
     """
 
     store: Store
@@ -106,6 +108,7 @@ class Outside:
     start_packing: StartPacking | None = None
     before_put: Callable[[int], None] = lambda _: None
     configured: Configured = lambda in_force: in_force
+    watcher: Watcher | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ class Promises:
     """Who waits for an answer, by ticket, and what may be answered once it is recorded."""
 
     def __init__(self) -> None:
+        self._when_fixed: dict[int, Callable[[], None]] = {}
         self._replies: dict[int, Callable[[Answered], None]] = {}
         self._places: dict[int, Place] = {}
         self._tickets = 0
@@ -30,15 +31,29 @@ class Promises:
         self._replies[self._tickets] = reply
         return self._tickets
 
+    def when_fixed(self, ticket: int, call: Callable[[], None]) -> None:
+        """Whom to tell when the instant of this one's marker is over."""
+        self._when_fixed[ticket] = call
+
+    def fixed(self, ticket: int) -> None:
+        """It is over."""
+        self._when_fixed.pop(ticket, _nobody)()
+
     def promise(self, ticket: int, place: Place) -> None:
         """Its cut is protected: it is answered by `keep`."""
         self._places[ticket] = place
+
+    def refuse(self, ticket: int, why: str, hint: str = "") -> None:
+        """It will never be."""
+        self._when_fixed.pop(ticket, None)
+        self._replies.pop(ticket)(Answered(None, why, hint))
 
     def keep(self, is_recorded: Callable[[Place], bool]) -> None:
         """Answer those whose cut is recorded."""
         for ticket, place in list(self._places.items()):
             if is_recorded(place):
                 del self._places[ticket]
+                self._when_fixed.pop(ticket, None)
                 self._replies.pop(ticket)(Answered(place))
 
     def refuse_all(self, why: str) -> None:
@@ -46,4 +61,9 @@ class Promises:
         for reply in self._replies.values():
             reply(Answered(None, why))
         self._replies.clear()
+        self._when_fixed.clear()
         self._places.clear()
+
+
+def _nobody() -> None:
+    """Nobody waits for it."""

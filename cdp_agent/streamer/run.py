@@ -339,10 +339,14 @@ class _Runner:
             replied = True
             reply(answered)
 
+        def fixed() -> None:
+            if "hooks" in request and not replied:
+                answer({"ok": True, TAKEN: True})
+
         note, application = str(request.get("note", "")), bool(request.get("application"))
-        engine.ask(str(request["name"]), note, application, reply_once, marker_members(request))
-        if "hooks" in request and not replied:
-            answer({"ok": True, TAKEN: True})
+        until_ns = request.get("take_until_ns") or 0
+        name, more = str(request["name"]), marker_members(request)
+        engine.ask(name, note, application, reply_once, more, until_ns, fixed)
 
     def _notes(self) -> Notes:
         return load_notes(self.settings.directory)

@@ -17,10 +17,16 @@ from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.engine_types import Counters, Done, Job, Lane, Outside
 from cdp_agent.streamer.noted import Noted
 from cdp_agent.streamer.put import PutResult, put_object
+from cdp_agent.streamer.trees import Trees
 from cdp_container.errors import JournalDamaged
 from cdp_container.format.assemble import SealedObject
+from cdp_container.format.place import Place
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
+
+
+def nothing() -> None:
+    """Nothing comes of it."""
 
 
 class Machines(Protocol):
@@ -33,6 +39,10 @@ class Machines(Protocol):
 
     def tell(self, event: st.Event) -> None:
         """What came of it."""
+        ...
+
+    def look_again(self) -> None:
+        """Look at what the splitter published by now. Raises PositionUnknown."""
         ...
 
     def may_put(self) -> bool:
@@ -84,6 +94,29 @@ class Sending:
         """Give disk space back: nothing is copied any more."""
         self._copying.close()
 
+    def close(self) -> None:
+        """Nothing is read or sealed any more."""
+        self.end_copying()
+        if self.trees is not None:
+            self.trees.close()
+
+    @property
+    def trees(self) -> Trees | None:
+        """The file trees in this epoch."""
+        return self._builder.trees
+
+    def protected(self, place: Place) -> None:
+        """Tell the watcher, in the builder's thread."""
+        trees = self.trees
+        if trees is None:
+            return
+
+        def work() -> Done:
+            trees.protected(place)
+            return nothing
+
+        self._machines.start(Job(Lane.BUILD, work))
+
     # --- reading and sealing -------------------------------------------------------------------
 
     def build(self, effect: st.ReadCut | st.SealSegment | st.WriteCatalog) -> None:
@@ -108,6 +141,8 @@ class Sending:
         self._machines.start(Job(Lane.BUILD, work))
 
     def _cut_read(self, effect: st.ReadCut, read: st.CutRead) -> None:
+        if effect.trees:  # the cut may end behind the tail that was seen last
+            self._machines.look_again()
         tail = self._tail_after_copy()
         self._machines.tell(read)
         if read.empty:

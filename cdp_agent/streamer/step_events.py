@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from cdp_agent.streamer.step_types import (
     Answer,
+    Asked,
     AskedFor,
     CatalogEnded,
     CopyEnded,
@@ -22,6 +23,7 @@ from cdp_agent.streamer.step_types import (
     EpochBegan,
     Event,
     Fence,
+    Fixed,
     Flying,
     ForgetSegment,
     Lacking,
@@ -30,10 +32,12 @@ from cdp_agent.streamer.step_types import (
     Protected,
     PutEnded,
     PutOutcome,
+    Refuse,
     SegmentSealed,
     StreamState,
     TailMoved,
     Tick,
+    TreesLooked,
 )
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE as NO_POSITION
@@ -48,7 +52,8 @@ DOUBLINGS_MAX: Final = 16
 CATALOG_ATTEMPTS_MAX: Final = 8
 """A catalog is never needed: after so many failures it is left out."""
 
-Step: TypeAlias = tuple[StreamState, tuple[Effect, ...]]
+Effects: TypeAlias = tuple[Effect, ...]
+Step: TypeAlias = tuple[StreamState, Effects]
 
 
 def take(state: StreamState, event: Event, now_ns: int) -> Step:
@@ -60,6 +65,8 @@ def take(state: StreamState, event: Event, now_ns: int) -> Step:
             return _began(state, event), ()
         case TailMoved(tail, seen_ns, applied):
             return replace(state, tail=tail, tail_seen_ns=seen_ns, applied=applied), ()
+        case TreesLooked(ready, trees_changed):
+            return replace(state, trees_ready=ready, trees_changed=trees_changed), ()
         case AskedFor(asked):
             assert len(state.asked) < ASKED_MAX
             return replace(state, asked=(*state.asked, asked)), ()
@@ -93,40 +100,76 @@ def _began(state: StreamState, event: EpochBegan) -> StreamState:
         lacking=tuple(map(Lacking, event.lacking)),
         announce=event.announce,
         copy_from=event.copy_from,
+        trees=event.trees,
+        lacking_trees=event.trees,
     )
 
 
 def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
     """The cut was read: it is numbered now, or comes to nothing."""
     assert state.reading, event
-    taking = state.taking if event.reached else ()
+    waits = event.waits or (state.copying and state.waits)
+    taking, left, effects = _answered(state, event)
     # Nothing was written, but a cut there lets the journal go of all generations before: starts without a
     # write would fill it otherwise.
     begins_anew = event.empty and not state.copying and event.position.generation != state.position.generation
+    # Or that trees are whole is all that there is to say.
+    is_more_whole = event.empty and not {*state.lacking_trees} <= {*event.lacking_trees}
     state = replace(
         state,
         reading=False,
         position=event.position,
         taken_ns=event.taken_ns,
-        more=not event.reached,
-        asked=state.asked if event.reached else (*state.taking, *state.asked),
+        more=not event.reached or event.again,
+        trees_changed=state.trees_changed or event.again,
+        asked=state.asked if waits else (*left, *state.asked),
+        fixed=left if waits else (),
+        waits=waits,
         taking=(),
         cut_at_ns=state.cut_at_ns if state.copying else now_ns + state.pace.cadence_ns,
         copied_last=state.copying,
-        announce=begins_anew or (state.announce and state.copying),
+        announce=begins_anew or is_more_whole or (state.announce and state.copying),
         copy_from=NO_POSITION if event.position == state.copy_from else state.copy_from,
     )
-    tickets = tuple(asked.ticket for asked in taking)
     if event.empty:
-        return _answered_later(state, tickets)
+        lacking_trees = tuple(
+            tree for tree in state.trees if tree in state.lacking_trees or tree in event.lacking_trees
+        )
+        state, answers = _answered_later(replace(state, lacking_trees=lacking_trees), taking)
+        return state, (*effects, *answers)
     facts = CutFacts(
         place=Place(state.epoch, state.cut + 1, 0),
         position=event.position,
         lacking=tuple(one.source for one in state.lacking if not _is_whole(one, event.position)),
-        tickets=tickets,
+        tickets=taking,
+        lacking_trees=event.lacking_trees,
     )
     lacking = tuple(one for one in state.lacking if one.source in facts.lacking)
-    return replace(state, cut=state.cut + 1, building=True, lacking=lacking, cuts=(*state.cuts, facts)), ()
+    return replace(
+        state,
+        cut=state.cut + 1,
+        building=True,
+        lacking=lacking,
+        lacking_trees=event.lacking_trees,
+        cuts=(*state.cuts, facts),
+    ), effects
+
+
+def _answered(state: StreamState, event: CutRead) -> tuple[tuple[int, ...], tuple[Asked, ...], Effects]:
+    """Tickets that this cut answers, those that it may not answer yet, and what markers are told at once."""
+    if state.copying or not event.reached:
+        return (), state.fixed if state.copying else state.taking, ()
+    if not state.trees:
+        return tuple(asked.ticket for asked in state.taking), (), ()
+    markers = tuple(asked for asked in state.taking if asked.name is not None)
+    flushes = tuple(asked for asked in state.taking if asked.name is None)
+    left, answered = (flushes, ()) if event.lacking_trees else ((), flushes)
+    if event.refused:
+        refused = tuple(Refuse(marker.ticket, event.refused) for marker in markers)
+        return tuple(asked.ticket for asked in answered), left, refused
+    assert not (markers and event.lacking_trees), "a marker names a cut at which all is whole"
+    fixed = tuple(Fixed(marker.ticket) for marker in markers)
+    return tuple(asked.ticket for asked in (*answered, *markers)), left, fixed
 
 
 def _is_whole(one: Lacking, position: Position) -> bool:

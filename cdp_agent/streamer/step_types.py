@@ -49,7 +49,8 @@ class Lacking:
 class Asked:
     """Somebody waits until everything up to `target` is protected; a marker where `name` is not None.
 
-    `seen_ns`: see `TailMoved`, for `target`. `more`: what the marker's record says beside these.
+    `seen_ns`: see `TailMoved`, for `target`. `more`: what the marker's record says beside these. `until_ns`:
+    a marker's instant must come before this time of the boot-time clock; 0 where it may come at any time.
     """
 
     ticket: int
@@ -59,6 +60,7 @@ class Asked:
     application: bool = False
     seen_ns: int = 0
     more: Mapping[str, object] = field(default_factory=dict)
+    until_ns: int = 0
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -81,6 +83,7 @@ class EpochBegan:
         lacking: sources that are copied, in this order.
         announce: the container knows no space yet, so that a cut is worth taking without any write.
         copy_from: nothing is copied before all that lies below this position is in cuts.
+        trees: ids of the trees of the domain; none of them is whole before the watcher gave something of it.
     """
 
     epoch: int
@@ -90,6 +93,7 @@ class EpochBegan:
     lacking: tuple[int, ...]
     announce: bool
     copy_from: Position = NO_POSITION
+    trees: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,18 @@ class TailMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class TreesLooked:
+    """What the watcher of the trees published.
+
+    `ready`: it can be asked for what changed; else cuts go on without the trees. `changed`: something was
+    done in them since it was asked last, or it has more.
+    """
+
+    ready: bool
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AskedFor:
     """A marker or a flush; its target is the tail as published when it was asked for."""
 
@@ -116,13 +132,25 @@ class AskedFor:
 class CutRead:
     """What `ReadCut` asked for was read and coalesced up to `position`; it may hold nothing at all.
 
-    `taken_ns`: what was acknowledged before this time of the wall clock lies below `position`.
+    Attributes:
+        position: a tail at or beyond it was told before.
+        empty: it holds nothing.
+        reached: it came all the way, and holds what the watcher gave.
+        taken_ns: what was acknowledged before this time of the wall clock lies below `position`.
+        lacking_trees: those that are not whole in it.
+        waits: what the watcher gave waits for the cut that comes all the way.
+        again: the watcher has more of what it was asked for.
+        refused: why its marker cannot name it, "" where it does.
     """
 
     position: Position
     empty: bool
     reached: bool
     taken_ns: int = 0
+    lacking_trees: tuple[bytes, ...] = ()
+    waits: bool = False
+    again: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +217,7 @@ Event: TypeAlias = (
     Tick
     | EpochBegan
     | TailMoved
+    | TreesLooked
     | AskedFor
     | CutRead
     | CopyEnded
@@ -211,7 +240,9 @@ class ReadCut:
     With `copy`, the source to be copied, read the next round of that instead; CopyEnded follows when it was
     read to its end. With `announce` record every space. Limits may end it before `to_position`: `CutRead`
     tells how far it came. `asked` names the cut only if it came all the way. What was acknowledged before
-    `taken_ns` of the wall clock lies below `to_position`.
+    `taken_ns` of the wall clock lies below `to_position`. With `trees` ask the watcher first: the cut then
+    ends where writes were held, or once it was asked for. `lacking_trees` are not whole in a cut to which the
+    watcher gives nothing.
     """
 
     cut: int
@@ -221,13 +252,15 @@ class ReadCut:
     asked: tuple[Asked, ...]
     copy: int | None
     announce: bool
+    trees: bool = False
+    lacking_trees: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SealSegment:
     """Seal the next segment of the cut that was read last. Reply: SegmentSealed.
 
-    `lacking`: sources that are not whole in this cut.
+    `lacking`, `lacking_trees`: sources that are not whole in this cut.
     """
 
     seq: int
@@ -235,6 +268,7 @@ class SealSegment:
     previous_digest: bytes
     position: Position
     lacking: tuple[int, ...]
+    lacking_trees: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +310,21 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Fixed:
+    """The instant that a marker names is over: whoever holds things still for it may let go."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell who asked: there is no such marker."""
+
+    ticket: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class WriteCatalog:
     """Bundle the heads of these segments. Reply: CatalogEnded."""
 
@@ -293,7 +342,17 @@ class Fence:
 
 
 Effect: TypeAlias = (
-    ReadCut | SealSegment | PutSegment | ForgetSegment | AskProof | Protected | Answer | WriteCatalog | Fence
+    ReadCut
+    | SealSegment
+    | PutSegment
+    | ForgetSegment
+    | AskProof
+    | Protected
+    | Answer
+    | Fixed
+    | Refuse
+    | WriteCatalog
+    | Fence
 )
 
 
@@ -323,6 +382,7 @@ class CutFacts:
     position: Position
     lacking: tuple[int, ...]
     tickets: tuple[int, ...]
+    lacking_trees: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +407,12 @@ class StreamState:
         cut_at_ns: the next cut by cadence is not taken before this.
         asked: markers and flushes without a cut.
         taking: those that the cut being read may answer.
+        trees: ids of the domain's trees.
+        trees_ready: the watcher can be asked.
+        trees_changed: there is something to be asked for.
+        lacking_trees: those that are not whole in the newest cut, or were not when it was asked last.
+        waits: what the watcher gave waits for the cut that comes to its position.
+        fixed: markers and flushes that this cut answers.
         lacking: sources that are not whole yet; the first that is being copied has its turn.
         copying: a round is being read.
         copied_last: the newest cut was a round: the journal has its turn.
@@ -386,6 +452,12 @@ class StreamState:
     cut_at_ns: int = 0
     asked: tuple[Asked, ...] = ()
     taking: tuple[Asked, ...] = ()
+    trees: tuple[bytes, ...] = ()
+    trees_ready: bool = False
+    trees_changed: bool = False
+    lacking_trees: tuple[bytes, ...] = ()
+    waits: bool = False
+    fixed: tuple[Asked, ...] = ()
     lacking: tuple[Lacking, ...] = ()
     copying: bool = False
     copied_last: bool = False

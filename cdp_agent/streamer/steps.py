@@ -57,7 +57,7 @@ def due_ns(state: StreamState) -> int | None:
     if state.fenced or not state.epoch:
         return None
     due = []
-    if _may_cut(state) and (state.tail != state.position or state.copy_from != NO_POSITION):
+    if _may_cut(state) and _is_new(state):
         due.append(state.cut_at_ns)
     if _may_cut(state) and _to_copy(state) is not None:
         due.append(state.copy_at_ns)
@@ -83,15 +83,19 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         return state, ()
     source = _to_copy(state)
     may_copy = source is not None and now_ns >= state.copy_at_ns
-    is_new = state.copy_from != NO_POSITION or state.tail != state.position
-    by_cadence = is_new and (state.more or now_ns >= state.cut_at_ns)
-    journal_due = state.announce or bool(state.asked and not state.lacking) or by_cadence
+    by_cadence = _is_new(state) and (state.more or now_ns >= state.cut_at_ns)
+    at_once = not state.lacking_trees and _may_answer(state)
+    journal_due = state.announce or at_once or by_cadence
     if may_copy and not (journal_due and state.copied_last):
         return _copy(state, source)
     if not journal_due:
         return state, ()
-    asked, rest = ((), state.asked) if state.lacking else _answerable(state.asked)
-    named = bool(asked) and asked[-1].name is not None
+    if state.waits:
+        asked, rest = state.fixed, state.asked
+    else:
+        asked, rest = _answerable(state.asked) if _may_answer(state) else ((), state.asked)
+    # With trees the watcher finds the instant, at or beyond the tail.
+    named = bool(asked) and asked[-1].name is not None and not state.trees
     tail, seen_ns = state.tail, state.tail_seen_ns
     if state.copy_from != NO_POSITION:
         tail, seen_ns = state.copy_from, state.taken_ns  # nobody looked at a clock there
@@ -104,8 +108,13 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         copy=None,
         # A later reader of this epoch alone finds its spaces here.
         announce=state.announce or state.cut == 0,
+        trees=_may_take(state),
+        lacking_trees=state.trees,
     )
-    return replace(state, reading=True, asked=rest, taking=asked), (effect,)
+    changed_trees = state.trees_changed and not effect.trees
+    return replace(state, reading=True, asked=rest, taking=asked, fixed=(), trees_changed=changed_trees), (
+        effect,
+    )
 
 
 def _copy(state: StreamState, source: int | None) -> Step:
@@ -118,8 +127,29 @@ def _copy(state: StreamState, source: int | None) -> Step:
         asked=(),
         copy=source,
         announce=state.cut == 0,
+        lacking_trees=state.lacking_trees,  # it is the instant of the cut before
     )
     return replace(state, reading=True, copying=True), (effect,)
+
+
+def _is_new(state: StreamState) -> bool:
+    """Whether a cut would hold something, or may answer somebody."""
+    in_journal = state.copy_from != NO_POSITION or state.tail != state.position
+    return in_journal or (state.trees_changed and _may_take(state)) or _may_answer(state)
+
+
+def _may_take(state: StreamState) -> bool:
+    """Whether a cut of the journal asks the watcher.
+
+    Not before what was written before a power loss is in cuts: the trees are those of today.
+    """
+    return bool(state.trees) and (state.trees_ready or state.waits) and state.copy_from == NO_POSITION
+
+
+def _may_answer(state: StreamState) -> bool:
+    """Whether the next cut of the journal may be what somebody waits for: all sources may be whole in it."""
+    may_be_whole = not state.lacking and (not state.trees or _may_take(state))
+    return bool(state.asked) and may_be_whole
 
 
 def _to_copy(state: StreamState) -> int | None:
@@ -163,6 +193,7 @@ def _seal(state: StreamState, now_ns: int) -> Step:
         previous_digest=state.digest,
         position=state.cuts[-1].position,
         lacking=state.cuts[-1].lacking,
+        lacking_trees=state.cuts[-1].lacking_trees,
     )
     return replace(state, sealing=True), (effect,)
 

@@ -1,11 +1,10 @@
 """agent.json: what `init` (or a failover) fixed about this agent.
 
 It pins the domain, its public key and index key, and which space each volume is, so that nothing
-that somebody writes into the store can redirect the agent. `reload` adds volumes, lets them grow and
-marks them as removed; `run` notes where a disk was moved. A source keeps its index for ever, as journal
-records name it by that. Splitter and streamer go by it alone: a configuration that is being edited while
-they run changes no volume. It holds
-the index key (which opens names and sizes, but no content), so its mode is 0600. What does not belong
+that somebody writes into the store can redirect the agent. `reload` adds volumes and trees, lets volumes
+grow and marks what goes as removed; `run` notes where a disk was moved. A source keeps its index for ever,
+as journal records name it by that. Splitter, streamer and watcher go by it alone: a configuration that is
+being edited while they run changes no source. It holds the index key (which opens names and sizes, but no content), so its mode is 0600. What does not belong
 here: what changes while the agent runs (notes.json) and what the administrator may change (the
 configuration).
 """
@@ -16,6 +15,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -55,6 +55,29 @@ class SourceIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeIdentity:
+    """One protected file tree, as `init` or `reload` found it.
+
+    Attributes:
+        name: unique among sources that are not removed.
+        path: of its directory.
+        tree: its id, 16 bytes.
+        include: patterns of paths that are protected; all, where there are none.
+        exclude: patterns of paths that are not.
+        one_file_system: whether what is mounted below it is left out.
+        removed: it is not protected any more.
+    """
+
+    name: str
+    path: str
+    tree: bytes
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = True
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AgentIdentity:
     """What agent.json holds. `public_key` and `index_key` are 32 bytes each, empty with encryption `none`."""
 
@@ -67,11 +90,22 @@ class AgentIdentity:
     key_block: bytes
     config_digest: bytes
     sources: tuple[SourceIdentity, ...]
+    trees: tuple[TreeIdentity, ...] = ()
+
+    @property
+    def active_trees(self) -> tuple[TreeIdentity, ...]:
+        """The trees that are protected."""
+        return tuple(tree for tree in self.trees if not tree.removed)
 
     @property
     def active(self) -> Mapping[int, SourceIdentity]:
         """The sources that are protected, by their index."""
         return {index: source for index, source in enumerate(self.sources) if not source.removed}
+
+    @property
+    def has_removed(self) -> bool:
+        """Whether something was protected that is not any more."""
+        return any(one.removed for one in (*self.sources, *self.trees))
 
     def __repr__(self) -> str:
         """Without the index key: it must never reach a log."""
@@ -100,6 +134,18 @@ def encode_identity(identity: AgentIdentity) -> bytes:
                 "removed": source.removed,
             }
             for source in identity.sources
+        ],
+        "trees": [
+            {
+                "name": tree.name,
+                "path": tree.path,
+                "tree": tree.tree.hex(),
+                "include": tree.include,
+                "exclude": tree.exclude,
+                "one_file_system": tree.one_file_system,
+                "removed": tree.removed,
+            }
+            for tree in identity.trees
         ],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -132,10 +178,23 @@ def decode_identity(data: bytes, name: str) -> AgentIdentity:
                 )
                 for source in document["sources"]
             ),
+            trees=tuple(_tree(tree) for tree in document.get("trees", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         # Never the content: it holds a key.
         raise ConfigInvalid(f"{name} is refused", f"it is damaged ({type(error).__name__})", hint) from None
+
+
+def _tree(tree: Mapping[str, Any]) -> TreeIdentity:
+    return TreeIdentity(
+        name=str(tree["name"]),
+        path=str(tree["path"]),
+        tree=_bytes(tree["tree"], 16),
+        include=tuple(map(str, tree["include"])),
+        exclude=tuple(map(str, tree["exclude"])),
+        one_file_system=bool(tree["one_file_system"]),
+        removed=bool(tree["removed"]),
+    )
 
 
 def _bytes(text: str, length: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import orjson
 import pytest
 
 from cdp_container.domain.durable import replace_file
@@ -12,6 +13,7 @@ from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
+    TreeIdentity,
     encode_identity,
     load_identity,
 )
@@ -27,6 +29,10 @@ IDENTITY = AgentIdentity(
     key_block=b'{"format":1}',
     config_digest=b"c" * 32,
     sources=(SourceIdentity("db01", "/x/db01.raw", b"s" * 16, 1 << 30),),
+    trees=(
+        TreeIdentity("home", "/home", b"t" * 16, include=("a/*",), exclude=("*.tmp", "cache/")),
+        TreeIdentity("old", "/old", b"o" * 16, one_file_system=False, removed=True),
+    ),
 )
 
 
@@ -71,3 +77,14 @@ def test_wrong_domain_length_is_refused(tmp_path: Path) -> None:
 def test_writing_into_an_absent_directory_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(CdpError, match="cannot write"):
         replace_file(tmp_path / "none" / IDENTITY_NAME, b"x")
+
+
+def test_a_file_from_before_there_were_trees_has_none(tmp_path: Path) -> None:
+    document = orjson.loads(encode_identity(IDENTITY))
+    del document["trees"]
+    (tmp_path / IDENTITY_NAME).write_bytes(orjson.dumps(document))
+    assert load_identity(tmp_path) == dataclasses.replace(IDENTITY, trees=())
+
+
+def test_trees_that_are_removed_are_not_protected() -> None:
+    assert [tree.name for tree in IDENTITY.active_trees] == ["home"]

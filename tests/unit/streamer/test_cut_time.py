@@ -71,7 +71,7 @@ class ThreeZeroes:
 
 
 def time_of_cut(limit: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    def limited(records: Iterable[Record]) -> coalesce.Batch:
+    def limited(records: Iterable[Record], bytes_max: int) -> coalesce.Batch:
         return coalesce.take_batch(records, records_max=limit)
 
     monkeypatch.setattr(build, "take_batch", limited)
