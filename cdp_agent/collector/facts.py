@@ -172,9 +172,10 @@ def _tables(head: Head, places: list[Place]) -> tuple[Table, Table]:
     of_data = rows["frame"][data]
     extents["share"][data] = frames["stored_length"][of_data] / frames["raw_length"][of_data]
     weights = extents["length"] * extents["share"].astype(np.float64)
-    found = stretches(rows)
-    runs = np.zeros(len(found), dtype=RUN)
-    for number, (order, space, first, count) in enumerate(found):
+    firsts, counts = stretches(rows)
+    runs = np.zeros(len(firsts), dtype=RUN)
+    for number, (first, count) in enumerate(zip(firsts.tolist(), counts.tolist(), strict=True)):
+        order, space = int(rows["order"][first]), int(rows["space"][first])
         place = places[order if order < len(places) else 0]
         last = extents[first + count - 1]
         runs[number] = (
