@@ -36,6 +36,7 @@ from cdp_container.format.limits import PREAMBLE_BYTES_MAX
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.format.seal import NO_KEYS, ReaderKeys, public_of
 from cdp_container.store.api import Store
+from rehydrate.copies import read_copy
 
 _BULK: Final = ("catalog", "log", "packs")
 """The parts of a container's keys under which most objects stand, and no container."""
@@ -80,9 +81,16 @@ class Container:
 
 
 def open_container(
-    store: Store, secret: Secret, replica: bool = False, held: Hold | None = None
+    store: Store,
+    secret: Secret,
+    replica: bool = False,
+    held: Hold | None = None,
+    any_ledger: bool = False,
 ) -> Container:
     """Read the history and open the keys; of a `replica` the newest point that is complete in it.
+
+    With `any_ledger` that may be by another ledger than `domain/owner` names there (see copies): not for who
+    takes over, as he inherits the one that it names.
 
     With `held`, the hold of an interrupted run on a cut, all is read by the ledger that it notes: another one
     that is in force since may name that cut retired.
@@ -96,11 +104,11 @@ def open_container(
     for _ in range(LOOKS_MAX):
         facts = _facts(store, replica, held)
         try:
-            return _opened(store, secret, replica, facts)
+            return _opened(store, secret, replica, facts, any_ledger)
         except MissingObject:
             if held is not None or not is_superseded(store, facts.owner):
                 raise  # else what is gone was collected since we looked
-    return _opened(store, secret, replica, _facts(store, replica, held))
+    return _opened(store, secret, replica, _facts(store, replica, held), any_ledger)
 
 
 def _facts(store: Store, replica: bool, held: Hold | None) -> DomainFacts:
@@ -118,7 +126,7 @@ def is_superseded(store: Store, owner: Owner) -> bool:
         return False
 
 
-def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts) -> Container:
+def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts, any_ledger: bool) -> Container:
     domain = facts.owner.domain
     key_block = _key_block(store, facts)
     keys = NO_KEYS
@@ -129,6 +137,9 @@ def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts) -> 
         private_key = open_key(key_block, secret, domain, store.address)
         keys = ReaderKeys.of_private_key(private_key, domain)
     readable = keys.index_key is not None or not key_block
+    if replica and any_ledger and readable:
+        read = read_copy(store, facts, keys)
+        return Container(store, read.history, keys, bool(key_block), read.ledger)
     ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
     collected = collected_of(store, facts.owner, keys, ledger)
     history = (read_replica if replica else read_history)(store, facts, collected)

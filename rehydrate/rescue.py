@@ -7,16 +7,13 @@ objects does not belong here (salvage), nor what is restored from them (points, 
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.ends import Collected
-from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import DomainFacts, History, owner_of_record
-from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
+from cdp_container.domain.ledgers import Ledger, read_ledger
 from cdp_container.domain.replica import read_replica, stand_ins
 from cdp_container.domain.salvage import Salvaged, salvage
 from cdp_container.errors import KeyMissing, MissingObject, WrongPassphrase, counted
@@ -24,9 +21,8 @@ from cdp_container.format.domain import EpochRecord, ObjectName, Owner
 from cdp_container.format.seal import NO_KEYS, ReaderKeys
 from cdp_container.store.api import Store
 from rehydrate.container import Container, Secret, open_key
+from rehydrate.copies import LEDGERS_TRIED_MAX, collected_by_packs
 
-LEDGERS_TRIED_MAX: Final = 32
-"""Ledgers that are tried, the newest first; each is complete in itself."""
 ROUNDS_MAX: Final = 100
 """Damaged heads come to light as they are opened; each round goes on without those of the last one."""
 
@@ -119,7 +115,7 @@ def _candidate(found: Salvaged, keys: ReaderKeys, key: str | None, tried: list[s
         missing = [pack for pack in ledger.packs if pack not in store.places]
         if missing:
             raise MissingObject(str(key), f"{counted(len(missing), 'pack')} that it names are not there")
-        collected, packed = _collected(found, keys, ledger)
+        collected, packed = collected_by_packs(store, found.domain, keys, ledger)
     except BROKEN as error:
         tried.append(f"the ledger {error.what} is not used: {error.why}")
         return None
@@ -137,16 +133,3 @@ def _owner(found: Salvaged, newest: EpochRecord | None, ledger: ObjectName | Non
     """What stands in for `domain/owner`."""
     record = newest or EpochRecord(found.domain, 1, 0, "", bytes(16), 0)
     return replace(owner_of_record(record), ledger=ledger)
-
-
-def _collected(
-    found: Salvaged, keys: ReaderKeys, ledger: Ledger
-) -> tuple[Collected, tuple[EpochRecord, ...]]:
-    """What packs tell of collected cuts and epochs."""
-    if ledger is NO_LEDGER:
-        return Collected(), ()
-    with closing(gather(found.store, found.domain, keys, {}, ledger)) as packed:
-        for broken in packed.broken.values():
-            raise broken.error
-        cuts = {name: segment.place for name, segment in packed.segments.items() if segment.complete}
-        return Collected(ledger, cuts), tuple(packed.epochs.values())

@@ -157,10 +157,10 @@ def open_asking(
 
     Gives what opens it the next time, too: nobody is asked twice, and no passphrase is tried twice.
     """
-    container = open_container(store, secret, replica, held)
+    container = open_container(store, secret, replica, held, any_ledger=replica)
     if container.sealed and not secret:
         secret = ask_passphrase()
-        container = open_container(store, secret, replica, held) if secret else container
+        container = open_container(store, secret, replica, held, any_ledger=replica) if secret else container
     if container.keys.private_key is not None:
         secret = Secret(private_key=container.keys.private_key)
     return container, secret
