@@ -10,14 +10,16 @@ from pathlib import Path
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
 from cdp_agent.sealed import check_sealing
+from cdp_agent.tree_paths import refuse_trees
 from cdp_container.console import print_error
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity
 from cdp_container.domain.places import check_places
+from cdp_container.domain.replica_places import published, read_as
 from cdp_container.domain.settings import AgentSettings, VolumeSettings, load_settings
 from cdp_container.errors import BackingUnreadable, CdpError, ConfigInvalid, NotFound
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
-from cdp_container.store.address import open_store
+from cdp_container.store.address import Place, open_store
 from cdp_container.store.attest import probe
 from nbd_export.errors import TlsUnusable
 from nbd_export.tls import TlsContexts
@@ -44,10 +46,11 @@ def check(config: Path) -> int:
         faults.append(ConfigInvalid(f"cannot read {directory}", why, "run as the agent's user"))
     except CdpError as error:
         faults.append(error)
-    faults = _check_volumes(settings, identity) + faults
+    faults = _check_volumes(settings, identity) + _attempt(partial(_show_trees, settings)) + faults
     faults += _attempt(partial(_show_nbd, settings)) + _attempt(partial(_show_alerts, settings))
     domain = None if identity is None else identity.domain
     faults += _check_store(settings, initialised, domain)
+    faults += _check_replicas(settings, domain)
     for fault in faults:
         print_error(fault)
     return faults[0].exit_code if faults else 0
@@ -84,6 +87,14 @@ def _show_volume(volume: VolumeSettings, before_bytes: int | None) -> None:
             "put it back to its size, or protect a smaller disk under another name",
         )
     print(f"volume {volume.name}: grew from {before_bytes} bytes; `cdp-agent reload` takes that over")
+
+
+def _show_trees(settings: AgentSettings) -> None:
+    refuse_trees(settings)
+    for tree in settings.trees:
+        left_out = f", {len(tree.exclude)} patterns left out" if tree.exclude else ""
+        mounts = "" if tree.one_file_system else ", with what is mounted in it"
+        print(f"tree {tree.name}: {tree.path}{left_out}{mounts}")
 
 
 def _show_alerts(settings: AgentSettings) -> None:
@@ -134,3 +145,21 @@ def _check_store(settings: AgentSettings, initialised: bool, domain: bytes | Non
     faults = _attempt(show)
     # Before `init` an empty prefix is what we hope for.
     return [fault for fault in faults if initialised or type(fault) is not NotFound]
+
+
+def _check_replicas(settings: AgentSettings, domain: bytes | None) -> list[CdpError]:
+    """As collection reads them: what it cannot read ends every pass."""
+    own = settings.replicas or []
+    store = settings.collection.store or settings.store
+    places = read_as([published(address) for address in own], own, store)
+    return [fault for place in places for fault in _attempt(partial(_show_replica, place, domain))]
+
+
+def _show_replica(place: Place, domain: bytes | None) -> None:
+    store = open_store(place)
+    try:
+        parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, domain)
+    except NotFound:
+        print(f"replica {store.address}: nothing has come there yet; collection waits for it")
+    else:
+        print(f"replica {store.address}: it is there")

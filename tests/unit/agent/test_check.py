@@ -11,8 +11,9 @@ from cdp_agent.cli.check import check
 from cdp_agent.cli.init import initialise
 from cdp_container.clock import SystemClock
 from cdp_container.domain.settings import load_settings
-from cdp_container.errors import BackingUnreadable, ConfigInvalid
+from cdp_container.errors import BackingUnreadable, ConfigInvalid, DamagedObject, NoSuchBucket
 from cdp_container.format.keyblock import ScryptCost
+from cdp_container.format.keys import OWNER_KEY
 from cdp_container.store.address import open_store
 
 SIZE = 1 << 20
@@ -129,3 +130,21 @@ def test_credentials_that_cannot_be_sealed_are_named(
     (config.parent / "new").mkdir()
     assert check(elsewhere) == ConfigInvalid.exit_code
     assert "asks for none" in capsys.readouterr().err
+
+
+def test_replicas_are_looked_at(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy, store = tmp_path / "copy", load_settings(config).store
+    append(config, f"replicas:\n  - {copy}\n  - {store}\n")
+    assert check(config) == NoSuchBucket.exit_code, "collection cannot ask there"
+    copy.mkdir()
+    capsys.readouterr()
+    assert check(config) == 0
+    said = capsys.readouterr().out
+    assert f"replica {copy}: nothing has come there yet" in said
+    assert f"replica {store}" not in said, "it is the store"
+    (copy / "domain").mkdir()
+    (copy / OWNER_KEY).write_bytes((Path(store) / OWNER_KEY).read_bytes())
+    assert check(config) == 0
+    assert f"replica {copy}: it is there" in capsys.readouterr().out
+    (copy / OWNER_KEY).write_bytes(b"{}")
+    assert check(config) == DamagedObject.exit_code
