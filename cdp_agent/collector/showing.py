@@ -25,7 +25,7 @@ LOAD_ROWS: Final = 1 << 17
 """Extents that are read at once."""
 
 FILES_MAX: Final = 64
-"""Windows that are made ready at once."""
+"""Windows that are made ready at once, of two files each."""
 
 ADDRESSES_MAX: Final = 1 << 62
 """Spaces are laid behind one another, and looked at together, as long as their sum stays below this."""
@@ -76,7 +76,10 @@ def shown(
 
 
 def _windowed(read: _Stored, known: Portions, covers: Table, group: _Group) -> Iterator[Table]:
-    """The same, in windows: extents go to a file first, and from there to one file for each window."""
+    """The same, in windows: extents go to a file first, and from there to one file for each window.
+
+    So do pieces: those of a random writer lie everywhere, and would be read again for every window.
+    """
     slots = Slots(group.span_bytes)
     with tempfile.TemporaryFile() as file:
         for rows in read():
@@ -88,16 +91,19 @@ def _windowed(read: _Stored, known: Portions, covers: Table, group: _Group) -> I
         for first in range(0, len(windows), FILES_MAX):
             some = windows[first : first + FILES_MAX]
             with ExitStack() as stack:
-                files = [stack.enter_context(tempfile.TemporaryFile()) for _ in some]
-                _part(file, some, files)
-                for (start, end), part in zip(some, files, strict=True):
-                    others = _within(itertools.chain((covers,), known(start, end)), start, end)
-                    yield _at_home(visible(_merged(_portions(part), others), start, end), group)
+                parted = [
+                    [stack.enter_context(tempfile.TemporaryFile()) for _ in some] for _ in ("stored", "known")
+                ]
+                _part(_portions(file), some, parted[0])
+                _part(known(some[0][0], some[-1][1]), some, parted[1])
+                for (start, end), stored, pieces in zip(some, *parted, strict=True):
+                    others = _within(itertools.chain((covers,), _portions(pieces)), start, end)
+                    yield _at_home(visible(_merged(_portions(stored), others), start, end), group)
 
 
-def _part(file: BinaryIO, windows: Sequence[tuple[int, int]], files: Sequence[BinaryIO]) -> None:
+def _part(portions: Iterable[Table], windows: Sequence[tuple[int, int]], files: Sequence[BinaryIO]) -> None:
     """To each window's file the rows that reach into it, in their order."""
-    for rows in _portions(file):
+    for rows in portions:
         starts, ends = np.ascontiguousarray(rows["start"]), np.ascontiguousarray(rows["end"])
         for (start, end), part in zip(windows, files, strict=True):
             _append(part, rows[(starts < end) & (ends > start)])

@@ -40,6 +40,7 @@ from cdp_container.format.domain import Owner
 from cdp_container.format.holds import Hold
 from cdp_container.format.keys import OWNER_KEY, config_key
 from cdp_container.format.layout import OBJECT_MAGIC
+from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 
@@ -168,19 +169,15 @@ def known_of(around: Around, wishes: Wishes, remembered: Remembered, found: Foun
     past = past_of(found.history)
     around.report("telling apart what keeps it")
     levels = levels_of(found.history.newest, found.kept)
-    live: list[Ints] = []
-    for at, cuts in enumerate(levels):
-        if at == len(levels) - 1:
-            live.append(objects["live_bytes"])
-        elif at and cuts == levels[at - 1]:
-            live.append(live[-1])
-        else:
-            live.append(objects_if(remembered, past, found.ledger, cuts)["live_bytes"])
+    live: dict[frozenset[Place], Ints] = {levels[-1]: objects["live_bytes"]}
+    for cuts in levels:
+        if cuts not in live:  # each is a look at everything
+            live[cuts] = objects_if(remembered, past, found.ledger, cuts)["live_bytes"]
     sealed = bool(around.identity.key_block)
     whole = copied_whole(remembered, found.alive, LIVE_SHARE_WHOLE) if sealed else objects
     ruled = spared_by_history(found.history, [place for place, why in found.kept.items() if why.whole])
     held = found.spared - ruled
-    shares = shares_of(objects, live, whole["live_bytes"], ruled, held)
+    shares = shares_of(objects, [live[cuts] for cuts in levels], whole["live_bytes"], ruled, held)
     return Known(objects, shares, _others(around, found, ruled, held), found.history.newest)
 
 
