@@ -144,6 +144,8 @@ class VolumesPart:
         """See `Part.totals`."""
         if sampling.is_all:
             return sum((plan.totals for plan in self._plans), Totals())
+        if not sampling.share:
+            return Totals()
         chosen = (window for number in range(len(self._plans)) for window in self._windows(number, sampling))
         return sum((window.totals for window in chosen), Totals())
 

@@ -63,7 +63,7 @@ class Workspace:
             (self.path / MARK_NAME).unlink(missing_ok=True)
             os.close(self._mark_fd)
             self._mark_fd = -1
-            if self._made and not any(os.scandir(self.path)):
+            if self._made and not os.listdir(self.path):
                 self.path.rmdir()
 
     def left(self) -> list[str]:

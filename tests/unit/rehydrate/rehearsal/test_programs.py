@@ -1,0 +1,92 @@
+"""Programs that checks run: those that hang, flood, leave children behind, or print what is secret."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdp_container.clock import SystemClock
+from rehydrate.rehearsal import programs
+from rehydrate.rehearsal.programs import EXCERPT_BYTES_MAX, HIDDEN, Ended, Redaction, run_program
+from tests.waiting import wait_until
+
+SECRET = "correct horse battery staple"
+
+
+def run(script: str, where: Path, limit_seconds: float = 60.0, hide: Redaction | None = None) -> Ended:
+    words = [sys.executable, "-c", script]
+    return run_program(words, os.environ, where, limit_seconds, hide or Redaction([]), SystemClock())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_code_and_what_was_printed(tmp_path: Path) -> None:
+    ended = run("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)", tmp_path)
+    assert ended.exit_code == 3
+    assert sorted(ended.excerpt.split()) == ["err", "out"]
+
+
+def test_it_runs_in_the_directory_and_reads_nothing(tmp_path: Path) -> None:
+    ended = run("import os, sys; print(os.getcwd(), repr(sys.stdin.read()))", tmp_path)
+    assert ended.excerpt.strip() == f"{tmp_path} ''"
+
+
+def test_a_signal_is_told(tmp_path: Path) -> None:
+    assert run("import os; os.kill(os.getpid(), 9)", tmp_path).exit_code == -9
+
+
+def test_one_that_hangs_ends_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "KILL_SECONDS", 0.2)
+    script = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = os.fork()\n"
+        "if child: print(child, flush=True)\n"
+        "signal.pause()\n"
+    )
+    ended = run(script, tmp_path, limit_seconds=1.0)
+    assert ended.exit_code is None
+    wait_until(lambda: not is_alive(int(ended.excerpt)), "the child is dead", 30)
+
+
+def test_what_it_leaves_running_ends_with_it(tmp_path: Path) -> None:
+    ended = run("import os, signal; pid = os.fork()\nif pid: print(pid)\nelse: signal.pause()", tmp_path)
+    assert ended.exit_code == 0
+    wait_until(lambda: not is_alive(int(ended.excerpt)), "the child is dead", 30)
+
+
+def test_of_a_flood_the_end_is_kept(tmp_path: Path) -> None:
+    ended = run("print('x' * 3_000_000); print('the end')", tmp_path)
+    assert ended.excerpt.endswith("the end\n")
+    assert len(ended.excerpt) == EXCERPT_BYTES_MAX
+
+
+def test_no_secret_is_kept_wherever_it_is_cut(tmp_path: Path) -> None:
+    hide = Redaction([SECRET, "abc"])
+    ended = run(f"print('{SECRET} abc')", tmp_path, hide=hide)
+    assert ended.excerpt == f"{HIDDEN} abc\n"  # what is too short would be found in any text
+    script = f"import os\nfor _ in range(5000): os.write(1, b'{SECRET}')"
+    flood = run(script, tmp_path, hide=hide).excerpt
+    assert flood
+    assert not any(word in flood for word in SECRET.split())
+    assert hide(f"a {SECRET} b") == f"a {HIDDEN} b"
+
+
+def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
+    assert run("import os; os.write(1, b'\\xff\\x1b[2J')", tmp_path).excerpt == "�\x1b[2J"
+
+
+def test_secrets_are_known_by_their_names_and_not_handed_on() -> None:
+    environment = {"AWS_SECRET_ACCESS_KEY": "1", "AWS_SESSION_TOKEN": "2", "CDP_PASSPHRASE": "3", "HOME": "/"}
+    assert programs.secrets_in(environment) == ["1", "2", "3"]
+    assert programs.without_secrets(environment) == {"HOME": "/"}
