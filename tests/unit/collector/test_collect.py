@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from cdp_agent.collector.pass_types import Wishes
 from cdp_container.domain.retention import Retention
-from cdp_container.errors import CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
+from cdp_container.errors import CdpError, CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
 from cdp_container.format.domain import OwnerState
 from cdp_container.format.head import open_head
 from cdp_container.format.keys import segment_key
@@ -291,3 +291,47 @@ def test_packs_remember_epochs_whose_first_segment_is_gone(tmp_path: Path) -> No
             }
     assert told == {epoch for epoch in (1, 2) if segment_key(epoch, 1) not in listed}
     assert told
+
+
+class Amid(Effects):
+    """Before one effect of a pass somebody else does something."""
+
+    def __init__(self, at: int, other: Callable[[], None]) -> None:
+        super().__init__(before=self._look)
+        self._at, self._other = at, other
+
+    def _look(self, what: str) -> None:
+        if self.count == self._at + 1:
+            self._other()
+
+
+@pytest.mark.parametrize("at", [2, 3, 6, 7, 8, 9, 10, 13, 16])
+def test_two_collectors_with_journal_directories_of_their_own(tmp_path: Path, at: int) -> None:
+    """No lock keeps them apart, and each remembers what it saw: the second comes whole, amid the first."""
+    site = a_site(cuts=16)
+    site.run_pass(tmp_path / "b")
+    site.busy(12)
+    site.run_pass(tmp_path / "a")
+    site.time.sleep(2 * HOUR)
+    site.busy(8)
+    came: list[str] = []
+
+    def other() -> None:
+        came.append("came")
+        with contextlib.suppress(CdpError):
+            site.run_pass(tmp_path / "b")
+        site.watched.effects = effects
+
+    effects = Amid(at, other)
+    with contextlib.suppress(CdpError):
+        site.run_pass(tmp_path / "a", effects=effects)
+    assert came
+    retired = {place for place in site.images if site.is_retired(place)}
+    site.sound(tmp_path / "out", retired, most=4)
+    for name in ("b", "a"):
+        site.time.sleep(2 * HOUR)
+        site.busy(2)
+        site.run_pass(tmp_path / name)
+    assert site.owner.plan is None
+    retired = {place for place in site.images if site.is_retired(place)}
+    site.sound(tmp_path / "out", retired, most=4)
