@@ -239,7 +239,7 @@ def plan_window(pieces: Table, start: int, end: int, objects: Sequence[Head]) ->
     data = pieces[pieces["kind"] == ExtentKind.DATA]
     zeros = gaps(Intervals(data["offset"], data["offset"] + data["length"]), start, end)
     data = data[np.lexsort((data["offset"], data["frame"], data["object"]))]
-    return Window(start, end, data, _fetches(data, objects, GAP_SHARE), zeros)
+    return Window(start, end, data, fetches_of(data, objects, GAP_SHARE), zeros)
 
 
 def part_of(pieces: Table, wanted: Intervals) -> tuple[Table, Intervals]:
@@ -262,10 +262,10 @@ def plan_pieces(data: Table, objects: Sequence[Head]) -> Window:
     """How to fetch pieces of data, in any order, with hardly a byte in gaps. Its bounds mean nothing."""
     data = data[np.lexsort((data["offset"], data["frame"], data["object"]))]
     none = np.zeros(0, dtype=np.int64)
-    return Window(0, 0, data, _fetches(data, objects, PART_GAP_SHARE), Intervals(none, none))
+    return Window(0, 0, data, fetches_of(data, objects, PART_GAP_SHARE), Intervals(none, none))
 
 
-def _fetches(data: Table, objects: Sequence[Head], gap_share: int) -> Table:
+def fetches_of(data: Table, objects: Sequence[Head], gap_share: int) -> Table:
     """Requests for the frames of data pieces that are sorted by (object, frame)."""
     if len(data) == 0:
         return np.zeros(0, dtype=FETCHES)

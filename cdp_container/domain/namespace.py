@@ -54,6 +54,15 @@ _LIST: Final = """
 SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
 WHERE tree = ? AND parent = ? AND name != x'' ORDER BY name
 """
+_DIRECTORIES: Final = """
+SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
+WHERE tree = ? AND type = ? ORDER BY parent DESC, name DESC
+"""
+_LINKS: Final = """
+SELECT space, parent, name FROM names WHERE tree = ? AND space IN (
+    SELECT space FROM names WHERE space IS NOT NULL GROUP BY space HAVING count(*) > 1
+) ORDER BY parent, name
+"""
 _FIND: Final = """
 SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
 WHERE tree = ? AND parent = ? AND name = ?
@@ -133,12 +142,22 @@ class Namespace:
 
     def walk(self, tree: Tree) -> Iterator[Entry]:
         """Every name of a tree: the root first, the names of one directory together, parents before them."""
-        with closing(self._table.cursor()) as cursor:
-            yield from map(_entry, cursor.execute(_WALK, (self._numbers[tree.tree],)))
+        return map(_entry, self._table.execute(_WALK, (self._numbers[tree.tree],)))
 
     def listing(self, tree: Tree, path: bytes) -> list[Entry]:
         """The names in a directory, sorted; empty where there is none."""
         return list(map(_entry, self._table.execute(_LIST, (self._numbers[tree.tree], path))))
+
+    def directories(self, tree: Tree) -> Iterator[Entry]:
+        """The directories of a tree, those below before those above; the root is the last."""
+        return map(_entry, self._table.execute(_DIRECTORIES, (self._numbers[tree.tree], _DIRECTORY)))
+
+    def twins(self, tree: Tree) -> dict[bytes, list[bytes]]:
+        """The contents that have several names, hard links: their paths, in the order of the walk."""
+        found: dict[bytes, list[bytes]] = {}
+        for space, parent, name in self._table.execute(_LINKS, (self._numbers[tree.tree],)):
+            found.setdefault(space, []).append(parent + b"/" + name if parent else name)
+        return found
 
     def find(self, tree: Tree, path: bytes) -> Entry | None:
         """The name of a path, if it is there."""

@@ -1,0 +1,96 @@
+"""Which names of a tree are to be restored: all, or what patterns fit, and what leads there. PURE.
+
+A pattern without a slash fits a name in any directory; one with a slash fits the path from the tree on. `*`
+fits any bytes of one name, `?` one byte, `[abc]` and `[!abc]` one of some, `**` any bytes, slashes too. What
+is in a directory that fits, fits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from cdp_container.domain.namespace import Entry
+from cdp_container.errors import UsageError
+
+
+class Selection:
+    """What patterns pick; without patterns everything."""
+
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        self._fits = _compiled(patterns)
+        self._ways: frozenset[bytes] = frozenset()
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self._fits is None
+
+    def fits(self, path: bytes) -> bool:
+        """Whether a path is wanted for itself."""
+        return self._fits is None or self._fits.fullmatch(path) is not None
+
+    def learn(self, entries: Iterable[Entry]) -> int:
+        """Find the directories that lead to what is wanted; gives how many names are taken, with the root."""
+        ways: set[bytes] = set()
+        taken = 0
+        for entry in entries:
+            if entry.name and self.fits(entry.path):
+                taken += 1
+                above = entry.parent
+                while above and above not in ways and not self.fits(above):
+                    ways.add(above)
+                    above = above.rpartition(b"/")[0]
+        self._ways = frozenset(ways)
+        return taken + len(ways) + 1
+
+    def take(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Of the names of a tree those that are wanted or lead there, and the root. `learn` comes first."""
+        if self._fits is None:
+            return iter(entries)
+        return (
+            entry for entry in entries if not entry.name or entry.path in self._ways or self.fits(entry.path)
+        )
+
+
+def _compiled(patterns: Sequence[str]) -> re.Pattern[bytes] | None:
+    if not patterns:
+        return None
+    bodies = [os.fsencode(pattern).strip(b"/") for pattern in patterns]
+    if not all(bodies):
+        raise UsageError("choose paths", "a pattern is empty")
+    anywhere = [b"" if b"/" in body or b"/" in os.fsencode(pattern).rstrip(b"/") else b"(?:.*/)?"
+                for body, pattern in zip(bodies, patterns, strict=True)]  # fmt: skip
+    parts = [start + _expression(body) for start, body in zip(anywhere, bodies, strict=True)]
+    return re.compile(b"(?:" + b"|".join(parts) + b")(?:/.*)?", re.DOTALL)
+
+
+def _expression(body: bytes) -> bytes:
+    """A pattern as a regular expression."""
+    out = bytearray()
+    at = 0
+    while at < len(body):
+        char = body[at : at + 1]
+        at += 1
+        if body.startswith(b"**/", at - 1):
+            out += b"(?:.*/)?"
+            at += 2
+        elif body.startswith(b"**", at - 1):
+            out += b".*"
+            at += 1
+        elif char == b"*":
+            out += b"[^/]*"
+        elif char == b"?":
+            out += b"[^/]"
+        elif char == b"[" and (end := body.find(b"]", at + 1 + body.startswith(b"!", at))) > 0:
+            out += _one_of(body[at:end])
+            at = end + 1
+        else:
+            out += re.escape(char)
+    return bytes(out)
+
+
+def _one_of(inside: bytes) -> bytes:
+    escaped = inside.replace(b"\\", b"\\\\").replace(b"[", b"\\[").replace(b"^", b"\\^").replace(b"]", b"\\]")
+    return b"(?!/)[" + (b"^" + escaped[1:] if inside.startswith(b"!") else escaped) + b"]"

@@ -1,0 +1,370 @@
+"""The directory that a tree is restored into: names are made in it, what is there is kept or replaced.
+
+Every step goes by the descriptor of a directory, opened without following links (tree_dirs), so nothing
+outside is ever touched. Files that have other names outside, hard links, are replaced and never written. What
+is fetched for which file does not belong here (tree_plan, tree_restore).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cdp_container.domain.namespace import Entry
+from cdp_container.errors import TargetNotEmpty, TargetUnsuitable
+from cdp_container.extents.intervals import Flags
+from cdp_container.format.names import ROOT, Name, NameType, shown
+from rehydrate.localio import lock_alone, os_errors
+from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, same_attributes, xattrs_of
+from rehydrate.tree_dirs import Directories
+
+KEPT: Final = 0
+NEW: Final = 1
+COMPARED: Final = 2
+"""What is to be done for a file's content: nothing, all of it, or what differs from what is there."""
+
+TOLD_EVERY: Final = 1_000
+"""Names between two words on how far it is."""
+
+_FORMATS: Final = {
+    NameType.FILE: stat.S_IFREG,
+    NameType.DIRECTORY: stat.S_IFDIR,
+    NameType.SYMLINK: stat.S_IFLNK,
+    NameType.FIFO: stat.S_IFIFO,
+    NameType.CHAR: stat.S_IFCHR,
+    NameType.BLOCK: stat.S_IFBLK,
+    NameType.SOCKET: stat.S_IFSOCK,
+}
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+Told = Callable[[int], None]
+"""Told of so many more names."""
+Twins = dict[bytes, list[bytes]]
+"""The paths of each content that has several."""
+
+
+@dataclass(slots=True)
+class Laid:
+    """The files with content, in the order of the walk, and what is to be done for each.
+
+    Attributes:
+        spaces: their contents' ids.
+        sizes: in bytes.
+        states: KEPT, NEW or COMPARED.
+        names: how many names there are in all.
+        removed: what stood in the way, or was not in the container and told to go.
+    """
+
+    spaces: list[bytes] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    states: bytearray = field(default_factory=bytearray)
+    names: int = 0
+    removed: int = 0
+
+    @property
+    def wanted(self) -> Flags:
+        """Of each file, whether its content is looked at."""
+        found: Flags = np.frombuffer(bytes(self.states), dtype=np.uint8) != KEPT
+        return found
+
+    def add(self, name: Name, state: int) -> None:
+        """Note a file with content."""
+        assert name.space is not None
+        self.spaces.append(name.space)
+        self.sizes.append(name.size_bytes)
+        self.states.append(state)
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What a restore does about what is there: remove what the container lacks; believe no size and time."""
+
+    delete: bool = False
+    checksum: bool = False
+
+
+class TreeTarget:
+    """An open target; to be closed. `is_empty`: nothing stood in it."""
+
+    def __init__(self, path: Path, root: int, is_empty: bool, ways: Ways) -> None:
+        self.path = path
+        self.is_empty = is_empty
+        self.not_set = NotSet()
+        self._ways = ways
+        self.directories = Directories(root)
+        self.attributes = Attributes(self.not_set, Me(os.geteuid(), os.getegid()))
+        self._existing: set[bytes] = set() if is_empty and _is_plain(root) else {ROOT}
+        self._stays: Callable[[bytes], bool] = lambda path: True
+        self._linked: dict[bytes, bytes] = {}  # by content, the path that was made first
+        self._laid = Laid()
+
+    def lay_out(
+        self, entries: Iterable[Entry], twins: Twins, stays: Callable[[bytes], bool], told: Told
+    ) -> Laid:
+        """Make directories, empty files of the right length, links and nodes.
+
+        Args:
+            entries: parents first, those of a directory together.
+            twins: hard links.
+            stays: whether a path that is there is to stay; asked with `delete` only.
+            told: see `Told`.
+
+        Raises:
+            TargetNotEmpty: a directory that is not empty stands where something else belongs.
+            LocalDiskFull, AccessDenied, DeviceError, TargetUnsuitable: as the file system says.
+        """
+        self._stays = stays
+        untold = 0
+        with os_errors(f"restore into {self.path}"):
+            if ROOT in self._existing:
+                self._purge(ROOT)
+            for entry in entries:
+                if not entry.name:
+                    continue
+                directory = self.directories.descend(entry.parent)
+                self._make(directory, entry, twins, entry.parent in self._existing)
+                self._laid.names += 1
+                untold += 1
+                if untold == TOLD_EVERY:
+                    told(untold)
+                    untold = 0
+        told(untold)
+        return self._laid
+
+    @contextmanager
+    def file(self, entry: Entry, flags: int = os.O_WRONLY) -> Iterator[int]:
+        """A file that was laid out, opened; may be called from several threads."""
+        with self.directories.at(entry.parent) as directory:
+            fd = os.open(entry.name, flags | _NO_LINK, dir_fd=directory)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def complete(self, entry: Entry, fd: int) -> None:
+        """Give a file whose content is there its owner, mode, attributes and time."""
+        self.attributes.set_open(entry.path, fd, entry.what, entry.parent not in self._existing)
+
+    def settle(self, directories: Iterable[Entry], told: Told) -> None:
+        """Give directories theirs: those below before those above, as a mode may close the way."""
+        with os_errors(f"restore into {self.path}"):
+            for entry in directories:
+                fd = self.directories.descend(entry.path)
+                is_new = entry.path not in self._existing and entry.path != ROOT
+                if is_new or not same_attributes(fd, entry.what):
+                    self.attributes.set_open(entry.path, fd, entry.what, is_new)
+                told(1)
+
+    def close(self) -> None:
+        """Let go of the target."""
+        self.directories.close()
+
+    # --- one name ------------------------------------------------------------------------------------
+
+    def _make(self, directory: int, entry: Entry, twins: Twins, was_there: bool) -> None:
+        kind = entry.what.type
+        if was_there and self._is_kept(directory, entry, twins):
+            return
+        if kind is NameType.FILE:
+            self._make_file(directory, entry, twins)
+        elif kind is NameType.DIRECTORY:
+            os.mkdir(entry.name, 0o700, dir_fd=directory)
+            if was_there:
+                self.attributes.make_plain(self.directories.descend(entry.path))
+        elif kind is NameType.SYMLINK:
+            os.symlink(entry.what.target, entry.name, dir_fd=directory)
+            self.attributes.set_named(entry.path, directory, entry.name, entry.what)
+        else:
+            self._make_node(directory, entry)
+
+    def _make_file(self, directory: int, entry: Entry, twins: Twins) -> None:
+        name = entry.what
+        linked = name.space is not None and name.space in twins
+        if linked and self._link(entry):
+            return
+        fd = os.open(entry.name, _CREATE, 0o600, dir_fd=directory)
+        try:
+            if name.size_bytes:
+                os.ftruncate(fd, name.size_bytes)
+                self._laid.add(name, NEW)
+            else:
+                self.attributes.set_open(entry.path, fd, name, entry.parent not in self._existing)
+        finally:
+            os.close(fd)
+        if linked and name.space is not None:
+            self._linked[name.space] = entry.path
+
+    def _link(self, entry: Entry) -> bool:
+        """Make a hard link of what was made before; False where nothing was."""
+        assert entry.what.space is not None
+        first = self._linked.get(entry.what.space)
+        if first is None:
+            return False
+        parent, _, base = first.rpartition(b"/")
+        source = os.dup(self.directories.descend(parent))  # the way to the other may take its place
+        try:
+            target = self.directories.descend(entry.parent)
+            os.link(base, entry.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        finally:
+            os.close(source)
+        return True
+
+    def _make_node(self, directory: int, entry: Entry) -> None:
+        device = os.makedev(*entry.what.device) if entry.what.device is not None else 0
+        try:
+            os.mknod(entry.name, _FORMATS[entry.what.type] | 0o600, device, dir_fd=directory)
+        except PermissionError as error:
+            self.not_set.add(entry.path, NODE, os.strerror(error.errno or 0))
+        else:
+            self.attributes.set_named(entry.path, directory, entry.name, entry.what)
+
+    # --- what is there -------------------------------------------------------------------------------
+
+    def _is_kept(self, directory: int, entry: Entry, twins: Twins) -> bool:
+        """Whether what is there serves; else it was taken away."""
+        try:
+            status = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        name = entry.what
+        if stat.S_IFMT(status.st_mode) == _FORMATS[name.type]:
+            if name.type is NameType.DIRECTORY:
+                self._existing.add(entry.path)
+                self._purge(entry.path)
+                return True
+            if name.type is NameType.FILE:
+                if self._keep_file(directory, entry, status, twins):
+                    return True
+            elif status.st_nlink == 1 and self._is_same_node(directory, entry, status):
+                self.attributes.set_named(entry.path, directory, entry.name, name)
+                return True
+        self._remove(self.directories.descend(entry.parent), entry.path, entry.name, status)
+        return False
+
+    def _is_same_node(self, directory: int, entry: Entry, status: os.stat_result) -> bool:
+        name = entry.what
+        if name.type is NameType.SYMLINK:
+            return os.readlink(entry.name, dir_fd=directory) == name.target
+        return name.device is None or (os.major(status.st_rdev), os.minor(status.st_rdev)) == name.device
+
+    def _keep_file(self, directory: int, entry: Entry, status: os.stat_result, twins: Twins) -> bool:
+        name = entry.what
+        paths = twins.get(name.space, [entry.path]) if name.space is not None else [entry.path]
+        if name.space is not None and name.space in self._linked:
+            return self._inode(self._linked[name.space]) == (status.st_dev, status.st_ino)
+        mine = (status.st_dev, status.st_ino)
+        if status.st_nlink > 1 and sum(self._inode(path) == mine for path in paths) != status.st_nlink:
+            return False  # it has names elsewhere, which are none of ours
+        if self.attributes.me.uid and status.st_mode & 0o600 != 0o600:
+            return False  # only root could open it
+        same = (status.st_size, status.st_mtime_ns) == (name.size_bytes, name.mtime_ns)
+        directory = self.directories.descend(entry.parent)
+        if name.size_bytes and not (same and not self._ways.checksum):
+            self._laid.add(name, COMPARED)
+        elif not self._refresh(directory, entry):
+            return False
+        elif name.size_bytes:
+            self._laid.add(name, KEPT)
+        if len(paths) > 1 and name.space is not None:
+            self._linked[name.space] = entry.path
+        return True
+
+    def _refresh(self, directory: int, entry: Entry) -> bool:
+        """Length and attributes of a file whose content is not looked at; False where it cannot be opened."""
+        try:
+            fd = os.open(entry.name, os.O_RDONLY | _NO_LINK, dir_fd=directory)
+        except PermissionError:
+            return False
+        try:
+            if not same_attributes(fd, entry.what) or os.fstat(fd).st_size != entry.what.size_bytes:
+                if os.fstat(fd).st_size != entry.what.size_bytes:
+                    return False
+                self.attributes.set_open(entry.path, fd, entry.what, is_new=False)
+        finally:
+            os.close(fd)
+        return True
+
+    def _inode(self, path: bytes) -> tuple[int, int] | None:
+        parent, _, base = path.rpartition(b"/")
+        try:
+            status = os.stat(base, dir_fd=self.directories.descend(parent), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise
+        return status.st_dev, status.st_ino
+
+    def _purge(self, path: bytes) -> None:
+        """With `delete`, take away what stands in a directory that was there and is not to stay."""
+        if not self._ways.delete:
+            return
+        directory = self.directories.descend(path)
+        for found in os.listdir(directory):
+            base = os.fsencode(found)
+            inner = path + b"/" + base if path else base
+            if not self._stays(inner):
+                status = os.stat(base, dir_fd=directory, follow_symlinks=False)
+                self._remove(directory, inner, base, status)
+
+    def _remove(self, directory: int, path: bytes, base: bytes, status: os.stat_result) -> None:
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(base, dir_fd=directory)
+        elif self._ways.delete:
+            self.directories.forget(path)
+            shutil.rmtree(base, dir_fd=directory)
+        else:
+            try:
+                os.rmdir(base, dir_fd=directory)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                why = f"{shown(path)} is a directory that is not empty, and belongs to be something else"
+                raise TargetNotEmpty(f"restore into {self.path}", why, "--delete removes it") from error
+        self._laid.removed += 1
+
+
+def _is_plain(directory: int) -> bool:
+    """Whether what is made in a directory gets nothing from it, neither a group nor an ACL."""
+    if os.fstat(directory).st_mode & stat.S_ISGID:
+        return False
+    return all(key != b"system.posix_acl_default" for key, _ in xattrs_of(directory))
+
+
+@contextmanager
+def open_tree_target(path: Path, ways: Ways) -> Iterator[TreeTarget]:
+    """A directory to restore into; made where it is missing, if its parent is there.
+
+    Raises:
+        AlreadyRunning: another restore writes it.
+        TargetUnsuitable, AccessDenied: it is no directory, or cannot be made or opened.
+    """
+    what = f"restore into {path}"
+    with os_errors(what):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not path.is_dir():
+                raise TargetUnsuitable(what, "it is no directory") from None
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            lock_alone(root, path, what)
+            target = TreeTarget(path, root, not os.listdir(root), ways)
+        except BaseException:
+            os.close(root)
+            raise
+    try:
+        yield target
+    finally:
+        target.close()
