@@ -16,14 +16,14 @@ from typing import Final
 import pytest
 
 from cdp_container.domain.hold_rules import HOLD_TERM_SECONDS
-from cdp_container.domain.roster import read_roster
 from cdp_container.format.domain import parse_owner
-from cdp_container.format.holds import Hold, Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY
+from cdp_container.format.holds import Hold
+from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.resume import read_progress
 from tests.containers import Site, write
+from tests.rosters import give_roster, holds_in
 
 pytestmark = pytest.mark.e2e
 
@@ -106,7 +106,7 @@ def test_it_goes_on_under_the_hold_that_it_noted(seed: int, tmp_path: Path) -> N
     content = some_container(place)
     store = DirectoryStore(place)
     domain = parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, None).domain
-    store.put_new(HOLDS_KEY, build_holds(Holds(domain, 1, bytes(16))))
+    give_roster(store, domain)
     target, log = tmp_path / "disk.raw", tmp_path / "log"
     arguments = ["restore", str(place), "--target", str(target), "--at", f"1.{CUTS}", "--json"]
     noted: list[str] = []
@@ -116,7 +116,7 @@ def test_it_goes_on_under_the_hold_that_it_noted(seed: int, tmp_path: Path) -> N
         argv = [sys.executable, "-c", KILLED, str(rng.randrange(10, 30)), str(log), *arguments]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert "unheld" not in done.stderr
-        holds = read_roster(store, domain).holds.holds
+        holds = holds_in(store, domain)
         is_done = done.returncode == 0
         if is_done:
             break

@@ -24,11 +24,11 @@ from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import AlreadyRunning, CollectionStopped, MissingObject
 from cdp_container.format.domain import build_config, build_owner, config_digest, parse_config, parse_owner
-from cdp_container.format.holds import Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
+from cdp_container.format.keys import OWNER_KEY, config_key
 from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.container import Secret, open_container
+from tests.rosters import give_roster
 from tests.unit.streamer.site import AgentSite
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ class Collected:
         self.agent = AgentSite(root, size_bytes=64 * 4096, encrypted=encrypted)
         store = self.agent.store
         if roster:
-            store.put_new(HOLDS_KEY, build_holds(Holds(self.agent.identity.domain, 1, bytes(16))))
+            give_roster(store, self.agent.identity.domain)
         blob = store.get(OWNER_KEY)
         owner = parse_owner(blob.data, OWNER_KEY, None)
         config = parse_config(store.get(config_key(owner.config)).data, "config", None)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cdp_container.domain.holding import Holding, Reader
-from cdp_container.domain.roster import read_roster
 from cdp_container.format.domain import build_config, build_owner, config_digest
-from cdp_container.format.holds import Hold, Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, config_key
+from cdp_container.format.holds import Hold
+from cdp_container.format.keys import OWNER_KEY, config_key
 from cdp_container.store.memory import MemoryStore
+from tests import rosters
 from tests.unit.format import samples
 from tests.unit.format.samples import DOMAIN
 
@@ -75,18 +75,17 @@ def container(clock: Now, roster: bool = True) -> TestedStore:
     store.put_new(OWNER_KEY, build_owner(samples.owner()))
     store.put_new(config_key(samples.owner().config), config)
     if roster:
-        store.put_new(HOLDS_KEY, build_holds(Holds(DOMAIN, 1, bytes(16))))
+        rosters.give_roster(store, DOMAIN)
     return store
 
 
 def holds_in(store: MemoryStore) -> Mapping[str, Hold]:
-    return read_roster(store, DOMAIN).holds.holds
+    return rosters.holds_in(store, DOMAIN)
 
 
 def write_holds(store: MemoryStore, holds: Mapping[str, Hold]) -> None:
     """Behind everybody's back."""
-    store.delete(HOLDS_KEY)
-    store.put_new(HOLDS_KEY, build_holds(Holds(DOMAIN, 99, bytes(16), holds)))
+    rosters.give_roster(store, DOMAIN, holds, version=99)
 
 
 def reader(store: MemoryStore, clock: Now, told: list[str], entropy: Entropy | None = None) -> Holding:

@@ -18,10 +18,10 @@ from cdp_agent.verifier.last import Last, damage_of, load_last, save_last
 from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import IDENTITY_NAME, encode_identity
 from cdp_container.domain.settings import AgentSettings, dump_settings
-from cdp_container.format.holds import Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY, segment_key
+from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
 from cdp_container.journal.record import Kind
+from tests.rosters import give_roster
 from tests.unit.streamer.site import AgentSite
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ class Healing:
     def __init__(self, root: Path, encrypted: bool) -> None:
         self.container = root / "container"
         self.agent = AgentSite(root, size_bytes=64 * BLOCK, encrypted=encrypted)
-        self.agent.store.put_new(HOLDS_KEY, build_holds(Holds(self.agent.identity.domain, 1, bytes(16))))
+        give_roster(self.agent.store, self.agent.identity.domain)
         settings = AgentSettings.model_validate({
             "domain": "shop",
             "site": "site-a",

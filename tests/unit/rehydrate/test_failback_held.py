@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.domain.roster import read_roster
 from cdp_container.errors import MissingObject
-from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.holds import Hold
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.api import Store
 from rehydrate import restore
 from rehydrate.plan import Choice
+from tests import rosters
 from tests.containers import in_force
 from tests.overtaken import Overtaken
 from tests.unit.rehydrate.test_failback import BLOCK, world
@@ -37,11 +37,11 @@ def made(tmp_path: Path) -> Overtaken:
 
 
 def give_roster(made: Overtaken) -> None:
-    made.store.put_new(HOLDS_KEY, build_holds(Holds(made.site.domain, 1, bytes(16))))
+    rosters.give_roster(made.store, made.site.domain)
 
 
 def holds_in(made: Overtaken) -> dict[str, Hold]:
-    return dict(read_roster(made.store, made.site.domain).holds.holds)
+    return rosters.holds_in(made.store, made.site.domain)
 
 
 def at_first_fetch(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], None]) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.domain.roster import read_roster
 from cdp_container.format.domain import PlanName, PlanState
 from cdp_container.format.gc import Plan, build_plan, plan_digest
-from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.holds import Hold
 from cdp_container.format.index import Run as LedgerRun
 from cdp_container.format.keys import HOLDS_KEY, gc_key, segment_key
 from cdp_container.format.layout import RunKind
@@ -21,6 +20,7 @@ from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.cli.hold_views import hold_members, holds_text, is_late, state_of
 from tests.containers import Site, busy_container
+from tests.rosters import give_roster, holds_in
 from tests.unit.rehydrate.conftest import Run, answer
 
 READER, KEPT = "aa11" + "0" * 28, "aa22" + "0" * 28
@@ -40,12 +40,11 @@ def site(place: Path) -> Site:
 
 
 def write(site: Site, holds: Mapping[str, Hold]) -> None:
-    site.store.delete(HOLDS_KEY)
-    site.store.put_new(HOLDS_KEY, build_holds(Holds(site.domain, 1, bytes(16), holds)))
+    give_roster(site.store, site.domain, holds)
 
 
 def in_roster(site: Site) -> dict[str, Hold]:
-    return dict(read_roster(site.store, site.domain).holds.holds)
+    return holds_in(site.store, site.domain)
 
 
 # --- bad input ---------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from cdp_container.domain import contents
 from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.errors import UsageError
 from cdp_container.format.head import Head, open_head
-from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.holds import Hold
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.format.place import Place
 from rehydrate import plot
 from rehydrate.plot import BINS, NAMES_MAX, Drawing, svg_of
 from tests.containers import CUT_NS, FIRST_CUT_NS, Site, write
+from tests.rosters import give_roster
 from tests.unit.rehydrate.conftest import Run, answer
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -149,7 +150,7 @@ def test_a_container_is_drawn(
 ) -> None:
     busy(empty, monkeypatch)
     hold = Hold("b", "me", "audit", Place(1, 3, 3), 0, 0, FIRST_CUT_NS, 2 * FIRST_CUT_NS)
-    empty.store.put_new(HOLDS_KEY, build_holds(Holds(empty.domain, 1, bytes(16), {"0" * 32: hold})))
+    give_roster(empty.store, empty.domain, {"0" * 32: hold})
     picture = out / "points.svg"
     assert run("points", place, "--plot", picture)[0] == 0
     first = picture.read_bytes()

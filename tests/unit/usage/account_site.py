@@ -8,11 +8,10 @@ from cdp_agent.collector.pass_types import Around
 from cdp_container.domain.collecting import Collector
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
 from cdp_container.domain.owner_types import ChangePlan
-from cdp_container.format.holds import Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY
 from cdp_container.format.seal import derive_index_key, public_of
 from cdp_container.store.api import Store
 from tests.containers import Site, busy_container
+from tests.rosters import give_roster
 from tests.unit.collector.collecting_site import Time
 
 
@@ -49,7 +48,7 @@ def a_container(store: Store, encrypted: bool = True, collected: bool = True, se
     site = busy_container(store, seed, encrypted)
     if collected:
         site.collect(1, 1, 3)
-    store.put_new(HOLDS_KEY, build_holds(Holds(site.domain, 1, bytes(16))))
+    give_roster(store, site.domain)
     return site
 
 

@@ -36,8 +36,9 @@ from cdp_container.domain.settings import AgentSettings
 from cdp_container.domain.verify_run import Progress, verify_all
 from cdp_container.domain.verify_types import Report
 from cdp_container.errors import AlreadyRunning, CdpError, DamagedObject
-from cdp_container.format.holds import Holds, build_holds, parse_holds
+from cdp_container.format.holds import parse_holds
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY
+from tests.rosters import give_roster
 from tests.unit.streamer.site import AgentSite
 from tests.waiting import wait_until
 
@@ -51,7 +52,7 @@ class Verifying:
 
     def __init__(self, root: Path, encrypted: bool = True) -> None:
         self.agent = AgentSite(root, size_bytes=64 * 4096, encrypted=encrypted)
-        self.agent.store.put_new(HOLDS_KEY, build_holds(Holds(self.agent.identity.domain, 1, bytes(16))))
+        give_roster(self.agent.store, self.agent.identity.domain)
         self.container = root / "container"
         self.settings = AgentSettings.model_validate({
             "domain": "shop",
