@@ -123,8 +123,12 @@ def extend_locks(
     return replace(after, soonest_ns=soonest)
 
 
-def refused_by(note: LockNote, locked: Mapping[str, int | None], now_ns: int, lock: Lock) -> LockNote:
-    """With what a pass could not delete; one whose end nobody knows is asked again after a whole lock."""
+def refused_by(note: LockNote, locked: Mapping[str, int | None], now_ns: int, lock: Lock | None) -> LockNote:
+    """With what a pass could not delete; one whose end nobody knows is asked again after a whole lock.
+
+    After a day where the bucket locks nothing by default any more.
+    """
+    again_ns = _DAY_SECONDS * _SECOND_NS if lock is None else lock.ns
     refused = {key: until_ns for key, until_ns in note.refused.items() if until_ns > now_ns}
-    refused |= {key: now_ns + lock.ns if until is None else until for key, until in locked.items()}
+    refused |= {key: now_ns + again_ns if until is None else until for key, until in locked.items()}
     return replace(note, refused=refused)

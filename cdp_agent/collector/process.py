@@ -81,12 +81,11 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
             store_ns = load_last(site.journal).store_ns
             try:
                 lock, note = lock_of(_address(site)), load_note(site.journal)
-                wanted = wishes if lock is None else _within(wishes, lock, note, store_ns)
+                wanted = _within(wishes, lock, note, store_ns)
                 around = around_of(site, clock, report, store_ns)
                 passed = run_pass(around, wanted)
                 told = _look_at_replicas(site, around, passed)
-                if lock is not None:
-                    _extend(site, lock, passed, note, clock, report)
+                _extend(site, lock, passed, note, clock, report)
             except CdpError as error:
                 stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
                 save_last(site.journal, replace(stopped, failures=before.failures + 1))
@@ -105,8 +104,7 @@ def look_once(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], 
     lock_fd = take_lock(site.journal / LOCK_NAME, clock)
     try:
         lock, store_ns = lock_of(_address(site)), load_last(site.journal).store_ns
-        if lock is not None:
-            wishes = _within(wishes, lock, load_note(site.journal), store_ns)
+        wishes = _within(wishes, lock, load_note(site.journal), store_ns)
         return look_only(around_of(site, clock, report, store_ns), wishes)
     finally:
         os.close(lock_fd)
@@ -116,17 +114,27 @@ def _address(site: Site) -> str:
     return site.settings.collection.store or site.settings.store
 
 
-def _within(wishes: Wishes, lock: Lock, note: LockNote, store_ns: int) -> Wishes:
-    """Nothing is a victim that the store would not delete, as far as that is known before."""
+def _within(wishes: Wishes, lock: Lock | None, note: LockNote, store_ns: int) -> Wishes:
+    """Nothing is a victim that the store would not delete, as far as that is known before.
+
+    Objects stay locked where the bucket's default (`lock`) was taken away since.
+    """
+    if lock is None:
+        return replace(wishes, locked=still_locked(note, store_ns))
     age_seconds = max(wishes.age_seconds, lock.seconds + COLLECT_AGE_SECONDS_MIN)
     return replace(wishes, age_seconds=age_seconds, locked=still_locked(note, store_ns))
 
 
 def _extend(
-    site: Site, lock: Lock, passed: Passed, note: LockNote, clock: Clock, report: Callable[[str], None]
+    site: Site,
+    lock: Lock | None,
+    passed: Passed,
+    before: LockNote,
+    clock: Clock,
+    report: Callable[[str], None],
 ) -> None:
     """After a pass: lock what is needed for long enough, and note what could not be deleted."""
-    now_ns = passed.store_ns
+    now_ns, note = passed.store_ns, before
     if not now_ns:
         return  # another site's to do
     for finished in (passed.finished_before, passed.finished):
@@ -135,7 +143,7 @@ def _extend(
             soonest = datetime.fromtimestamp(min(note.refused.values(), default=0) // 10**9, UTC)
             count = len(finished.locked)
             report(f"{count} objects stay until their locks end, the first at {soonest:%Y-%m-%d %H:%M} UTC")
-    if passed.found is not None:
+    if lock is not None and passed.found is not None:
         place = parse_address(_address(site))
         data = None if isinstance(place, DirectoryPlace) else data_place(place)
         assert data is not None, "it has a lock"
@@ -143,7 +151,8 @@ def _extend(
             assert isinstance(store, ExtendsLocks), data
             pace = _pace(site, clock)
             note = extend_locks(store, needed_of(passed.found), note, lock, now_ns, lambda: pace.wait(0))
-    save_note(site.journal, note)
+    if note != before:
+        save_note(site.journal, note)
 
 
 def _look_at_replicas(site: Site, around: Around, passed: Passed) -> tuple[str, ...]:

@@ -42,6 +42,9 @@ PAGES_MAX: Final = 1_000_000
 LATER_MAX: Final = 100_000
 """Keys with something later upon them that are counted."""
 
+_STRICT: Final = "COMPLIANCE"
+"""The mode in which nobody can shorten a lock."""
+
 T = TypeVar("T")
 
 
@@ -52,6 +55,19 @@ class Version:
     name: str
     found: Found
     marker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Retention:
+    """How a version is locked."""
+
+    mode: str
+    until: datetime
+
+    @property
+    def until_ns(self) -> int:
+        """In nanoseconds since 1970."""
+        return nanoseconds(self.until)
 
 
 @dataclass(slots=True)
@@ -190,39 +206,48 @@ class OldestS3Store(S3Store):
                 raise self._locked(key, version) or error from error
 
     def extend(self, key: str, mode: str, until_ns: int) -> None:
-        """Lock an object until then at least, in a mode of S3. Raises NotFound, AccessDenied."""
+        """Lock an object until then at least, in a mode of S3 or as strictly as it is locked already.
+
+        Raises NotFound, AccessDenied.
+        """
         oldest = self._known.get(key) or self._look(key)
         if oldest is None:
             raise NotFound(f"lock {key} in {self.address}", "there is no such object")
+        held = self._retention(key, oldest)
+        if held is not None and held.until_ns >= until_ns:
+            return  # the bucket's default was longer, and nobody may shorten that
+        if held is not None and held.mode == _STRICT:
+            mode = _STRICT  # some stores would let us weaken it
         until = datetime.fromtimestamp(-(-until_ns // 1_000_000_000), UTC)
-        try:
-            with self._errors("look at", key):
-                self._control.put_object_retention(
-                    Bucket=self._settings.bucket,
-                    Key=self._full(key),
-                    VersionId=oldest.name,
-                    Retention={"Mode": cast("ObjectLockRetentionModeType", mode), "RetainUntilDate": until},
-                )
-        except AccessDenied:
-            locked = self._locked(key, oldest)
-            if locked is None or (locked.until_ns or 0) < until_ns:
-                raise  # else somebody locked it for longer, which nobody may shorten
+        with self._errors("look at", key):
+            self._control.put_object_retention(
+                Bucket=self._settings.bucket,
+                Key=self._full(key),
+                VersionId=oldest.name,
+                Retention={"Mode": cast("ObjectLockRetentionModeType", mode), "RetainUntilDate": until},
+            )
 
-    def _locked(self, key: str, version: Version) -> ObjectLocked | None:
-        """What it means that a version cannot be deleted: its lock, or None where nothing tells of one."""
+    def _retention(self, key: str, version: Version) -> _Retention | None:
+        """A version's lock, None where nothing tells of one."""
         try:
             answer = self._control.get_object_retention(
                 Bucket=self._settings.bucket, Key=self._full(key), VersionId=version.name
             )
         except ClientError:
             return None
-        until = answer.get("Retention", {}).get("RetainUntilDate")
-        if until is None:
+        found = answer.get("Retention", {})
+        until = found.get("RetainUntilDate")
+        return None if until is None else _Retention(found.get("Mode", ""), until)
+
+    def _locked(self, key: str, version: Version) -> ObjectLocked | None:
+        """What it means that a version cannot be deleted: its lock, or None where nothing tells of one."""
+        held = self._retention(key, version)
+        if held is None:
             return None
         locked = ObjectLocked(
-            f"delete {key} in {self.address}", f"it is locked until {until:%Y-%m-%d %H:%M} UTC"
+            f"delete {key} in {self.address}", f"it is locked until {held.until:%Y-%m-%d %H:%M} UTC"
         )
-        locked.until_ns = nanoseconds(until)
+        locked.until_ns = held.until_ns
         return locked
 
     def _is_absent(self, key: str) -> bool:

@@ -93,6 +93,8 @@ def test_what_could_not_be_deleted_waits_for_its_horizon() -> None:
     note = refused_by(note, {"known": NOW_NS + 5, "unknown": None}, NOW_NS, LOCK)
     assert note.refused == {"later": NOW_NS + DAY_NS, "known": NOW_NS + 5, "unknown": NOW_NS + LOCK.ns}
     assert set(still_locked(note, NOW_NS + 5)) == {"later", "unknown"}
+    note = refused_by(note, {"unknown": None}, NOW_NS, None)
+    assert note.refused["unknown"] == NOW_NS + DAY_NS, "the bucket's default is gone, and this lock is not"
 
 
 @pytest.mark.parametrize(

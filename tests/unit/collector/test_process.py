@@ -14,7 +14,8 @@ import pytest
 from cdp_agent.cli.gc import passed_members, passed_text, planned_members, planned_text
 from cdp_agent.cli.status import _collection
 from cdp_agent.collector import process
-from cdp_agent.collector.last import LAST_NAME, load_last, members_of, trouble_of
+from cdp_agent.collector.last import LAST_NAME, LastPass, load_last, members_of, save_last, trouble_of
+from cdp_agent.collector.lock_note import LockNote, save_note
 from cdp_agent.collector.pass_types import Passed, Wishes
 from cdp_agent.collector.process import LOCK_NAME, Site, collect_all, look_once
 from cdp_agent.supervisor import take_lock
@@ -241,3 +242,24 @@ def test_what_one_plan_leaves_the_next_one_takes(tmp_path: Path) -> None:
     assert last.deleted == sum(passed.finished.deleted for passed in passes if passed.finished is not None)
     newest = max(site.images)
     assert site.agent.recovery().restored("disk", newest) == site.images[newest]
+
+
+def test_what_is_still_locked_is_no_victim_though_the_bucket_locks_nothing_any_more(tmp_path: Path) -> None:
+    """Else each pass made a plan for it, which deleted nothing."""
+    site = Collected(tmp_path)
+    with site.streaming():
+        for number in range(20):
+            site.cut(number)
+        site.age(5)
+        site.cut(1)
+        kept = {found.key for found in site.agent.store.list("log/")}
+        now_ns = SystemClock().wall_ns()
+        (site.site.journal / "collector").mkdir(exist_ok=True)
+        refused = dict.fromkeys(kept, now_ns + 24 * HOUR * 10**9)
+        save_note(site.site.journal, LockNote(lock_seconds=86_400, refused=refused))
+        save_last(site.site.journal, LastPass(store_ns=now_ns - 10**9))
+        [passed] = site.collect()
+        assert passed.why_not == "there is nothing to collect"
+        save_note(site.site.journal, LockNote(lock_seconds=86_400, refused=dict.fromkeys(kept, now_ns - 1)))
+        [*_, passed] = site.collect()
+        assert not kept <= {found.key for found in site.agent.store.list("log/")}, "once their locks ended"

@@ -6,6 +6,7 @@ import secrets
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,45 @@ def test_a_bucket_that_locks_takes_what_is_put(locked: Bucket, client: DataClien
     with pytest.raises(AccessDenied):  # moto locks, but does not tell until when
         place.store.delete("log/1")
     place.store.close()
+
+
+class Retentions:
+    """What a server says of locks, and does: it lets a mode be weakened, as some do."""
+
+    def __init__(self, mode: str, until: datetime) -> None:
+        self.held = {"Mode": mode, "RetainUntilDate": until}
+        self.asked = 0
+
+    def get_object_retention(self, **asked: object) -> dict[str, object]:
+        return {"Retention": dict(self.held)}
+
+    def put_object_retention(self, Retention: dict[str, Any], **asked: object) -> None:  # noqa: N803
+        self.held = Retention
+        self.asked += 1
+
+
+@pytest.mark.parametrize(
+    ("held", "default", "days", "left"),
+    [
+        ("COMPLIANCE", "COMPLIANCE", 20, ("COMPLIANCE", 20)),
+        ("COMPLIANCE", "GOVERNANCE", 20, ("COMPLIANCE", 20)),
+        ("GOVERNANCE", "COMPLIANCE", 20, ("COMPLIANCE", 20)),
+        ("COMPLIANCE", "COMPLIANCE", 5, ("COMPLIANCE", 10)),
+        ("GOVERNANCE", "GOVERNANCE", 5, ("GOVERNANCE", 10)),
+    ],
+)
+def test_a_lock_is_never_made_shorter_or_weaker(
+    bucket: Bucket, held: str, default: str, days: int, left: tuple[str, int]
+) -> None:
+    """Where the bucket's default changed since: its mode, or its length."""
+    store = Place(bucket, "boto3").store
+    store.put_new("log/1", b"x")
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    server = Retentions(held, day + timedelta(10))
+    store._control = server  # type: ignore[assignment]  # what it asks of it
+    store.extend("log/1", default, int((day + timedelta(days)).timestamp()) * 10**9)
+    assert server.held == {"Mode": left[0], "RetainUntilDate": day + timedelta(left[1])}
+    assert server.asked == (days > 10)
 
 
 @pytest.mark.parametrize("client", ["obstore", "boto3"])
