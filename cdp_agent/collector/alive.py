@@ -75,6 +75,8 @@ class AliveObjects:
         self._found = {each.number: each for each in found}
         self._records = records
         self._rows = {key: row for row, key in enumerate(state.tables.keys)}
+        # A column of its own, as a search copies others.
+        self._objects_of_runs = np.ascontiguousarray(state.tables.runs["object"])
         self.objects = _objects(state, found, records, retained)
 
     @property
@@ -104,7 +106,7 @@ class AliveObjects:
     def _runs_of(self, row: int) -> Table:
         """The extents' runs of one object that count."""
         table, counted = self._state.tables.runs, self._state.counting.runs
-        low, high = np.searchsorted(table["object"], [row, row + 1])
+        low, high = np.searchsorted(self._objects_of_runs, [row, row + 1])
         at = counted[np.searchsorted(counted, low) : np.searchsorted(counted, high)]
         runs = table[at]
         return runs[runs["count"] > 0]

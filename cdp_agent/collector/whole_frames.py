@@ -28,11 +28,15 @@ def copied_whole(remembered: Remembered, alive: Alive, live_share: float) -> Tab
     objects = alive.objects.copy()
     tables = remembered.tables()
     rows = {key: row for row, key in enumerate(tables.keys)}
+    # They are sorted by object; a search in the table itself would copy the column each time.
+    bounds = np.searchsorted(
+        np.ascontiguousarray(tables.runs["object"]), np.arange(len(tables.keys) + 1)
+    ).tolist()
     share = objects["live_bytes"] / np.maximum(objects["stored_bytes"], 1)
     for at in np.flatnonzero(~objects["dead"] & (share < live_share)).tolist():
         key = key_of(objects[at])
         row = rows[key]
-        runs = tables.runs[tables.runs["object"] == row]
+        runs = tables.runs[bounds[row] : bounds[row + 1]]
         frames = _frames(remembered.extents_of(runs[runs["count"] > 0])["frame"])
         if frames:
             frame_bytes = int(tables.facts["frame_bytes"][row])
