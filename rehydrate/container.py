@@ -15,7 +15,7 @@ from cdp_container.domain.gathering import Told, gather
 from cdp_container.domain.heads import HEADS_AT_ONCE
 from cdp_container.domain.history import LOOKS_MAX, DomainFacts, History, read_domain, read_history
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
-from cdp_container.domain.opening import collected_of
+from cdp_container.domain.opening import all_collected, collected_of
 from cdp_container.domain.parallel import ManyAtOnce
 from cdp_container.domain.replica import read_replica, read_replica_domain
 from cdp_container.errors import (
@@ -143,6 +143,9 @@ def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts, any
     ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
     collected = collected_of(store, facts.owner, keys, ledger)
     history = (read_replica if replica else read_history)(store, facts, collected)
+    if history.lost is not None and not replica:
+        # What is left may end at any cut, so everything that packs remember is asked.
+        history = read_history(store, facts, all_collected(store, domain, keys, ledger))
     return Container(store, history, keys, bool(key_block), ledger)
 
 

@@ -21,7 +21,6 @@ from cdp_container.domain.history import History
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
-from cdp_container.domain.ledgers import NO_LEDGER
 from cdp_container.domain.notes import load_notes
 from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, TargetNotEmpty, counted
 from cdp_container.format.place import NOWHERE, Place
@@ -102,7 +101,6 @@ class Failback:
         self.note = load_failback(here.directory)
         self.figures = Figures()
         self.newest = NOWHERE
-        self.ledger = NO_LEDGER
         self.pass_count = 0
         self.volumes: tuple[Volume, ...] = ()
 
@@ -137,7 +135,7 @@ class Failback:
 
     def _pass_to(self, choice: Choice) -> Place:
         container = self._container = self._open_again()
-        self.newest, self.ledger = container.history.newest, container.ledger
+        self.newest = container.history.newest
         note = self.note
         if note is not None and note.at == _asked(container.history, choice) and self._is_still_all(note):
             return note.at

@@ -17,7 +17,6 @@ from cdp_container.clock import Clock
 from cdp_container.domain.failover_note import FailoverNote, save_note
 from cdp_container.domain.history import History, read_config
 from cdp_container.domain.home import jump_of
-from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.owner_lease import IDLE_LEASE_SECONDS
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
@@ -28,7 +27,6 @@ from cdp_container.errors import (
     LimitExceeded,
     MissingObject,
     NewerFormat,
-    NoSuchPoint,
     NotFound,
     NotHome,
     OwnedElsewhere,
@@ -37,6 +35,7 @@ from cdp_container.errors import (
 from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 from cdp_container.store.attest import probe
 
@@ -111,18 +110,6 @@ def wish_of(asked: Asked, history: History, chosen: Place, jump: int = 0) -> Tak
     return TakeOver(asked.forced, jump, base, ledger, asked.accept_loss)
 
 
-def refuse_collected(ledger: Ledger, base: Place | None) -> None:
-    """Raises NoSuchPoint where no epoch can begin at a cut: its last segment was collected, or will be.
-
-    Whoever claims after that epoch looks for its base by name, and has no ledger to tell that it is no loss.
-    """
-    if base is not None and ledger.is_collected(base.epoch, base.seq):
-        point = f"{base.epoch}.{base.cut}"
-        why = "its last segment was collected: what is left of it can be restored, and not gone on from"
-        hint = f"`rehydrate restore --at {point}`; or take the newest cut over, and put that image there"
-        raise NoSuchPoint(f"go on from the point {point}", why, hint)
-
-
 def check_ours(owner: Owner, directory: Path) -> None:
     """Raises OwnedElsewhere where another site took over since this directory was prepared."""
     if owner.nonce not in load_notes(directory).nonces:
@@ -158,8 +145,9 @@ def runner_of(
     entropy: Callable[[int], bytes],
     software: str,
     report: Callable[[str], None],
+    keys: ReaderKeys,
 ) -> OwnerRunner:
-    """Who claims, and renews until it is closed. `store` must not repeat a request.
+    """Who claims, and renews until it is closed. `store` must not repeat a request, `keys` open the ledger.
 
     It has to prove its word first, as for an agent, and learns how this server wants tags spelled.
 
@@ -175,7 +163,7 @@ def runner_of(
         reason=asked.reason,
         software=software,
     )
-    return OwnerRunner(store, claimant, directory, clock, entropy, report)
+    return OwnerRunner(store, claimant, directory, clock, entropy, report, keys)
 
 
 def seen_by(note: FailoverNote, owner: Owner, directory: Path, store: Store) -> FailoverNote:

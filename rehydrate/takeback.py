@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cdp_container.clock import Clock
-from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.owner_types import TakeOver
 from cdp_container.errors import NoSuchPoint, OwnedElsewhere, StoreUnavailable, UsageError
@@ -20,7 +19,7 @@ from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
 from cdp_container.store.api import Store
-from rehydrate.failover import Asked, refuse_collected
+from rehydrate.failover import Asked
 from rehydrate.plan import Choice
 
 POLL_SECONDS: Final = 2.0
@@ -32,8 +31,6 @@ class Disks(Protocol):
 
     newest: Place
     """The newest cut that the last pass saw, be it whole or not."""
-    ledger: Ledger
-    """What it knew to be collected."""
 
     def pass_to(self, choice: Choice) -> Place:
         """Make the disks the chosen cut, durably; gives which one it is."""
@@ -180,11 +177,6 @@ class TakeBack:
 
     def _base(self, place: Place, owner: Owner) -> Place | None:
         """What to go on from where the newest cut is none that disks could be."""
-        base = self._base_of(place, owner)
-        refuse_collected(self._disks.ledger, base)
-        return base
-
-    def _base_of(self, place: Place, owner: Owner) -> Place | None:
         newest = self._disks.newest
         if place == newest:  # in another zone there may be more, behind a gap: force leaves that behind
             return place if self._jump and self._asked.forced is not None else None

@@ -19,6 +19,7 @@ import numpy as np
 from cdp_agent.streamer.payloads import Chunk, is_zero
 from cdp_container.domain.blocks import SUM, WINDOW_BYTES, ZEROS, Blocks, blocks_of
 from cdp_container.domain.contents import Contents
+from cdp_container.domain.ends import Collected
 from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
@@ -123,7 +124,7 @@ class _Image:
         keys = ReaderKeys(index_key=identity.index_key or None)
         facts = read_domain(store)
         ledger = read_ledger(store, facts.owner, keys)
-        history = read_history(store, facts)
+        history = read_history(store, facts, Collected(ledger))
         branch = self._branch = history.branch_of(base)
         self._spaces = [source.space for source in identity.sources]
         self.contents = gather(store, identity.domain, keys, branch, ledger, keeps_sums=True)
@@ -150,6 +151,8 @@ class _Image:
             if segment.complete and (generation != position.generation or offset <= position.offset):
                 after = segment.epoch, segment.seq
                 break
+        if self._is_collected_beyond(after):
+            return None  # of cuts that are retired nothing tells what they wrote: a discard leaves no trace
         runs = runs_of(self.contents, self._branch, self._spaces[source], after)
         if int(runs["count"].sum()) > WRITTEN_BEYOND_MAX:
             return None
@@ -158,6 +161,15 @@ class _Image:
         for first, count in runs[["first", "count"]].tolist():
             found.extend(extents[first : first + count][["offset", "length"]].tolist())
         return sorted(found)
+
+    def _is_collected_beyond(self, after: tuple[int, int]) -> bool:
+        """Whether any segment of the branch behind this one was collected."""
+        ledger = self.contents.ledger
+        return any(
+            first <= upto and (epoch, min(last, upto)) > after
+            for epoch, upto in self._branch.items()
+            for first, last in ledger.collected(epoch)
+        )
 
 
 def _runs(contents: Contents, branch: Branch, spaces: Sequence[bytes]) -> list[Table]:

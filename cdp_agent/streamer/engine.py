@@ -53,6 +53,7 @@ from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
 from cdp_container.errors import JournalDamaged, PositionUnknown
 from cdp_container.format.place import Place
+from cdp_container.format.seal import ReaderKeys
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -108,8 +109,8 @@ class Engine:
             self.shown.standing = "waiting for the splitter"
         else:
             self._look(page, seen_ns)
-            self._note_whole()
             self._look_at_trees(page)
+            self._note_whole()
         self.configuring.poll()
         self.tell_owner(ot.Tick())
         self.tell(st.Tick())
@@ -130,9 +131,9 @@ class Engine:
         application: bool,
         reply: Reply,
         more: Mapping[str, object] | None = None,
-    ) -> None:
         until_ns: int = 0,
         fixed: Callable[[], None] = nothing,
+    ) -> None:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be.
 
         `fixed` is called when the instant that a marker stands for is over; without trees that is before this
@@ -141,9 +142,9 @@ class Engine:
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
         refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
-        if refused is not None:
         if refused is None and name is not None and self.stream.lacking_trees:
             refused = Answered(None, NOT_WHOLE, MENDS_ITSELF)
+        if refused is not None:
             reply(refused)
             return
         assert page is not None, "refused"
@@ -153,9 +154,9 @@ class Engine:
         if self._identity.active_trees:
             self._promises.when_fixed(ticket, fixed)
         self.tell(st.AskedFor(asked))
-
         if not self._identity.active_trees:
             fixed()
+
     @property
     def may_finish(self) -> bool:
         """Whether what is captured could be sent soon: not while copying, and not where nothing is sent."""
@@ -207,7 +208,6 @@ class Engine:
         if self._epoch is not None and self._sending is None:
             self._begin(self._epoch, page, seen_ns)
 
-    def _wants_epoch(self, tail: Position) -> bool:
     def _look_at_trees(self, page: SplitterPage) -> None:
         trees = self.trees
         if trees is not None:
@@ -217,6 +217,7 @@ class Engine:
             # Amid an overflow cuts are older than the trees are.
             self.tell(st.TreesLooked(ready and not page.overflowed, is_changed))
 
+    def _wants_epoch(self, tail: Position) -> bool:
         new = tail != self._noted.proven or bool(self.not_whole) or self._promises.count > 0
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
         return new or waited_ns >= CLAIM_AFTER_NS
@@ -260,8 +261,8 @@ class Engine:
                 lacking=plan.lacking,
                 announce=not epoch.record.base or self._identity.has_removed,
                 copy_from=plan.copy_from,
-            )
                 trees=tuple(tree.tree for tree in self._identity.active_trees),
+            )
         )
 
     def _sending_of(self, epoch: Epoch, plan: Plan, page: SplitterPage) -> Sending:
@@ -341,10 +342,11 @@ class Engine:
         self.tell_owner(event)
 
     def _work(self, effect: OwnerWork) -> None:
-        patient, prompt, domain = self._outside.patient, self._outside.prompt, self._identity.domain
+        patient, prompt, identity = self._outside.patient, self._outside.prompt, self._identity
+        keys = ReaderKeys(identity.index_key or None)
 
         def work() -> Done:
-            event = do_work(patient, prompt, domain, effect)
+            event = do_work(patient, prompt, identity.domain, effect, keys)
             return lambda: self.tell_owner(event)
 
         self.start(Job(Lane.WORK, work))
@@ -391,12 +393,12 @@ class Engine:
                     self._noted.publish_proven(effect.position)
                 case st.Answer(ticket, place):
                     self._promise(ticket, place)
-                case st.Fence(why):
-                    self._fence(why)
                 case st.Fixed(ticket):
                     self._promises.fixed(ticket)
                 case st.Refuse(ticket, why):
                     self._promises.refuse(ticket, why)
+                case st.Fence(why):
+                    self._fence(why)
                 case _:
                     self._send(effect)
 

@@ -101,7 +101,7 @@ def plan_epoch(
     if len(lacking) == len(sources) and not mapped:
         return Plan(page.tail, seen_ns, lacking)
     position, why = _base_position(end, page.tail, journal, notes.carried)
-    taken_ns = end.preamble.cut_time_ns if end.preamble is not None else 0
+    taken_ns = end.time_ns
     beyond = NOWHERE
     if why:
         beyond = _end_before(end, page.tail, journal) if len(mapped) == len(sources) else NOWHERE

@@ -18,9 +18,16 @@ class End:
         preamble: of that segment, None where there is none or it was collected; its journal position is
             where capture resumes.
         stopped_by: why the run ended there, for people ("" where the next key is simply free).
+        packed_ns: when a cut that was collected was taken, by its writer's clock; 0 where no pack was asked.
     """
 
     place: Place = NOWHERE
     digest: bytes = NO_DIGEST
     preamble: Preamble | None = None
     stopped_by: str = ""
+    packed_ns: int = 0
+
+    @property
+    def time_ns(self) -> int:
+        """When the cut was taken, by its writer's clock; 0 where that is not known."""
+        return self.packed_ns if self.preamble is None else self.preamble.cut_time_ns

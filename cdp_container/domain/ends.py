@@ -44,10 +44,17 @@ class Collected:
     Attributes:
         ledger: what was collected.
         cuts: the complete cuts among that of which a pack holds a record, by (epoch, seq).
+        times_ns: when they were taken, likewise.
     """
 
     ledger: Ledger = NO_LEDGER
     cuts: Mapping[tuple[int, int], Place] = field(default_factory=dict)
+    times_ns: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    def end_at(self, place: Place) -> End:
+        """A cut of which the last segment was collected, as an end."""
+        told_ns = self.times_ns.get((place.epoch, place.seq), 0)
+        return End(place, self.ledger.digest(place.epoch, place.seq), packed_ns=told_ns)
 
 
 NOTHING_COLLECTED: Final = Collected()
@@ -72,11 +79,13 @@ def find_end(
     """The end of `epoch`, looked for from `protected` on if that is in it, else from its first segment.
 
     An epoch without a complete cut ends at its base; `epoch` 0 is the time before the first. Where
-    `protected` is NOWHERE a base that is gone is no fault: what is left then ends before it. With a
-    `read_ahead` above 1 that many segments are asked for at once where many were there before.
+    `protected` is NOWHERE a base that is gone is no fault: what is left then ends before it. No cut that is
+    retired is an end: what only it needed may be gone. With a `read_ahead` above 1 that many segments are
+    asked for at once where many were there before.
 
     Raises:
-        MissingObject: a segment that was proven to be there, or the epoch's record, is not.
+        MissingObject: a segment that was proven to be there, or the epoch's record, is not; or what was
+            proven is retired.
         DamagedObject, ForeignObject: such a one is not what it was.
         StoreUnavailable and its kin: see the store.
     """
@@ -84,19 +93,21 @@ def find_end(
         return End()
     if protected.epoch == epoch:
         if _is_forgotten(protected, collected):
-            why = "it was collected, and no pack in force tells of its cut"
+            why = "it is retired, or was collected and no pack in force tells of its cut"
             raise MissingObject(segment_key(epoch, protected.seq), why)
         start = _end_at(store, domain, protected, collected)
         ahead = _ahead(store, domain, epoch, protected.seq, collected, read_ahead)
         return _follow(start, protected.seq, epoch, collected, ahead)
+    last = NUMBER_MAX
     while True:
         base = _base_of(store, domain, epoch)
         start, is_left = _base_at(store, domain, base, collected, is_needed=bool(protected))
         ahead = _ahead(store, domain, epoch, 0, collected, read_ahead)
-        end = _follow(start, 0, epoch, collected, ahead)
+        end = _follow(start, 0, epoch, collected, ahead, last)
         if is_left or end.place != base:
             return end
-        epoch = base.epoch
+        # What lies beyond a base counts on no branch that goes on from it.
+        epoch, last = base.epoch, base.seq
 
 
 def highest_epoch(store: Store) -> int:
@@ -147,18 +158,27 @@ def _ahead(
 
 
 def _follow(
-    end: End, seq: int, epoch: int, collected: Collected, segments: Iterator[StoredSegment | CdpError]
+    end: End,
+    seq: int,
+    epoch: int,
+    collected: Collected,
+    segments: Iterator[StoredSegment | CdpError],
+    last: int = NUMBER_MAX,
 ) -> End:
-    """From an end (in an older epoch: the base) on to the end of the epoch's run of segments."""
+    """From an end (in an older epoch: the base) on to the end of the epoch's run of segments up to `last`."""
     cut: int | None = (end.place.cut if seq else 0) + 1
     previous = end.digest
     for _ in range(SEGMENTS_MAX):
         seq += 1
+        if seq > last:
+            return end
+        retired = collected.ledger.is_retired(epoch, seq)
         if collected.ledger.is_collected(epoch, seq):
             previous, cut = collected.ledger.digest(epoch, seq), None
             place = collected.cuts.get((epoch, seq))
             if place is not None:
-                end, cut = End(place, previous), place.cut + 1
+                cut = place.cut + 1
+                end = end if retired else collected.end_at(place)
             continue
         stored = next(segments)
         if isinstance(stored, NotFound):
@@ -174,7 +194,7 @@ def _follow(
             why = f"segment {seq} of epoch {epoch} is of cut {preamble.cut} where cut {cut} was due"
             return replace(end, stopped_by=why)
         previous, cut = stored.digest, preamble.cut + preamble.complete
-        if preamble.complete:
+        if preamble.complete and not retired:
             end = End(preamble.place, stored.digest, preamble)
     raise LimitExceeded(f"find the end of epoch {epoch}", f"more than {SEGMENTS_MAX} segments")
 
@@ -194,8 +214,12 @@ def _base_at(
     store: Store, domain: bytes, base: Place, collected: Collected, is_needed: bool
 ) -> tuple[End, bool]:
     """An epoch's base as an end, and whether it is left; cuts that follow a lost one may still count."""
+    if is_needed and collected.ledger.is_retired(base.epoch, base.seq):
+        why = "an epoch begins at this cut, and it is retired"
+        raise MissingObject(segment_key(base.epoch, base.seq), why)
     try:
-        return _end_at(store, domain, base, collected), True
+        is_left = is_needed or not _is_forgotten(base, collected)
+        return _end_at(store, domain, base, collected), is_left
     except (MissingObject, *_UNREADABLE):
         if is_needed:
             raise
@@ -207,15 +231,16 @@ def _end_at(store: Store, domain: bytes, place: Place, collected: Collected) -> 
     if not place:
         return End()
     if collected.ledger.is_collected(place.epoch, place.seq):
-        return End(place, collected.ledger.digest(place.epoch, place.seq))
+        return collected.end_at(place)
     stored = _proven_segment(store, domain, place)
     return End(place, stored.digest, stored.preamble)
 
 
 def _is_forgotten(place: Place, collected: Collected) -> bool:
-    """Whether the cut at `place` was collected and is no recovery point any more."""
+    """Whether the cut at `place` is no recovery point any more."""
     gone = collected.ledger.is_collected(place.epoch, place.seq)
-    return gone and collected.cuts.get((place.epoch, place.seq)) != place
+    retired = collected.ledger.is_retired(place.epoch, place.seq)
+    return retired or (gone and collected.cuts.get((place.epoch, place.seq)) != place)
 
 
 def _proven_segment(store: Store, domain: bytes, place: Place) -> StoredSegment:

@@ -81,11 +81,3 @@ def hold_to_go_on_with(
         if (hold.cut.epoch, hold.cut.cut) == point:
             return hold_id, hold
     return None
-
-
-def kept_hold(holds: Mapping[str, Hold], point: tuple[int, int] | None) -> Hold | None:
-    """An operator's hold on a point: what that needs is there, by the ledger that the hold notes."""
-    for hold in holds.values():
-        if hold.until_ns is not None and hold.cut is not None and (hold.cut.epoch, hold.cut.cut) == point:
-            return hold
-    return None

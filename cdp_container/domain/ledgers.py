@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_container.errors import DamagedObject, MissingObject, NotFound
-from cdp_container.format.domain import Owner
+from cdp_container.format.domain import ObjectName, Owner
 from cdp_container.format.head import check_object, object_digest, open_head
 from cdp_container.format.index import Run
 from cdp_container.format.keys import pack_key
@@ -52,6 +52,10 @@ class Ledger:
     def digest(self, epoch: int, seq: int) -> bytes:
         """The digest of a collected segment, where it is the last of a run; elsewhere empty: not known."""
         return self._digests.get((epoch, seq), b"")
+
+    def reaches_beyond(self, epoch: int, seq: int) -> bool:
+        """Whether this segment of an epoch was collected, or any behind it."""
+        return any(last >= seq for _, last in self._runs.get(epoch, [])[-1:])
 
     def reaches_into(self, epoch: int) -> bool:
         """Whether anything of this epoch was collected."""
@@ -101,7 +105,12 @@ def _merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def read_ledger(store: Store, owner: Owner, keys: ReaderKeys) -> Ledger:
-    """The ledger that the owner names, and its predecessors.
+    """The ledger that the owner names, and its predecessors. Raises as `read_named`."""
+    return read_named(store, owner.domain, owner.ledger, keys)
+
+
+def read_named(store: Store, domain: bytes, name: ObjectName | None, keys: ReaderKeys) -> Ledger:
+    """The ledger of a name, None for none yet, and its predecessors.
 
     Raises:
         MissingObject, DamagedObject and their kin: without sound ledgers nobody can tell lost from
@@ -109,7 +118,6 @@ def read_ledger(store: Store, owner: Owner, keys: ReaderKeys) -> Ledger:
         KeyMissing: a ledger is sealed and `keys` has no index key.
     """
     generations: list[list[Run]] = []
-    name = owner.ledger
     while name is not None:
         if len(generations) >= LEDGERS_MAX:
             raise DamagedObject(name.key, f"more than {LEDGERS_MAX} ledgers precede one another")
@@ -117,10 +125,10 @@ def read_ledger(store: Store, owner: Owner, keys: ReaderKeys) -> Ledger:
             data = store.get(name.key).data
         except NotFound as error:
             raise MissingObject(name.key, "this ledger is in force, and it is gone") from error
-        check_object(data, name.key, owner.domain)
+        check_object(data, name.key, domain)
         if object_digest(data) != name.digest:
             raise DamagedObject(name.key, "it has not the digest by which it was named")
-        head = open_head(data, name.key, owner.domain, keys)
+        head = open_head(data, name.key, domain, keys)
         generations.append(list(head.index.iter_runs()))
         name = predecessor_of(head)
     if not generations:

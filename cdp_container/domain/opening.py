@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from cdp_container.domain.ends import Collected
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import History, read_domain, read_history
-from cdp_container.domain.ledgers import Ledger, read_ledger
+from cdp_container.domain.ledgers import Ledger, read_ledger, read_named
 from cdp_container.errors import DamagedObject
-from cdp_container.format.domain import Owner
+from cdp_container.format.domain import ObjectName, Owner
 from cdp_container.format.keys import OWNER_KEY
+from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 
@@ -48,6 +49,30 @@ def collected_of(store: Store, owner: Owner, keys: ReaderKeys, ledger: Ledger) -
     """What the end of the newest epoch depends on, where anything of it was collected."""
     if not ledger.reaches_into(owner.epoch_in_force):
         return Collected(ledger)
-    with closing(gather(store, owner.domain, keys, {}, ledger)) as packed:
-        cuts = {name: segment.place for name, segment in packed.segments.items() if segment.complete}
-    return Collected(ledger, cuts)
+    return all_collected(store, owner.domain, keys, ledger)
+
+
+def collected_by(
+    store: Store, domain: bytes, name: ObjectName | None, epoch: int, protected: Place, keys: ReaderKeys
+) -> Collected:
+    """What the end of `epoch`, looked for from `protected` on, depends on by the ledger of this name.
+
+    Raises MissingObject, DamagedObject, KeyMissing and their kin: it cannot be read, so nobody can tell what
+    was collected from what is lost.
+    """
+    ledger = read_named(store, domain, name, keys)
+    first = protected.seq if protected.epoch == epoch else 1
+    is_packed = ledger.is_collected(protected.epoch, protected.seq) or ledger.reaches_beyond(epoch, first)
+    if protected and not is_packed:
+        return Collected(ledger)
+    return all_collected(store, domain, keys, ledger)
+
+
+def all_collected(store: Store, domain: bytes, keys: ReaderKeys, ledger: Ledger) -> Collected:
+    """The same with every cut that a pack remembers: any may be the end where a proven one is lost."""
+    if not ledger.packs:
+        return Collected(ledger)
+    with closing(gather(store, domain, keys, {}, ledger)) as packed:
+        found = {name: segment for name, segment in packed.segments.items() if segment.complete}
+    places = {name: segment.place for name, segment in found.items()}
+    return Collected(ledger, places, {name: segment.cut_time_ns for name, segment in found.items()})

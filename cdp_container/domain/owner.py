@@ -354,12 +354,8 @@ def _work_failed(state: RunState, event: WorkFailed, moment: Moment) -> Step:
 
 
 def _may_lose(state: RunState, failure: Failure) -> bool:
-    """Whether the operator accepted that what was proven is gone, and the end can be told without it.
-
-    Where segments were collected only the ledger tells them from lost ones, and no run that claims has it.
-    """
-    assert state.seen is not None
-    accepted = state.takeover is not None and state.takeover.accept_loss and state.seen.ledger is None
+    """Whether the operator accepted that what was proven is gone."""
+    accepted = state.takeover is not None and state.takeover.accept_loss
     return accepted and state.phase is Phase.FINDING and failure is Failure.LOST
 
 
@@ -426,7 +422,8 @@ def _work(state: RunState, moment: Moment) -> Step:
     state = replace(state, working=True)
     match state.phase:
         case Phase.FINDING:
-            return state, (FindEnd(seen.previous, NOWHERE if state.lost else seen.protected),)
+            protected = NOWHERE if state.lost else seen.protected
+            return state, (FindEnd(seen.previous, protected, seen.ledger),)
         case Phase.RECORDING:
             state = replace(state, record=state.record or epoch_record(state, moment))
             assert state.record is not None

@@ -22,6 +22,7 @@ from cdp_container.domain.owner_lease import request_seconds
 from cdp_container.domain.owner_work import OwnerWork, do_work
 from cdp_container.errors import CdpError, Fenced, MissingObject, OwnedElsewhere
 from cdp_container.format.domain import Owner, OwnerState
+from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 from cdp_container.store.prompt import prompt
 from cdp_container.store.retry import with_retries
@@ -49,6 +50,7 @@ class OwnerRunner:
         directory: the journal directory; notes.json is read and written there, so no agent may run in it.
         clock, entropy: of this machine.
         report: is given lines for people, by the thread that calls `take_over`.
+        keys: with the index key of a domain that is encrypted: its ledger tells what is lost.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class OwnerRunner:
         clock: Clock,
         entropy: Callable[[int], bytes],
         report: Callable[[str], None],
+        keys: ReaderKeys,
     ) -> None:
         self._domain = claimant.domain
+        self._keys = keys
         self._store = store
         self._clock = clock
         self._report = report
@@ -97,7 +101,8 @@ class OwnerRunner:
         Raises:
             OwnedElsewhere: it was refused, because the domain is not as it was when it was looked at.
             Fenced: somebody else claimed it after us.
-            MissingObject: where the epoch before ends cannot be found: `accept_loss` was not wished.
+            MissingObject: where the epoch before ends cannot be found: `accept_loss` was not wished, or the
+            ledger is lost.
             LocalDiskFull, CdpError: notes.json could not be written, UNSAVED_MAX times in a row.
         """
         self._ask(wish)
@@ -167,8 +172,7 @@ class OwnerRunner:
         """What stays lost is not waited for: somebody has to decide."""
         self._lost = self._lost + 1 if why.startswith(ot.Failure.LOST.value) else 0
         if self._lost >= LOST_MAX:
-            collected = self.owner is not None and self.owner.ledger is not None
-            raise MissingObject("cannot take the domain over", why, _KEPT_HINT if collected else _LOST_HINT)
+            raise MissingObject("cannot take the domain over", why, _LOST_HINT)
 
     def _say(self, line: str) -> None:
         if line != self._said:
@@ -210,7 +214,7 @@ class OwnerRunner:
 
     def _work(self, work: OwnerWork) -> None:
         try:
-            self._inbox.put(do_work(self._patient, self._prompt, self._domain, work))
+            self._inbox.put(do_work(self._patient, self._prompt, self._domain, work, self._keys))
         except BaseException as error:  # noqa: BLE001  it is raised again by the thread that asks
             self._end(error)
 
@@ -219,10 +223,6 @@ _FENCED_HINT: Final = "see who owns it with `rehydrate history`; what was restor
 _LOST_HINT: Final = (
     "bring back what is named from a replica or a version and run this again; or `rehydrate failover "
     "--accept-loss` (a failback has no such option: into new disks): the epoch record tells what was lost"
-)
-_KEPT_HINT: Final = (
-    "bring the missing object back from a replica or a version; older points can be restored with --at, and "
-    "protected into a new domain: what was collected cannot be told from what is lost by who claims"
 )
 
 

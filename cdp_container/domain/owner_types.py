@@ -316,10 +316,11 @@ class SwapOwner:
 
 @dataclass(frozen=True, slots=True)
 class FindEnd:
-    """Find where this epoch ends, from a place that is proven (`ends.find_end`)."""
+    """Find where this epoch ends (`ends.find_end`), from a proven place, by the ledger in force."""
 
     epoch: int
     protected: Place
+    ledger: ObjectName | None
 
 
 @dataclass(frozen=True, slots=True)

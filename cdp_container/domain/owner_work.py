@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from cdp_container.domain.ends import find_end, highest_epoch
+from cdp_container.domain.opening import collected_by
 from cdp_container.domain.owner_types import (
     CountEpochs,
     EndFound,
@@ -33,6 +34,7 @@ from cdp_container.errors import (
     Contention,
     DamagedObject,
     ForeignObject,
+    KeyMissing,
     MissingObject,
     NewerFormat,
     NoSuchBucket,
@@ -43,6 +45,7 @@ from cdp_container.errors import (
 )
 from cdp_container.format.domain import build_epoch_record, build_owner, parse_epoch_record, parse_owner
 from cdp_container.format.keys import OWNER_KEY, epoch_key
+from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 
 OwnerRequest: TypeAlias = ReadOwner | SwapOwner
@@ -59,7 +62,13 @@ def failure_of(error: CdpError) -> Failure:
         case StoreThrottled() | AccessDenied() | StoreFull():
             return Failure.THROTTLED
         case (
-            NotFound() | NoSuchBucket() | MissingObject() | DamagedObject() | ForeignObject() | NewerFormat()
+            NotFound()
+            | NoSuchBucket()
+            | MissingObject()
+            | DamagedObject()
+            | ForeignObject()
+            | NewerFormat()
+            | KeyMissing()
         ):
             return Failure.LOST
         case _:
@@ -83,12 +92,21 @@ def request_owner(store: Store, domain: bytes, effect: OwnerRequest) -> Event:
         return OwnerFailed(failure_of(error), str(error))
 
 
-def do_work(patient: Store, prompt: Store, domain: bytes, effect: OwnerWork) -> Event:
-    """The longer work of a claim. `patient` may repeat reads; `prompt` is as for `request_owner`."""
+def do_work(patient: Store, prompt: Store, domain: bytes, effect: OwnerWork, keys: ReaderKeys) -> Event:
+    """The longer work of a claim.
+
+    Args:
+        patient: may repeat reads.
+        prompt: is as for `request_owner`.
+        domain: its id.
+        effect: what is to be done.
+        keys: with the index key of a domain that is encrypted: its ledger is sealed.
+    """
     try:
         match effect:
-            case FindEnd(epoch, protected):
-                return EndFound(find_end(patient, domain, epoch, protected))
+            case FindEnd(epoch, protected, ledger):
+                collected = collected_by(patient, domain, ledger, epoch, protected, keys)
+                return EndFound(find_end(patient, domain, epoch, protected, collected))
             case WriteEpoch(record):
                 prompt.put_new(epoch_key(record.epoch), build_epoch_record(record))
                 return EpochWritten()

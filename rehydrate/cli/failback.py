@@ -36,6 +36,7 @@ from cdp_container.errors import (
     UsageError,
 )
 from cdp_container.format.place import Place
+from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from rehydrate import agent_files, agent_start, failover
@@ -210,8 +211,9 @@ def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Pla
     """Own the domain again, and leave what the agent's first run goes on from: all durable, in this order."""
     owner = takeback.look()
     software = f"rehydrate {installed_version('cdp-container')}"
+    keys = ReaderKeys(here.identity.index_key or None)
     runner = runner_of(
-        run.store, owner, run.asked, here.directory, run.clock, os.urandom, software, run.report
+        run.store, owner, run.asked, here.directory, run.clock, os.urandom, software, run.report, keys
     )
     with runner:
         taken = takeback.take(place, runner)

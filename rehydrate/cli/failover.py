@@ -175,7 +175,6 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
     run.report(writer.told(run.sealed))
     chosen = _check_all(run, container, note)
     wish = failover.wish_of(run.asked, container.history, chosen.cut.place, run.jump)
-    failover.refuse_collected(container.ledger, wish.base)
     run.report(owner_line(owner))
     if not failover.is_at_once(owner, run.asked):
         run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")
@@ -185,7 +184,15 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
     with writer.denied(run.sealed, held):
         _open_writer(run)
         runner = failover.runner_of(
-            run.store, owner, run.asked, directory, run.clock, os.urandom, software, run.report
+            run.store,
+            owner,
+            run.asked,
+            directory,
+            run.clock,
+            os.urandom,
+            software,
+            run.report,
+            container.keys,
         )
     save_note(directory, note)
     note = _before(run, container, chosen, note)

@@ -11,11 +11,8 @@ from typing import Any
 
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
-from cdp_container.domain.hold_rules import kept_hold
 from cdp_container.domain.holding import Holding
-from cdp_container.domain.roster import UNREADABLE, read_roster
 from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, counted
-from cdp_container.format.holds import Hold
 from cdp_container.store.api import Store
 from rehydrate.anew import read_until_found
 from rehydrate.cli import views
@@ -81,27 +78,8 @@ def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, 
 
 
 def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
-    """One reading: all of it, or on from where the one before it was."""
-    try:
-        return _read(job, is_first, job.holding.hold if is_first else None)
-    except NoSuchPoint:
-        kept = _kept_for(job) if is_first else None
-        if kept is None:
-            raise
-        tell(f"the retention dropped this point; {kept.operator} at {kept.site} holds it: {kept.purpose}")
-        return _read(job, is_first, kept)
-
-
-def _kept_for(job: _Job) -> Hold | None:
-    """The operator's hold on the point that is asked for: it may have come when a plan had dropped that."""
-    try:
-        return kept_hold(read_roster(job.store, None).holds.holds, job.choice.at)
-    except UNREADABLE:
-        return None
-
-
-def _read(job: _Job, is_first: bool, held: Hold | None) -> tuple[RestorePlan, Restored]:
-    """The same by the ledger that a hold notes, where there is one."""
+    """One reading: all of it, or on from where the one before it was, by the ledger that its hold notes."""
+    held = job.holding.hold if is_first else None
     job.container, job.secret = open_asking(job.store, job.secret, job.access.replica, held)
     container = job.container
     container.require_key()

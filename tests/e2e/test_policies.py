@@ -24,6 +24,7 @@ from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.holds import Holds, build_holds, parse_holds
 from cdp_container.format.keyblock import ScryptCost
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, epoch_key, segment_key
+from cdp_container.format.seal import NO_KEYS
 from cdp_container.store.attest import probe
 from cdp_container.store.s3 import S3Store
 from cdp_container.store.s3_settings import S3Settings
@@ -171,7 +172,7 @@ def test_takeover_credentials_claim_the_domain_and_write_no_data(container: As, 
     directory = tmp_path / "journal"
     directory.mkdir()
     # What stands under log/ is no segment that a claim would look for: nobody ever owned the domain.
-    with OwnerRunner(store, claimant, directory, CLOCK, os.urandom, lambda line: None) as runner:
+    with OwnerRunner(store, claimant, directory, CLOCK, os.urandom, lambda line: None, NO_KEYS) as runner:
         activated = runner.take_over(TakeOver(forced=(seen.epoch, seen.nonce)))
     assert (owner_of(store).site, owner_of(store).state) == ("munich", OwnerState.ACTIVE)
     assert store.get(epoch_key(activated.record.epoch)).data

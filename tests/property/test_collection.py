@@ -20,12 +20,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cdp_agent.collector.pass_types import Wishes
+from cdp_container.domain.owner_types import EndFound, FindEnd
+from cdp_container.domain.owner_work import do_work
 from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN, Retention
 from cdp_container.errors import CollectionStopped
 from cdp_container.format.domain import ObjectName
 from cdp_container.format.holds import Hold, Holds, build_holds, parse_holds
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.format.place import Place
+from cdp_container.format.seal import ReaderKeys
 from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice
 from rehydrate.points import plan_restore, scope_of
@@ -74,7 +77,7 @@ class Collection(RuleBasedStateMachine):
         self.stays: dict[str, Place] = {}
         self.markers: set[Place] = set()
         self.torn: set[Place] = set()
-        self._count = self._counter = 0
+        self._count = self._counter = self.begun_at_packed = 0
 
     def teardown(self) -> None:
         try:
@@ -145,7 +148,8 @@ class Collection(RuleBasedStateMachine):
     def restart(self, zombie: bool, unfinished: bool) -> None:
         if unfinished:
             self.site.cut([self.site._random_write()], complete=False)
-        elif zombie:
+        self._end_is_found()
+        if zombie and not unfinished:
             self.site.zombie([self.site._random_write()])
         self.site.begin_epoch()
 
@@ -159,6 +163,48 @@ class Collection(RuleBasedStateMachine):
         if len(sizes) == 1 and self._same_sizes(base):
             self.site.begin_epoch(base=base)
             self.site.protect(base)
+            self._end_is_found()
+
+    @precondition(_may_begin)
+    @rule(number=st.integers(0, 1 << 16), cuts=st.integers(0, 2), passes=later)
+    def lose_the_site_twice(self, number: int, cuts: int, passes: int) -> None:
+        """An epoch begins where the last segment was collected, if there is such a cut; and then another."""
+        self.mark()
+        self.site.busy(8, minutes=20, writes=2)
+        self.site.time.sleep(30 * HOUR)
+        self._pass(Effects(), space=1.0)
+        packed = self._packed()
+        self.begun_at_packed += bool(packed)
+        base = packed[number % len(packed)] if packed else max(self.site.images)
+        self._end_is_found()
+        self.site.begin_epoch(base=base)
+        self.site.protect(base)
+        if cuts:
+            self.site.busy(cuts, minutes=20, writes=2)
+        self.site.time.sleep(passes)
+        self._pass(Effects())
+        self._end_is_found()
+        self.site.begin_epoch()
+        self._end_is_found()
+
+    def _packed(self) -> list[Place]:
+        """The cuts that are offered, and whose last segments were collected."""
+        there = {found.key for found in self.site.store.list("log/")}
+        return [
+            place
+            for place in sorted(self.site.images)
+            if segment_key(place.epoch, place.seq) not in there
+            if not self._is_retired(place) and self._same_sizes(place)
+        ]
+
+    def _end_is_found(self) -> None:
+        """By who claims, as the real machine asks for it: the newest cut of the newest epoch, or its base."""
+        owner, keys = self.site.owner, ReaderKeys(self.site._identity().index_key or None)
+        effect = FindEnd(owner.epoch_in_force, owner.protected, owner.ledger)
+        found = do_work(self.site.store, self.site.store, self.site.domain, effect, keys)
+        assert isinstance(found, EndFound), found
+        assert found.end.place == self.site._newest
+        assert found.end.digest == self.site._lines[found.end.place].digest
 
     def _same_sizes(self, base: Place) -> bool:
         image = self.site.images[base]

@@ -10,6 +10,7 @@ from cdp_container.domain.owner_work import do_work, request_owner
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.seal import NO_KEYS
 from cdp_container.store.api import Store
 from tests.sim.clock import VirtualTime
 
@@ -44,7 +45,9 @@ class Intruder:
                 case ot.ReadOwner() | ot.SwapOwner():
                     self._later(lambda effect=effect: request_owner(self._store, self._domain, effect))
                 case ot.FindEnd() | ot.WriteEpoch() | ot.ReadEpoch() | ot.CountEpochs():
-                    self._later(lambda effect=effect: do_work(self._store, self._store, self._domain, effect))
+                    self._later(
+                        lambda effect=effect: do_work(self._store, self._store, self._domain, effect, NO_KEYS)
+                    )
                 case ot.Activated(record):
                     self.base = record.base
                 case ot.Elsewhere(found):

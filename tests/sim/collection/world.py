@@ -9,6 +9,7 @@ replays exactly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from cdp_agent.streamer.planning import Answer, Planning, change_request
@@ -16,6 +17,7 @@ from cdp_container.clock import Clock
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.held import Watch, dead_holds, watched, without_dead
 from cdp_container.domain.holding import Holding, Reader
+from cdp_container.domain.owner_work import OwnerWork, failure_of
 from cdp_container.domain.roster import change_roster, read_roster
 from cdp_container.errors import CdpError, HoldLost, NotFound, PreconditionFailed
 from cdp_container.format.domain import EpochRecord, ObjectName, PlanState
@@ -84,6 +86,19 @@ class CollectionWorld(World):
         store.odds, store.allow_two_contents = self.sites[0].store.odds, True
         store.landed, store.deletes = self.landed, self._deletes
         return store
+
+    def do_work(self, process: Process, effect: OwnerWork) -> ot.Event:
+        """The ledger that a look goes by must be there; what it says are symbols, and no segments."""
+        if not isinstance(effect, ot.FindEnd) or effect.ledger is None:
+            return super().do_work(process, effect)
+        try:
+            symbols.parse_meaning(process.site.store.get(effect.ledger.key).data)
+        except CdpError as error:
+            overtaken = self.shown().epoch != process.state.epoch
+            gone = isinstance(error, NotFound) and not overtaken
+            self.checks.must(not gone, f"{effect.ledger} is gone, and a claim in force goes by it")
+            return ot.WorkFailed(failure_of(error), str(error))
+        return super().do_work(process, replace(effect, ledger=None))
 
     def activated(self, process: Process, record: EpochRecord) -> None:
         super().activated(process, record)

@@ -9,7 +9,7 @@ import pytest
 
 from cdp_container.domain import history, owner, owner_objects, owner_takeover, owner_work, requests
 from cdp_container.domain import owner_types as ot
-from cdp_container.domain.ends import find_end
+from cdp_container.domain.ends import Collected, find_end
 from cdp_container.domain.history import History
 from cdp_container.errors import CdpError
 from cdp_container.format.domain import EpochRecord, Owner, OwnerState, build_owner
@@ -108,8 +108,8 @@ def find_the_end_before_the_claim(patch: pytest.MonkeyPatch, world: World) -> No
 def end_at_the_highest_seen(patch: pytest.MonkeyPatch, world: World) -> None:
     """The newest segment that is there is the end, whatever is missing before it: a zombie fills the gap."""
 
-    def highest(store: Store, domain: bytes, epoch: int, protected: Place) -> ot.End:
-        end = find_end(store, domain, epoch, protected)
+    def highest(store: Store, domain: bytes, epoch: int, protected: Place, collected: Collected) -> ot.End:
+        end = find_end(store, domain, epoch, protected, collected)
         for found in world.store.inner.list(f"log/{epoch:010}/") if epoch else ():
             data = world.store.inner.get(found.key).data
             preamble = parse_preamble(data, found.key)

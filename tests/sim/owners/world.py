@@ -19,6 +19,7 @@ from cdp_container.format.domain import EpochRecord, Owner, OwnerState, build_ow
 from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.request import OwnershipRequest
+from cdp_container.format.seal import NO_KEYS
 from tests.sim.clock import SECOND, VirtualTime
 from tests.sim.owners.checks import Checks
 from tests.sim.owners.site import LEASE_SECONDS, Process, Site
@@ -93,7 +94,7 @@ class World:
         self.checks.landed(key, data)
 
     def do_work(self, process: Process, effect: owner_work.OwnerWork) -> ot.Event:
-        return do_work(process.site.store, process.site.store, self.domain, effect)
+        return do_work(process.site.store, process.site.store, self.domain, effect, NO_KEYS)
 
     def activated(self, process: Process, record: EpochRecord) -> None:
         self.checks.activated(process, record)

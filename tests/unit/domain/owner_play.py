@@ -127,7 +127,7 @@ class Play:
     def finding(self) -> Play:
         """The claim is done, the end is looked for."""
         self.claiming().on(Swapped("tag-1"))
-        assert self.effects == (FindEnd(4, Place(4, 8, 11)),)
+        assert self.effects == (FindEnd(4, Place(4, 8, 11), None),)
         return self
 
     def recording(self) -> Play:

@@ -137,7 +137,9 @@ class World:
 
     def _turn(self, drive: OwnerDrive) -> None:
         if self.work:
-            drive.feed(do_work(self.store, self.store, self.site.domain, self.work.pop()))
+            drive.feed(
+                do_work(self.store, self.store, self.site.domain, self.work.pop(), self.site.reader_keys())
+            )
             return
         due_seconds = drive.due_seconds()
         assert due_seconds is not None, drive.state.phase
@@ -273,7 +275,8 @@ def lines() -> list[str]:
 def runner_of(world: World, lines: list[str], clock: SystemClock | None = None) -> OwnerRunner:
     claimant = world.claimant(lease_seconds=1)
     clock = clock or SystemClock()
-    return OwnerRunner(world.store, claimant, world.directory, clock, world.entropy, lines.append)
+    keys = world.site.reader_keys()
+    return OwnerRunner(world.store, claimant, world.directory, clock, world.entropy, lines.append, keys)
 
 
 def test_a_runner_takes_over_renews_and_proves(world: World, lines: list[str]) -> None:

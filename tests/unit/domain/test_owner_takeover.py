@@ -179,7 +179,7 @@ def test_an_abandoned_claim_is_taken_over_and_keeps_the_last_active_epoch() -> N
 def test_the_way_to_the_epoch_is_that_of_every_claim() -> None:
     play = asked(BY_FORCE)
     play.on(Swapped("tag-1"))
-    assert play.effects == (FindEnd(9, Place(4, 8, 11)),)
+    assert play.effects == (FindEnd(9, Place(4, 8, 11), None),)
     play.on(EndFound(END))
     assert play.one(WriteEpoch).record.base == END.place
     play.on(EpochWritten())
@@ -280,16 +280,16 @@ def test_a_loss_that_is_accepted_is_recorded(answer: str) -> None:
     assert play.sent.protected == left.place
 
 
-def test_where_segments_were_collected_no_end_is_found_without_what_was_proven() -> None:
-    """From its first segment on all would look lost, and the next pass would collect what is left."""
+def test_the_end_is_told_by_the_ledger_in_force() -> None:
+    """Without it all that was collected would look lost, also where a loss was accepted."""
     found = foreign(ledger=ObjectName(ledger_key(9, 1), b"l" * 32))
     play = asked(TakeOver(forced=(found.epoch, found.nonce), accept_loss=True), found)
     play.on(Swapped("tag-1"))
-    for _ in range(3):
-        play.on(WorkFailed(Failure.LOST, "it is gone"))
-        while not play.has(FindEnd):
-            play.until_due()
-        assert play.one(FindEnd).protected == found.protected
+    assert play.one(FindEnd) == FindEnd(9, found.protected, found.ledger)
+    play.on(WorkFailed(Failure.LOST, "it is gone"))
+    while not play.has(FindEnd):
+        play.until_due()
+    assert play.one(FindEnd) == FindEnd(9, NOWHERE, found.ledger)
 
 
 def test_an_outage_is_no_loss() -> None:

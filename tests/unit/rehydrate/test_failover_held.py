@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cdp_container.domain.roster import read_roster
-from cdp_container.errors import Fenced, NoSuchPoint
+from cdp_container.errors import DamagedObject, Fenced, MissingObject
 from cdp_container.format.holds import Hold, Holds, build_holds
-from cdp_container.format.keys import HOLDS_KEY
+from cdp_container.format.keys import HOLDS_KEY, segment_key
 from rehydrate import failover
 from rehydrate.cli import targets
 from rehydrate.plan import Choice
@@ -93,13 +94,43 @@ def test_one_that_fails_lets_go(world: World, monkeypatch: pytest.MonkeyPatch) -
     assert holds_in(world) == []
 
 
-def test_no_epoch_begins_at_a_cut_whose_end_was_collected(world: World, tmp_path: Path) -> None:
-    """Whoever claims after it would look for that segment in vain, and nobody could own the domain again."""
+def test_an_epoch_begins_at_a_cut_whose_end_was_collected_and_so_does_the_next(
+    world: World, tmp_path: Path
+) -> None:
+    """Whoever claims after it finds that segment by the ledger, and could not own the domain without."""
     world.site.collect(1, 1, 2)
-    before = world.owner
-    with pytest.raises(NoSuchPoint, match="was collected"):
-        world.run(Choice(at=(1, 2)))
+    world.run(Choice(at=(1, 2)))
+    world.check(world.cuts[1])
+    shutil.rmtree(world.journal)
+    shutil.rmtree(tmp_path / "vms")
+    (tmp_path / "vms").mkdir()
+    world.run()
+    world.check(world.cuts[1])
+    assert (world.owner.epoch, world.owner.previous) == (3, 2)
+
+
+@pytest.mark.parametrize("fault", ["gone", "damaged"])
+def test_without_the_ledger_nothing_is_claimed(world: World, fault: str) -> None:
+    world.site.collect(1, 1, 2)
+    name, before = world.owner.ledger, world.owner
+    assert name is not None
+    data = world.store.get(name.key).data
+    world.store.delete(name.key)
+    if fault == "damaged":
+        world.store.put_new(name.key, data[:-40] + bytes(40))
+    for accept_loss in (False, True):
+        with pytest.raises(MissingObject if fault == "gone" else DamagedObject) as error:
+            world.run(accept_loss=accept_loss)
+        assert name.key in str(error.value)
     assert world.owner == before
-    assert not list((tmp_path / "vms").iterdir())
-    world.run(Choice(at=(1, 3)))
-    world.check(world.cuts[2])
+
+
+def test_a_loss_can_be_accepted_where_segments_were_collected(world: World) -> None:
+    """The newest cut that is left may itself have been collected."""
+    world.site.collect(1, 1, 2)
+    for seq in (3, 4):
+        world.store.delete(segment_key(1, seq))
+    with pytest.raises(MissingObject):
+        world.run()
+    world.run(accept_loss=True)
+    world.check(world.cuts[1])

@@ -314,19 +314,6 @@ def test_a_hold_that_is_taken_out_under_the_reader_is_placed_anew(
     wait_until(lambda: held.holds == {}, "the second hold is dropped", 20)
 
 
-def test_a_point_that_an_operator_holds_is_read_by_the_ledger_of_that_hold(held: Story) -> None:
-    """The hold came when a plan had been made that retires the point."""
-    until = ("--until", "2200-01-01T00:00:00Z")
-    assert held.run("hold", held.place, *until, "--at", "1.2", "--reason", "audit")[0] == 0
-    held.retire()
-    code, _, stderr = held.restore()
-    assert code == 0, stderr
-    assert held.is_restored()
-    assert "holds it: audit" in stderr
-    assert [hold.purpose for hold in held.holds.values()] == ["audit"]
-    assert held.run("restore", held.place, "--target", held.target, "--at", "1.9")[0] == 13
-
-
 def test_a_reader_s_hold_keeps_no_point_for_others(held: Story) -> None:
     held.at_fetch[3] = held.interrupt
     assert held.restore()[0] == 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,28 @@ import pytest
 
 from cdp_agent.streamer.control import call
 from cdp_agent.streamer.planning import Planning, change_request, parse_change
+from cdp_agent.streamer.resume import epoch_keys
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.plan_changes import end_plan, execute_plan, name_plan
 from cdp_container.errors import DamagedObject
+from cdp_container.format.codec import Compressor
 from cdp_container.format.domain import ObjectName, Owner, PlanState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
+from cdp_container.format.ledger import LedgerFacts, build_ledger
 from tests.unit.domain.owner_play import SECOND, Play
 from tests.unit.streamer.site import AgentSite
-
-LEDGER = ObjectName("packs/0000000001/ledger-000000000001", b"l" * 32)
 
 
 def owned(site: AgentSite) -> Owner:
     return parse_owner(site.store.get(OWNER_KEY).data, OWNER_KEY, None)
+
+
+def put_ledger(site: AgentSite) -> ObjectName:
+    """One by which nothing was collected: whoever claims reads it."""
+    keys = epoch_keys(site.identity, os.urandom)
+    built = build_ledger(LedgerFacts(1, 1, None), [], keys, os.urandom(16), Compressor())
+    site.store.put_new(built.key, built.data)
+    return ObjectName(built.key, built.digest)
 
 
 def ask(site: AgentSite, change: ot.ChangePlan) -> dict[str, Any]:
@@ -41,7 +51,8 @@ def test_a_pass_through_the_real_streamer_and_what_the_next_run_inherits(tmp_pat
         assert named.plan.state is PlanState.NAMED
         refused = ask(site, name_plan(before, 2, b"q" * 32))
         assert "not any more what they were" in refused["error"]
-        assert ask(site, execute_plan(named, LEDGER)) == {"ok": True}
+        ledger = put_ledger(site)
+        assert ask(site, execute_plan(named, ledger)) == {"ok": True}
     site.begin_generation()
     with site.streaming():
         site.write(0, 0, b"more" * 1024)
@@ -49,10 +60,10 @@ def test_a_pass_through_the_real_streamer_and_what_the_next_run_inherits(tmp_pat
         inherited = owned(site)
         assert inherited.epoch > before.epoch
         assert inherited.plan is not None
-        assert (inherited.plan.state, inherited.ledger) == (PlanState.EXECUTING, LEDGER)
+        assert (inherited.plan.state, inherited.ledger) == (PlanState.EXECUTING, ledger)
         assert "the plan's" in ask(site, end_plan(before_of(inherited, before.epoch)))["error"]
         assert ask(site, end_plan(inherited)) == {"ok": True}
-        assert (owned(site).plan, owned(site).ledger) == (None, LEDGER)
+        assert (owned(site).plan, owned(site).ledger) == (None, ledger)
 
 
 def before_of(owner: Owner, epoch: int) -> Owner:
