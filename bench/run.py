@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import capture, collection, lag, liveness, memory, ownership, restic, restore, stream
+from bench import capture, collection, concurrency, lag, liveness, memory, ownership, restic, restore, stream
 from bench.knobs import PAIRS, Knobs, knobs
 from bench.machine import load, machine
 from bench.table import Figure, rendered
@@ -32,6 +32,7 @@ GROUPS: Mapping[str, Group] = {
     ownership.GROUP: ownership.measure,
     collection.GROUP: collection.measure,
     liveness.GROUP: liveness.measure,
+    concurrency.GROUP: concurrency.measure,
 }
 RESULT = Path("build/bench.json")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
