@@ -41,7 +41,7 @@ class Flow:
         self._sampled_ns = self._clock.boottime_ns()
         assert fixed is None or 1 <= fixed <= IN_FLIGHT_MAX, fixed
         self._is_fixed = fixed is not None
-        self.pace = Pace() if fixed is None else Pace(fixed)
+        self.pace = Pace(starting=True) if fixed is None else Pace(fixed)
 
     def refused(self) -> None:
         """Told whenever the store failed a request or asked for patience."""

@@ -16,6 +16,9 @@ STEP: Final = 16
 ROSE: Final = 1.05
 """A rate that is less than a twentieth higher than before may be so by chance."""
 
+STARTED_ROSE: Final = 1.2
+"""While it is doubled at the start: twice as many should give more than this, or the start is over."""
+
 PROBE_AFTER: Final = 8
 """Samples without a change after which more is tried again: the store or the network may have changed."""
 
@@ -34,7 +37,8 @@ class Sample:
 class Pace:
     """How many requests are in flight, and the rates that more of them have to beat.
 
-    `raised` says whether the last change was to more, `held` for how many samples nothing was changed.
+    `raised` says whether the last change was to more, `held` for how many samples nothing was changed,
+    `starting` that nobody knows yet how many the store and the line bear.
     """
 
     in_flight: int = IN_FLIGHT_MIN
@@ -42,6 +46,7 @@ class Pace:
     bytes_per_second: float = 0.0
     raised: bool = False
     held: int = 0
+    starting: bool = False
 
 
 def next_pace(pace: Pace, sample: Sample) -> Pace:
@@ -50,13 +55,24 @@ def next_pace(pace: Pace, sample: Sample) -> Pace:
     Additive increase while either rate rises with it, multiplicative decrease where the store is overloaded
     (D. Chiu and R. Jain, Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in
     Computer Networks, 1989). Many small requests are bound by operations per second and few large ones by
-    bytes: a rise of either is a gain. What did not help is taken back.
+    bytes: a rise of either is a gain. What did not help is taken back. At the start it is doubled as long as
+    that pays, as TCP does (V. Jacobson, Congestion Avoidance and Control, 1988): else a short reading is
+    over before it is fast.
     """
     assert sample.seconds > 0, sample
     if sample.refusals:
         return Pace(max(pace.in_flight // 2, IN_FLIGHT_MIN))
     operations, fetched = sample.operations / sample.seconds, sample.fetch_bytes / sample.seconds
+    paid = operations > pace.operations_per_second * STARTED_ROSE
+    paid = paid or fetched > pace.bytes_per_second * STARTED_ROSE
+    if pace.starting and paid:
+        more = min(2 * pace.in_flight, IN_FLIGHT_MAX)
+        is_more = more > pace.in_flight
+        return Pace(more, operations, fetched, raised=is_more, starting=is_more)
     rose = operations > pace.operations_per_second * ROSE or fetched > pace.bytes_per_second * ROSE
+    if pace.starting:
+        fewer = pace.in_flight if rose else max(pace.in_flight // 2, IN_FLIGHT_MIN)
+        return Pace(fewer, max(operations, pace.operations_per_second), max(fetched, pace.bytes_per_second))
     if rose or pace.held + 1 >= PROBE_AFTER:
         more = min(pace.in_flight + STEP, IN_FLIGHT_MAX)
         return Pace(more, operations, fetched, raised=more > pace.in_flight)

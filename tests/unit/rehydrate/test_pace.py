@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +42,33 @@ def settled(rate_at: dict[str, float], samples: int = 200) -> list[int]:
         pace = next_pace(pace, Sample(1.0, int(bound), int(bound * rate_at["request_bytes"])))
         seen.append(pace.in_flight)
     return seen
+
+
+@given(knee=st.integers(400, 5_000))
+def test_a_start_doubles_while_that_pays_and_ends_near_the_best(knee: int) -> None:
+    pace, seen = Pace(starting=True), []
+    for _ in range(8):
+        rate = int(min(pace.in_flight / 0.05, knee))
+        pace = next_pace(pace, Sample(1.0, rate, rate * 4096))
+        seen.append(pace.in_flight)
+    assert seen[0] == 2 * IN_FLIGHT_MIN
+    assert all(after <= 2 * before for before, after in itertools.pairwise(seen))
+    assert not pace.starting
+    # Nowhere is a tenth lost, and never are there more than twice as many as help, and one step.
+    assert min(seen[-1] / 0.05, knee) >= 0.9 * min(knee, IN_FLIGHT_MAX / 0.05)
+    assert seen[-1] <= max(IN_FLIGHT_MIN, 2 * knee * 0.05) + STEP
+
+
+def test_a_start_that_does_not_pay_is_over_at_once() -> None:
+    pace = next_pace(Pace(starting=True), Sample(1.0, 500, 0))
+    assert pace.in_flight == 2 * IN_FLIGHT_MIN
+    pace = next_pace(pace, Sample(1.0, 500, 0))
+    assert (pace.in_flight, pace.starting) == (IN_FLIGHT_MIN, False)
+
+
+def test_a_store_that_refuses_ends_a_start() -> None:
+    pace = next_pace(Pace(128, starting=True), Sample(1.0, 500, 0, refusals=1))
+    assert (pace.in_flight, pace.starting) == (64, False)
 
 
 def test_latency_is_met_by_more_in_flight() -> None:
