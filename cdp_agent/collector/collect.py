@@ -33,6 +33,7 @@ from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_agent.collector.writing import Writing
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
 from cdp_container.domain.collecting import carry_out, settle
+from cdp_container.domain.ends import Collected
 from cdp_container.domain.history import History, read_domain, read_history
 from cdp_container.domain.ledgers import ledger_of
 from cdp_container.domain.retention import (
@@ -154,7 +155,7 @@ def look_around(
         raise CollectionStopped("the pass ended", "the domain changed while it was looked at")
     runs = read_runs(store, domain, keys, facts.owner.ledger)
     ledger = ledger_of(runs)
-    history = read_history(store, facts)
+    history = read_history(store, facts, Collected(ledger))
     if history.in_doubt is not None:
         raise CollectionStopped("the pass ended", str(history.in_doubt))
     past = past_of(history)
