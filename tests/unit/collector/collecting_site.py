@@ -27,6 +27,7 @@ from cdp_container.format.holds import Hold, Holds, build_holds
 from cdp_container.format.keys import HOLDS_KEY
 from cdp_container.format.place import Place
 from cdp_container.format.seal import derive_index_key, public_of
+from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
 from tests.containers import FIRST_CUT_NS, PASSPHRASE, Site, Write, discard, write, zero
 from tests.reader import Container, ReaderError
@@ -120,6 +121,7 @@ class CollectedSite(Site):
         self.seen_ns = 0
         self.gone: set[Place] = set()
         self.disks: list[tuple[bytes, int]] = []
+        self.replicas: list[Store] = []
 
     def _config(self) -> DomainConfig:
         return replace(super()._config(), retention=build_retention(self.retention))
@@ -173,7 +175,7 @@ class CollectedSite(Site):
         def change(wanted: ChangePlan) -> None:
             effects.do("change", lambda: self._change(wanted))
 
-        collector = Collector(self.store, (), self.domain, site, holds, change, self.time.sleep)
+        collector = Collector(self.store, self.replicas, self.domain, site, holds, change, self.time.sleep)
         around = Around(
             self._identity(), holds_in, collector, self.store, self.time, self.rng.randbytes, lambda _: None,
             self.seen_ns,
