@@ -74,10 +74,13 @@ class Container:
         keeps_sums: bool = False,
         at_once: ManyAtOnce = HEADS_AT_ONCE,
         told: Told = lambda done, total: None,
+        keeps_names: bool = False,
     ) -> Contents:
         """What the objects of a scope say (see `gathering.gather`); to be closed."""
         domain = self.history.domain
-        return gather(self.store, domain, self.keys, scope, self.ledger, keeps_sums, at_once, told)
+        return gather(
+            self.store, domain, self.keys, scope, self.ledger, keeps_sums, at_once, told, keeps_names
+        )
 
 
 def open_container(

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Final
 
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.faults import Fault, Soundness, check_branch, faults_of
@@ -17,13 +18,19 @@ from cdp_container.domain.gathering import rescue
 from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import History
 from cdp_container.domain.image import Branch, Cut, Volume, Volumes, cuts_of, runs_of, volumes_of
-from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume, counted
+from cdp_container.domain.namespace import Tree, trees_of
+from cdp_container.errors import CdpError, DamagedObject, MissingObject, NoSuchPoint, counted
 from cdp_container.format.keys import segment_key
+from cdp_container.format.names import Skew, shown
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
 from rehydrate.damage import record_doubts, with_map_hint
 from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
 from rehydrate.thinned import Candidate, gaps, picked
+from rehydrate.wanted import Wanted, check_known, pick_trees, unfit
+
+SKEWED_SHOWN_MAX: Final = 5
+"""Skewed files that a note names; `rehydrate show` names more."""
 
 Fits = Callable[[Cut], bool]
 
@@ -37,6 +44,8 @@ class Point:
     protected: bool
     main: bool
     broken: CdpError | None
+    trees: tuple[Tree, ...] = ()
+    skew: Skew | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,7 @@ class RestorePlan:
     notes: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     doubts: tuple[str, ...] = ()
+    trees: tuple[Tree, ...] = ()
 
     @property
     def rests_on(self) -> str:
@@ -113,7 +123,10 @@ def points_of(container: Container, contents: Contents, last: int | None = 0) ->
         except DamagedObject as error:
             broken = broken or error
         on_main = cut.place.seq <= main.get(cut.place.epoch, 0)
-        points.append(Point(cut, tuple(found), history.is_protected(cut.place), on_main, broken))
+        trees = tuple(trees_of(contents, history.branch_of(cut.place), cut))
+        skew = contents.skews.get((cut.place.epoch, cut.place.cut))
+        protected = history.is_protected(cut.place)
+        points.append(Point(cut, tuple(found), protected, on_main, broken, trees, skew))
     holes = gaps(cuts, numbers)
     return Listed(points, cuts, {at: holes[number] for at, number in enumerate(numbers) if number in holes})
 
@@ -129,39 +142,28 @@ def scope_of(history: History, choice: Choice) -> dict[int, int]:
     return history.branch_of(span.end)
 
 
-def find_cut(history: History, contents: Contents, choice: Choice, names: list[str]) -> Cut:
-    """The cut that was asked for, among those of `scope_of`. Raises NoSuchPoint, NoSuchVolume."""
-    named = [record for record in contents.space_records if "name" in record.value]
-    known = sorted({str(record.value["name"]) for record in named})
-    ids = {record.space.hex() for record in named}
-    for name in names:
-        if name not in known and name not in ids:
-            why = f"no point that could be meant has it; there are: {', '.join(known) or 'none'}"
-            raise NoSuchVolume(f"find the volume {name!r}", why)
-    return choose_cut(cuts_of(contents, scope_of(history, choice)), choice, _fits(history, contents, names))
+def find_cut(history: History, contents: Contents, choice: Choice, wanted: Wanted | None = None) -> Cut:
+    """The cut that was asked for, among those of `scope_of`. Raises NoSuchPoint, NoSuchVolume.
+
+    `wanted`: what is to be whole at it; None: all volumes that it has.
+    """
+    wanted = Wanted() if wanted is None else wanted
+    check_known(contents, wanted)
+    return choose_cut(cuts_of(contents, scope_of(history, choice)), choice, _fits(history, contents, wanted))
 
 
-def _fits(history: History, contents: Contents, names: list[str]) -> Fits:
-    """Whether the wanted volumes exist and are whole at a cut."""
+def _fits(history: History, contents: Contents, wanted: Wanted) -> Fits:
+    """Whether what is wanted exists and is whole at a cut."""
     volumes = Volumes(contents)
 
     def fits(cut: Cut) -> bool:
         if contents.sealed:
             return cut.whole  # without a key nothing is known of volumes
-        return not _unfit(volumes.at(history.branch_of(cut.place), cut), names)
+        branch = history.branch_of(cut.place)
+        trees = trees_of(contents, branch, cut) if wanted.trees else []
+        return not unfit(volumes.at(branch, cut), trees, wanted)
 
     return fits
-
-
-def _unfit(volumes: Sequence[Volume], names: Sequence[str]) -> str:
-    """Why these volumes are not those that are wanted; empty where they are."""
-    known = {part for volume in volumes for part in (volume.name, volume.space.hex())}
-    absent = [name for name in names if name not in known]
-    if absent or not volumes:
-        return f"there is no {', '.join(absent) or 'volume'} there"
-    wanted = [volume for volume in volumes if not names or {volume.name, volume.space.hex()} & set(names)]
-    partial = [volume.name for volume in wanted if not volume.whole]
-    return f"{', '.join(partial)} {'is' if len(partial) == 1 else 'are'} not whole there" if partial else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +188,23 @@ def chosen_point(
         KeyMissing: the container is sealed and there is no key.
     """
     container.require_key()
-    cut = _sound_cut(container.history, contents, choice, [], accept_loss)
+    cut = _sound_cut(container.history, contents, choice, Wanted(), accept_loss)
     branch = container.history.branch_of(cut.place)
     return Chosen(cut, branch, tuple(pick_volumes(volumes_of(contents, branch, cut), [], cut)))
 
 
 def plan_restore(
-    container: Container, contents: Contents, choice: Choice, names: list[str], tolerant: bool = False
+    container: Container,
+    contents: Contents,
+    choice: Choice,
+    names: Sequence[str] = (),
+    tolerant: bool = False,
+    trees: Sequence[str] = (),
+    volumes: bool = True,
 ) -> RestorePlan:
-    """The exact plan for some volumes (all if no names are given) at the chosen cut.
+    """The exact plan for some volumes (all if no names are given) and trees at the chosen cut.
+
+    Without `volumes` for none. What a tree takes is known once its names are read (tree_restore).
 
     Everything that the cut needs is checked to be there, and to hang together, before the plan exists. If
     damage is tolerated, segments may be missing or unreadable: the choice then means what is left.
@@ -206,59 +216,82 @@ def plan_restore(
         KeyMissing: the container is sealed and there is no key.
     """
     container.require_key()
-    history = container.history
+    history, wanted = container.history, Wanted(tuple(names), tuple(trees), volumes)
     if tolerant:
         rescue(container.store, container.keys, contents)
     faults: tuple[Fault, ...] = ()
     hidden: tuple[str, ...] = ()
     try:
-        cut = _sound_cut(history, contents, choice, names)
+        cut = _sound_cut(history, contents, choice, wanted)
     except BROKEN as error:
         if not tolerant:
-            stopped = _with_way_out(error, history, contents, choice, names)
-            mappable = _is_mappable(history, contents, choice, names) or _is_rescued(container, choice, names)
+            stopped = _with_way_out(error, history, contents, choice, wanted)
+            mappable = _is_mappable(history, contents, choice, wanted) or _is_rescued(
+                container, choice, wanted
+            )
             raise (with_map_hint(stopped) if mappable else stopped) from error
-        cut, faults = _damaged_cut(history, contents, choice, names)
+        cut, faults = _damaged_cut(history, contents, choice, wanted)
         point = f"{cut.place.epoch}.{cut.place.cut}"
         hidden = (
             f"damage may hide what was meant, {point} is what is left of it: {error.what}: {error.why}",
         )
     branch = history.branch_of(cut.place)
-    volumes = pick_volumes(volumes_of(contents, branch, cut), names, cut)
     extents = contents.extents()
     plans = [
         plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
-        for volume in volumes
+        for volume in _picked(contents, branch, cut, wanted)
     ]
+    found = pick_trees(contents, branch, cut, wanted.trees)
     doubts = (*hidden, *record_doubts(contents, branch, faults))
-    notes = (*doubts, *_passed_over(history, contents, choice, names, cut))
+    notes = (
+        *doubts,
+        *_passed_over(history, contents, choice, wanted, cut),
+        *_skew_notes(contents, cut, found),
+    )
     if _leading(history, contents, choice) == history.newest:
         doubts = (*history.notes, *doubts)  # each says that there may have been newer ones than the newest
     protected = history.is_protected(cut.place)
-    return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts)
+    return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts, tuple(found))
+
+
+def _picked(contents: Contents, branch: Branch, cut: Cut, wanted: Wanted) -> list[Volume]:
+    if not wanted.volumes:
+        return []
+    return pick_volumes(volumes_of(contents, branch, cut), wanted.names, cut)
+
+
+def _skew_notes(contents: Contents, cut: Cut, trees: Sequence[Tree]) -> tuple[str, ...]:
+    """A note on files that changed while the cut was taken."""
+    skew = contents.skews.get((cut.place.epoch, cut.place.cut))
+    mine = {tree.tree for tree in trees}
+    if skew is None or not trees or not (skew.more or any(file.tree in mine for file in skew.files)):
+        return ()
+    named = ", ".join(shown(file.path) for file in skew.files[:SKEWED_SHOWN_MAX] if file.tree in mine)
+    many = counted(len(skew.files) + skew.more, "file")
+    return (f"skewed: {many} changed while this cut was taken: {named}",)
 
 
 def _sound_cut(
-    history: History, contents: Contents, choice: Choice, names: list[str], accept_loss: bool = False
+    history: History, contents: Contents, choice: Choice, wanted: Wanted, accept_loss: bool = False
 ) -> Cut:
     """The cut that was asked for, after a check of all that it needs, and of all that decides which it is."""
     newest_is_meant = choice.at is None and _leading(history, contents, choice) == history.newest
     if history.in_doubt is not None and newest_is_meant and not accept_loss:
         raise history.in_doubt  # to go back to an older point than was promised is for a person to decide
     check_branch(contents, history.branch_of(_leading(history, contents, choice)), history.origins())
-    cut = find_cut(history, contents, choice, names)
+    cut = find_cut(history, contents, choice, wanted)
     check_branch(contents, history.branch_of(cut.place), history.origins())
     return cut
 
 
 def _damaged_cut(
-    history: History, contents: Contents, choice: Choice, names: list[str]
+    history: History, contents: Contents, choice: Choice, wanted: Wanted
 ) -> tuple[Cut, tuple[Fault, ...]]:
     """The cut that is left of what was asked for, and its segments that cannot be read.
 
     Raises what is wrong where it is something else: a broken chain, or a pack (of any age).
     """
-    cut = find_cut(history, contents, choice, names)
+    cut = find_cut(history, contents, choice, wanted)
     faults = tuple(faults_of(contents, history.branch_of(cut.place), history.origins()))
     for fault in faults:
         key = segment_key(fault.epoch, fault.seq) if fault.seq else ""
@@ -267,20 +300,20 @@ def _damaged_cut(
     return cut, faults
 
 
-def _is_mappable(history: History, contents: Contents, choice: Choice, names: list[str]) -> bool:
+def _is_mappable(history: History, contents: Contents, choice: Choice, wanted: Wanted) -> bool:
     """Whether a restore that tolerates damage would go on."""
     try:
-        cut, _ = _damaged_cut(history, contents, choice, names)
-        return bool(pick_volumes(volumes_of(contents, history.branch_of(cut.place), cut), names, cut))
+        cut, _ = _damaged_cut(history, contents, choice, wanted)
+        return bool(_picked(contents, history.branch_of(cut.place), cut, wanted))
     except CdpError:
         return False
 
 
-def _is_rescued(container: Container, choice: Choice, names: list[str]) -> bool:
+def _is_rescued(container: Container, choice: Choice, wanted: Wanted) -> bool:
     """The same with what sound heads of damaged segments say. Read anew: `contents` is not to change."""
     with closing(container.gather(scope_of(container.history, choice))) as contents:
         rescue(container.store, container.keys, contents)
-        return _is_mappable(container.history, contents, choice, names)
+        return _is_mappable(container.history, contents, choice, wanted)
 
 
 def _leading(history: History, contents: Contents, choice: Choice) -> Place:
@@ -299,12 +332,12 @@ def _leading(history: History, contents: Contents, choice: Choice) -> Place:
 
 
 def _with_way_out(
-    error: CdpError, history: History, contents: Contents, choice: Choice, names: list[str]
+    error: CdpError, history: History, contents: Contents, choice: Choice, wanted: Wanted
 ) -> CdpError:
     """The same error, with a hint that names the newest point that could be restored instead."""
     scope, origins = scope_of(history, choice), history.origins()
     sound = Soundness(faults_of(contents, scope, origins), origins)
-    fits = _fits(history, contents, names)
+    fits = _fits(history, contents, wanted)
     for cut in reversed(candidates(cuts_of(contents, scope), choice)):
         try:
             if sound.fault_at(cut.place) is None and fits(cut):
@@ -317,7 +350,7 @@ def _with_way_out(
 
 
 def _passed_over(
-    history: History, contents: Contents, choice: Choice, names: list[str], chosen: Cut
+    history: History, contents: Contents, choice: Choice, wanted: Wanted, chosen: Cut
 ) -> tuple[str, ...]:
     """A note on newer cuts that the choice could mean as well, were the wanted volumes whole there."""
     if choice.at is not None:
@@ -327,6 +360,7 @@ def _passed_over(
     if not newer:
         return ()
     newest = newer[-1]
-    why = _unfit(volumes_of(contents, history.branch_of(newest.place), newest), names)
+    branch = history.branch_of(newest.place)
+    why = unfit(volumes_of(contents, branch, newest), trees_of(contents, branch, newest), wanted)
     point = f"{newest.place.epoch}.{newest.place.cut}"
     return (f"{counted(len(newer), 'newer cut')} up to {point} passed over: {why}",)

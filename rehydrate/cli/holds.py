@@ -156,7 +156,7 @@ def _chosen(store: Store, access: Access, choice: Choice) -> tuple[Container, Pl
     for note in container.history.notes:
         tell(note)
     with closing(container.gather(scope_of(container.history, choice))) as contents:
-        return container, find_cut(container.history, contents, choice, []).place
+        return container, find_cut(container.history, contents, choice).place
 
 
 def _check_home(store: Store, owner: Owner) -> None:

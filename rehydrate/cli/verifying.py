@@ -171,4 +171,4 @@ def _chosen(container: Container, choice: Choice) -> Place:
     with closing(container.gather(scope_of(history, choice))) as contents:
         for note in notes_of(container, contents):
             tell(note)
-        return find_cut(history, contents, choice, []).place
+        return find_cut(history, contents, choice).place
