@@ -8,30 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.domain.roster import read_roster
 from cdp_container.errors import DamagedObject, Fenced, MissingObject
-from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.holds import Hold
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from rehydrate import failover
 from rehydrate.cli import targets
 from rehydrate.plan import Choice
+from tests import rosters
 from tests.unit.rehydrate.test_failover import World
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     world = World(tmp_path)
-    world.store.put_new(HOLDS_KEY, build_holds(Holds(world.site.domain, 1, bytes(16))))
+    rosters.give_roster(world.store, world.site.domain)
     return world
 
 
 def holds_in(world: World) -> list[Hold]:
-    return [*read_roster(world.store, world.site.domain).holds.holds.values()]
+    return [*rosters.holds_in(world.store, world.site.domain).values()]
 
 
 def lose_hold(world: World) -> None:
-    world.store.delete(HOLDS_KEY)
-    world.store.put_new(HOLDS_KEY, build_holds(Holds(world.site.domain, 1, bytes(16))))
+    rosters.give_roster(world.store, world.site.domain)
 
 
 def around(monkeypatch: pytest.MonkeyPatch, world: World, hook: Callable[[str], None]) -> None:

@@ -13,13 +13,12 @@ import pytest
 from cdp_container.domain import holding
 from cdp_container.domain import verifying as verification
 from cdp_container.domain.holding import Holding
-from cdp_container.domain.roster import read_roster
 from cdp_container.errors import CdpError, HoldLost, MissingObject
 from cdp_container.extents import resolve
 from cdp_container.format.domain import ObjectName
-from cdp_container.format.holds import Hold, Holds, build_holds
+from cdp_container.format.holds import Hold
 from cdp_container.format.index import Run as LedgerRun
-from cdp_container.format.keys import HOLDS_KEY, segment_key
+from cdp_container.format.keys import segment_key
 from cdp_container.format.layout import RunKind
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import NO_DIGEST
@@ -31,6 +30,7 @@ from rehydrate.anew import ANEW_MAX, read_until_found
 from rehydrate.keeper import Keeper
 from rehydrate.resume import read_progress
 from tests.containers import Site, in_force, write
+from tests.rosters import give_roster, holds_in
 from tests.unit.domain.holding_play import Now, container, reader
 from tests.unit.rehydrate.conftest import Run
 from tests.waiting import wait_until
@@ -91,12 +91,10 @@ class Story:
 
     @property
     def holds(self) -> dict[str, Hold]:
-        return dict(read_roster(self.site.store, self.site.domain).holds.holds)
+        return holds_in(self.site.store, self.site.domain)
 
     def give_roster(self) -> None:
-        store = self.site.store
-        store.delete(HOLDS_KEY)
-        store.put_new(HOLDS_KEY, build_holds(Holds(self.site.domain, 1, bytes(16))))
+        give_roster(self.site.store, self.site.domain)
 
     def retire(self) -> None:
         """A collector that saw no hold retires the second cut. What that alone needs stays for the moment."""
