@@ -1,4 +1,4 @@
-"""The parent of splitter and streamer: starts them, watches them, restarts the one that died.
+"""The parent of splitter, streamer and watcher: starts them, watches them, restarts the one that died.
 
 It touches neither data nor store, so there is little that can end it. What does not belong here:
 anything that decides about writes, cuts or ownership.
@@ -50,11 +50,15 @@ STREAMER_LOCK_SECONDS = 60.0
 """An old streamer whose supervisor was killed has ended by then, on a machine that is hardly moving too."""
 
 
+ALWAYS: Final = "always"
+
+
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
     """How to start one child, and which of its exit codes mean that starting it again is no use.
 
-    With one of `anew_codes` it asks to be started again at once: nothing failed.
+    With one of `anew_codes` it asks to be started again at once: nothing failed. `wish` is asked again and
+    again: with another answer than at its start it is ended and started anew; with "" it does not run.
     """
 
     name: str
@@ -62,6 +66,7 @@ class ChildSpec:
     final_codes: frozenset[int]
     ends_everything: bool
     anew_codes: frozenset[int] = frozenset()
+    wish: Callable[[], str] = lambda: ALWAYS
 
 
 @dataclass(slots=True)
@@ -72,6 +77,8 @@ class _Child:
     due_ns: int = 0
     deaths: int = 0
     final_code: int | None = None
+    wish: str = ""
+    told_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -205,16 +212,25 @@ class Supervisor:
         now_ns = self.clock.boottime_ns()
         if child.final_code is not None:
             return child.final_code
+        wish = child.spec.wish()
         if child.process is None:
-            if now_ns >= child.due_ns:
+            if now_ns >= child.due_ns and wish:
+                child.wish = wish
                 environment = {**ALLOCATOR, **os.environ, SUPERVISOR_PID: str(os.getpid())}
                 child.process = subprocess.Popen(child.spec.argv, env=environment)
                 child.started_ns = now_ns
             return None
         code = child.process.poll()
         if code is None:
+            self._tell(child, wish, now_ns)
             return None
         child.process = None
+        if child.told_ns:
+            child.told_ns = 0
+            self.report(
+                f"{child.spec.name} begins anew" if wish else f"{child.spec.name} is not needed any more"
+            )
+            return None
         if code in child.spec.final_codes:
             child.final_code = code
             self.report(f"{child.spec.name} ended for good with exit code {code}")
@@ -230,6 +246,13 @@ class Supervisor:
             f"{child.spec.name} ended with {_describe(code)}; starting it again in {pause_seconds:g} s"
         )
         return None
+
+    def _tell(self, child: _Child, wish: str, now_ns: int) -> None:
+        """To end, if it is to run otherwise than it does, or not at all; again and again."""
+        assert child.process is not None, "it runs"
+        if wish != child.wish and now_ns >= child.told_ns + int(STOP_SECONDS * 1e9) * bool(child.told_ns):
+            child.process.send_signal(signal.SIGKILL if child.told_ns else signal.SIGTERM)
+            child.told_ns = now_ns
 
     def _stop_all(self) -> None:
         """In their order, so that the streamer can send what the splitter captured last.

@@ -1,4 +1,4 @@
-"""Which volumes agent.json names next, and how `reload` and a running splitter agree on it.
+"""Which volumes and trees agent.json names next, and how `reload` and a running splitter agree on it.
 
 `reload` leaves its decision as agent.wanted-<name>.json. A splitter that runs takes it from there, and it
 alone renames it to agent.json, in a time without writes, when nothing can fail any more: so agent.json always
@@ -8,7 +8,7 @@ does not belong here: opening disks (`splitter`), what the administrator sees (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -19,9 +19,11 @@ from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
+    TreeIdentity,
     encode_identity,
     load_identity,
 )
+from cdp_container.domain.tree_settings import TreeSettings
 from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 WANTED_PREFIX: Final = "agent.wanted-"
@@ -59,6 +61,30 @@ def changed_identity(
         if name not in known:
             sources.append(SourceIdentity(name, path, entropy(16), size_bytes))
     return replace(identity, sources=tuple(sources))
+
+
+def changed_trees(
+    identity: AgentIdentity, wanted: Sequence[TreeSettings], entropy: Callable[[int], bytes]
+) -> AgentIdentity:
+    """agent.json with these trees. A tree keeps its id, wherever its directory is; what goes is marked."""
+    by_name = {tree.name: tree for tree in wanted}
+    trees = [
+        tree if tree.removed else _changed_tree(tree, by_name.pop(tree.name, None)) for tree in identity.trees
+    ]
+    trees += [_changed_tree(TreeIdentity(name, "", entropy(16)), new) for name, new in by_name.items()]
+    return replace(identity, trees=tuple(trees))
+
+
+def _changed_tree(tree: TreeIdentity, wanted: TreeSettings | None) -> TreeIdentity:
+    if wanted is None:
+        return replace(tree, removed=True)
+    return replace(
+        tree,
+        path=wanted.path,
+        include=tuple(wanted.include),
+        exclude=tuple(wanted.exclude),
+        one_file_system=wanted.one_file_system,
+    )
 
 
 def _changed(source: SourceIdentity, wanted: SizeAndPath | None) -> SourceIdentity:
@@ -158,7 +184,8 @@ def find_decision(directory: Path) -> Decision | None:
     if not left:
         return None
     after = load_identity(directory, left[0].name)
-    if replace(after, sources=before.sources) != before or not _follows(before, after):
+    others = replace(after, sources=before.sources, trees=before.trees)
+    if others != before or not _follows(before, after):
         left[0].unlink(missing_ok=True)
         raise ReloadRefused("cannot take over other volumes", "they were chosen for an older agent.json")
     name = left[0].name.removeprefix(WANTED_PREFIX).removesuffix(WANTED_SUFFIX)
@@ -171,6 +198,9 @@ def _left(directory: Path) -> list[Path]:
 
 def _follows(before: AgentIdentity, after: AgentIdentity) -> bool:
     """Whether every source has its place yet: an index must never mean another volume."""
+    kept = [tree.tree for tree in after.trees[: len(before.trees)]]
+    if kept != [tree.tree for tree in before.trees]:
+        return False
     return len(before.sources) <= len(after.sources) and all(
         (old.space, old.path, old.name) == (new.space, new.path, new.name)
         and new.size_bytes >= old.size_bytes

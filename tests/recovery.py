@@ -5,6 +5,8 @@ It has nothing of the site that wrote: only the store and the passphrase.
 
 from __future__ import annotations
 
+import itertools
+import json
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +14,7 @@ from cdp_container.format.keys import LOG_PREFIX
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.api import Store
-from tests.reader import Container, Cut, ReaderError
+from tests.reader import Container, Cut, Layer, ReaderError
 
 
 class Recovery:
@@ -56,6 +58,34 @@ class Recovery:
     def is_whole(self, space: bytes, place: Place) -> bool:
         """Whether a volume is whole at a cut."""
         return space not in self._cuts[place].not_whole
+
+    def tree(self, tree: bytes, place: Place) -> dict[bytes, tuple[dict[str, Any], bytes]]:
+        """The names of a tree at a cut: what is said of each, and a file's content."""
+        names: dict[bytes, dict[str, Any]] = {}
+        history = self._container.history(self._cuts[place].place)
+        for layer in history:
+            found = self._container.get(layer.key)
+            for name, _, order, key_at, key_bytes, value_at, value_bytes in found.rows[b"records"]:
+                key = found.parts[b"blob"][key_at : key_at + key_bytes]
+                if order != layer.row or key[:16] != tree:
+                    continue
+                match name.rstrip(b"\0"):
+                    case b"name+":
+                        value = found.parts[b"blob"][value_at : value_at + value_bytes]
+                        names[key[16:]] = json.loads(value)
+                    case b"name-":
+                        names.pop(key[16:], None)
+                    case b"tree-":
+                        names.clear()
+        return {path: (value, self._content(history, value)) for path, value in names.items()}
+
+    def _content(self, history: list[Layer], value: dict[str, Any]) -> bytes:
+        target = BytesIO()
+        size_bytes: int = value.get("size_bytes") or 0
+        if value.get("space"):
+            for _, layers in itertools.groupby(history, lambda layer: layer.place[:2]):
+                self._container.apply(list(layers), bytes.fromhex(value["space"]), target)
+        return target.getvalue()[:size_bytes].ljust(size_bytes, b"\0")
 
     def restored(self, volume: str, place: Place | None = None) -> bytes:
         """A volume as it was at a cut, by default the newest."""

@@ -422,6 +422,12 @@ def streamer_process(config: Config = DEFAULT_CONFIG) -> int:
     return _child(lambda: _streamer(config))
 
 
+@app.command("watcher-process", hidden=True)
+def watcher_process(config: Config = DEFAULT_CONFIG) -> int:
+    """The watcher of file trees, started by `run`."""
+    return _child(lambda: _watcher(config))
+
+
 @app.command("collector-process", hidden=True)
 def collector_process(config: Config = DEFAULT_CONFIG) -> int:
     """One pass of collection; started by `run`."""
@@ -470,6 +476,13 @@ def _splitter(config: Path) -> int:
         on_opened=lambda: forget_wish(settings.journal_dir),
         reload=lambda: find_decision(settings.journal_dir),
     )
+
+
+def _watcher(config: Path) -> int:
+    from cdp_agent.cli.children import watcher_settings
+    from cdp_agent.watcher.process import run_watcher
+
+    return run_watcher(watcher_settings(config))
 
 
 def _streamer(config: Path) -> int:

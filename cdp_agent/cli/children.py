@@ -17,14 +17,16 @@ from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.adopt import touched_since
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.settings import StreamerSettings
-from cdp_agent.volume_set import removed_of, volumes_of
+from cdp_agent.volume_set import changed_trees, removed_of, volumes_of
+from cdp_agent.watcher.settings import SCAN_SECONDS, TreeSettings, WatcherSettings
 from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
-from cdp_container.domain.identity import AgentIdentity, load_identity
+from cdp_container.domain.identity import AgentIdentity, TreeIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.replica_places import published
 from cdp_container.domain.retention import Retention
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
+from cdp_container.domain.tree_settings import TreeSettings as TreeConfig
 from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid
 from cdp_container.journal.shared import SharedPages
 from nbd_export.tls import TlsFiles
@@ -52,6 +54,9 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
     if configured.keys() != pinned_volumes and not other_volumes:
         ours, pinned = ", ".join(sorted(configured)), ", ".join(sorted(pinned_volumes))
         faults.append(f"volumes: {ours}, but init or reload was run with {pinned}")
+    if not other_volumes and changed_trees(identity, settings.trees, bytes) != identity:
+        ours, pinned = _named(settings.trees), _named(identity.active_trees)
+        faults.append(f"trees: {ours}, but init or reload was run with {pinned}, or with other options")
     if faults:
         raise ConfigInvalid(
             f"{config} is refused",
@@ -59,6 +64,10 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
             "put it back; `cdp-agent reload` takes over other volumes, the rest needs a new domain",
         )
     return settings, identity
+
+
+def _named(trees: Sequence[TreeIdentity | TreeConfig]) -> str:
+    return ", ".join(f"{tree.name} ({tree.path})" for tree in trees) or "none"
 
 
 def moved_identity(settings: AgentSettings, identity: AgentIdentity) -> AgentIdentity:
@@ -82,7 +91,7 @@ def moved_identity(settings: AgentSettings, identity: AgentIdentity) -> AgentIde
 
 
 def all_whole(identity: AgentIdentity, notes: Notes) -> bool:
-    """Whether every source is in the container, or on its way there in the journal."""
+    """Whether every volume is in the container, or on its way there in the journal."""
     return all(source.whole_id in notes.whole for source in identity.active.values())
 
 
@@ -181,6 +190,30 @@ def streamer_settings(config: Path) -> StreamerSettings:
         limits=settings.limits,
         operator=operator(),
         software=software(),
+    )
+
+
+def watcher_settings(config: Path) -> WatcherSettings:
+    """What the watcher is told. Raises ConfigInvalid."""
+    settings, identity = load_agent(config, other_volumes=True)
+    scans = {tree.name: tree.scan for tree in settings.trees}
+    return WatcherSettings(
+        directory=Path(settings.journal.directory),
+        domain=identity.domain,
+        store=settings.store,
+        trees=tuple(
+            TreeSettings(
+                id=tree.tree,
+                name=tree.name,
+                path=Path(tree.path),
+                include=tree.include,
+                exclude=tree.exclude,
+                one_file_system=tree.one_file_system,
+                scan_seconds=scans.get(tree.name, SCAN_SECONDS),
+            )
+            for tree in identity.active_trees
+        ),
+        index_key=identity.index_key,
     )
 
 

@@ -17,6 +17,8 @@ from cdp_agent.cli.data_place import look_at_data_place
 from cdp_agent.sealed import check_sealing, sealed_credentials
 from cdp_agent.site_word import ca_of
 from cdp_agent.supervisor import take_lock
+from cdp_agent.tree_paths import refuse_trees
+from cdp_agent.volume_set import changed_trees
 from cdp_container.clock import Clock
 from cdp_container.domain.configured import sources_of
 from cdp_container.domain.durable import replace_file
@@ -125,6 +127,7 @@ def _initialise(
         )
     if settings.seal_credentials:
         check_sealing(settings.encryption != Encryption.NONE.value, store).signing_keys()
+    refuse_trees(settings)
     sizes = {volume.name: inspect_backing(volume.path).size_bytes for volume in settings.volumes}
     probe(store, entropy)
     notes = look_at_data_place(settings)
@@ -191,7 +194,7 @@ def _new_identity(
             ),
         ]
         key_block = build_key_block(public_key, wraps)
-    return AgentIdentity(
+    identity = AgentIdentity(
         domain=domain,
         name=settings.domain,
         site=settings.site,
@@ -205,6 +208,7 @@ def _new_identity(
             for volume in settings.volumes
         ),
     )
+    return changed_trees(identity, settings.trees, entropy)
 
 
 def _check_passphrase(identity: AgentIdentity, passphrase: Callable[[], str]) -> None:

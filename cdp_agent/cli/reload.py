@@ -1,8 +1,9 @@
-"""`cdp-agent reload`: take over other volumes from the configuration, while the agent serves the rest.
+"""`cdp-agent reload`: take over other volumes and trees from the configuration, while the agent goes on.
 
 What is decided here is left for the splitter (`volume_set`), which does all of it or nothing; the streamer
-sees that other volumes are served, and begins anew. `retention` and `replicas` are taken over, too. All else
-that the configuration says is read at the next start.
+sees that other sources are protected, and begins anew, and the supervisor starts the watcher anew.
+`retention` and `replicas` are taken over, too. All else that the configuration says is read at the next
+start.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import CONFIGURE_COMMAND, call
 from cdp_agent.supervisor import take_lock
-from cdp_agent.volume_set import Decision, changed_identity, withdraw_all
+from cdp_agent.tree_paths import refuse_trees
+from cdp_agent.volume_set import Decision, changed_identity, changed_trees, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
 from cdp_container.domain.identity import AgentIdentity, load_identity
@@ -59,11 +61,12 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
         wanted = {
             volume.name: (inspect_backing(volume.path).size_bytes, volume.path) for volume in settings.volumes
         }
-        after = changed_identity(before, wanted, entropy)
+        refuse_trees(settings)
+        after = changed_trees(changed_identity(before, wanted, entropy), settings.trees, entropy)
         if take_policy(config, settings):
             _have_policy_seen(directory)
         elif after == before:
-            say("nothing to do: the volumes are as they were")
+            say("nothing to do: volumes and trees are as they were")
         if after == before:
             return 0
         for path in _added_paths(before, after):
@@ -182,4 +185,14 @@ def _changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:
     lines += [
         f"{new.name}: captured from now on, and being copied" for new in after.sources[len(before.sources) :]
     ]
-    return lines
+    return lines + _tree_changes(before, after)
+
+
+def _tree_changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:
+    lines = []
+    for old, new in zip(before.trees, after.trees, strict=False):
+        if new.removed and not old.removed:
+            lines.append(f"{new.name}: not protected any more; earlier recovery points keep it")
+        elif new != old:
+            lines.append(f"{new.name}: {new.path} from now on, with the options of the configuration")
+    return lines + [f"{new.name}: watched from now on, and read" for new in after.trees[len(before.trees) :]]

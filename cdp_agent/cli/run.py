@@ -1,4 +1,4 @@
-"""`cdp-agent run`: lock the journal directory and supervise splitter and streamer."""
+"""`cdp-agent run`: lock the journal directory and supervise splitter, streamer and watcher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cdp_container.clock import SystemClock
 from cdp_container.console import say
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.half_done import refuse_half_done
-from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity
+from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
 from cdp_container.domain.notes import load_notes, save_notes
 from cdp_container.domain.schedule import CalendarTimes
 from cdp_container.domain.settings import AgentSettings
@@ -164,6 +164,14 @@ def _supervise(
             ends_everything=False,
             anew_codes=frozenset({VolumesChanged.exit_code}),
         ),
+        # The last to be stopped: the streamer's last cut has the trees.
+        ChildSpec(
+            "watcher",
+            argv("watcher-process"),
+            frozenset({UsageError.exit_code}),
+            ends_everything=False,
+            wish=TreesWished(directory),
+        ),
     ]
 
     supervisor = Supervisor(children, SystemClock(), ready_since(pages, directory), say)
@@ -178,6 +186,28 @@ def _supervise(
     supervisor.watch = lambda: _all_of(polled)
     supervisor.last_look = lambda: _all_of(ended)
     return supervisor.run()
+
+
+class TreesWished:
+    """What the watcher is to watch, "" where there are no trees: agent.json says so, and `reload`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen: tuple[int, int] = (0, 0)
+        self._wish = ""
+
+    def __call__(self) -> str:
+        """See `ChildSpec.wish`; as it was, where the file cannot be read just now."""
+        try:
+            found = os.stat(self._directory / IDENTITY_NAME)
+            seen = found.st_ino, found.st_mtime_ns
+            if seen != self._seen:
+                trees = load_identity(self._directory).active_trees
+                self._wish = repr(trees) if trees else ""
+                self._seen = seen
+        except (OSError, CdpError):
+            return self._wish
+        return self._wish
 
 
 def _all_of(calls: Sequence[Callable[[], None]]) -> None:

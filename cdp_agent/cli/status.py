@@ -17,6 +17,7 @@ from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.last_error import LastError, newest_error
+from cdp_agent.cli.tree_status import tree_lines, tree_members, tree_problems
 from cdp_agent.collector.last import LastPass, load_last, members_of, trouble_of
 from cdp_agent.collector.lock_note import LockNote, load_note, trouble_of_locks
 from cdp_agent.releases import release_hint, release_members, release_text
@@ -77,6 +78,7 @@ class Status:
     release: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
+    trees: dict[str, Any] | None = None
 
     @property
     def on_target(self) -> bool:
@@ -116,6 +118,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     if not splitter.generation:
         facts |= {"lag_seconds": None, "lag_bytes": None, "lag_unknown": "nothing was ever copied"}
     shown = _read_json(directory / "splitter.json")
+    trees = tree_members(directory, identity, facts)
     volumes = list(shown.get("volumes", []))
     limit_bytes = splitter.limit_bytes or settings.journal.limit
     return Status(
@@ -141,6 +144,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         rpo_target_seconds=settings.rpo_target,
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
         + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
+        + tree_problems(trees, running)
         + _stopped(load_last(directory), load_note(directory), clock.wall_ns())
         + _verified(load_verification(directory)),
         volumes=volumes,
@@ -150,6 +154,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         release=_release(facts if answering else {}, load_notes(directory), clock),
         collection=members_of(load_last(directory)),
         verification=verification_members(load_verification(directory)),
+        trees=trees,
     )
 
 
@@ -318,6 +323,7 @@ def _print(status: Status) -> None:
         ("alerts", status.alerts),
         ("configuration", status.configuration),
         ("last error", str(status.last_error)),
+        *tree_lines(status.trees),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")
 

@@ -164,7 +164,11 @@ class CutBuilder:
             if taken is not None:
                 effect = replace(effect, to_position=taken.position, taken_ns=taken.taken_ns)
             position, reached, taken_ns, chunks = self._read_journal(effect)
-        read = CutRead(position, False, reached, taken_ns, effect.lacking_trees)
+        # Where the watcher gives nothing no tree is whole.
+        read = CutRead(
+            position, False, reached, taken_ns, effect.lacking_trees,
+            refused=NOT_WHOLE if effect.lacking_trees else "",
+        )  # fmt: skip
         if taken is not None:
             read = self._with_batch(effect, read, taken)
         self._lacking_trees = read.lacking_trees
@@ -193,7 +197,9 @@ class CutBuilder:
         if not read.reached:
             # What was not whole before, or changed since then, is not whole at an instant in between.
             lacking = {*batch.lacking, *batch.touched, *self._lacking_trees}
-            return replace(read, lacking_trees=_in_order(effect.lacking_trees, lacking), waits=True)
+            return replace(
+                read, lacking_trees=_in_order(effect.lacking_trees, lacking), waits=True, refused=""
+            )
         refused = ""
         if any(asked.name is not None for asked in effect.asked):
             too_late = any(asked.until_ns and taken.until_ns >= asked.until_ns for asked in effect.asked)

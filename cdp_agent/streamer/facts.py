@@ -97,11 +97,25 @@ def describe(
             stream.protected or (run.end.place if run.end is not None else stream.protected)
         ),
         "not_whole": [names[space] for space in engine.not_whole],
+        "trees": _trees(engine, identity),
         "window_bytes": steps.window_bytes(stream),
         "troubles": dict(engine.shown.troubles),
         "last_error": engine.shown.last_error,
         "last_error_ns": engine.shown.last_error_ns,
         "counters": asdict(engine.counters),
+    }
+
+
+def _trees(engine: Engine, identity: AgentIdentity) -> dict[str, Any] | None:
+    """Of the newest cut; None where there are no trees, or nothing is known of them yet."""
+    trees = engine.trees
+    if trees is None:
+        return None
+    lacking = engine.stream.lacking_trees
+    return {
+        "not_whole": [tree.name for tree in identity.active_trees if tree.tree in lacking],
+        "skewed": trees.skewed,
+        "trouble": trees.trouble,
     }
 
 

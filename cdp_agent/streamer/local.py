@@ -8,6 +8,7 @@ from typing import Final
 
 from cdp_agent.streamer.copy import ROUND_READ_BYTES_MAX, Doubt, Volume
 from cdp_agent.streamer.settings import StreamerSettings
+from cdp_container.domain.identity import IDENTITY_NAME, load_identity
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.errors import JournalDamaged, VolumesChanged
 from cdp_container.journal.block_map import (
@@ -39,6 +40,8 @@ class LocalDirectory:
         self._spaces = [source.space for source in settings.identity.sources]
         self._boot = self.boot()
         self._sources = settings.identity.active
+        self._trees = settings.identity.trees
+        self._agent_file: object = None
         self._served = volumes_served((i, s.space, s.size_bytes) for i, s in self._sources.items())
 
     def load_notes(self) -> Notes:
@@ -50,11 +53,25 @@ class LocalDirectory:
         save_notes(self._directory, notes)
 
     def splitter(self) -> SplitterPage | None:
-        """See `Local.splitter`. Raises VolumesChanged where it serves others than those that we know."""
+        """See `Local.splitter`. Raises VolumesChanged where other sources are protected than we know."""
         page = self.shown()
+        self._look_at_trees()
         if page is not None and page.running and page.boot == self._boot and page.sources != self._served:
             raise VolumesChanged("the streamer begins anew", "the splitter serves other volumes")
         return page
+
+    def _look_at_trees(self) -> None:
+        """No page tells of them: agent.json does, and is never changed in place."""
+        try:
+            found = os.stat(self._directory / IDENTITY_NAME)
+        except OSError:
+            return  # as it was
+        seen = found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+        if seen == self._agent_file:
+            return
+        if load_identity(self._directory).trees != self._trees:
+            raise VolumesChanged("the streamer begins anew", "other file trees are protected")
+        self._agent_file = seen
 
     def shown(self) -> SplitterPage | None:
         """What the splitter published, whatever it serves."""

@@ -37,6 +37,7 @@ from cdp_agent.streamer.planning import COMMAND as PLAN_COMMAND
 from cdp_agent.streamer.releasing import NOTHING_DONE, Told
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
+from cdp_agent.streamer.watched import Watched
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.notes import Notes, load_notes
@@ -124,6 +125,7 @@ class _Runner:
     limiter: Limiter
     lanes: Lanes = field(default_factory=Lanes)
     engine: Engine | None = None
+    watched: Watched | None = None
     make_engine: Callable[[], Engine] = field(init=False)
     connecting: _Connecting = field(default_factory=_Connecting)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +137,9 @@ class _Runner:
     def run(self) -> int:
         directory = self.settings.directory
         local = LocalDirectory(self.settings, self.pages)
+        identity = self.settings.identity
+        if identity.active_trees:
+            self.watched = Watched(directory, holds=bool(identity.active))
         (directory / JOURNAL).mkdir(exist_ok=True)
         publish_gate(local, local.load_notes())  # what the last run had to say of it may be lost
         with (
@@ -157,6 +162,10 @@ class _Runner:
                 raise
             finally:
                 control.close()
+                if self.engine is not None:
+                    self.engine.close()
+                if self.watched is not None:
+                    self.watched.close()
         return 0
 
     def _reader(self, directory: Path) -> JournalReader:
@@ -272,6 +281,7 @@ class _Runner:
             start_packing=PackingThreads(settings.compression_level),
             before_put=self.limiter.wait,
             configured=configured_by(settings, store, self.entropy),
+            watcher=self.watched,
         )
         wishes = Wishes(
             cadence_ns=int(settings.cut_every_seconds * 1e9),

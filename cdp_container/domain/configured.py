@@ -16,6 +16,7 @@ from cdp_container.format.domain import DomainConfig, Source
 from cdp_container.store.zones import Zone, pinned_zones
 
 VOLUME_KIND = "volume"
+TREE_KIND = "tree"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,12 @@ def wanted_config(in_force: DomainConfig, identity: AgentIdentity, word: SiteWor
 
 
 def sources_of(identity: AgentIdentity) -> tuple[Source, ...]:
-    """The volumes that a site protects now."""
-    return tuple(
+    """What a site protects now: volumes, then trees."""
+    volumes = (
         Source(VOLUME_KIND, source.name, source.space, source.size_bytes)
         for source in identity.active.values()
     )
+    return (*volumes, *(Source(TREE_KIND, tree.name, tree.tree, 0) for tree in identity.active_trees))
 
 
 def _with_home(in_force: DomainConfig, word: SiteWord) -> DomainConfig:
@@ -72,6 +74,8 @@ def _with_home(in_force: DomainConfig, word: SiteWord) -> DomainConfig:
 
 def _sources(in_force: DomainConfig, identity: AgentIdentity) -> tuple[Source, ...]:
     ours = sources_of(identity)
-    others = tuple(source for source in in_force.sources if source.kind != VOLUME_KIND)
+    # A site that was failed over to knows of no trees: theirs are where they were.
+    kinds = {VOLUME_KIND, TREE_KIND} if identity.trees else {VOLUME_KIND}
+    others = tuple(source for source in in_force.sources if source.kind not in kinds)
     # The order tells nothing, and differs from site to site.
     return in_force.sources if {*ours, *others} == {*in_force.sources} else (*ours, *others)

@@ -4,9 +4,9 @@ It pins the domain, its public key and index key, and which space each volume is
 that somebody writes into the store can redirect the agent. `reload` adds volumes and trees, lets volumes
 grow and marks what goes as removed; `run` notes where a disk was moved. A source keeps its index for ever,
 as journal records name it by that. Splitter, streamer and watcher go by it alone: a configuration that is
-being edited while they run changes no source. It holds the index key (which opens names and sizes, but no content), so its mode is 0600. What does not belong
-here: what changes while the agent runs (notes.json) and what the administrator may change (the
-configuration).
+being edited while they run changes no source. It holds the index key (which opens names and sizes, but no
+content), so its mode is 0600. What does not belong here: what changes while the agent runs (notes.json) and
+what the administrator may change (the configuration).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class AgentIdentity:
     @property
     def has_removed(self) -> bool:
         """Whether something was protected that is not any more."""
-        return any(one.removed for one in (*self.sources, *self.trees))
+        return len(self.active) < len(self.sources) or len(self.active_trees) < len(self.trees)
 
     def __repr__(self) -> str:
         """Without the index key: it must never reach a log."""

@@ -22,6 +22,15 @@ class LockSettings(Strict):
     outage: Term
 
 
+def directory_of(address: str) -> str | None:
+    """Where a container lies on this machine; None where it does not."""
+    try:
+        place = parse_address(address)
+    except UsageError:
+        return None  # said where it is opened
+    return str(place.path) if isinstance(place, DirectoryPlace) else None
+
+
 def joined(values: object) -> object:
     """A configuration as it was read, with the data place in the addresses of the container.
 

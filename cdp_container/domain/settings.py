@@ -30,7 +30,7 @@ from pydantic_core import ErrorDetails
 
 from cdp_container.domain.budget import budget_of
 from cdp_container.domain.config_words import fault_words, yaml_words
-from cdp_container.domain.place_settings import LockSettings, joined
+from cdp_container.domain.place_settings import LockSettings, directory_of, joined
 from cdp_container.domain.point_settings import (
     HOOKS_MAX,
     MarkerHookSettings,
@@ -39,7 +39,19 @@ from cdp_container.domain.point_settings import (
 )
 from cdp_container.domain.replica_places import Replicas
 from cdp_container.domain.schedule import CalendarTimes, zone_of
-from cdp_container.domain.setting_types import NAME, UNLIMITED, Name, Seconds, Strict, is_command, written
+from cdp_container.domain.setting_types import (
+    NAME,
+    UNLIMITED,
+    AbsolutePath,
+    Endpoint,
+    Name,
+    Seconds,
+    SizeBytes,
+    Strict,
+    is_command,
+    written,
+)
+from cdp_container.domain.tree_settings import Apart, TreeSettings, source_faults
 from cdp_container.errors import ConfigInvalid
 
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -73,18 +85,8 @@ _OPENING = (
     yaml.FlowSequenceStartToken,
 )
 _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
-_SIZE_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
 _RATE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+)):(\d{1,5})", re.ASCII)
-
-
-def _size_bytes(value: object) -> object:
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("is not a size (write a number and a unit, like 20GiB)")
-    return int(match[1]) * _SIZE_UNITS[match[2]]
 
 
 def _bytes_per_second(value: object) -> object:
@@ -124,28 +126,10 @@ def _zone(value: object) -> object:
     return value
 
 
-def _endpoint(value: object) -> object:
-    match = _ENDPOINT.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not 0 < int(match[3]) < 1 << 16:
-        raise ValueError("is not an address and a port (like 127.0.0.1:10809 or [::1]:10809)")
-    try:
-        ipaddress.ip_address(match[1] or match[2])
-    except ValueError:
-        raise ValueError("is not an address in digits (like 127.0.0.1:10809 or [::1]:10809)") from None
-    return value
-
-
-def _absolute(value: object) -> object:
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        raise ValueError("is not an absolute path")
-    return value
-
-
 def _written_requests(value: float) -> float | str:
     return UNLIMITED if math.isinf(value) else value
 
 
-SizeBytes = Annotated[int, BeforeValidator(_size_bytes), written("B")]
 LEASE_SECONDS_MIN: Final = 5
 LEASE_SECONDS_MAX: Final = 3600
 
@@ -156,7 +140,6 @@ RequestRate = Annotated[
     Field(ge=REQUESTS_PER_SECOND_MIN),
     PlainSerializer(_written_requests),
 ]
-AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 
 
 def is_name(text: str) -> bool:
@@ -238,7 +221,7 @@ class TlsSettings(Strict):
 class NbdSettings(Strict):
     """The exports over TCP, besides the unix socket. What another machine can reach needs `tls`."""
 
-    listen: Annotated[str, BeforeValidator(_endpoint)]
+    listen: Endpoint
     tls: TlsSettings | None = None
 
     @model_validator(mode="after")
@@ -309,7 +292,8 @@ class AgentSettings(Strict):
     store_is_home: bool = False
     seal_credentials: bool | None = None
     journal: JournalSettings
-    volumes: list[VolumeSettings] = Field(min_length=1, max_length=VOLUMES_MAX)
+    volumes: list[VolumeSettings] = Field(default=[], max_length=VOLUMES_MAX)
+    trees: list[TreeSettings] = Field(default=[], max_length=VOLUMES_MAX)
     encryption: Literal["aes-256-gcm", "none"] = "aes-256-gcm"
     recipients: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default=[], max_length=32)
     socket: AbsolutePath | None = None
@@ -346,9 +330,21 @@ class AgentSettings(Strict):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"volumes: two have the same {what}: {', '.join(twice)}")
+        names = [volume.name for volume in self.volumes]
+        faults = source_faults(names, self.trees, self.apart_from_trees, VOLUMES_MAX)
+        if faults:
+            raise ValueError("; ".join(faults))
         if len(self.socket_path.encode()) > SOCKET_PATH_BYTES_MAX:
             raise ValueError(f"socket: {self.socket_path} is longer than {SOCKET_PATH_BYTES_MAX} bytes")
         return self
+
+    @property
+    def apart_from_trees(self) -> list[Apart]:
+        """What must not be in a tree, nor a tree in it."""
+        stores = [address for address in (self.store, self.collection.store) if address]
+        disks = [Apart(f"the disk of volume {volume.name}", volume.path) for volume in self.volumes]
+        places = [Apart("the store's directory", path) for path in map(directory_of, stores) if path]
+        return [Apart("journal.directory", self.journal.directory), *disks, *places]
 
     @property
     def socket_path(self) -> str:
@@ -481,6 +477,7 @@ def _known_keys(place: _Place) -> list[str]:
     models: dict[str, type[BaseModel]] = {
         "journal": JournalSettings,
         "volumes": VolumeSettings,
+        "trees": TreeSettings,
         "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
         "alerts": AlertSettings,
         "retention": RetentionSettings,

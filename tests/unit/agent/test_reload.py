@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.cli.reload import holder_of
+from cdp_agent.cli.run import TreesWished
 from cdp_agent.supervisor import take_lock
-from cdp_agent.volume_set import Decision, changed_identity, find_decision, withdraw_all
+from cdp_agent.volume_set import Decision, changed_identity, changed_trees, find_decision, withdraw_all
 from cdp_container.clock import SystemClock
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
+    TreeIdentity,
     decode_identity,
     encode_identity,
     load_identity,
 )
+from cdp_container.domain.tree_settings import TreeSettings
 from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 DB, LOG = SourceIdentity("db", "/db", b"d" * 16, 100), SourceIdentity("log", "/log", b"l" * 16, 200)
@@ -182,3 +185,45 @@ def test_who_holds_a_lock_is_known_while_it_is_held(tmp_path: Path) -> None:
     assert holder_of(path) == os.getpid()
     os.close(held)
     assert holder_of(path) is None
+
+
+HOME = TreeSettings(name="home", path="/home", exclude=["*.tmp"])
+HAS_HOME = replace(IDENTITY, trees=(TreeIdentity("home", "/home", b"t" * 16, exclude=("*.tmp",)),))
+
+
+def test_trees_come_change_and_go_and_keep_their_places() -> None:
+    added = changed_trees(IDENTITY, [HOME], lambda count: b"t" * count)
+    assert added == HAS_HOME
+    assert changed_trees(added, [HOME], entropy) == added
+    moved = changed_trees(added, [HOME.model_copy(update={"path": "/srv/home", "include": ["a"]})], entropy)
+    assert moved.trees == (replace(HAS_HOME.trees[0], path="/srv/home", include=("a",)),)
+    gone = changed_trees(moved, [], entropy)
+    assert gone.active_trees == ()
+    again = changed_trees(gone, [HOME], entropy)
+    assert [tree.tree for tree in again.trees] == [b"t" * 16, b"n" * 16], "another id: nothing is known of it"
+
+
+def test_a_decision_about_trees_is_found_unless_it_forgets_one(tmp_path: Path) -> None:
+    replace_file(tmp_path / IDENTITY_NAME, encode_identity(HAS_HOME))
+    Decision(tmp_path, "one", HAS_HOME, changed_trees(HAS_HOME, [], entropy)).leave()
+    found = find_decision(tmp_path)
+    assert found is not None
+    assert found.after.active_trees == ()
+    Decision(tmp_path, "two", HAS_HOME, IDENTITY).leave()
+    with pytest.raises(ReloadRefused):
+        find_decision(tmp_path)
+
+
+def test_the_watcher_runs_while_there_are_trees(tmp_path: Path) -> None:
+    wished = TreesWished(tmp_path)
+    assert wished() == ""
+    replace_file(tmp_path / IDENTITY_NAME, encode_identity(IDENTITY))
+    assert wished() == ""
+    replace_file(tmp_path / IDENTITY_NAME, encode_identity(HAS_HOME))
+    first = wished()
+    assert first
+    other = changed_trees(HAS_HOME, [HOME.model_copy(update={"exclude": []})], entropy)
+    replace_file(tmp_path / IDENTITY_NAME, encode_identity(other))
+    assert wished() not in ("", first)
+    (tmp_path / IDENTITY_NAME).unlink()
+    assert wished(), "as it was"

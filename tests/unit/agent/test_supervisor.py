@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,26 @@ while True:
     children = [child(name, code, str(log), name, ends=True) for name in ("splitter", "streamer")]
     assert Supervisor(children, SystemClock(), ready, report).run() == 0
     assert log.read_text().split() == ["splitter", "streamer"]
+
+
+def test_a_child_runs_as_it_is_wished_for(tmp_path: Path) -> None:
+    """It is ended and started anew where the wish changes, and does not run where there is none."""
+    log, wish, said = tmp_path / "log", tmp_path / "wish", list[str]()
+    code = "import sys,signal; open(sys.argv[1],'a').write('x'); signal.pause()"
+    spec = replace(child("one", code, str(log)), wish=lambda: wish.read_text() if wish.exists() else "")
+    steps = iter(["a", "b", "", "c", None])
+
+    def watch() -> None:
+        """The next wish, once what was wished for is so."""
+        runs = log.stat().st_size if log.exists() else 0
+        told = wish.read_text() if wish.exists() else None
+        is_so = {None: True, "a": runs == 1, "b": runs == 2, "": len(said) == 2, "c": runs == 3}
+        if is_so[told]:
+            following = next(steps)
+            if following is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                wish.write_text(following)
+
+    assert replace(supervisor(spec, said=said), watch=watch).run() == 0
+    assert said == ["one begins anew", "one is not needed any more"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cdp_container.domain.configured import SiteWord, wanted_config
-from cdp_container.domain.identity import AgentIdentity, SourceIdentity
+from cdp_container.domain.identity import AgentIdentity, SourceIdentity, TreeIdentity
 from cdp_container.domain.retention import KEEP_ALL, Retention, parse_retention
 from cdp_container.format.domain import DomainConfig, Encryption, Source, build_config, parse_config
 from cdp_container.store.zones import Zone
@@ -135,3 +135,11 @@ def test_a_policy_replaces_the_one_in_force_and_none_leaves_it() -> None:
     assert parse_retention(wanted.retention, "k") == policy
     assert wanted_config(wanted, identity(), AT_HOME) == wanted
     assert wanted_config(wanted, identity(), replace(AT_HOME, retention=KEEP_ALL)).retention == {}
+
+
+def test_a_site_with_trees_says_which_and_one_without_leaves_them() -> None:
+    assert wanted_config(IN_FORCE, identity(), AT_HOME).sources == IN_FORCE.sources
+    trees = (TreeIdentity("home", "/home", b"h" * 16), TreeIdentity("old", "/old", b"o" * 16, removed=True))
+    wanted = wanted_config(IN_FORCE, replace(identity(), trees=trees), AT_HOME)
+    assert wanted.sources == (IN_FORCE.sources[0], Source("tree", "home", b"h" * 16, 0))
+    assert parse_config(build_config(wanted), "config", DOMAIN).sources == wanted.sources
