@@ -29,7 +29,7 @@ from rehydrate.cli.stage_lines import StageLines
 from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
 from rehydrate.rehearsal import past
-from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Wanted, command_of
+from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Reviewed, command_of
 from rehydrate.rehearsal.counting import CountingStore
 from rehydrate.rehearsal.page import html_of
 from rehydrate.rehearsal.parts import Sampling
@@ -91,12 +91,12 @@ def sampling_of(content: str) -> Sampling:
     return Sampling(percent / 100, seed)
 
 
-def checks_of(commands: Sequence[str], limit_seconds: float | None, fsck: bool) -> Wanted:
+def checks_of(commands: Sequence[str], limit_seconds: float | None, fsck: bool) -> Reviewed:
     """From the options. Raises UsageError."""
     if len(commands) > COMMANDS_MAX:
         raise UsageError("read --check", f"{len(commands)} commands, and {COMMANDS_MAX} are the most")
     limit = LIMIT_SECONDS if limit_seconds is None else limit_seconds
-    return Wanted(fsck, tuple(command_of(text) for text in commands), limit)
+    return Reviewed(fsck, tuple(command_of(text) for text in commands), limit)
 
 
 def output_of(reports: Sequence[Path], history: Path | None, as_json: bool) -> Output:

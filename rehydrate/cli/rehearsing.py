@@ -28,6 +28,9 @@ def dr_test(
     address: Address,
     into: Annotated[Path, typer.Option(help="A directory that is new or empty; it is cleared at the end.")],
     volume: Volumes = None,
+    tree: Annotated[
+        list[str] | None, typer.Option("--tree", help="A file tree by its name or id; may be repeated.")
+    ] = None,
     at: At = None,
     time: Time = None,
     marker: Marker = None,
@@ -59,6 +62,7 @@ def dr_test(
             commands.choice_of(at, time, marker),
             tuple(volume or ()),
             into,
+            tuple(tree or ()),
             rehearsal.sampling_of(content),
             rehearsal.checks_of(check or [], check_seconds, not no_fsck),
             replica,

@@ -27,7 +27,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Reviewed:
     """What is to be checked beside checksums: file systems or not, commands, and how long each may take."""
 
     fsck: bool = True
@@ -65,7 +65,7 @@ class Checks:
     """All checks of one rehearsal, once everything is there."""
 
     parts: Sequence[Part]
-    wanted: Wanted
+    wanted: Reviewed
     sampling: Sampling
     directory: Path
     told: Mapping[str, str]

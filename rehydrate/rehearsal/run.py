@@ -17,6 +17,8 @@ from typing import Final
 from cdp_container.clock import Clock
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.holding import Holding
+from cdp_container.domain.image import cuts_of, volumes_of
+from cdp_container.domain.namespace import trees_of
 from cdp_container.errors import CdpError, ChecksFailed, NotFound, counted
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.format.place import Place
@@ -25,15 +27,17 @@ from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
 from rehydrate.container import Container, is_superseded
 from rehydrate.flow import Flow
-from rehydrate.plan import Choice, Totals
+from rehydrate.plan import Choice, Totals, candidates
 from rehydrate.points import RestorePlan, plan_restore, scope_of
-from rehydrate.rehearsal.checks import Checks, Wanted, told_of
+from rehydrate.rehearsal.checks import Checks, Reviewed, told_of
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, Part, Restored, Sampling, Verdict
 from rehydrate.rehearsal.programs import Redaction
 from rehydrate.rehearsal.stages import CHECKS, CLEAN_UP, CONTENT, METADATA, NAMESPACE, Stages
+from rehydrate.rehearsal.trees import TreesPart
 from rehydrate.rehearsal.volumes import VolumesPart
 from rehydrate.rehearsal.workspace import Workspace, taken
 from rehydrate.restore import Source
+from rehydrate.wanted import Wanted
 
 Tell = Callable[[str], None]
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -41,13 +45,14 @@ _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be rehearsed, and where."""
+    """What is to be rehearsed, and where; neither `names` nor `trees`: everything that the point has."""
 
     choice: Choice
     names: tuple[str, ...]
     directory: Path
+    trees: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
-    checks: Wanted = field(default_factory=Wanted)
+    checks: Reviewed = field(default_factory=Reviewed)
     replica: bool = False
     keep: bool = False
 
@@ -182,11 +187,11 @@ class Rehearsal:
                 self.holding.check()
 
             self._read(workspace, told)
-        self.found.sources = [source for part in self._parts for source in part.sources]
         with self.stages.stage(NAMESPACE, "names") as stage:
             stage.expect(sum(part.names for part in self._parts))
             for part in self._parts:
                 part.make_names(stage.advance)
+            self.found.sources = [source for part in self._parts for source in part.sources]
         sampling = self.asked.sampling
         with self.stages.stage(CONTENT, "requests") as stage:
             totals = sum((part.totals(sampling) for part in self._parts), Totals())
@@ -205,9 +210,12 @@ class Rehearsal:
         container.require_key()
         history, choice = container.history, self.asked.choice
         scope = scope_of(history, choice)
-        contents = container.gather(scope, keeps_sums=True, at_once=self.flow, told=told)
+        contents = container.gather(scope, keeps_sums=True, at_once=self.flow, told=told, keeps_names=True)
         self._stack.enter_context(closing(contents))
-        made = plan_restore(container, contents, choice, list(self.asked.names))
+        wanted = wanted_of(container, contents, self.asked)
+        made = plan_restore(
+            container, contents, choice, wanted.names, trees=wanted.trees, volumes=wanted.volumes
+        )
         place = made.cut.place
         self.holding.narrow(place, history.owner.ledger)
         self.asked = replace(self.asked, choice=Choice(at=(place.epoch, place.cut)))
@@ -219,8 +227,12 @@ class Rehearsal:
         if self.found.age is None:
             self.found.age = self._age(made)
         source = Source(container.store, container.keys, contents, self.flow)
-        part = VolumesPart(source, made.volumes, workspace.path, self.clock)
-        self._parts = [self._stack.enter_context(part)]
+        enter = self._stack.enter_context
+        if made.volumes:
+            self._parts.append(enter(VolumesPart(source, made.volumes, workspace.path, self.clock)))
+        if made.trees:
+            trees = TreesPart(source, made.branch, made.trees, workspace.path, self.clock)
+            self._parts.append(enter(trees))
 
     def _forget(self) -> None:
         """Close what an earlier reading has open."""
@@ -274,6 +286,20 @@ class Rehearsal:
             self._clean_up(workspace)
         except CdpError as error:
             self._note(f"{error}; left: {', '.join(self.found.left)}")
+
+
+def wanted_of(container: Container, contents: Contents, asked: Asked) -> Wanted:
+    """What is to be restored: what was named; else all that the newest cut has that could be meant."""
+    if asked.names or asked.trees:
+        return Wanted(asked.names, asked.trees, volumes=bool(asked.names))
+    history, choice = container.history, asked.choice
+    cuts = cuts_of(contents, scope_of(history, choice))
+    meant = [cut for cut in candidates(cuts, choice) if choice.at in (None, (cut.place.epoch, cut.place.cut))]
+    if not meant:
+        return Wanted()  # who chooses the cut says so
+    branch = history.branch_of(meant[-1].place)
+    trees = tuple(tree.tree.hex() for tree in trees_of(contents, branch, meant[-1]))
+    return Wanted((), trees, volumes=not trees or bool(volumes_of(contents, branch, meant[-1])))
 
 
 def notes_of(container: Container, contents: Contents, made: RestorePlan) -> Sequence[str]:

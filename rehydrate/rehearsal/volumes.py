@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,21 +20,18 @@ from numpy.typing import NDArray
 
 from cdp_container.clock import Clock
 from cdp_container.domain.blocks import SUM, UNKNOWN, WINDOW_BYTES, Blocks, blocks_of
-from cdp_container.domain.image import Volume
-from cdp_container.errors import counted
 from cdp_container.extents.intervals import Intervals, common, intervals, merged
 from cdp_container.format.limits import SUM_BLOCK_BYTES
 from rehydrate.delta import NONE, differing, everything, in_blocks, union, without
 from rehydrate.localio import os_errors, sync_directory, write_all
 from rehydrate.plan import Totals, VolumePlan, Window, volume_windows
-from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, PASSED, Restored, Sampling, Verdict
+from rehydrate.rehearsal.names import file_names
+from rehydrate.rehearsal.parts import Restored, Sampling, Verdict
+from rehydrate.rehearsal.tally import Tally
 from rehydrate.restore import Report, Source, write_window
 from rehydrate.target import check_room_for
 
 _SUFFIX: Final = ".raw"
-_NAME_BYTES_MAX: Final = 200
-"""A longer one may be no file's, with what is put behind it."""
-_SHOWN_MAX: Final = 3
 
 
 class Image:
@@ -117,7 +113,7 @@ class VolumesPart:
         self._plans = plans
         self._directory = directory
         self._clock = clock
-        files = file_names([plan.volume for plan in plans])
+        files = file_names([(plan.volume.name, plan.volume.space) for plan in plans], _SUFFIX)
         self.sources = [
             Restored("volume", plan.volume.name, plan.volume.size_bytes, directory / file)
             for plan, file in zip(plans, files, strict=True)
@@ -198,7 +194,7 @@ class VolumesPart:
         parts = everything(image.size_bytes)
         if not self._sampling.is_all:
             parts = union(self._parts.get(number, []), image.size_bytes)
-        tally = _Tally()
+        tally = Tally()
         for start in range(0, image.size_bytes, WINDOW_BYTES):
             mine = common(parts, intervals([(start, start + WINDOW_BYTES)]))[1]
             if not len(mine):
@@ -213,33 +209,6 @@ class VolumesPart:
                 told(high - low)
                 tally.read_bytes += high - low
         return tally.verdict(plan.volume.name, (self._clock.boottime_ns() - began_ns) / 1e9)
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What a comparison of one volume came to so far."""
-
-    read_bytes: int = 0
-    unknown_bytes: int = 0
-    wrong_bytes: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def differs(self, start: int, end: int) -> None:
-        self.wrong_bytes += end - start
-        if len(self.first) < _SHOWN_MAX:
-            self.first.append(f"{start} to {end}")
-
-    def verdict(self, name: str, seconds: float) -> Verdict:
-        rest = f"; {counted(self.unknown_bytes, 'byte')} not comparable" if self.unknown_bytes else ""
-        if self.wrong_bytes:
-            first = ", ".join(self.first)
-            why = f"{counted(self.wrong_bytes, 'byte')} differ from the index, the first: {first}{rest}"
-            return Verdict("checksums", name, FAILED, why, seconds)
-        if not self.read_bytes:
-            why = f"nothing was written that has a checksum{rest}"
-            return Verdict("checksums", name, NOT_CHECKED, why, seconds)
-        why = f"{counted(self.read_bytes, 'byte')} read again, all as the index says{rest}"
-        return Verdict("checksums", name, PASSED, why, seconds)
 
 
 def _only(window: Window, drawn: NDArray[np.bool_]) -> Window:
@@ -286,22 +255,3 @@ def _comparable(blocks: Blocks, parts: Intervals, image: Image) -> tuple[Interva
 def _of_kind(blocks: Blocks, kind: int, image: Image) -> Intervals:
     starts = (np.flatnonzero(blocks.kinds == kind) + blocks.first) * SUM_BLOCK_BYTES
     return in_blocks(starts, starts + SUM_BLOCK_BYTES, image.size_bytes)
-
-
-def file_names(volumes: Sequence[Volume]) -> list[str]:
-    """A file's name for each volume: its own where that can be one's and no other has it, else its id."""
-    often = Counter(volume.name for volume in volumes)
-
-    def named(volume: Volume) -> str:
-        is_plain = often[volume.name] == 1 and _can_be_file(volume.name)
-        return volume.name if is_plain else volume.space.hex()
-
-    return [named(volume) + _SUFFIX for volume in volumes]
-
-
-def _can_be_file(name: str) -> bool:
-    try:
-        size = len(os.fsencode(name))
-    except UnicodeEncodeError:
-        return False
-    return 0 < size <= _NAME_BYTES_MAX and name.isprintable() and not name.startswith(".") and "/" not in name

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from cdp_container.clock import SystemClock
-from cdp_container.domain.image import Volume
 from cdp_container.store.memory import MemoryStore
 from rehydrate import plan as planning
 from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice, Totals
 from rehydrate.points import plan_restore
+from rehydrate.rehearsal.names import file_names
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, PASSED, Sampling, Verdict
-from rehydrate.rehearsal.volumes import VolumesPart, file_names
+from rehydrate.rehearsal.volumes import VolumesPart
 from rehydrate.restore import Source
 from tests.containers import Site, write, zero
 
@@ -62,20 +62,16 @@ def compared(part: VolumesPart) -> tuple[Verdict, int]:
     return verdict, sum(read)
 
 
-def volume(name: str, number: int = 0) -> Volume:
-    return Volume(bytes([number]) * 16, name, PAGE, 512, True)
-
-
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".hidden", "a/b", "/etc/passwd", "a\0b", "a\nb", "x" * 201, "\udc80"]
 )
 def test_a_name_that_can_be_no_files_is_left_for_the_id(name: str) -> None:
-    assert file_names([volume(name)]) == ["00" * 16 + ".raw"]
+    assert file_names([(name, bytes(16))], ".raw") == ["00" * 16 + ".raw"]
 
 
 def test_names_of_twins_are_their_ids() -> None:
-    volumes = [volume("a", 1), volume("a", 2), volume("b", 3)]
-    assert file_names(volumes) == ["01" * 16 + ".raw", "02" * 16 + ".raw", "b.raw"]
+    twins = [(name, bytes([number]) * 16) for number, name in enumerate("aab", 1)]
+    assert file_names(twins, ".raw") == ["01" * 16 + ".raw", "02" * 16 + ".raw", "b.raw"]
 
 
 def test_all_of_it(site: Site, tmp_path: Path) -> None:
