@@ -115,14 +115,29 @@ def restore(
         OnDamage, typer.Option(help="stop, or map: go on, and list what is lost in TARGET.damage.json.")
     ] = OnDamage.STOP,
     restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
+    tree: Annotated[
+        list[str] | None, typer.Option("--tree", help="NAME=DIRECTORY: a file tree; may be repeated.")
+    ] = None,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="Of trees only what this pattern fits; repeatable.")
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove from the directories what trees do not have.")
+    ] = False,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="Compare files that are there by content, not size and time.")
+    ] = False,
+    best_effort: Annotated[
+        bool, typer.Option("--best-effort", help="Owners and the like that cannot be set are no failure.")
+    ] = False,
     replica: Replica = False,
     assume_rate: Rate = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
-    """Rebuild volumes at a point, verifying every frame."""
-    from rehydrate.cli import commands, restoring, targets
+    """Rebuild volumes and file trees at a point, verifying every frame."""
+    from rehydrate.cli import commands, restoring, targets, tree_restoring
 
     return guarded(
         lambda: restoring.restore(
@@ -133,6 +148,7 @@ def restore(
             ),
             assume_rate,
             json,
+            tree_restoring.trees_to(tree or [], path or [], delete, checksum, best_effort),
         )
     )
 

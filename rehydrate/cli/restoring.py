@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,19 +11,24 @@ from typing import Any
 
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
+from cdp_container.domain.contents import Contents
 from cdp_container.domain.holding import Holding
-from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, counted
+from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, UsageError, counted
 from cdp_container.store.api import Store
 from rehydrate.anew import read_until_found
 from rehydrate.cli import views
 from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
 from rehydrate.cli.console import read_secret
 from rehydrate.cli.held import holding_for, tell
+from rehydrate.cli.stage_lines import StageLines
 from rehydrate.cli.targets import Restored, Targets, check_targets, noted_holds, paths_of, restore_all
+from rehydrate.cli.tree_restoring import TreeRestored, TreesTo, raise_if_not_set, restore_trees
 from rehydrate.container import Container, Secret, is_superseded
 from rehydrate.flow import Flow
-from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.rehearsal.counting import CountingStore
+from rehydrate.rehearsal.stages import METADATA, Stages
 from rehydrate.restore import Source, sum_of
 
 
@@ -40,6 +45,8 @@ class _Job:
     flow: Flow
     holding: Holding
     secret: Secret
+    trees: TreesTo
+    stages: Stages
     container: Container | None = None
     clock: SystemClock = field(default_factory=SystemClock)
 
@@ -59,25 +66,46 @@ class _Job:
             raise MissingObject(self.container.store.address, "objects were collected while they were read")
 
 
-def restore(access: Access, choice: Choice, targets: Targets, rate: int | None, as_json: bool) -> int:
+def restore(
+    access: Access,
+    choice: Choice,
+    targets: Targets,
+    rate: int | None,
+    as_json: bool,
+    trees: TreesTo | None = None,
+) -> int:
     """`rehydrate restore`."""
+    trees = TreesTo() if trees is None else trees
+    targets = replace(targets, has_trees=bool(trees.targets))
     check_targets(targets)
+    if trees.targets and targets.tolerant:
+        raise UsageError("restore trees", "--on-damage map is for volumes: a tree is restored whole, or not")
     clock, flow = SystemClock(), Flow()
     began_ns = clock.boottime_ns()
     secret = read_secret(access.passphrase_file, access.key_file)
-    with store_of(access.address, flow.refused) as store, holding_for(store, "restore") as holding:
-        job = _Job(access, choice, targets, rate, as_json, store, flow, holding, secret)
+    counting: list[CountingStore] = []
+
+    def around(store: Store) -> Store:
+        counting.append(CountingStore(store))
+        return counting[0]
+
+    with store_of(access.address, flow.refused, around) as store, holding_for(store, "restore") as holding:
+        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, as_json, stages=3))
+        job = _Job(access, choice, targets, rate, as_json, store, flow, holding, secret, trees, stages)
         if access.replica:
             holding.unheld("a hold in a replica is seen by nobody")
         else:
             holding.place(noted_holds(targets), choice.at)
-        made, restored = read_until_found(
+        made, restored, done = read_until_found(
             lambda is_first: _restore(job, is_first), holding, job.is_moved, tell
         )
-    return report(made, restored, (clock.boottime_ns() - began_ns) / 1e9, rate, as_json)
+    seconds = (clock.boottime_ns() - began_ns) / 1e9
+    code = report(made, restored, seconds, rate, as_json, done)
+    raise_if_not_set(done, trees)
+    return code
 
 
-def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
+def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored, list[TreeRestored]]:
     """One reading: all of it, or on from where the one before it was, by the ledger that its hold notes."""
     held = job.holding.hold if is_first else None
     job.container, job.secret = open_asking(job.store, job.secret, job.access.replica, held)
@@ -86,23 +114,35 @@ def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
     targets = job.targets
     begun: list[Path] = []
     try:
-        with closing(container.gather(scope_of(container.history, job.choice))) as contents:
+        with closing(_gathered(job, container)) as contents:
             for note in notes_of(container, contents):
                 tell(note)
-            made = plan_restore(container, contents, job.choice, targets.names, targets.tolerant)
+            made = plan_restore(
+                container,
+                contents,
+                job.choice,
+                targets.names,
+                targets.tolerant,
+                job.trees.names,
+                targets.has_volumes,
+            )
             for note in made.notes:
                 tell(note)
             place = made.cut.place
             job.holding.narrow(place, container.history.owner.ledger)
             job.choice = Choice(at=(place.epoch, place.cut))
-            paths = paths_of(made, targets)
-            say_plan(views.plan_members(made, job.rate or ASSUMED_BYTES_PER_SECOND), job.as_json)
+            paths = paths_of(made, targets) if targets.has_volumes else []
+            if targets.has_volumes:
+                say_plan(views.plan_members(made, job.rate or ASSUMED_BYTES_PER_SECOND), job.as_json)
             check = job.check_all if targets.tolerant else job.check
             targets = replace(targets, hold=job.holding.hold_id)
             job.holding.keeps = True
             begun = paths
             source = Source(container.store, container.keys, contents, job.flow)
-            return made, restore_all(source, made, paths, targets, job.clock, job.as_json, check=check)
+            restored = Restored([], Totals(), {})
+            if targets.has_volumes:
+                restored = restore_all(source, made, paths, targets, job.clock, job.as_json, check=check)
+            return made, restored, restore_trees(source, made, job.trees, job.stages, check)
     except (HoldLost, MissingObject):
         if begun:  # the next reading goes on; but what was taken for lost may be there after all
             devices = frozenset(path for path in begun if path.is_block_device())
@@ -115,19 +155,40 @@ def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored]:
         raise NoSuchPoint(error.what, why, "`rehydrate points` lists what can be restored still") from error
 
 
+def _gathered(job: _Job, container: Container) -> Contents:
+    """What the objects say; of a restore of trees it is the first stage."""
+    scope = scope_of(container.history, job.choice)
+    if not job.trees.targets:
+        return container.gather(scope)
+    with job.stages.stage(METADATA, "objects") as stage:
+
+        def told(done: int, total: int) -> None:
+            if stage.total is None:
+                stage.expect(total)
+            stage.advance(done - stage.done)
+
+        return container.gather(scope, job.trees.compares, told=told, keeps_names=True)
+
+
 def report(
-    made: RestorePlan, restored: Restored, elapsed_seconds: float, rate: int | None, as_json: bool
+    made: RestorePlan,
+    restored: Restored,
+    elapsed_seconds: float,
+    rate: int | None,
+    as_json: bool,
+    trees: Sequence[TreeRestored] = (),
 ) -> int:
     """Say what a restore did. Raises RestoredWithDamage."""
     members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
-    done, totals = restored.done, sum_of(made.volumes)
+    done = restored.done + sum((tree.totals for tree in trees), Totals())
+    resumed_bytes = sum_of(made.volumes).write_bytes - restored.done.write_bytes
     told = {
         **{name: members[name] for name in views.POINT_MEMBERS},
         "objects": members["objects"],
         "gets": done.gets,
         "fetched_bytes": done.fetch_bytes,
         "written_bytes": done.write_bytes,
-        "resumed_bytes": totals.write_bytes - done.write_bytes,
+        "resumed_bytes": resumed_bytes,
         "elapsed_seconds": round(elapsed_seconds, 3),
         "volumes": [
             {"name": volume.volume.name, "size_bytes": volume.volume.size_bytes, "target": str(path)}
@@ -135,6 +196,9 @@ def report(
         ],
     }
     lines = [printable(f"restored {item['name']} to {item['target']}") for item in told["volumes"]]
+    if trees:
+        told["trees"] = [tree.members() for tree in trees]
+        lines += [line for tree in trees for line in tree.text()]
     lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
     if restored.maps:
         told["damage_maps"] = [str(path) for path in restored.maps]

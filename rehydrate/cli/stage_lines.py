@@ -25,8 +25,9 @@ _CLEAR_LINE: Final = "\r\x1b[K"
 class StageLines:
     """See `stages.Show`."""
 
-    def __init__(self, clock: Clock, as_json: bool) -> None:
+    def __init__(self, clock: Clock, as_json: bool, stages: int = len(NAMES)) -> None:
         self._clock = clock
+        self._stages = stages
         self._as_json = as_json
         self._is_terminal = sys.stderr.isatty() and not as_json
         every_ns = TERMINAL_EVERY_NS if self._is_terminal else TEXT_EVERY_NS
@@ -41,7 +42,12 @@ class StageLines:
         self._shown_ns = now_ns
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            print(_CLEAR_LINE + printable(line_of(figures))[:width], end="", file=sys.stderr, flush=True)
+            print(
+                _CLEAR_LINE + printable(line_of(figures, self._stages))[:width],
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         else:
             self._say("stage", figures)
 
@@ -53,11 +59,15 @@ class StageLines:
         self._say("stage-end", figures)
 
     def _say(self, event: str, figures: Figures) -> None:
-        say(json.dumps({"event": event, **stage_members(figures)}) if self._as_json else line_of(figures))
+        say(
+            json.dumps({"event": event, **stage_members(figures)})
+            if self._as_json
+            else line_of(figures, self._stages)
+        )
 
 
-def line_of(figures: Figures) -> str:
-    """One run of a stage in one line."""
+def line_of(figures: Figures, stages: int = len(NAMES)) -> str:
+    """One run of a stage in one line; `stages`: how many there are."""
     total = "?" if figures.total is None else str(figures.total)
     kinds = ", ".join(f"{kind} {count}" for kind, count in figures.counts.by_kind().items() if count)
     requests = f"{figures.counts.requests} requests" + (f" ({kinds})" if kinds else "")
@@ -68,7 +78,7 @@ def line_of(figures: Figures) -> str:
     ]
     if figures.state != DONE and (left := figures.left_seconds) is not None:
         parts.append(f"{seconds_text(left)} left")
-    return f"stage {figures.number} of {len(NAMES)}, {figures.name}: {figures.state}, {', '.join(parts)}"
+    return f"stage {figures.number} of {stages}, {figures.name}: {figures.state}, {', '.join(parts)}"
 
 
 def _bytes_text(figures: Figures) -> str:

@@ -44,6 +44,13 @@ class Targets:
     """Devices that this very restore began to write before it was interrupted: they need no `force`."""
     hold: str = ""
     """The id of the hold under which it is read, if there is one."""
+    has_trees: bool = False
+    """Whether trees are restored, too; then no volume need be."""
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether any volume is restored."""
+        return self.all_volumes or self.target is not None
 
 
 def noted_holds(targets: Targets) -> list[str]:
@@ -59,6 +66,10 @@ def noted_holds(targets: Targets) -> list[str]:
 
 def check_targets(targets: Targets) -> None:
     """Raises UsageError where the options do not go together."""
+    if targets.has_trees and not (
+        targets.all_volumes or targets.target or targets.target_dir or targets.names
+    ):
+        return
     if targets.all_volumes:
         if targets.target_dir is None or targets.target is not None or targets.names:
             raise UsageError("choose a target", "--all goes with --target-dir, without --volume and --target")

@@ -76,6 +76,9 @@ def point_members(point: Point) -> Members:
             {"name": volume.name, "size_bytes": volume.size_bytes, "whole": volume.whole}
             for volume in point.volumes
         ],
+        "trees": [{"name": tree.name, "whole": tree.whole} for tree in point.trees],
+        "skewed": point.skew is not None,
+        "skewed_files": 0 if point.skew is None else len(point.skew.files) + point.skew.more,
     }
 
 
@@ -95,7 +98,7 @@ def points_text(listed: Listed, keyless: bool, kept: Mapping[Place, Kept] | None
                 point_name(place.epoch, place.cut),
                 time_text(point.cut.time_ns),
                 _state(point),
-                "?" if keyless else ", ".join(v.name if v.whole else f"({v.name})" for v in point.volumes),
+                "?" if keyless else _sources_text(point),
                 "?" if keyless else ", ".join(point.cut.markers),
                 "" if kept is None else kept_text(kept.get(place)),
             ]
@@ -103,6 +106,13 @@ def points_text(listed: Listed, keyless: bool, kept: Mapping[Place, Kept] | None
     if kept is None:
         return table(titles, [row[:-1] for row in rows])
     return table([*titles, "KEPT UNTIL ABOUT"], rows)
+
+
+def _sources_text(point: Point) -> str:
+    """Volumes and trees; those that are not whole in brackets."""
+    volumes = [(volume.name, volume.whole) for volume in point.volumes]
+    trees = [(f"{tree.name}/", tree.whole) for tree in point.trees]
+    return ", ".join(name if whole else f"({name})" for name, whole in (*volumes, *trees))
 
 
 def kept_text(kept: Kept | None) -> str:
@@ -129,7 +139,8 @@ def _state(point: Point) -> str:
         return f"broken: {point.broken.what}"
     if not point.main:
         return "side branch"
-    return "protected" if point.protected else "sent"
+    state = "protected" if point.protected else "sent"
+    return state if point.skew is None else f"{state}, skewed"
 
 
 def plan_members(plan: RestorePlan, bytes_per_second: int) -> Members:
