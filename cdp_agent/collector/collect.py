@@ -32,7 +32,7 @@ from cdp_agent.collector.warmth import groups_of
 from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_agent.collector.writing import Writing
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
-from cdp_container.domain.collecting import carry_out, settle
+from cdp_container.domain.collecting import carry_out, require_replicas, settle
 from cdp_container.domain.ends import Collected
 from cdp_container.domain.history import History, read_domain, read_history
 from cdp_container.domain.ledgers import ledger_of
@@ -71,6 +71,7 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
     holds = around.collector.holds()
     if any(hold.cut is None for hold in holds.values()):
         return Passed("a hold on everything stands", before, store_ns=now_ns)
+    require_replicas(around.collector, owner)
     remembered = Remembered(around.directory, around.identity.domain)
     try:
         tables, found = look_around(around, wishes, remembered, owner, holds, now_ns)

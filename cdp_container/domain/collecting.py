@@ -35,7 +35,7 @@ from cdp_container.format.gc import (
     plan_digest,
 )
 from cdp_container.format.holds import Hold
-from cdp_container.format.keys import OWNER_KEY, gc_final_key, gc_key
+from cdp_container.format.keys import OWNER_KEY, gc_final_key, gc_key, ledger_key
 from cdp_container.store.api import Store
 
 CONFIRM_ROUNDS: Final = 30
@@ -109,6 +109,23 @@ def settle(collector: Collector) -> tuple[Owner, Finished | None]:
     if owner.plan is not None:
         raise _stopped("another pass is under way")
     return owner, finished
+
+
+def require_replicas(collector: Collector, owner: Owner) -> None:
+    """Before anything is packed: what a plan waits for at replicas seems to be possible, as things are.
+
+    Else each pass would write packs of which none comes into force, and none can be deleted either. Raises
+    CollectionStopped, and what replicas raise that cannot be asked.
+    """
+    if not collector.replicas:
+        return
+    ledgers = ledger_key(owner.epoch, 1).rpartition("-")[0]
+    newest = max((found.key for found in collector.store.list(f"{ledgers}-")), default="")
+    for store in collector.replicas:
+        if not _names(store, collector.domain, owner.ledger):
+            raise _stopped(f"{OWNER_KEY} in {store.address} does not name the ledger in force yet")
+        if newest and not is_there(store, newest):
+            raise _stopped(f"{store.address} has not got {newest} yet")
 
 
 def carry_out(
@@ -241,18 +258,23 @@ def _look_for(collector: Collector, names: Sequence[ObjectName]) -> None:
 
 def _wait_for_owners(collector: Collector, plan: Plan) -> None:
     """Whoever reads a replica goes by the plan's ledger: what it deletes is counted nowhere any more."""
-
-    def is_named(store: Store) -> bool:
-        try:
-            data = store.get(OWNER_KEY).data
-        except NotFound:
-            return False
-        return parse_owner(data, OWNER_KEY, collector.domain).ledger == plan.ledger
-
+    ledger = plan.ledger
     _wait(collector, [
-        _Lack(f"{OWNER_KEY} in {store.address} does not name {plan.ledger.key} yet", partial(is_named, store))
+        _Lack(
+            f"{OWNER_KEY} in {store.address} does not name {ledger.key} yet",
+            partial(_names, store, collector.domain, ledger),
+        )
         for store in collector.replicas
     ])  # fmt: skip
+
+
+def _names(store: Store, domain: bytes, ledger: ObjectName | None) -> bool:
+    """Whether the owner as a store has it names this ledger; where there is none it names nothing."""
+    try:
+        data = store.get(OWNER_KEY).data
+    except NotFound:
+        return False
+    return parse_owner(data, OWNER_KEY, domain).ledger == ledger
 
 
 def _wait(collector: Collector, lacks: list[_Lack]) -> None:

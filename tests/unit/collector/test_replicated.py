@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from cdp_container.domain import collecting
-from cdp_container.errors import CollectionStopped
+from cdp_container.errors import CollectionStopped, StoreUnavailable
 from cdp_container.format.place import Place
+from cdp_container.store.api import Blob
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Secret, open_container
 from rehydrate.plan import Choice
@@ -109,10 +110,29 @@ def test_a_copy_that_is_cut_off_stops_the_pass_before_anything_goes(tmp_path: Pa
     copied.step(1)
     copied.step = lambda share: None  # type: ignore[method-assign]  # the line is cut
     before = {found.key for found in copied.site.store.list("log/")}
-    for _ in range(2):
+    written = []
+    for _ in range(3):
         with pytest.raises(CollectionStopped, match="has not got"):
             copied.run_pass(tmp_path)
+        written.append({found.key for found in copied.site.store.list("packs/")})
     assert before == {found.key for found in copied.site.store.list("log/")}
+    assert written[0], "the line may have been cut just then"
+    assert written[0] == written[1] == written[2], "a pass each hour would fill the container"
+
+
+def test_a_copy_that_cannot_be_asked_or_lags_behind_the_last_pass_has_nothing_written(tmp_path: Path) -> None:
+    class Away(MemoryStore):
+        def get(self, key: str) -> Blob:
+            raise StoreUnavailable(f"get {key}", "no route to host")
+
+    copied = Copied(1)
+    copied.site.replicas = [Away(copied.site.time)]
+    with pytest.raises(StoreUnavailable):
+        copied.run_pass(tmp_path)
+    copied.site.replicas = [copied.copy]
+    with pytest.raises(CollectionStopped, match="does not name the ledger in force"):
+        copied.run_pass(tmp_path)
+    assert not list(copied.site.store.list("packs/"))
 
 
 def test_control_a_pass_that_does_not_wait_for_the_owner_there_is_caught(
