@@ -40,9 +40,9 @@ from cdp_container.store.api import Store
 
 CONFIRM_ROUNDS: Final = 30
 """Looks at a deleted object that is still told of, a second apart, before the pass ends."""
-REPLICA_ROUNDS: Final = 120
+REPLICA_ROUNDS: Final = 720
 REPLICA_PAUSE_SECONDS: Final = 5.0
-"""Looks at what a replica lacks, so far apart: what lags for longer than ten minutes ends the pass."""
+"""Looks at what a replica lacks, so far apart: one that lags by more than an hour ends the pass."""
 
 
 @dataclass(frozen=True, slots=True)

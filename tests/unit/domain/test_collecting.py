@@ -266,7 +266,7 @@ def test_a_replica_that_lacks_a_pack_ends_the_pass_before_the_plan_executes() ->
     with pytest.raises(CollectionStopped, match="has not got"):
         carry_out(collector, world.owner, world.plan(), (), 1.0)
     assert world.owner.ledger is None
-    assert sum(waited) == 1.0 + 600.0, "the grace, and ten minutes"
+    assert sum(waited) == 1.0 + 3600.0, "the grace, and an hour"
 
 
 def test_a_replica_that_comes_to_it_meanwhile_is_waited_for() -> None:
