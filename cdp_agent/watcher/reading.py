@@ -1,0 +1,139 @@
+"""Reading a file until it holds still: the part of a round that knows that files change while they are read.
+
+A file that takes more than one batch is suspended, and gone on with in the next. How content is compared is
+in content.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from cdp_agent.watcher.content import Reading, read_on
+from cdp_agent.watcher.gathered import Gathered
+from cdp_agent.watcher.index import CHUNK_BYTES, UNKNOWN, FileRow, Index
+from cdp_agent.watcher.stamp import is_racy, stamp_inode, stamp_of
+from cdp_agent.watcher.tree import Suspended, Tree
+from cdp_container.clock import Clock
+from cdp_container.format.layout import SUM_BYTES
+from cdp_container.format.limits import SUM_BLOCK_BYTES
+from cdp_container.format.names import SkewedFile
+
+READS_MAX: Final = 3
+"""A file that changes under each of so many readings is taken as it was read last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A file's content as it was read: `proven` if its stamp says that nothing changed since."""
+
+    stat: os.stat_result
+    stamp: bytes
+    size: int
+    proven: bool
+
+
+class FileReader:
+    """Reads files into one batch."""
+
+    def __init__(self, index: Index, clock: Clock, gathered: Gathered) -> None:
+        self._index = index
+        self._clock = clock
+        self._gathered = gathered
+        self.read: dict[int, Captured] = {}
+        """What was read whole for this batch, by the row of its file."""
+        self.unsteady: dict[tuple[bytes, bytes], SkewedFile] = {}
+        """What changed while it was read, again and again."""
+
+    def content(
+        self, tree: Tree, path: bytes, file: FileRow, inode: bytes, half: Suspended | None = None
+    ) -> Captured:
+        """Read a file until it holds still, or READS_MAX times; or suspend it where the batch is full.
+
+        Raises OSError: it cannot be read, or is another file by now.
+        """
+        fd = tree.open_root.open_file(path)
+        try:
+            attempts = 1 if half is None else half.attempts
+            while True:
+                before = os.fstat(fd)
+                stamp = stamp_of(before, tree.open_root.device)
+                if stamp_inode(stamp) != inode or not stat.S_ISREG(before.st_mode):
+                    raise OSError(errno.ESTALE, "another file has its name now")
+                if half is not None and stamp != half.stamp and attempts < READS_MAX:
+                    half, attempts = None, attempts + 1
+                begun, from_ns = (
+                    (stamp, self._clock.wall_ns()) if half is None else (half.stamp, half.from_ns)
+                )
+                reading = Reading(fd, file.id, file.space, before.st_size, half.chunk if half else 0)
+                if half is None or before.st_size < half.size:
+                    self._restart(file, inode, before.st_size)
+                else:
+                    self._index.set_file(file.id, inode, before.st_size)
+                is_whole = self._pass(reading)
+                after = os.fstat(fd)
+                if is_whole and not reading.is_done:
+                    tree.suspended = Suspended(
+                        path, file.id, reading.size, reading.chunk, begun, from_ns, attempts
+                    )
+                    return Captured(after, begun, reading.size, proven=False)
+                ended = stamp_of(after, tree.open_root.device)
+                if (is_whole and ended == begun) or attempts >= READS_MAX:
+                    break
+                half, attempts = None, attempts + 1
+            if not is_whole:
+                self._restart(file, inode, min(after.st_size, before.st_size))
+            return self._captured(
+                tree, path, file, begun, after, reading.size if is_whole else after.st_size, from_ns
+            )
+        finally:
+            os.close(fd)
+
+    def _captured(
+        self,
+        tree: Tree,
+        path: bytes,
+        file: FileRow,
+        begun: bytes,
+        after: os.stat_result,
+        size: int,
+        from_ns: int,
+    ) -> Captured:
+        stamp = stamp_of(after, tree.open_root.device)
+        key = tree.id, path
+        if stamp == begun:
+            self.unsteady.pop(key, None)
+        else:
+            self.unsteady[key] = SkewedFile(tree.id, path, from_ns, self._clock.wall_ns())
+        proven = stamp == begun and not is_racy(after, from_ns)
+        captured = Captured(after, stamp, size, proven)
+        self.read[file.id] = captured
+        return captured
+
+    def _restart(self, file: FileRow, inode: bytes, size: int) -> None:
+        """A pass begins at the file's beginning: what this batch had of it does not count any more."""
+        index, space = self._index, file.space
+        self._gathered.drop_extents(space)
+        if size < file.size or file.doubt:
+            self._gathered.resize(space, size)
+            index.cut_sums(file.id, -(-size // CHUNK_BYTES))
+            chunk, rest = divmod(size, CHUNK_BYTES)
+            kept = rest // SUM_BLOCK_BYTES * SUM_BYTES
+            sums = index.sums(file.id, chunk) if rest else b""
+            if len(sums) > kept:
+                index.put_sums(file.id, chunk, sums[:kept] + (UNKNOWN if rest % SUM_BLOCK_BYTES else b""))
+            self._gathered.touch(space, size // CHUNK_BYTES, -(-file.size // CHUNK_BYTES))
+        index.set_file(file.id, inode, size)
+
+    def _pass(self, reading: Reading) -> bool:
+        unknown = self._gathered.touched(reading.space)
+
+        def is_unknown(chunk: int) -> bool:
+            return any(first <= chunk < beyond for first, beyond in unknown)
+
+        return read_on(
+            reading, self._index, self._gathered.extent, is_unknown, lambda: self._gathered.has_room
+        )

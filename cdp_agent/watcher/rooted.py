@@ -1,0 +1,152 @@
+"""Going into a tree by descriptors: from its root down, never through a link, never onto another file system.
+
+A path is what it was when it was opened: nothing is opened twice within one pass, and all is let go of after
+it. What is found there is decided by others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+DIRECTORIES_MAX: Final = 128
+"""Directories that are held open at once."""
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LISTING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_NO_XATTRS: Final = frozenset({errno.EOPNOTSUPP, errno.ENODATA, errno.EINVAL})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an error only says that nothing of the tree is there (any more)."""
+    return isinstance(error, Foreign) or error.errno in _GONE
+
+
+class Foreign(OSError):
+    """A directory of another file system, into which the tree does not go."""
+
+
+class Root:
+    """An open root of a tree. Raises OSError where it cannot be opened, or is no directory.
+
+    Args:
+        path: of the root; it may be reached through links.
+        one_file_system: what lies on other file systems does not belong to the tree.
+    """
+
+    def __init__(self, path: Path, one_file_system: bool) -> None:
+        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.stat = os.fstat(self.fd)
+        self.device = self.stat.st_dev
+        self._one = one_file_system
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+
+    def identity(self) -> bytes:
+        """What tells this directory from another one that is mounted in its place, over reboots."""
+        # The id of a file system, or the number of its device: each is stable where the other is not.
+        system = os.fstatvfs(self.fd).f_fsid
+        return b"%d %d %d" % (self.stat.st_ino, system, self.device)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.let_go()
+        os.close(self.fd)
+
+    def let_go(self) -> None:
+        """Forget where directories are: they may have been moved since."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+    def directory(self, path: bytes) -> int:
+        """A descriptor for what is below this directory; valid until the next call.
+
+        Raises OSError: it is gone, no directory (any more), or foreign.
+        """
+        fd = self._open.get(path)
+        if fd is not None:
+            self._open.move_to_end(path)
+            return fd
+        at, fd = len(path), self.fd
+        while (at := path.rfind(b"/", 0, at)) > 0:
+            if path[:at] in self._open:
+                fd = self._open[path[:at]]
+                break
+        at = max(at, 0)
+        for name in path[at:].split(b"/"):
+            if name:
+                at = path.index(name, at) + len(name)
+                fd = self._enter(fd, path[:at], name)
+        return fd
+
+    def _enter(self, parent: int, path: bytes, name: bytes) -> int:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        if self._one and os.fstat(fd).st_dev != self.device:
+            os.close(fd)
+            raise Foreign(errno.EXDEV, "another file system")
+        self._open[path] = fd
+        if len(self._open) > DIRECTORIES_MAX:
+            _, oldest = self._open.popitem(last=False)
+            os.close(oldest)
+        return fd
+
+    def lstat(self, path: bytes) -> os.stat_result | None:
+        """What is at a path; None where there is nothing, or nothing of this tree. Raises OSError."""
+        if not path:
+            return os.fstat(self.fd)
+        parent, _, name = path.rpartition(b"/")
+        try:
+            return os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
+        except OSError as error:
+            if is_gone(error):
+                return None
+            raise
+
+    def is_foreign(self, found: os.stat_result) -> bool:
+        """Whether a directory is the root of another file system, into which the tree does not go."""
+        return self._one and stat.S_ISDIR(found.st_mode) and found.st_dev != self.device
+
+    def open_listing(self, path: bytes) -> int:
+        """A descriptor to list a directory by; the caller closes it. Raises OSError, Foreign."""
+        return os.open(b".", _LISTING, dir_fd=self.directory(path))
+
+    def open_file(self, path: bytes) -> int:
+        """A descriptor to read a file by, whose access time stays; the caller closes it. Raises OSError."""
+        parent, _, name = path.rpartition(b"/")
+        fd = self.directory(parent)
+        try:
+            return os.open(name, _READING | os.O_NOATIME, dir_fd=fd)
+        except PermissionError:
+            return os.open(name, _READING, dir_fd=fd)  # only its owner may leave the access time as it is
+
+    def readlink(self, path: bytes) -> bytes:
+        """The target of a link. Raises OSError."""
+        parent, _, name = path.rpartition(b"/")
+        return os.fsencode(os.readlink(name, dir_fd=self.directory(parent)))
+
+    def xattrs(self, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """The extended attributes of what is at a path, sorted; none where there are none. Raises OSError."""
+        parent, _, name = path.rpartition(b"/")
+        where = b"/proc/self/fd/%d" % (self.directory(parent) if path else self.fd)
+        if path:
+            where += b"/" + name
+        try:
+            keys = os.listxattr(where, follow_symlinks=not path)
+        except OSError as error:
+            if error.errno in _NO_XATTRS:
+                return ()
+            raise
+        found = []
+        for key in sorted(keys):
+            try:
+                found.append((os.fsencode(key), os.getxattr(where, key, follow_symlinks=not path)))
+            except OSError as error:
+                if error.errno not in _NO_XATTRS:
+                    raise
+        return tuple(found)

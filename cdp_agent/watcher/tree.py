@@ -1,0 +1,118 @@
+"""One tree while it is watched: its root, what is left to be looked at, what keeps it from being whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from cdp_agent.watcher.patterns import Patterns
+from cdp_agent.watcher.rooted import Root
+from cdp_agent.watcher.settings import TreeSettings
+
+if TYPE_CHECKING:
+    from cdp_agent.watcher.scan import Scan
+
+TROUBLES_MAX: Final = 100
+"""Paths that cannot be read, by name; more are counted, and looked at again by scans."""
+FOUND_MAX: Final = 50_000
+"""What scans found and no batch has taken yet; beyond, they wait."""
+
+
+@dataclass(slots=True)
+class Suspended:
+    """A pass through a large file that goes on in the next batch."""
+
+    path: bytes
+    file: int
+    size: int
+    chunk: int
+    stamp: bytes
+    from_ns: int
+    attempts: int
+
+
+@dataclass(slots=True)
+class Tree:
+    """A tree of the settings.
+
+    Attributes:
+        number: its place in the settings: what `Dirty` and `Events` know it by.
+        row: its number in the index; 0 before there is one.
+        root: open while a take or a scan uses it.
+        root_fault: why its directory cannot be used; empty where it can.
+        accept_root: an operator said that the directory which is there is the tree.
+        unwatched: why it is not watched; empty where it is.
+        watch_faults: directories that could not be watched since the last scan began.
+        scanned: all of it was looked at, or found, since it was last in doubt.
+        scan: the one under way.
+        deep: directories that appeared and are to be looked through.
+        found: what scans found to be different, and its bits.
+        troubles: paths that cannot be read, and why.
+        suspended: a file that is half read.
+        left: something was left over by the last take.
+        scan_due_ns: when the next scan is due, boot time.
+        retry_ns: when what is in trouble is tried again, boot time.
+        read_all: the next scan compares the content of all files.
+        names: how many the last scan met.
+    """
+
+    number: int
+    settings: TreeSettings
+    patterns: Patterns
+    row: int = 0
+    root: Root | None = None
+    root_fault: str = "it was not looked at yet"
+    accept_root: bool = False
+    unwatched: str = ""
+    scanned: bool = False
+    scan: Scan | None = None
+    deep: list[Scan] = field(default_factory=list)
+    found: dict[bytes, int] = field(default_factory=dict)
+    troubles: dict[bytes, str] = field(default_factory=dict)
+    troubles_more: int = 0
+    suspended: Suspended | None = None
+    left: bool = False
+    scan_due_ns: int = 0
+    retry_ns: int = 0
+    read_all: bool = False
+    names: int = 0
+
+    @property
+    def id(self) -> bytes:
+        """The tree's id."""
+        return self.settings.id
+
+    @property
+    def open_root(self) -> Root:
+        """The root, which is open now."""
+        assert self.root is not None
+        return self.root
+
+    def trouble(self, path: bytes, why: str) -> None:
+        """A path cannot be read."""
+        if path in self.troubles or len(self.troubles) < TROUBLES_MAX:
+            self.troubles[path] = why
+        else:
+            self.troubles_more += 1
+
+    def find(self, path: bytes, bits: int) -> None:
+        """A path is different from what the index says."""
+        self.found[path] = self.found.get(path, 0) | bits
+
+    def let_go(self) -> None:
+        """Close what is open, where no scan needs it."""
+        if self.root is None:
+            return
+        if self.scan is None and not self.deep:
+            self.root.close()
+            self.root = None
+        else:
+            self.root.let_go()
+
+    def reset(self) -> None:
+        """Whatever was under way is not any more: all of it is to be looked at again."""
+        for scan in (*self.deep, *([self.scan] if self.scan else [])):
+            scan.close()
+        self.scan, self.deep, self.found, self.suspended = None, [], {}, None
+        self.scanned = False
+        self.let_go()
