@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -78,6 +79,16 @@ class Recovery:
                     case b"tree-":
                         names.clear()
         return {path: (value, self._content(history, value)) for path, value in names.items()}
+
+    def skewed(self) -> set[tuple[int, int]]:
+        """The cuts (epoch and number) that name files which changed while they were taken."""
+        found = set()
+        for layer in self._container.history(self._cuts[self.newest].place):
+            read = self._container.get(layer.key)
+            for name, _, _, key_at, key_bytes, _, _ in read.rows[b"records"]:
+                if name.rstrip(b"\0") == b"skew":
+                    found.add(struct.unpack("<QQ", read.parts[b"blob"][key_at : key_at + key_bytes]))
+        return found
 
     def _content(self, history: list[Layer], value: dict[str, Any]) -> bytes:
         target = BytesIO()

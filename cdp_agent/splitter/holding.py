@@ -31,15 +31,19 @@ CONNECTIONS_MAX: Final = 4
 class HoldServer:
     """Serves hold.sock of a journal directory.
 
-    `held`, `expired` count holds, and those that ended by themselves; for `status`.
+    For `status`: `held` counts holds, `expired` those that ended by themselves; `longest_seconds`, and all
+    together `held_seconds`, writes were held.
     """
 
     def __init__(self, appending: Appending) -> None:
         self._appending = appending
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._began_seconds = 0.0
         self.held = 0
         self.expired = 0
+        self.longest_seconds = 0.0
+        self.held_seconds = 0.0
 
     async def open(self, directory: Path) -> None:
         """Listen. Raises DeviceError."""
@@ -97,12 +101,25 @@ class HoldServer:
         if not self._appending.gate.hold():
             return ""
         self.held += 1
+        self._began_seconds = asyncio.get_running_loop().time()
         tail = self._appending.tail
         return f"{tail.generation} {tail.offset}"
 
     def end(self) -> None:
         """Let writes in again."""
         self._appending.gate.release()
+        lasted_seconds = asyncio.get_running_loop().time() - self._began_seconds
+        self.longest_seconds = max(self.longest_seconds, lasted_seconds)
+        self.held_seconds += lasted_seconds
+
+    def facts(self) -> dict[str, float]:
+        """For `status`."""
+        return {
+            "held": self.held,
+            "expired": self.expired,
+            "longest_seconds": self.longest_seconds,
+            "held_seconds": self.held_seconds,
+        }
 
 
 class _Hold:

@@ -97,6 +97,7 @@ class _Process:
         self._reload = "", ""  # the newest decision's name, and why it was refused
         self._last_error = "", 0  # and when it was, by the wall clock
         self._started_ns = clock.wall_ns()
+        self._holds: HoldServer | None = None
         self._tcp = None if settings.tcp is None else TcpExports(settings.tcp)
 
     def run(self) -> int:
@@ -125,7 +126,7 @@ class _Process:
         syncing.add_done_callback(lambda ended: stop.set())  # nothing but a bug ends it
         closing = Closing(capture, partial(load_notes, self._settings.journal_dir))
         server: NbdServer | None = None
-        holds = HoldServer(capture.appending)
+        holds = self._holds = HoldServer(capture.appending)
         try:
             await holds.open(self._settings.journal_dir)
             while not stop.is_set():
@@ -271,6 +272,7 @@ class _Process:
                 "last_error": self._last_error[0],
                 "last_error_ns": self._last_error[1],
                 "reload": {"name": self._reload[0], "error": self._reload[1]},
+                "holds": None if self._holds is None else self._holds.facts(),
                 "tcp": None if self._tcp is None else self._tcp.facts(),
                 "volumes": [
                     {

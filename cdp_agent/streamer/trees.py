@@ -148,6 +148,7 @@ class Trees:
         self._clock = clock
         self._epoch = epoch
         self._settled = base
+        self._has_placed = False
         self._begun: int | None = None  # the watcher's process that knows of this epoch from us
         self._changes: int | None = None  # when it was asked last
         self._again_ns: int | None = None
@@ -174,6 +175,8 @@ class Trees:
 
     def protected(self, place: Place) -> None:
         """The watcher may forget what it noted for cuts up to this one; told again if it does not hear it."""
+        if not self._has_placed:
+            return  # of the trees it holds what the base cut does
         self._settled = place
         if self._begun is None:
             return
@@ -235,6 +238,7 @@ class Trees:
         self._open = batch
         if not batch.number:
             return
+        self._has_placed = True
         began_ns = self._clock.boottime_ns()
         try:
             self._watcher.place(batch.number, self._epoch, cut)

@@ -116,7 +116,7 @@ class Namespace:
     Args:
         contents: gathered with names.
         branch: what the cut is made of.
-        trees: as `trees_of` gives them, each whole at the cut.
+        trees: as `trees_of` gives them; of one that is not whole at the cut anything may be missing.
 
     Raises:
         DamagedObject: a name makes no sense, stands under what is no directory, or a tree has no root; names
@@ -208,20 +208,22 @@ class Namespace:
             yield number, parent, name, types[kind], mode, uid, gid, mtime_ns, size_bytes, space, more
 
     def _check(self) -> None:
-        """That every name stands in a directory, and that names of one content agree."""
+        """Where trees are whole: that names stand in directories, and that names of one content agree."""
         for number, tree in enumerate(self.trees):
-            if self._find(number, ROOT) is None:
+            if tree.whole and self._find(number, ROOT) is None:
                 raise DamagedObject(f"the tree {tree.name!r}", "it has no root at this cut")
         parents = "SELECT DISTINCT tree, parent FROM names WHERE parent != x''"
         with closing(self._table.cursor()) as cursor:
             for number, parent in cursor.execute(parents):
+                if not self.trees[number].whole:
+                    continue
                 above, _, name = parent.rpartition(b"/")
                 found = self._table.execute(_FIND, (number, above, name)).fetchone()
                 if found is None or found[2] != _DIRECTORY:
                     why = "it has names below it, and is no directory" if found else "it has names below it"
                     raise DamagedObject(f"the path {shown(parent)} of a tree", why)
             for *pairs, path in cursor.execute(_TWINS):
-                if pairs[::2] != pairs[1::2]:
+                if pairs[::2] != pairs[1::2] and all(tree.whole for tree in self.trees):
                     what = f"the file {shown(path.lstrip(b'/'))}"
                     raise DamagedObject(what, "its names do not agree on what it is")
 

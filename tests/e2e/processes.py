@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND_SECONDS_MAX = 60.0
-CHILDREN = ("splitter", "streamer")
+CHILDREN = ("splitter", "streamer", "watcher")
 
 
 @dataclass(frozen=True, slots=True)
