@@ -16,7 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Container, Secret, open_container
 from rehydrate.plan import Choice
-from rehydrate.points import plan_restore, scope_of
+from rehydrate.points import plan_restore
 from rehydrate.restore import Source
 from tests.e2e.processes import Done
 from tests.e2e.site import BIN, END_SECONDS_MAX, MIB, PRIVATE_KEY, Site, new_site
@@ -55,6 +56,7 @@ ROUNDS_MIN = 4
 CUTS_PER_ROUND = 40
 PAUSE_SECONDS = 0.004
 MOMENT_SECONDS_MAX = 3.0
+FOLLOW_SECONDS = 0.5
 VICTIMS = ("collector", "streamer", "agent", "")
 """Who is killed in a round, in turn."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,9 +104,30 @@ class Shadow:
     store: Store
     copy: MemoryStore = field(default_factory=lambda: MemoryStore(SystemClock()))
     cuts: set[Place] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Copy all the time: on a slow machine a pass takes what was written after it was started."""
+        halt = threading.Event()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            ended = pool.submit(self._follow_until, halt)
+            try:
+                yield
+            finally:
+                halt.set()
+            ended.result()
+
+    def _follow_until(self, halt: threading.Event) -> None:
+        while not halt.wait(FOLLOW_SECONDS):
+            self.follow()
 
     def follow(self) -> None:
-        """Copy what is new. To be done before a collector starts: it takes nothing that is younger."""
+        """Copy what is new; often enough, as a pass takes nothing that is younger than some seconds."""
+        with self.lock:
+            self._follow()
+
+    def _follow(self) -> None:
         known = {found.key for found in self.copy.list("")}
         for prefix in ("log/", "domain/epochs/", "domain/config/"):
             for found in list(self.store.list(prefix)):
@@ -131,15 +154,18 @@ class Shadow:
                 self.cuts.add(preamble.place)
 
 
-def image_of(container: Container, place: Place) -> bytes:
-    """The disk at a cut. Raises NoSuchPoint."""
-    choice = Choice(at=(place.epoch, place.cut))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        closing(container.gather(scope_of(container.history, choice))) as contents,
-    ):
-        (volume,) = plan_restore(container, contents, choice, []).volumes
-        return run_restore(Source(container.store, container.keys, contents), volume, Path(folder))
+@contextmanager
+def images_of(container: Container) -> Iterator[Callable[[Place], bytes]]:
+    """Gives the disk at any cut, or raises NoSuchPoint."""
+    with closing(container.gather(container.history.everything())) as contents:
+
+        def image(place: Place) -> bytes:
+            choice = Choice(at=(place.epoch, place.cut))
+            (volume,) = plan_restore(container, contents, choice, []).volumes
+            with tempfile.TemporaryDirectory() as folder:
+                return run_restore(Source(container.store, container.keys, contents), volume, Path(folder))
+
+        yield image
 
 
 @dataclass
@@ -178,7 +204,8 @@ class Day:
         before = len(self.shadow.cuts)
         wait_until(lambda: self._cuts() >= before + CUTS_PER_ROUND, "cuts are taken", END_SECONDS_MAX)
         target = self.site.base / f"round-{number}.raw"
-        place = self.rng.choice(sorted(self.shadow.cuts)[-2 * CUTS_PER_ROUND :])
+        with self.shadow.lock:
+            place = self.rng.choice(sorted(self.shadow.cuts)[-2 * CUTS_PER_ROUND :])
         reader = self.reader(place, target) if self.rng.random() < 0.7 else None
         collector = self.collector()
         # The random moment: not to wait for anything is the point of it.
@@ -212,7 +239,8 @@ class Day:
             return  # retired before it looked
         done.must()
         shadow = open_container(self.shadow.copy, Secret(private_key=PRIVATE_KEY))
-        assert target.read_bytes() == image_of(shadow, place), f"{place} was restored under a hold"
+        with images_of(shadow) as image:
+            assert target.read_bytes() == image(place), f"{place} was restored under a hold"
         target.unlink()
         self.restored += 1
 
@@ -221,16 +249,17 @@ class Day:
         secret = Secret(private_key=PRIVATE_KEY)
         real, shadow = open_container(self.shadow.store, secret), open_container(self.shadow.copy, secret)
         kept, gone = 0, 0
-        for place in sorted(self.shadow.cuts):
-            try:
-                image = image_of(real, place)
-            except NoSuchPoint:
-                gone += 1
-                continue
-            assert image == image_of(shadow, place), f"{place} is not what it was"
-            kept += 1
-        newest = real.history.newest
-        assert image_of(real, newest) == self.site.backing("db").read_bytes(), "the newest is the disk"
+        with images_of(real) as found, images_of(shadow) as meant:
+            for place in sorted(self.shadow.cuts):
+                try:
+                    image = found(place)
+                except NoSuchPoint:
+                    gone += 1
+                    continue
+                assert image == meant(place), f"{place} is not what it was"
+                kept += 1
+            disk = self.site.backing("db").read_bytes()
+            assert found(real.history.newest) == disk, "the newest is the disk"
         return kept, gone
 
 
@@ -255,7 +284,7 @@ def test_a_day_in_a_minute(
             with closing(open_store(address, SystemClock())) as store:
                 day = Day(site, Shadow(store), random.Random(SEED), time.time_ns())
                 print(f"seed {SEED}, {count} rounds")
-                with guests(site, SEED):
+                with guests(site, SEED), day.shadow.following():
                     for number in range(count):
                         day.play(number)
                 site.flush_when_ready()
