@@ -21,6 +21,10 @@ from cdp_container.extents.tables import Table
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.place import Place
 
+_OF_CUTS: Final = frozenset({"cut", "skew"})
+"""Records that tell of one cut alone, which their key names."""
+_SAME_KEY: Final = {"name-": "name+"}
+"""Of a path counts what was said of it last: that it is there, or that it is gone."""
 _CUT_KEY: Final = struct.Struct("<QQ")
 _PLACES: Final = np.dtype([("epoch", "<i8"), ("seq", "<i8")])
 
@@ -33,13 +37,13 @@ def live_records(
     newest: dict[tuple[int, str, bytes], tuple[Place, int, int, int]] = {}
     live: dict[int, list[int]] = {}
     for row, record, number, kind in _counted(tables, counts, past, ledger, lines):
-        if record.name == "cut":
+        if record.name in _OF_CUTS:
             if _named(record) in asked_for:
                 live.setdefault(row, []).append(record.row)
         elif record.name in KEPT_ALWAYS:
             live.setdefault(row, []).append(record.row)
         elif number != NO_INTERVAL:
-            key = number, record.name, record.key
+            key = number, _SAME_KEY.get(record.name, record.name), record.key
             this = record.place, kind, row, record.row
             newest[key] = max(newest.get(key, this), this)
     for _, _, row, record_row in newest.values():
