@@ -35,13 +35,16 @@ class Rescued:
     contents: Contents
 
 
-def open_rescued(store: Store, secret: Secret, domain: bytes | None = None) -> Rescued:
+def open_rescued(
+    store: Store, secret: Secret, domain: bytes | None = None, keeps_names: bool = False
+) -> Rescued:
     """Find the newest cut that is complete among the sound objects of a place.
 
     Args:
         store: the place; only read.
         secret: opens the domain's keys, which every object carries.
         domain: the id of the wanted domain, where objects of several are there.
+        keeps_names: see `Contents`.
 
     Raises:
         NoSuchDomain, ForeignObject: see `salvage`.
@@ -52,7 +55,7 @@ def open_rescued(store: Store, secret: Secret, domain: bytes | None = None) -> R
     view, notes = found.store, list(found.notes)
     keys = _keys(found, secret)
     for _ in range(ROUNDS_MAX):
-        rescued = _best(replace(found, store=view), keys, bool(found.key_blocks), notes)
+        rescued = _best(replace(found, store=view), keys, bool(found.key_blocks), notes, keeps_names)
         broken = set(rescued.contents.broken)
         if not broken:
             return rescued
@@ -88,7 +91,7 @@ class _Candidate:
     ledger: Ledger
 
 
-def _best(found: Salvaged, keys: ReaderKeys, sealed: bool, notes: list[str]) -> Rescued:
+def _best(found: Salvaged, keys: ReaderKeys, sealed: bool, notes: list[str], keeps_names: bool) -> Rescued:
     """The newest cut that any ledger gives, or none; of equal ones that of the newest ledger."""
     best: _Candidate | None = None
     tried: list[str] = []
@@ -103,7 +106,7 @@ def _best(found: Salvaged, keys: ReaderKeys, sealed: bool, notes: list[str]) -> 
         raise MissingObject(f"rescue from {found.store.address}", "no cut is complete there", hint)
     history = replace(best.history, notes=(*best.history.notes, *tried, *notes))
     container = Container(found.store, history, keys, sealed, best.ledger)
-    return Rescued(container, container.gather(history.everything()))
+    return Rescued(container, container.gather(history.everything(), keeps_names=keeps_names))
 
 
 def _candidate(found: Salvaged, keys: ReaderKeys, key: str | None, tried: list[str]) -> _Candidate | None:

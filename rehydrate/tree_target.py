@@ -357,6 +357,8 @@ def open_tree_target(path: Path, ways: Ways) -> Iterator[TreeTarget]:
         except FileExistsError:
             if not path.is_dir():
                 raise TargetUnsuitable(what, "it is no directory") from None
+        except FileNotFoundError:
+            raise TargetUnsuitable(what, f"there is no directory {path.parent}") from None
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             lock_alone(root, path, what)

@@ -13,14 +13,19 @@ from rehydrate.cli import rehearsing
 from rehydrate.cli.options import (
     Address,
     At,
+    BestEffort,
+    Checksum,
+    Delete,
     Json,
     KeyFile,
     Marker,
     OneVolume,
     PassphraseFile,
+    Paths,
     Rate,
     Replica,
     Time,
+    Trees,
     Volumes,
 )
 
@@ -28,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Rebuild protected volumes from a container alone. Only reading is needed.",
+    help="Rebuild protected volumes and file trees from a container alone. Only reading is needed.",
     epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-27 damage; docs/exit-codes.md.",
 )
 
@@ -115,21 +120,11 @@ def restore(
         OnDamage, typer.Option(help="stop, or map: go on, and list what is lost in TARGET.damage.json.")
     ] = OnDamage.STOP,
     restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
-    tree: Annotated[
-        list[str] | None, typer.Option("--tree", help="NAME=DIRECTORY: a file tree; may be repeated.")
-    ] = None,
-    path: Annotated[
-        list[str] | None, typer.Option("--path", help="Of trees only what this pattern fits; repeatable.")
-    ] = None,
-    delete: Annotated[
-        bool, typer.Option("--delete", help="Remove from the directories what trees do not have.")
-    ] = False,
-    checksum: Annotated[
-        bool, typer.Option("--checksum", help="Compare files that are there by content, not size and time.")
-    ] = False,
-    best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="Owners and the like that cannot be set are no failure.")
-    ] = False,
+    tree: Trees = None,
+    path: Paths = None,
+    delete: Delete = False,
+    checksum: Checksum = False,
+    best_effort: BestEffort = False,
     replica: Replica = False,
     assume_rate: Rate = None,
     json: Json = False,
@@ -169,13 +164,18 @@ def rescue(
         OnDamage, typer.Option(help="stop, or map: go on, and list what is lost in TARGET.damage.json.")
     ] = OnDamage.STOP,
     restart: Annotated[bool, typer.Option(help="Discard what an interrupted restore left.")] = False,
+    tree: Trees = None,
+    path: Paths = None,
+    delete: Delete = False,
+    checksum: Checksum = False,
+    best_effort: BestEffort = False,
     assume_rate: Rate = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
     """Restore from whatever objects are left, under any names, without domain/ and catalogs."""
-    from rehydrate.cli import commands, rescuing, targets
+    from rehydrate.cli import commands, rescuing, targets, tree_restoring
 
     return guarded(
         lambda: rescuing.rescue(
@@ -187,6 +187,7 @@ def rescue(
             ),
             assume_rate,
             json,
+            tree_restoring.trees_to(tree or [], path or [], delete, checksum, best_effort),
         )
     )
 

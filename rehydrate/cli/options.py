@@ -31,3 +31,16 @@ Rate = Annotated[int | None, typer.Option("--assume-rate", min=1, help="Bytes pe
 Parallel = Annotated[
     int | None, typer.Option(min=1, max=256, help="Requests at once; else what is measured to be best.")
 ]
+Trees = Annotated[
+    list[str] | None, typer.Option("--tree", help="NAME=DIRECTORY: a file tree; may be repeated.")
+]
+Paths = Annotated[
+    list[str] | None, typer.Option("--path", help="Of trees only what this pattern fits; may be repeated.")
+]
+Delete = Annotated[bool, typer.Option("--delete", help="Remove from the directories what trees do not have.")]
+Checksum = Annotated[
+    bool, typer.Option("--checksum", help="Compare files that are there by content, not size and time.")
+]
+BestEffort = Annotated[
+    bool, typer.Option("--best-effort", help="Owners and the like that cannot be set are no failure.")
+]

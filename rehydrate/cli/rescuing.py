@@ -17,21 +17,33 @@ from rehydrate.cli import views
 from rehydrate.cli.commands import Access, notes_of, store_of
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.held import tell
-from rehydrate.cli.restoring import report, say_plan
-from rehydrate.cli.targets import Targets, check_targets, paths_of, restore_all
+from rehydrate.cli.restoring import report, say_plan, with_trees
+from rehydrate.cli.stage_lines import StageLines
+from rehydrate.cli.targets import Restored, Targets, check_targets, paths_of, restore_all
+from rehydrate.cli.tree_restoring import TreesTo, raise_if_not_set, restore_trees
 from rehydrate.container import Secret
 from rehydrate.flow import Flow
-from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
+from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import plan_restore, points_of
+from rehydrate.rehearsal.counting import Counts
+from rehydrate.rehearsal.stages import Stages
 from rehydrate.rescue import Rescued, open_rescued
 from rehydrate.restore import Source
 
 
 def rescue(
-    access: Access, domain: str | None, choice: Choice, targets: Targets, rate: int | None, as_json: bool
+    access: Access,
+    domain: str | None,
+    choice: Choice,
+    targets: Targets,
+    rate: int | None,
+    as_json: bool,
+    trees: TreesTo | None = None,
 ) -> int:
     """`rehydrate rescue`; without a target it says what can be had."""
-    only_look = targets.target is None and not targets.all_volumes
+    trees = TreesTo() if trees is None else trees
+    targets = with_trees(targets, trees)
+    only_look = not targets.has_volumes and not targets.has_trees
     if not only_look:
         check_targets(targets)
     wanted = _domain_of(domain)
@@ -39,31 +51,39 @@ def rescue(
     began_ns = clock.boottime_ns()
     secret = read_secret(access.passphrase_file, access.key_file)
     with store_of(access.address, flow.refused) as store:
-        found = _open_asking(store, secret, wanted)
+        found = _open_asking(store, secret, wanted, targets.has_trees)
         with closing(found.contents) as contents:
             container = found.container
             for note in notes_of(container, contents):
                 tell(note)
             if only_look:
                 return _show(found, as_json)
-            made = plan_restore(container, contents, choice, targets.names, targets.tolerant)
+            made = plan_restore(
+                container, contents, choice, targets.names, targets.tolerant, trees.names, targets.has_volumes
+            )
             for note in made.notes:
                 tell(note)
-            say_plan(views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND), as_json)
             source = Source(container.store, container.keys, contents, flow)
-            restored = restore_all(source, made, paths_of(made, targets), targets, clock, as_json)
-    return report(made, restored, (clock.boottime_ns() - began_ns) / 1e9, rate, as_json)
+            restored = Restored([], Totals(), {})
+            if targets.has_volumes:
+                say_plan(views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND), as_json)
+                restored = restore_all(source, made, paths_of(made, targets), targets, clock, as_json)
+            stages = Stages(clock, Counts, StageLines(clock, as_json, stages=3))
+            done = restore_trees(source, made, trees, stages, lambda: None)
+    code = report(made, restored, (clock.boottime_ns() - began_ns) / 1e9, rate, as_json, done)
+    raise_if_not_set(done, trees)
+    return code
 
 
-def _open_asking(store: Store, secret: Secret, domain: bytes | None) -> Rescued:
+def _open_asking(store: Store, secret: Secret, domain: bytes | None, keeps_names: bool) -> Rescued:
     """Asks for a passphrase where one is needed and none was given."""
     try:
-        return open_rescued(store, secret, domain)
+        return open_rescued(store, secret, domain, keeps_names)
     except KeyMissing:
         asked = Secret() if secret else ask_passphrase()
         if not asked:
             raise
-    return open_rescued(store, asked, domain)
+    return open_rescued(store, asked, domain, keeps_names)
 
 
 def _show(found: Rescued, as_json: bool) -> int:
@@ -81,7 +101,8 @@ def _show(found: Rescued, as_json: bool) -> int:
     if listed.left_out:
         text.append(f"and {counted(listed.left_out, 'point')} between them")
     text.append(
-        "--volume NAME --target PATH, or --all --target-dir DIR, restores the newest, or the one of --at"
+        "--volume NAME --target PATH, --all --target-dir DIR, or --tree NAME=DIR, "
+        "restores the newest, or the one of --at"
     )
     answer(json.dumps(members, indent=2) if as_json else "\n".join(text))
     return 0

@@ -76,10 +76,8 @@ def restore(
 ) -> int:
     """`rehydrate restore`."""
     trees = TreesTo() if trees is None else trees
-    targets = replace(targets, has_trees=bool(trees.targets))
+    targets = with_trees(targets, trees)
     check_targets(targets)
-    if trees.targets and targets.tolerant:
-        raise UsageError("restore trees", "--on-damage map is for volumes: a tree is restored whole, or not")
     clock, flow = SystemClock(), Flow()
     began_ns = clock.boottime_ns()
     secret = read_secret(access.passphrase_file, access.key_file)
@@ -103,6 +101,13 @@ def restore(
     code = report(made, restored, seconds, rate, as_json, done)
     raise_if_not_set(done, trees)
     return code
+
+
+def with_trees(targets: Targets, trees: TreesTo) -> Targets:
+    """The targets beside these trees. Raises UsageError where they do not go together."""
+    if trees.targets and targets.tolerant:
+        raise UsageError("restore trees", "--on-damage map is for volumes: a tree is restored whole, or not")
+    return replace(targets, has_trees=bool(trees.targets))
 
 
 def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored, list[TreeRestored]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -213,6 +214,18 @@ def test_a_skewed_point_says_so(run: Run, site: Site, place: Path, tmp_path: Pat
     home.cut(skew=[SkewedFile(home.tree, b"b", 1, 2)])
     made = answer(run, "restore", place, "--tree", f"home={tmp_path / 'to'}")
     assert made["notes"] == ["skewed: 1 file changed while this cut was taken: 'b'"]
+
+
+def test_a_tree_is_rescued(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
+    home = small_tree(site)
+    cut = home.cut()
+    shutil.rmtree(place / "domain")
+    made = answer(run, "rescue", place, "--tree", f"home={tmp_path / 'to'}")
+    assert_same(tmp_path / "to", home.at[cut])
+    assert made["trees"][0]["not_set"] == {}
+    assert "home/" in run("rescue", place)[1]
+    wrong = ["--tree", f"home={tmp_path / 'no'}", "--on-damage", "map"]
+    assert run("rescue", place, *wrong)[0] == 2
 
 
 @pytest.fixture

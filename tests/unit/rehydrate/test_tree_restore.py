@@ -371,8 +371,9 @@ def test_content_that_is_gone(site: Site, store: CountingStore, tmp_path: Path) 
 
 def test_targets_that_are_none(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(TargetUnsuitable), open_tree_target(tmp_path / "file", Ways()):
-        pass
+    for path in (tmp_path / "file", tmp_path / "a" / "b"):
+        with pytest.raises(TargetUnsuitable, match="no directory"), open_tree_target(path, Ways()):
+            pass
     with (
         open_tree_target(tmp_path / "to", Ways()),
         pytest.raises(AlreadyRunning),
