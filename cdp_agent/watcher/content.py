@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -70,7 +70,7 @@ def read_on(
     reading: Reading,
     sums: Sums,
     sink: Callable[[NewExtent], None],
-    is_unknown: Callable[[int], bool],
+    unknown: Sequence[tuple[int, int]],
     goes_on: Callable[[], bool],
 ) -> bool:
     """Go on with a pass until it is done, or `goes_on` says no after a chunk.
@@ -79,7 +79,7 @@ def read_on(
         reading: is moved on.
         sums: of the index; brought up to date.
         sink: takes what differs, in order.
-        is_unknown: whether what the container has of a chunk does not count, whatever the sums say.
+        unknown: ranges of chunks (first, beyond) of which the sums do not count.
         goes_on: asked after every chunk with something in it.
 
     Returns:
@@ -89,7 +89,7 @@ def read_on(
     holes = _Holes(reading, sums) if reading.size > HOLES_MIN_BYTES else None
     while reading.chunk < beyond:
         if holes is not None:
-            reading.chunk = min(holes.next_chunk(reading.chunk, is_unknown), beyond)
+            reading.chunk = min(holes.next_chunk(reading.chunk, unknown), beyond)
             if reading.chunk == beyond:
                 break
         offset = reading.chunk * CHUNK_BYTES
@@ -97,8 +97,8 @@ def read_on(
         data = _read(reading.fd, offset, wanted)
         if len(data) < wanted:
             return False
-        unknown = is_unknown(reading.chunk)
-        old = UNKNOWN * BLOCKS if unknown else sums.sums(reading.file, reading.chunk)
+        is_unknown = any(first <= reading.chunk < last for first, last in unknown)
+        old = UNKNOWN * BLOCKS if is_unknown else sums.sums(reading.file, reading.chunk)
         new = _sums_of(data)
         if new != old and (new.strip(b"\0") or old):
             for extent in different(reading.space, offset, data, old, new):
@@ -119,7 +119,7 @@ class _Holes:
         self._data_at = -1
         """Where data begins at or after the last hole that was asked for."""
 
-    def next_chunk(self, chunk: int, is_unknown: Callable[[int], bool]) -> int:
+    def next_chunk(self, chunk: int, unknown: Sequence[tuple[int, int]]) -> int:
         offset = chunk * CHUNK_BYTES
         if self._data_at < offset:
             try:
@@ -132,7 +132,7 @@ class _Holes:
         if first_data == chunk:
             return chunk
         known = next(self._sums.chunks(self._reading.file, chunk, first_data), first_data)
-        return next((number for number in range(chunk, known) if is_unknown(number)), known)
+        return min([known, *(max(first, chunk) for first, beyond in unknown if beyond > chunk)])
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:

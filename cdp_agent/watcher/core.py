@@ -253,8 +253,8 @@ class Watcher:
         usable = [tree for tree in self.trees if open_root(tree, self._index, self.dirty, self.events)]
         self._index.begin()
         take = Take(
-            usable, self._index, self.events, self.dirty, self._clock, self._entropy, self._limits,
-            self._new_hold() if hold else None,
+            usable, self.trees, self._index, self.events, self.dirty, self._clock, self._entropy,
+            self._limits, self._new_hold() if hold else None,
         )  # fmt: skip
         outcome = take.run()
         fd, batch, records, content_bytes = self._give(outcome, epoch, cut)

@@ -129,11 +129,6 @@ class FileReader:
         index.set_file(file.id, inode, size)
 
     def _pass(self, reading: Reading) -> bool:
-        unknown = self._gathered.touched(reading.space)
-
-        def is_unknown(chunk: int) -> bool:
-            return any(first <= chunk < beyond for first, beyond in unknown)
-
-        return read_on(
-            reading, self._index, self._gathered.extent, is_unknown, lambda: self._gathered.has_room
-        )
+        gathered = self._gathered
+        unknown = gathered.touched(reading.space)
+        return read_on(reading, self._index, gathered.extent, unknown, lambda: gathered.has_room)

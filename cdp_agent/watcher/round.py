@@ -330,16 +330,14 @@ class Round:
 
     # --- the end ----------------------------------------------------------------------------
 
-    def finish(self, trees: Sequence[Tree]) -> None:
+    def finish(self, protected: Sequence[Tree]) -> None:
         """Gather what goes without a path: spaces without a name, trees that came, left or were renamed."""
         gathered, index = self.gathered, self._index
         for number in self._orphans:
             if not index.names_of(number):
                 gathered.remove_file(index, index.file(number))
         self._orphans.clear()
-        for space in index.take_dead(max(0, gathered.limits.records - gathered.record_count)):
-            gathered.remove_space(space)
-        said = {tree.row: tree for tree in trees}
+        said = {tree.row: tree for tree in protected}
         for known in index.trees():
             tree = said.get(known.number)
             if tree is not None and tree.settings.name != known.told:
@@ -348,3 +346,5 @@ class Round:
             elif tree is None and not known.gone:
                 gathered.tree(known.number, tree_gone(known.tree))
                 index.drop_tree(known.number)
+        for space in index.take_dead(max(0, gathered.limits.records - gathered.record_count)):
+            gathered.remove_space(space)

@@ -73,6 +73,7 @@ class Take:
 
     Args:
         trees: those with an open root.
+        protected: all of the domain, those too that nothing can be said of now.
         index: within a transaction.
         events: watch the trees.
         dirty: shared with `events`.
@@ -85,6 +86,7 @@ class Take:
     def __init__(
         self,
         trees: Sequence[Tree],
+        protected: Sequence[Tree],
         index: Index,
         events: Events,
         dirty: Dirty,
@@ -94,6 +96,7 @@ class Take:
         hold: Hold | None,
     ) -> None:
         self._trees = trees
+        self._protected = protected
         self._events = events
         self._dirty = dirty
         self._clock = clock
@@ -122,7 +125,7 @@ class Take:
         finally:
             self._release()
         outcome.full = outcome.gathered.is_full
-        self._round.finish(self._trees)
+        self._round.finish(self._protected)
         outcome.skewed.update(self._round.unsteady)
         return outcome
 

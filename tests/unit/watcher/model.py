@@ -15,7 +15,7 @@ from cdp_agent.watcher.client import Taken
 from cdp_agent.watcher.core import Watcher
 from cdp_agent.watcher.gathered import Limits
 from cdp_agent.watcher.settings import TreeSettings, WatcherSettings
-from cdp_container.clock import SystemClock
+from cdp_container.clock import Clock, SystemClock
 from cdp_container.format.names import Name, NameType, parse_name, parse_name_key
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.records import record_value
@@ -23,6 +23,7 @@ from cdp_container.journal.position import Position
 
 TREE = bytes(range(16))
 DOMAIN = b"d" * 16
+BLOCK = 4096
 Entry = tuple[Any, ...]
 
 
@@ -31,11 +32,12 @@ class Container:
     """What batches have told, applied in order."""
 
     names: dict[tuple[bytes, bytes], Name] = field(default_factory=dict)
-    spaces: dict[bytes, bytearray] = field(default_factory=dict)
+    spaces: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
+    """Of each space the blocks that are not all zeros."""
     trees: dict[bytes, str] = field(default_factory=dict)
 
     def copy(self) -> Container:
-        spaces = {space: bytearray(content) for space, content in self.spaces.items()}
+        spaces = {space: dict(blocks) for space, blocks in self.spaces.items()}
         return Container(dict(self.names), spaces, dict(self.trees))
 
     def apply(self, fd: int) -> None:
@@ -44,10 +46,25 @@ class Container:
             for record in read_records(file):
                 self._record(record.name, record.key, record_value(record, "a batch"), record.value)
             for extent in read_chunks(file, facts):
-                content = self.spaces.setdefault(extent.space, bytearray())
-                data = bytes(extent.length) if extent.data is None else bytes(extent.data)
-                content.extend(bytes(max(0, extent.offset - len(content))))
-                content[extent.offset : extent.offset + extent.length] = data
+                self._write(extent.space, extent.offset, extent.length, extent.data)
+
+    def _write(self, space: bytes, start: int, length: int, data: bytes | memoryview | None) -> None:
+        blocks = self.spaces.setdefault(space, {})
+        end = start + length
+        touched = range(start // BLOCK, -(-end // BLOCK))
+        for number in touched if data is not None else [known for known in blocks if known in touched]:
+            low, high = max(start, number * BLOCK), min(end, number * BLOCK + BLOCK)
+            block = bytearray(blocks.pop(number, bytes(BLOCK)))
+            piece = bytes(high - low) if data is None else data[low - start : high - start]
+            block[low - number * BLOCK : high - number * BLOCK] = piece
+            if any(block):
+                blocks[number] = bytes(block)
+
+    def content(self, space: bytes, size: int) -> bytes:
+        """What a file of this size reads as."""
+        blocks = self.spaces.get(space, {})
+        count = -(-size // BLOCK)
+        return b"".join(blocks.get(number, bytes(BLOCK)) for number in range(count))[:size]
 
     def _record(self, name: str, key: bytes, value: dict[str, Any], raw: bytes) -> None:
         if name == "name+":
@@ -55,7 +72,7 @@ class Container:
         elif name == "name-":
             self.names.pop(parse_name_key(key, "a batch"), None)
         elif name == "space=":
-            del self.spaces.setdefault(key, bytearray())[value["size_bytes"] :]
+            self._write(key, value["size_bytes"], 1 << 62, None)
         elif name == "space-":
             self.spaces.pop(key, None)
         elif name == "tree+":
@@ -77,8 +94,7 @@ class Container:
                 continue
             content: bytes | None = None
             if said.type is NameType.FILE:
-                content = bytes(self.spaces.get(said.space or b"", b""))[: said.size_bytes]
-                content += bytes(said.size_bytes - len(content))
+                content = self.content(said.space or b"", said.size_bytes)
             linked = sorted(links[said.space]) if said.space is not None else [path]
             found[path] = (
                 said.type, said.mode, said.uid, said.gid, said.mtime_ns, said.target, said.xattrs,
@@ -164,6 +180,7 @@ class Site:
         self.settings = WatcherSettings(
             self.directory, DOMAIN, "", (TreeSettings(TREE, "home", self.tree, include, exclude),)
         )
+        self.clock: Clock = SystemClock()
         self.limits = limits
         self.dirty_max = dirty_max
         self.new_hold: Callable[[], FreeHold] = FreeHold
@@ -175,7 +192,7 @@ class Site:
 
     def started(self) -> Watcher:
         return Watcher(
-            self.settings, SystemClock(), os.urandom, self._hold, self.no_image,
+            self.settings, self.clock, os.urandom, self._hold, self.no_image,
             self.limits, self.dirty_max,
         )  # fmt: skip
 
