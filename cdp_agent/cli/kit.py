@@ -21,6 +21,8 @@ from cdp_container.store.s3_settings import S3Settings
 def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> str:
     """The kit as text, ready to print."""
     quoted, volumes = shlex.quote(address), list(identity.active.values())
+    trees = identity.active_trees
+    restoring = f" restore {volumes[0].name} {volumes[0].name}.raw" if volumes else ""
     lines = [
         f"RECOVERY KIT of protection domain {identity.name}",
         "Keep it offline, on paper too, apart from the passphrase. It holds no secret.",
@@ -29,7 +31,8 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         f"container   {address}",
         f"encryption  {identity.encryption}",
         f"key check   {key_check(identity.public_key) if identity.public_key else '-'}",
-        f"volumes     {', '.join(f'{item.name} ({item.size_bytes} bytes)' for item in volumes)}",
+        f"volumes     {', '.join(f'{item.name} ({item.size_bytes} bytes)' for item in volumes) or '-'}",
+        *([f"file trees  {', '.join(tree.name for tree in trees)}"] if trees else []),
         f"made by     {software()}",
         "",
         "At any site, with credentials that may read the container (AWS_ACCESS_KEY_ID and",
@@ -42,11 +45,12 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
             f"    rehydrate restore {quoted} --volume {item.name} --target {item.name}.raw"
             for item in volumes
         ),
+        *(f"    rehydrate restore {quoted} --tree {tree.name}=DIRECTORY" for tree in trees),
         "",
         "An older point: restore with --at EPOCH.NUMBER, --time 2026-11-20T14:00:00Z or --marker NAME.",
         "",
         "Without our software: copy the container with any S3 tool, read docs/container-format.md, and run",
-        f"    python tests/reader.py COPY restore {volumes[0].name} {volumes[0].name}.raw"
+        f"    python tests/reader.py COPY{restoring}"
         + (" --passphrase-file FILE" if identity.key_block else ""),
     ]
     if ca_pem is not None:

@@ -151,7 +151,8 @@ class Site:
 
     def write_config(self, *extra: str) -> None:
         """agent.yaml, with further lines."""
-        lines = [f"domain: shop\nsite: a\nstore: {json.dumps(self.store)}", self.settings, *extra, "volumes:"]
+        lines = [f"domain: shop\nsite: a\nstore: {json.dumps(self.store)}", self.settings, *extra]
+        lines += ["volumes:"] if self.volumes else []
         lines += [f"  - {{name: {name}, path: {self.backing(name)}}}" for name in self.volumes]
         self.config.write_text("\n".join(lines) + "\n")
 

@@ -154,6 +154,36 @@ def test_cuts_of_volume_and_tree_agree_whoever_is_killed(tree: Path) -> None:
         check(site, tree, markers, counting.number)
 
 
+def test_a_domain_of_trees_alone_that_come_and_go(tree: Path, tmp_path: Path) -> None:
+    """Encrypted; `reload` while it runs; what is written before a stop is in its last cut."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_bytes(b"before")
+    one, two = (f"{{name: {path.name}, path: {path}}}" for path in (tree, other))
+    with new_site({}, extra=(f"trees: [{one}]",)) as site:
+        assert "--tree tree=DIRECTORY" in (site.init().must().out + (site.base / "kit.txt").read_text())
+        agent = started(site)
+        site.write_config(f"trees: [{one}, {two}]")
+        assert "other: watched" in site.agent_command("reload").must().err
+        wait_until(lambda: newest_trees(site) == {"tree", "other"}, "both are whole", PATIENCE_SECONDS)
+        site.marker("both").must()
+        site.write_config(f"trees: [{two}]")
+        assert "tree: not protected any more" in site.agent_command("reload").must().err
+        wait_until(lambda: newest_trees(site) == {"other"}, "one is left", PATIENCE_SECONDS)
+        (other / "file").write_bytes(b"written before the end")
+        assert agent.stop() == 0
+        for name, source, choice in (("tree", tree, ("--marker", "both")), ("other", other, ())):
+            target = site.base / "b" / name
+            site.rehydrate("restore", "--tree", f"{name}={target}", *choice).must()
+            assert differences(source, target) == []
+
+
+def newest_trees(site: Site) -> set[str]:
+    """Names of the trees that are whole and protected now."""
+    shown = site.status().json
+    return set() if shown["problems"] else {tree["name"] for tree in shown["trees"]["trees"]}
+
+
 def mark(site: Site, name: str) -> bool:
     """A marker in a time without writes; refused where a tree is being looked at anew."""
     for _ in range(5):
