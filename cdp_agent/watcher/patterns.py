@@ -8,7 +8,6 @@ directory that is left out is left out, whatever else is said. `include` makes e
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -38,7 +37,7 @@ class Patterns:
 def _joined(patterns: Sequence[str]) -> re.Pattern[bytes] | None:
     if not patterns:
         return None
-    return re.compile(b"|".join(_expression(os.fsencode(pattern)) for pattern in patterns), re.DOTALL)
+    return re.compile(b"|".join(_expression(pattern.encode("utf-8", "surrogateescape")) for pattern in patterns), re.DOTALL)
 
 
 def _expression(pattern: bytes) -> bytes:

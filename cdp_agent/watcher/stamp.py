@@ -1,4 +1,4 @@
-"""What `lstat` says of a name, packed: two stamps that are equal say that nothing changed. PURE.
+"""What `lstat` says of a name, packed: two stamps that are equal say that nothing changed.
 
 A stamp whose change time was too young when it was taken proves nothing: the next change may get the same.
 """
