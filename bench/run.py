@@ -15,7 +15,19 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import capture, collection, concurrency, lag, liveness, memory, ownership, restic, restore, stream
+from bench import (
+    capture,
+    collection,
+    concurrency,
+    lag,
+    liveness,
+    memory,
+    ownership,
+    rehearsal,
+    restic,
+    restore,
+    stream,
+)
 from bench.knobs import PAIRS, Knobs, knobs
 from bench.machine import load, machine
 from bench.table import Figure, rendered
@@ -33,6 +45,7 @@ GROUPS: Mapping[str, Group] = {
     collection.GROUP: collection.measure,
     liveness.GROUP: liveness.measure,
     concurrency.GROUP: concurrency.measure,
+    rehearsal.GROUP: rehearsal.measure,
 }
 RESULT = Path("build/bench.json")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -20,6 +20,7 @@ from rehydrate.cli.options import (
     KeyFile,
     Marker,
     OneVolume,
+    Parallel,
     PassphraseFile,
     Paths,
     Rate,
@@ -125,6 +126,7 @@ def restore(
     delete: Delete = False,
     checksum: Checksum = False,
     best_effort: BestEffort = False,
+    parallel: Parallel = None,
     replica: Replica = False,
     assume_rate: Rate = None,
     json: Json = False,
@@ -144,6 +146,7 @@ def restore(
             assume_rate,
             json,
             tree_restoring.trees_to(tree or [], path or [], delete, checksum, best_effort),
+            parallel,
         )
     )
 

@@ -242,7 +242,7 @@ def _own_hints() -> Iterator[None]:
 
 @contextmanager
 def _planned(run: _Run, container: Container, choice: Choice) -> Iterator[tuple[Source, RestorePlan]]:
-    with closing(container.gather(scope_of(container.history, choice))) as contents:
+    with closing(container.gather(scope_of(container.history, choice), at_once=run.flow)) as contents:
         made = plan_restore(container, contents, choice, [])
         for line in (*container.history.notes, *made.notes):
             run.report(f"note: {line}")

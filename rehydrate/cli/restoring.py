@@ -73,12 +73,14 @@ def restore(
     rate: int | None,
     as_json: bool,
     trees: TreesTo | None = None,
+    parallel: int | None = None,
 ) -> int:
     """`rehydrate restore`."""
     trees = TreesTo() if trees is None else trees
     targets = with_trees(targets, trees)
     check_targets(targets)
-    clock, flow = SystemClock(), Flow()
+    clock = SystemClock()
+    flow = Flow(clock, parallel)
     began_ns = clock.boottime_ns()
     secret = read_secret(access.passphrase_file, access.key_file)
     counting: list[CountingStore] = []
@@ -164,7 +166,7 @@ def _gathered(job: _Job, container: Container) -> Contents:
     """What the objects say; of a restore of trees it is the first stage."""
     scope = scope_of(container.history, job.choice)
     if not job.trees.targets:
-        return container.gather(scope)
+        return container.gather(scope, at_once=job.flow)
     with job.stages.stage(METADATA, "objects") as stage:
 
         def told(done: int, total: int) -> None:
@@ -172,7 +174,7 @@ def _gathered(job: _Job, container: Container) -> Contents:
                 stage.expect(total)
             stage.advance(done - stage.done)
 
-        return container.gather(scope, job.trees.compares, told=told, keeps_names=True)
+        return container.gather(scope, job.trees.compares, job.flow, told, keeps_names=True)
 
 
 def report(
