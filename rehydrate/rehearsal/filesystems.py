@@ -1,4 +1,4 @@
-"""Which file system is in a stretch of bytes, and which program says whether it is sound. PURE.
+"""Which file system is in a stretch of bytes, and which program says whether it is sound.
 
 Running programs does not belong here (fsck).
 """

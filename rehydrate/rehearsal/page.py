@@ -1,4 +1,4 @@
-"""The report of a rehearsal as one page of HTML that needs nothing from outside: inline SVG. PURE.
+"""The report of a rehearsal as one page of HTML that needs nothing from outside: inline SVG.
 
 Every word may come from a container or out of a command, so all of it is escaped, and nothing is ever put
 into a script, a style or an address. What the report says stands in report.
