@@ -8,9 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,9 @@ from rehydrate.localio import os_errors
 
 MARK_NAME: Final = ".dr-test"
 """A file that is there, and locked, as long as a rehearsal has the directory."""
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AT_ONCE: Final = 10_000
+"""Names of a directory that are looked at together: it may have millions."""
 MOUNTS: Final = Path("/proc/self/mountinfo")
 _MOUNT_POINT: Final = 4
 """Which field of a line there it is; blanks in it are written as octal codes."""
@@ -34,7 +37,7 @@ class Workspace:
         self._mark_fd = mark_fd
 
     def clear(self) -> int:
-        """Remove all that is in it, but for the mark; gives how many entries went.
+        """Remove all that is in it, but for the mark; gives how many names went.
 
         Raises DeviceError: something is mounted there, or cannot be removed.
         """
@@ -43,17 +46,12 @@ class Workspace:
         if mounts:
             why = f"mounted there: {', '.join(map(str, mounts))}"
             raise DeviceError(what, why, "unmount it, then remove what is left")
-        gone = 0
         with os_errors(what):
-            for entry in list(os.scandir(self.path)):
-                if entry.name == MARK_NAME:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
-                gone += 1
-        return gone
+            root = os.open(self.path, _DIRECTORY)
+            try:
+                return _emptied(root)
+            finally:
+                os.close(root)
 
     def leave(self) -> None:
         """Take the mark away, and the directory if it was made and is empty. Raises DeviceError."""
@@ -72,6 +70,62 @@ class Workspace:
             return sorted(str(self.path / name) for name in os.listdir(self.path) if name != MARK_NAME)
         except FileNotFoundError:
             return []
+
+
+def _emptied(root: int) -> int:
+    """Remove all but the mark from a directory, whatever its depth: what lies deeper is moved up first.
+
+    Trees may be deeper than Python recurses and than descriptors may be open, and their modes may keep even
+    their owner out.
+    """
+    gone, numbers = 0, count()
+    while names := _some(root, but=MARK_NAME):
+        for name, is_directory in names:
+            if not is_directory:
+                os.unlink(name, dir_fd=root)
+                gone += 1
+                continue
+            os.chmod(name, 0o700, dir_fd=root)
+            directory = os.open(name, _DIRECTORY, dir_fd=root)
+            try:
+                gone += _flattened(directory, root, numbers)
+            finally:
+                os.close(directory)
+            os.rmdir(name, dir_fd=root)
+            gone += 1
+    return gone
+
+
+def _flattened(directory: int, root: int, numbers: Iterator[int]) -> int:
+    """Remove what is in a directory, and move its directories up; gives how many names were removed."""
+    gone = 0
+    while names := _some(directory):
+        for name, is_directory in names:
+            if is_directory:
+                os.chmod(name, 0o700, dir_fd=directory)
+                os.rename(name, _free_name(root, numbers), src_dir_fd=directory, dst_dir_fd=root)
+            else:
+                os.unlink(name, dir_fd=directory)
+                gone += 1
+    return gone
+
+
+def _some(directory: int, but: str = "") -> list[tuple[str, bool]]:
+    """Some of the names in it, and whether each is a directory itself."""
+    with os.scandir(directory) as entries:
+        others = (entry for entry in entries if entry.name != but)
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(others, _AT_ONCE)]
+
+
+def _free_name(root: int, numbers: Iterator[int]) -> str:
+    """A name for what is moved up."""
+    for number in numbers:
+        name = f"{MARK_NAME}-{number}"
+        try:
+            os.stat(name, dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return name
+    raise AssertionError("numbers do not end")
 
 
 @contextmanager

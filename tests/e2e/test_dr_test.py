@@ -171,6 +171,31 @@ def test_ctrl_c_reaches_a_check_and_leaves_nothing() -> None:
         assert not (site.base / "dr").exists()
 
 
+def test_a_tree_is_rehearsed_beside_the_volume(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    for number in range(50):
+        (tree / "sub" / f"file {number}").write_bytes(os.urandom(number * 977))
+    (tree / "link").symlink_to("sub/file 3")
+    os.link(tree / "sub" / "file 7", tree / "hard")
+    extra = f"trees: [{{name: files, path: {tree}}}]"
+    with new_site({"db": VOLUME_BYTES}, with_key=True, extra=(extra,)) as site:
+        site.init().must()
+        site.start()
+        site.flush_when_ready()
+        done = rehearse(
+            site, "--keep", "--check", f"diff -r --no-dereference {tree} {site.base}/dr/files.tree"
+        ).must()
+        report = json.loads(done.out)
+        assert {one["kind"]: one["state"] for one in report["checks"] if one["subject"] != "db"} == {
+            "names": "passed",
+            "checksums": "passed",
+            "command": "passed",
+        }
+        restored = site.base / "dr" / "files.tree"
+        assert (restored / "hard").samefile(restored / "sub" / "file 7")
+
+
 @pytest.mark.ceph
 def test_on_a_real_gateway(ceph: S3Server) -> None:
     with fresh_bucket(ceph) as bucket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def test_what_was_made_goes_and_so_does_the_directory(tmp_path: Path) -> None:
         (space.path / "tree").mkdir()
         (space.path / "tree" / "inner").write_bytes(b"1")
         assert len(space.left()) == 2
-        assert space.clear() == 2
+        assert space.clear() == 3
         assert space.left() == []
     assert not (tmp_path / "fresh").exists()
 
@@ -38,6 +39,28 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
         (space.path / "deep" / "link").symlink_to(tmp_path / "outside")
         space.clear()
     assert (tmp_path / "outside" / "precious").read_bytes() == b"1"
+
+
+def test_what_is_deep_wide_or_closed_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "_AT_ONCE", 3)
+    with taken(tmp_path / "fresh") as space:
+        made = os.open(space.path, os.O_RDONLY)
+        for _ in range(1500):  # deeper than Python recurses, and than a path may be long by name
+            os.mkdir("d" * 5, dir_fd=made)
+            inner = os.open("d" * 5, os.O_RDONLY, dir_fd=made)
+            os.close(made)
+            made = inner
+        os.close(made)
+        for number in range(10):
+            (space.path / "wide" / f"{number}").mkdir(parents=True)
+            (space.path / "wide" / f"{number}" / MARK_NAME).touch()
+        (space.path / f"{MARK_NAME}-0").touch()  # a name that is moved up must not meet another one
+        (space.path / "wide" / "3").chmod(0o500)
+        (space.path / "wide").chmod(0o000)
+        assert space.clear() == 1500 + 1 + 10 + 10 + 1
+        assert (space.path / MARK_NAME).exists()
+        assert space.left() == []
+    assert not (tmp_path / "fresh").exists()
 
 
 def test_what_is_not_cleared_stays(tmp_path: Path) -> None:
