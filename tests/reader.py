@@ -55,8 +55,8 @@ BOTH |= {b"records": "<8sIIIIII", b"blob": ""}  # §3: parts and the layouts of 
 PARTS = {SEGMENT: BOTH, PACK: BOTH | {b"order": "<QQQ", b"seals": "<16sII", b"keys": "<80s"}}
 PARTS |= {CATALOG: {b"entries": "<H2xIIIQQ32s", b"heads": ""}, LEDGER: {b"runs": "<H6xQQQ32s"}}
 LAYOUTS = {name: layout for parts in PARTS.values() for name, layout in parts.items()}
-NEEDED = {b"space+": 1, b"space=": 1, b"space-": 1, b"marker": 0, b"cut": 0}  # records, and critical bits
-RECORDS = NEEDED | {b"name+": 1, b"name-": 1, b"tree+": 1, b"tree-": 1, b"vm": 0, b"epoch": 0}
+NEEDED = dict.fromkeys(b"space+ space= space- name+ name- tree+ tree-".split(), 1) | {b"marker": 0, b"cut": 0}
+RECORDS = NEEDED | {b"vm": 0, b"epoch": 0}  # kinds, and their critical bits
 
 Place = namedtuple("Place", "epoch cut seq")  # §6: a cut and its last segment; all 0: none
 Cut = namedtuple("Cut", "place not_whole time_ns names")  # a complete one; names are those of its markers

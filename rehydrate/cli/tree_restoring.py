@@ -16,7 +16,7 @@ from cdp_container.errors import Incomplete, UsageError, counted
 from cdp_container.format.names import shown
 from rehydrate.plan import Totals
 from rehydrate.points import RestorePlan
-from rehydrate.rehearsal.stages import CONTENT, NAMESPACE, Stages
+from rehydrate.rehearsal.stages import CONTENT, METADATA, NAMESPACE, Stages
 from rehydrate.restore import Source
 from rehydrate.tree_attributes import NotSet
 from rehydrate.tree_restore import TreePlan, fill, finish, lay_out, plan_content, plan_tree
@@ -110,13 +110,19 @@ def restore_trees(
 
     `check` is called all the time; it raises where another reading is due. Raises what `tree_restore` does.
     """
+    if not wanted.targets:
+        return []
     done = []
     with ExitStack() as stack:
         opened = []
-        for tree, (name, path) in zip(made.trees, wanted.targets, strict=True):
-            selection = Selection(wanted.patterns)
-            plan = stack.enter_context(plan_tree(source.contents, made.branch, tree, selection))
-            opened.append((name, path, plan))
+        with stages.stage(METADATA, "trees") as stage:
+            stage.expect(len(made.trees))
+            for tree, (name, path) in zip(made.trees, wanted.targets, strict=True):
+                selection = Selection(wanted.patterns)
+                plan = stack.enter_context(plan_tree(source.contents, made.branch, tree, selection))
+                opened.append((name, path, plan))
+                check()
+                stage.advance()
         for name, path, plan in opened:
             with open_tree_target(path, wanted.ways) as target:
                 done.append(_restore_one(source, name, plan, target, stages, check))

@@ -54,7 +54,7 @@ def test_the_independent_reader_reads_ours(kind: str, encrypted: bool, codec: Co
     assert theirs.digest == built.digest
     assert theirs.header == ours.header
     assert sum(len(layer.records) for layer in theirs.layers) == sum(
-        record.name != "name+" for record in ours.index.iter_records()
+        record.name not in ("vm", "epoch") for record in ours.index.iter_records()
     )
     read = []
     for rows in theirs.extents.values():

@@ -172,10 +172,11 @@ def test_stages_are_told(run: Run, site: Site, place: Path, tmp_path: Path) -> N
     assert code == 0
     events = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
     ended = [event for event in events if event["event"] == "stage-end"]
-    assert [(event["name"], event["done"], event["total"]) for event in ended] == [
-        ("metadata", 1, 1),
-        ("namespace", 4, 4),
-        ("content", 1, 1),
+    assert [(event["name"], event["unit"], event["done"], event["total"]) for event in ended] == [
+        ("metadata", "objects", 1, 1),
+        ("metadata", "trees", 1, 1),
+        ("namespace", "names", 4, 4),
+        ("content", "requests", 1, 1),
     ]
     text = run("restore", place, "--tree", f"home={tmp_path / 'again'}")
     assert "stage 2 of 3, namespace: done, 4 of 4 names" in text[2]

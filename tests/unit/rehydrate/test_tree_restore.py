@@ -69,7 +69,7 @@ def busy_tree(site: Site) -> Tree:
         home.file(b"other's", b"y", uid=12345, gid=54321, mode=0o6755)
         home.add(b"other's link", node(NameType.SYMLINK, target=b"x", uid=12345, gid=5))
     deep = b"deep"
-    for _ in range(200):
+    for _ in range(140):  # more than are kept open
         home.add(deep, directory())
         deep += b"/deep"
     home.file(deep, b"down here")
