@@ -16,8 +16,9 @@ from cdp_container.domain.faults import Soundness, faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN, Broken
 from cdp_container.domain.history import History
-from cdp_container.domain.image import cuts_of
+from cdp_container.domain.image import Branch, Cut, cuts_of
 from cdp_container.domain.ledgers import Ledger
+from cdp_container.domain.namespace import Namespace, trees_of
 from cdp_container.domain.parallel import in_parallel
 from cdp_container.domain.verify_object import Checked, Told, check
 from cdp_container.domain.verify_types import Finding, Opened, Report
@@ -89,9 +90,9 @@ def verify(
         heads_opened=not opened.sealed or keys.index_key is not None,
     )
     if is_sample:
-        contents = gather(opened.store, domain, keys, scope, opened.ledger)
+        contents = gather(opened.store, domain, keys, scope, opened.ledger, keeps_names=True)
     else:
-        contents = Contents(domain, ledger=opened.ledger)
+        contents = Contents(domain, ledger=opened.ledger, keeps_names=True)
     told = _Told()
     try:
         for key, broken in contents.broken.items():
@@ -167,8 +168,21 @@ def _judge(report: Report, history: History, contents: Contents, scope: Mapping[
     sound = Soundness(faults, history.origins())
     cuts = cuts_of(contents, scope)
     good = [cut for cut in cuts if sound.fault_at(cut.place) is None]
+    if good and not contents.sealed:
+        report.findings.extend(_wrong_names(contents, history.branch_of(good[-1].place), good[-1]))
     report.points, report.sound_points = len(cuts), len(good)
     report.way_out = _way_out(history, contents, sound)
+
+
+def _wrong_names(contents: Contents, branch: Branch, cut: Cut) -> Iterator[Finding]:
+    """Trees whose names make no sense together at the newest sound point, so that no restore takes them."""
+    for tree in trees_of(contents, branch, cut):
+        try:
+            if tree.whole:
+                Namespace(contents, branch, [tree]).close()
+        except DamagedObject as error:
+            what = f"tree {tree.name!r} at {cut.place.epoch}.{cut.place.cut}"
+            yield Finding(DamagedObject(what, f"{error.what}: {error.why}"), what, needed=True)
 
 
 def _is_needed(parsed: ParsedKey | None, scope: Mapping[int, int], ledger: Ledger) -> bool:

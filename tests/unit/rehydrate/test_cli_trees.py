@@ -95,6 +95,20 @@ def test_hostile_names_end_it_before_anything_is_written(
     assert list((tmp_path / "within").iterdir()) == []
 
 
+def test_a_verification_finds_names_that_no_restore_takes(run: Run, site: Site, place: Path) -> None:
+    home = small_tree(site)
+    home.cut()
+    assert run("verify", place)[0] == 0
+    home.add(b"b/below a file", file())
+    home.cut(not_whole=[home.tree])
+    assert run("verify", place)[0] == 0  # no restore takes it from there
+    home.cut()
+    code, stdout, _ = run("verify", place)
+    assert code == 27
+    assert "tree 'home' at 1.3" in stdout
+    assert "it has names below it, and is no directory" in stdout
+
+
 def test_a_link_and_a_name_through_it(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
     home = small_tree(site)
     outside = tmp_path / "outside"
