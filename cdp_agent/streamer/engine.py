@@ -215,6 +215,9 @@ class Engine:
             if ready and is_changed:
                 self.tell_owner(ot.Activity())
             # Amid an overflow cuts are older than the trees are.
+            stream = self.stream
+            is_quiet = ready and not (is_changed or stream.reading or stream.cuts or stream.lacking_trees)
+            trees.unprotected.look(is_quiet, self._outside.clock.wall_ns())
             self.tell(st.TreesLooked(ready and not page.overflowed, is_changed))
 
     def _wants_epoch(self, tail: Position) -> bool:
@@ -385,9 +388,9 @@ class Engine:
             match effect:
                 case st.AskProof(place):
                     self.tell_owner(ot.Prove(place))
-                case st.Protected(place):
+                case st.Protected():
                     assert self._sending is not None, "the epoch began"
-                    self._sending.protected(place)
+                    self._sending.protected(effect)
                     self._lacking = effect.lacking
                     self._note_whole()
                     self._noted.publish_proven(effect.position)

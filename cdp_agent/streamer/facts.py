@@ -14,6 +14,7 @@ from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
 from cdp_agent.streamer.settings import FACTS_NAME
+from cdp_agent.streamer.trees import Trees
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.errors import CdpError
@@ -87,6 +88,7 @@ def describe(
     names = {source.space: source.name for source in identity.sources}
     return {
         **shown,
+        "lag_seconds": _with_trees(shown["lag_seconds"], engine.trees, wall_ns),
         "state": engine.releasing.standing or standing,
         "release": engine.releasing.members(wall_ns),
         "owner": run.phase.value,
@@ -104,6 +106,13 @@ def describe(
         "last_error_ns": engine.shown.last_error_ns,
         "counters": asdict(engine.counters),
     }
+
+
+def _with_trees(lag_seconds: float | None, trees: Trees | None, wall_ns: int) -> float | None:
+    """The greater of what would be lost of volumes and of trees."""
+    if lag_seconds is None or trees is None or trees.unprotected.since_ns is None:
+        return lag_seconds
+    return max(lag_seconds, round((wall_ns - trees.unprotected.since_ns) / 1e9, 3))
 
 
 def _trees(engine: Engine, identity: AgentIdentity) -> dict[str, Any] | None:

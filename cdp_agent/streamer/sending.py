@@ -20,7 +20,6 @@ from cdp_agent.streamer.put import PutResult, put_object
 from cdp_agent.streamer.trees import Trees
 from cdp_container.errors import JournalDamaged
 from cdp_container.format.assemble import SealedObject
-from cdp_container.format.place import Place
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -105,14 +104,15 @@ class Sending:
         """The file trees in this epoch."""
         return self._builder.trees
 
-    def protected(self, place: Place) -> None:
+    def protected(self, effect: st.Protected) -> None:
         """Tell the watcher, in the builder's thread."""
         trees = self.trees
         if trees is None:
             return
+        trees.unprotected.protected(effect.trees_ns)
 
         def work() -> Done:
-            trees.protected(place)
+            trees.protected(effect.place)
             return nothing
 
         self._machines.start(Job(Lane.BUILD, work))

@@ -143,6 +143,7 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
         lacking=tuple(one.source for one in state.lacking if not _is_whole(one, event.position)),
         tickets=taking,
         lacking_trees=event.lacking_trees,
+        taken_ns=event.taken_ns,
     )
     lacking = tuple(one for one in state.lacking if one.source in facts.lacking)
     return replace(
@@ -260,7 +261,8 @@ def _proven(state: StreamState, place: Place) -> Step:
         proven_position=newest.position,
     )
     answers = [Answer(ticket, facts.place) for facts in proven for ticket in facts.tickets]
-    return state, (Protected(newest.place, newest.position, newest.lacking), *answers)
+    trees_ns = 0 if newest.lacking_trees else newest.taken_ns
+    return state, (Protected(newest.place, newest.position, newest.lacking, trees_ns), *answers)
 
 
 def _catalog_ended(state: StreamState, event: CatalogEnded, now_ns: int) -> Step:

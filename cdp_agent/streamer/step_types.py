@@ -294,11 +294,15 @@ class AskProof:
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """The cut is protected: trim the journal below `position`. In it `lacking` sources are not whole."""
+    """The cut is protected: trim the journal below `position`. In it `lacking` sources are not whole.
+
+    `trees_ns`: what was done in trees before this time of the wall clock is in it; 0 where not all are whole.
+    """
 
     place: Place
     position: Position
     lacking: tuple[int, ...]
+    trees_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +387,7 @@ class CutFacts:
     lacking: tuple[int, ...]
     tickets: tuple[int, ...]
     lacking_trees: tuple[bytes, ...] = ()
+    taken_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,28 @@ class Watcher(Protocol):
         ...
 
 
+class Unprotected:
+    """Since when there may be something in the trees that is not protected: what of them would be lost now.
+
+    `since_ns`: of the wall clock; None where there is nothing.
+    """
+
+    def __init__(self) -> None:
+        self.since_ns: int | None = None
+
+    def look(self, is_all_protected: bool, wall_ns: int) -> None:
+        """What is known at this moment; asked several times a second."""
+        if is_all_protected:
+            self.since_ns = None
+        elif self.since_ns is None:
+            self.since_ns = wall_ns
+
+    def protected(self, trees_ns: int) -> None:
+        """What was done before this time is protected."""
+        if self.since_ns is not None:
+            self.since_ns = max(self.since_ns, trees_ns)
+
+
 class Trees:
     """The trees in one epoch.
 
@@ -141,6 +163,7 @@ class Trees:
     Attributes:
         skewed: how many files changed while the newest batch was taken.
         trouble: why the watcher could not be asked, "" while it can.
+        unprotected: what of the trees would be lost.
     """
 
     def __init__(self, watcher: Watcher, clock: Clock, epoch: int, base: Place) -> None:
@@ -154,6 +177,7 @@ class Trees:
         self._again_ns: int | None = None
         self._waiting: Taken | None = None
         self._open: Batch | None = None
+        self.unprotected = Unprotected()
         self.skewed = 0
         self.trouble = ""
 

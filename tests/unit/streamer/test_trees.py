@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cdp_agent.streamer.trees import AGAIN_NS, NO_CUT, Batch, Look, Trees
+from cdp_agent.streamer.trees import AGAIN_NS, NO_CUT, Batch, Look, Trees, Unprotected
 from cdp_container.errors import WatcherFailed
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.journal.position import Position
@@ -183,3 +183,21 @@ def test_how_long_it_is_left_alone_follows_how_long_it_took(fake: Fake) -> None:
     assert trees.look() == (False, False)
     time.sleep(2)
     assert trees.look() == (True, True)
+
+
+def test_what_would_be_lost_of_trees() -> None:
+    unprotected = Unprotected()
+    seen: list[int | None] = []
+    steps: list[tuple[bool | None, int]] = [
+        (True, 100), (False, 200), (False, 300),
+        (None, 150), (None, 0),  # what came before is protected, and not what this is about
+        (None, 250),  # what came since may not be
+        (True, 400), (None, 500),
+    ]  # fmt: skip
+    for is_all_protected, at_ns in steps:
+        if is_all_protected is None:
+            unprotected.protected(at_ns)
+        else:
+            unprotected.look(is_all_protected, at_ns)
+        seen.append(unprotected.since_ns)
+    assert seen == [None, 200, 200, 200, 200, 250, None, None]
