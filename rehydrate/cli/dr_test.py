@@ -18,6 +18,7 @@ from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, say
 from cdp_container.domain.durable import replace_file
 from cdp_container.errors import CdpError, UsageError
+from cdp_container.store.address import parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.s3_settings import SignsRequests
 from cdp_container.store.zones import as_opened
@@ -30,12 +31,12 @@ from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
 from rehydrate.rehearsal import past
 from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Reviewed, command_of
-from rehydrate.rehearsal.counting import CountingStore
+from rehydrate.rehearsal.counting import CountingStore, Counts
 from rehydrate.rehearsal.page import html_of
 from rehydrate.rehearsal.parts import Sampling
 from rehydrate.rehearsal.programs import Redaction, secrets_in
 from rehydrate.rehearsal.report import About, members_of
-from rehydrate.rehearsal.run import Asked, Rehearsal, uninterrupted
+from rehydrate.rehearsal.run import Asked, Found, Rehearsal, uninterrupted
 from rehydrate.rehearsal.stages import Stages
 from rehydrate.rehearsal.watch import Watch
 
@@ -53,13 +54,15 @@ class Output:
 
 @dataclass(slots=True)
 class _Opening:
-    """Opens the container, and knows what must never be told."""
+    """Opens the container, once there is a store, and knows what must never be told."""
 
     access: Access
-    store: Store
     secret: Secret
+    store: Store | None = None
 
     def open(self) -> Container:
+        """The container. Raises as `open_container`."""
+        assert self.store is not None, "opened"
         container, self.secret = open_asking(self.store, self.secret, self.access.replica)
         return container
 
@@ -70,11 +73,16 @@ class _Opening:
             secrets.append(self.secret.passphrase)
         if self.secret.private_key:
             secrets.append(self.secret.private_key.hex())
-        store = as_opened(self.store)
-        if isinstance(store, SignsRequests):
-            _, secret, token = store.signing_keys()
-            secrets += [secret, token or ""]
-        return Redaction(secrets)
+        return Redaction(secrets + ([] if self.store is None else _keys_of(self.store)))
+
+
+def _keys_of(store: Store) -> list[str]:
+    """What signs requests to a store."""
+    store = as_opened(store)
+    if isinstance(store, SignsRequests):
+        _, secret, token = store.signing_keys()
+        return [secret, token or ""]
+    return []
 
 
 def sampling_of(content: str) -> Sampling:
@@ -111,19 +119,34 @@ def output_of(reports: Sequence[Path], history: Path | None, as_json: bool) -> O
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the command, up to its report."""
+    """One run of the command, and what is known of it so far."""
 
-    access: Access
     asked: Asked
     output: Output
     operator: str
-    clock: Clock = field(default_factory=SystemClock)
-    began_ns: int = 0
+    address: str
+    opening: _Opening
+    clock: Clock
+    began_ns: int
+    counting: list[CountingStore] = field(default_factory=list)
+    found: Found = field(default_factory=Found)
+    stages: Stages | None = None
+    watch: Watch | None = None
 
-    def about(self, address: str) -> About:
-        """Who, where, when."""
-        return About(
-            address=address,
+    @property
+    def counts(self) -> Counts:
+        """What was asked of the store so far."""
+        return self.counting[0].counts if self.counting else Counts()
+
+    def around(self, store: Store) -> Store:
+        """The same store, counted."""
+        self.counting.append(CountingStore(store))
+        return self.counting[0]
+
+    def members(self, error: BaseException | None) -> dict[str, Any]:
+        """The report."""
+        about = About(
+            address=self.address,
             software=f"rehydrate {installed_version('cdp-container')}",
             host=platform.node(),
             kernel=f"{platform.system()} {platform.release()}",
@@ -132,61 +155,58 @@ class _Run:
             began_ns=self.began_ns,
             ended_ns=self.clock.wall_ns(),
         )
+        stages = [] if self.stages is None else self.stages.ended
+        curve = [] if self.watch is None else self.watch.curve
+        return members_of(about, self.asked, self.found, stages, curve, error, self.opening.hide())
 
 
 def dr_test(access: Access, asked: Asked, parallel: int | None, output: Output, operator: str) -> int:
     """`rehydrate dr-test`. Raises ChecksFailed, and whatever ends a restore."""
-    run = _Run(access, asked, output, operator)
-    run.began_ns = run.clock.wall_ns()
-    secret = read_secret(access.passphrase_file, access.key_file)
+    clock = SystemClock()
+    opening = _Opening(access, read_secret(access.passphrase_file, access.key_file))
+    address = parse_address(access.address).address()
     past.prepare(output.history)
-    flow = Flow(run.clock, parallel)
-    counting: list[CountingStore] = []
-
-    def around(store: Store) -> Store:
-        counting.append(CountingStore(store))
-        return counting[0]
-
-    with store_of(access.address, flow.refused, around) as store:
-        opening = _Opening(access, store, secret)
-        counts = counting[0]
-        stages = Stages(run.clock, lambda: counts.counts, StageLines(run.clock, output.as_json))
-        watch = Watch(counts, run.clock)
-        rehearsal: Rehearsal | None = None
-        error: BaseException | None = None
-        try:
-            with watch, holding_for(store, "dr-test", operator=operator) as holding:
-                rehearsal = Rehearsal(
-                    asked, store, flow, holding, opening.open, stages, opening.hide, run.clock, tell
-                )
-                rehearsal.run()
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            assert rehearsal is not None, "nothing before it can fail"
-            members = members_of(
-                run.about(store.address),
-                asked,
-                rehearsal.found,
-                stages.ended,
-                watch.curve,
-                error,
-                opening.hide(),
-            )
-            _file(output, members, error)
+    run = _Run(asked, output, operator, address, opening, clock, clock.wall_ns())
+    try:
+        _rehearse(run, parallel)
+    except BaseException as error:
+        _file(run, error)
+        raise
+    _file(run, None)
     return 0
 
 
-def _file(output: Output, members: dict[str, Any], error: BaseException | None) -> None:
+def _rehearse(run: _Run, parallel: int | None) -> None:
+    flow, lines = Flow(run.clock, parallel), StageLines(run.clock, run.output.as_json)
+    run.stages = Stages(run.clock, lambda: run.counts, lines)
+    with store_of(run.opening.access.address, flow.refused, run.around) as store:
+        run.opening.store, run.address = store, store.address
+        run.watch = Watch(run.counting[0], run.clock)
+        with run.watch, holding_for(store, "dr-test", operator=run.operator) as holding:
+            Rehearsal(
+                run.asked,
+                store,
+                flow,
+                holding,
+                run.opening.open,
+                run.stages,
+                run.opening.hide,
+                run.clock,
+                tell,
+                run.found,
+            ).run()
+
+
+def _file(run: _Run, error: BaseException | None) -> None:
     """Write reports and history. Where the rehearsal failed, that is what is to be told in the end."""
     with uninterrupted():
+        members, as_json = run.members(error), run.output.as_json
         try:
-            past.add(output.history, members, os.urandom)
-            for path in output.files:
+            past.add(run.output.history, members, os.urandom)
+            for path in run.output.files:
                 text = html_of(members) if path.suffix == ".html" else json.dumps(members, indent=2) + "\n"
                 replace_file(path, text.encode())
-            answer(json.dumps(members, indent=2) if output.as_json else outcome_text(members))
+            answer(json.dumps(members, indent=2) if as_json else outcome_text(members))
         except CdpError as problem:
             if error is None:
                 raise

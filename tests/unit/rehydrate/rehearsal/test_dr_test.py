@@ -14,7 +14,14 @@ import pytest
 
 from cdp_container.domain import holding
 from cdp_container.domain.roster import read_roster
-from cdp_container.errors import ChecksFailed, LocalDiskFull, StoreUnavailable, TargetNotEmpty, UsageError
+from cdp_container.errors import (
+    ChecksFailed,
+    LocalDiskFull,
+    NoSuchBucket,
+    StoreUnavailable,
+    TargetNotEmpty,
+    UsageError,
+)
 from cdp_container.format.holds import Holds, build_holds
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.store.directory import DirectoryStore
@@ -131,6 +138,15 @@ def test_the_store_fails_amid_a_stage(
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_a_store_that_is_not_there_is_filed_too(run: Run, tmp_path: Path, history: Path) -> None:
+    words = ("dr-test", tmp_path / "nowhere", "--into", tmp_path / "into", "--history", history)
+    code, _, stderr = run(*words)
+    assert code == NoSuchBucket.exit_code, stderr
+    (one,) = json.loads(run("rehearsals", "--history", history, "--json")[1])["rehearsals"]
+    assert (one["outcome"], one["address"]) == ("failed", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "into").exists()
 
 
 def test_a_hold_that_was_taken_away_is_placed_anew_and_all_begins_anew(
