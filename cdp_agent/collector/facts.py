@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -242,8 +243,10 @@ def unpacked_rest(data: bytes) -> tuple[tuple[RecordFact, ...], tuple[bytes, ...
     if not data:
         return (), ()
     rest = json.loads(data)
-    records = tuple(
-        RecordFact(row, Place(epoch, cut, seq), name, bytes.fromhex(key), value)
-        for row, epoch, cut, seq, name, key, value in rest.get("records", ())
-    )
-    return records, tuple(bytes.fromhex(space) for space in rest.get("not_whole", ()))
+    places: dict[Place, Place] = {}  # of a tree's names there may be millions: they share what is the same
+    records = []
+    for row, epoch, cut, seq, name, key, value in rest.get("records", ()):
+        place = Place(epoch, cut, seq)
+        place = places.setdefault(place, place)
+        records.append(RecordFact(row, place, sys.intern(name), bytes.fromhex(key), value))
+    return tuple(records), tuple(bytes.fromhex(space) for space in rest.get("not_whole", ()))
