@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cdp_container.format import limits
 from cdp_container.format.index import Record
 from cdp_container.format.names import Name, NameType, SkewedFile, name_added
 from cdp_container.store.directory import DirectoryStore
@@ -107,6 +108,22 @@ def test_a_verification_finds_names_that_no_restore_takes(run: Run, site: Site, 
     assert code == 27
     assert "tree 'home' at 1.3" in stdout
     assert "it has names below it, and is no directory" in stdout
+
+
+def test_more_names_in_one_object_than_the_limit(
+    run: Run, site: Site, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = small_tree(site)
+    home.cut()
+    with monkeypatch.context() as patched:
+        patched.setattr(limits, "INDEX_BYTES_MAX", 1 << 24)
+        for number in range(20_000):
+            home.add(b"f%d" % number, file())
+        site.protect(home.cut())
+    code, _, stderr = run("restore", place, "--tree", f"home={tmp_path / 'to'}")
+    assert code != 0
+    assert "index_raw has 2208946 bytes, and 1048576 are the most" in stderr
+    assert not (tmp_path / "to").exists()
 
 
 def test_a_link_and_a_name_through_it(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
