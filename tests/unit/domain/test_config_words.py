@@ -41,7 +41,7 @@ def refusal(text: str) -> str:
         ("site:", "limits: {schedule: {}}\nsite:", "limits.schedule: must be a list"),
         ("site:", "limits: {bytes_per_second: .nan}\nsite:", "this number is not a rate"),
         ("site:", "recipients: [x]\nsite:", "recipients[0]: 'x' is no public key (64 of"),
-        ("[{name: db01, path: /var/lib/vms/db01.raw}]", "[]", "volumes: needs 1 item at least"),
+        ("[{name: db01, path: /var/lib/vms/db01.raw}]", "[]", "volumes: is missing, and so is trees"),
     ],
 )
 def test_a_fault_of_a_value(before: str, after: str, words: str) -> None:
