@@ -15,7 +15,7 @@ demo_set=(
     "qemu-utils" "qemu-system-x86" "qemu-block-extra" "libnbd-bin" "nbdfuse libnbd-bin" "fio" "e2fsprogs"
     "fuse3" "util-linux" "procps" "make" "mount"
 )
-test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl")
+test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl" "rsync")
 bench_set=("restic")
 
 needs=()

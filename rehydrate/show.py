@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from cdp_container.errors import MissingObject, NotFound, UsageError
 from cdp_container.format.head import Head, check_object, object_digest, open_head
+from cdp_container.format.index import Record
 from cdp_container.format.jsontext import load_object
 from cdp_container.format.keys import OBJECT_KINDS, OWNER_KEY, config_key, parse_key
-from cdp_container.format.layout import Cipher, ObjectKind
+from cdp_container.format.layout import ID_BYTES, Cipher, ObjectKind
 from cdp_container.format.limits import DOMAIN_JSON_BYTES_MAX
+from cdp_container.format.names import shown
 from cdp_container.format.preamble import Preamble
 from cdp_container.format.records import record_value
 from rehydrate.container import Container
@@ -25,6 +27,9 @@ Members = dict[str, Any]
 
 _HIDDEN: Final = frozenset({"key_block", "wrapped_content_key"})
 """Fields of a preamble that are long and tell people nothing."""
+
+
+_NAMES: Final = frozenset({"name+", "name-"})
 
 
 def show_object(container: Container, what: str) -> Members:
@@ -109,11 +114,15 @@ def _index_members(head: Head) -> Members:
         "extents": dict(kinds),
         "frames": index.frame_count,
         "frames_raw_bytes": raw_bytes,
-        "records": [
-            {"name": record.name, "key": record.key.hex(), "value": record_value(record, head.key)}
-            for record in index.iter_records()
-        ],
+        "records": [_record_members(record, head) for record in index.iter_records()],
     }
+
+
+def _record_members(record: Record, head: Head) -> Members:
+    members: Members = {"name": record.name, "key": record.key.hex()}
+    if record.name in _NAMES:
+        members["path"] = shown(record.key[ID_BYTES:])
+    return {**members, "value": record_value(record, head.key)}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 (any value of the format as JSON has it)

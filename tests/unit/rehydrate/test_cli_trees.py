@@ -15,6 +15,7 @@ import pytest
 
 from cdp_container.format import limits
 from cdp_container.format.index import Record
+from cdp_container.format.keys import segment_key
 from cdp_container.format.names import Name, NameType, SkewedFile, name_added
 from cdp_container.store.directory import DirectoryStore
 from tests.containers import PASSPHRASE, Site, write
@@ -246,6 +247,14 @@ def test_a_skewed_point_says_so(run: Run, site: Site, place: Path, tmp_path: Pat
     home.cut(skew=[SkewedFile(home.tree, b"b", 1, 2)])
     made = answer(run, "restore", place, "--tree", f"home={tmp_path / 'to'}")
     assert made["notes"] == ["skewed: 1 file changed while this cut was taken: 'b'"]
+
+
+def test_names_in_objects_are_shown(run: Run, site: Site, place: Path) -> None:
+    home = small_tree(site)
+    home.cut()
+    records = answer(run, "show", place, segment_key(1, 1))["index"]["records"]
+    paths = [record["path"] for record in records if record["name"] == "name+"]
+    assert paths == ["''", "'docs'", "'docs/a'", "'b'"]
 
 
 def test_a_tree_is_rescued(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
