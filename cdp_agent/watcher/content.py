@@ -52,6 +52,7 @@ class Reading:
         space: its id.
         size: bytes, as it was when the pass began.
         chunk: the next one to be looked at; beyond the last one when the pass is done.
+        is_new: the container has nothing of it.
     """
 
     fd: int
@@ -59,6 +60,7 @@ class Reading:
     space: bytes
     size: int
     chunk: int = 0
+    is_new: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -98,7 +100,9 @@ def read_on(
         if len(data) < wanted:
             return False
         is_unknown = any(first <= reading.chunk < last for first, last in unknown)
-        old = UNKNOWN * BLOCKS if is_unknown else sums.sums(reading.file, reading.chunk)
+        old = b"" if reading.is_new else sums.sums(reading.file, reading.chunk)
+        if is_unknown:
+            old = UNKNOWN * BLOCKS
         new = _sums_of(data)
         if new != old and (new.strip(b"\0") or old):
             for extent in different(reading.space, offset, data, old, new):

@@ -74,13 +74,14 @@ class NameRow(NamedTuple):
 
 
 class FileRow(NamedTuple):
-    """A file's content; `doubt`: how long its space is in the container is not known."""
+    """A file's content; `doubt`: how long its space is there is not known; `is_new`: there is none of it."""
 
     id: int
     inode: bytes | None
     space: bytes
     size: int
     doubt: int
+    is_new: bool = False
 
 
 class ChildRow(NamedTuple):
@@ -295,7 +296,7 @@ class Index:
             "INSERT INTO files (tree, inode, space, size) VALUES (?, ?, ?, ?)", (tree, inode, space, size)
         ).lastrowid
         assert got is not None
-        return FileRow(got, inode, space, size, 0)
+        return FileRow(got, inode, space, size, 0, is_new=True)
 
     def set_file(self, number: int, inode: bytes, size: int) -> None:
         """What is known of a file that was read."""

@@ -37,7 +37,8 @@ class Patterns:
 def _joined(patterns: Sequence[str]) -> re.Pattern[bytes] | None:
     if not patterns:
         return None
-    return re.compile(b"|".join(_expression(pattern.encode("utf-8", "surrogateescape")) for pattern in patterns), re.DOTALL)
+    encoded = (pattern.encode("utf-8", "surrogateescape") for pattern in patterns)
+    return re.compile(b"|".join(map(_expression, encoded)), re.DOTALL)
 
 
 def _expression(pattern: bytes) -> bytes:

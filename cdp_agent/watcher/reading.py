@@ -43,6 +43,7 @@ class FileReader:
         self._index = index
         self._clock = clock
         self._gathered = gathered
+        self._known: dict[int, tuple[bytes, int, int]] = {}
         self.read: dict[int, Captured] = {}
         """What was read whole for this batch, by the row of its file."""
         self.unsteady: dict[tuple[bytes, bytes], SkewedFile] = {}
@@ -68,11 +69,13 @@ class FileReader:
                 begun, from_ns = (
                     (stamp, self._clock.wall_ns()) if half is None else (half.stamp, half.from_ns)
                 )
-                reading = Reading(fd, file.id, file.space, before.st_size, half.chunk if half else 0)
+                reading = Reading(
+                    fd, file.id, file.space, before.st_size, half.chunk if half else 0, file.is_new
+                )
                 if half is None or before.st_size < half.size:
                     self._restart(file, inode, before.st_size)
                 else:
-                    self._index.set_file(file.id, inode, before.st_size)
+                    self._note(file, inode, before.st_size)
                 is_whole = self._pass(reading)
                 after = os.fstat(fd)
                 if is_whole and not reading.is_done:
@@ -126,7 +129,13 @@ class FileReader:
             if len(sums) > kept:
                 index.put_sums(file.id, chunk, sums[:kept] + (UNKNOWN if rest % SUM_BLOCK_BYTES else b""))
             self._gathered.touch(space, size // CHUNK_BYTES, -(-file.size // CHUNK_BYTES))
-        index.set_file(file.id, inode, size)
+        self._note(file, inode, size)
+
+    def _note(self, file: FileRow, inode: bytes, size: int) -> None:
+        known = self._known.get(file.id, (file.inode, file.size, file.doubt))
+        if known != (inode, size, 0):
+            self._index.set_file(file.id, inode, size)
+        self._known[file.id] = inode, size, 0
 
     def _pass(self, reading: Reading) -> bool:
         gathered = self._gathered

@@ -35,13 +35,13 @@ from cdp_agent.watcher.tree import Tree
 from cdp_container.clock import Clock
 from cdp_container.errors import RecordTooLarge
 from cdp_container.format.layout import ID_BYTES
+from cdp_container.format.limits import PATH_BYTES_MAX
 from cdp_container.format.names import (
     Name,
     NameType,
     SkewedFile,
     name_added,
     name_gone,
-    path_fault,
     tree_added,
     tree_gone,
 )
@@ -102,9 +102,8 @@ class Round:
         return done
 
     def _look(self, tree: Tree, path: bytes, bits: int) -> bool:
-        wrong = path_fault(path)
-        if wrong:
-            tree.trouble(path, f"its path {wrong}")
+        if len(path) > PATH_BYTES_MAX:
+            tree.trouble(path, f"its path has more than {PATH_BYTES_MAX} bytes")
             return True
         for attempt in range(LOOKS_MAX):
             try:
@@ -171,18 +170,21 @@ class Round:
         self._directories.add((tree.number, path.rpartition(b"/")[0]))
         return True
 
-    def _stamp(self, tree: Tree, found: os.stat_result, at_ns: int) -> bytes:
-        return stamp_of(found, tree.open_root.device, not is_racy(found, at_ns))
+    def _stamp(self, tree: Tree, found: os.stat_result) -> bytes:
+        """What is remembered: without a change time that proves nothing."""
+        return stamp_of(found, tree.open_root.device, not is_racy(found, self._clock.wall_ns()))
 
     def _directory(
         self, tree: Tree, path: bytes, found: os.stat_result, bits: int, row: NameRow | None
     ) -> bool:
         root = tree.open_root
-        stamp = self._stamp(tree, found, self._clock.wall_ns())
+        stamp = stamp_of(found, root.device)
         known = row is not None and row.type == DIRECTORY
         is_same = known and row is not None and stamp_inode(row.stamp) == stamp_inode(stamp)
         if row is None or row.stamp != stamp or not known:
-            self._put(tree, path, row, DIRECTORY, None, stamp, self._said(tree, path, found))
+            self._put(
+                tree, path, row, DIRECTORY, None, self._stamp(tree, found), self._said(tree, path, found)
+            )
         if root.is_foreign(found):
             self._events.forget(tree.number, path)
             return self._remove_below(tree, path)
@@ -194,8 +196,8 @@ class Round:
     def _other(self, tree: Tree, path: bytes, found: os.stat_result, row: NameRow | None) -> None:
         kind = type_of(found)
         assert kind is not None
-        stamp = self._stamp(tree, found, self._clock.wall_ns())
-        if row is None or row.stamp != stamp:
+        if row is None or row.stamp != stamp_of(found, tree.open_root.device):
+            stamp = self._stamp(tree, found)
             self._put(tree, path, row, TYPE_NUMBERS[kind], None, stamp, self._said(tree, path, found))
 
     def _said(
@@ -244,25 +246,25 @@ class Round:
         stamp = stamp_of(found, tree.open_root.device)
         if row is not None and row.stamp == stamp and not bits & READ:
             return True
-        file = self._file_row(tree, stamp_inode(stamp), row)
+        file = self._file_row(tree, stamp_inode(stamp), row, found.st_size)
         captured = self._reader.read.get(file.id)
         is_half = tree.suspended is not None and tree.suspended.file == file.id
         if not is_half and (captured is None or captured.stamp != stamp or bits & READ):
             captured = self._reader.content(tree, path, file, stamp_inode(stamp))
         self._put_file(tree, path, row, file, captured or Captured(found, stamp, found.st_size, False))
-        if found.st_nlink > 1 or row is None or row.file != file.id:
+        if found.st_nlink > 1 or not (file.is_new or (row is not None and row.file == file.id)):
             others = self._index.names_of(file.id)
             self._linked.extend((tree, other) for other in others if other != path)
         return True
 
-    def _file_row(self, tree: Tree, inode: bytes, row: NameRow | None) -> FileRow:
+    def _file_row(self, tree: Tree, inode: bytes, row: NameRow | None, size: int) -> FileRow:
         """The file that an inode is, or a new one."""
         file = self._index.file_by_inode(tree.row, inode)
         if file is None and row is not None and row.file is not None:
             known = self._index.file(row.file)
             if known.inode is None:
                 return known  # the container told of it, which knows no inodes
-        return file or self._index.add_file(tree.row, inode, self._entropy(ID_BYTES))
+        return file or self._index.add_file(tree.row, inode, self._entropy(ID_BYTES), size)
 
     def _put_file(
         self, tree: Tree, path: bytes, row: NameRow | None, file: FileRow, captured: Captured

@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cdp_agent.watcher.gathered import Limits
 from tests.unit.watcher.model import Site, assert_same, directory_entries
 
-NAMES = ("a", "b", "c\udcff", "d.tmp")
-paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(lambda parts: Path(*parts))
+PATHS = ("a", "b", "c\udcff", "d.tmp", "a/a", "a/b", "b/a", "b/c", "a/a/b", "a/a/a")
+paths = st.sampled_from(PATHS).map(Path)
 contents = st.tuples(st.integers(0, 255), st.sampled_from((0, 1, 100, 4096, 5000, 70_000, (1 << 20) + 5)))
 SMALL = Limits(content_bytes=200_000, records=6)
 
@@ -28,7 +28,9 @@ SMALL = Limits(content_bytes=200_000, records=6)
 class TreeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp(prefix="cdp-tree-"))
+        # In memory where there is such a place: the index is synced at every take.
+        place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.directory = Path(tempfile.mkdtemp(prefix="cdp-tree-", dir=place))
         self.site: Site
 
     @initialize(small=st.booleans(), dirty_max=st.sampled_from((3, 100_000)))
@@ -182,7 +184,7 @@ class TreeMachine(RuleBasedStateMachine):
 
 TestTrees = TreeMachine.TestCase
 TestTrees.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

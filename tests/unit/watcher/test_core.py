@@ -55,3 +55,11 @@ def test_changes(site: Site) -> None:
     (site.tree / "b").write_bytes(b"a file now")
     assert site.take().not_whole == ()
     site.assert_same()
+
+
+def test_a_directory_that_only_got_an_attribute(site: Site) -> None:
+    (site.tree / "a").mkdir()
+    begun(site)
+    os.setxattr(site.tree / "a", "user.test", b"x")
+    site.take()
+    site.assert_same()
