@@ -32,6 +32,7 @@ from cdp_container.extents.many import PLACED_PIECES
 from cdp_container.extents.tables import Table
 from cdp_container.format.frames import FrameReader
 from cdp_container.format.names import NameType
+from rehydrate.file_target import check_room
 from rehydrate.localio import os_errors, write_all
 from rehydrate.plan import Totals, part_of
 from rehydrate.restore import Report, Source
@@ -123,6 +124,15 @@ def plan_content(source: Source, plan: TreePlan, laid: Laid) -> Filling:
     for window in file_windows(extents, runs, sizes, laid.wanted, objects):
         totals += window.totals
     return Filling(runs, sizes, totals)
+
+
+def check_fits(target: TreeTarget, laid: Laid, filling: Filling) -> None:
+    """Raises LocalDiskFull where there is no room for what will be written.
+
+    What files that are there lack is not known before they are compared; of them nothing is asked.
+    """
+    if COMPARED not in laid.states:
+        check_room(target.path, filling.totals.write_bytes, f"restore into {target.path}")
 
 
 def fill(

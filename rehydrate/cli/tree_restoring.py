@@ -19,7 +19,7 @@ from rehydrate.points import RestorePlan
 from rehydrate.rehearsal.stages import CONTENT, METADATA, NAMESPACE, Stages
 from rehydrate.restore import Source
 from rehydrate.tree_attributes import NotSet
-from rehydrate.tree_restore import TreePlan, fill, finish, lay_out, plan_content, plan_tree
+from rehydrate.tree_restore import TreePlan, check_fits, fill, finish, lay_out, plan_content, plan_tree
 from rehydrate.tree_select import Selection
 from rehydrate.tree_target import TreeTarget, Ways, open_tree_target
 
@@ -148,6 +148,7 @@ def _restore_one(
         stage.advance()  # the root, which was there first
     with stages.stage(CONTENT, "requests") as stage:
         filling = plan_content(source, plan, laid)
+        check_fits(target, laid, filling)
         stage.expect(filling.totals.gets, filling.totals.fetch_bytes)
 
         def report(done: Totals) -> None:

@@ -159,6 +159,21 @@ def test_a_link_that_became_a_directory_is_not_followed(
     assert list(outside.iterdir()) == []
 
 
+def test_a_disk_without_room(
+    run: Run, site: Site, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_tree(site).cut()
+    real = os.statvfs
+
+    def small(path: os.PathLike[str] | str | int) -> os.statvfs_result:
+        return os.statvfs_result((1, 1, *list(real(path))[2:4], 10_004, *list(real(path))[5:]))
+
+    monkeypatch.setattr(os, "statvfs", small)
+    code, _, stderr = run("restore", place, "--tree", f"home={tmp_path / 'to'}")
+    assert code == 62
+    assert "10005 bytes will be written and 10004 are free" in stderr
+
+
 def test_a_tree_that_is_not_whole_yet(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
     home = small_tree(site)
     first = home.cut()
