@@ -265,11 +265,11 @@ class TreeTarget:
         mine = (status.st_dev, status.st_ino)
         if status.st_nlink > 1 and sum(self._inode(path) == mine for path in paths) != status.st_nlink:
             return False  # it has names elsewhere, which are none of ours
-        if self.attributes.me.uid and status.st_mode & 0o600 != 0o600:
-            return False  # only root could open it
         same = (status.st_size, status.st_mtime_ns) == (name.size_bytes, name.mtime_ns)
         directory = self.directories.descend(entry.parent)
         if name.size_bytes and not (same and not self._ways.checksum):
+            if not _is_writable(directory, entry.name):
+                return False
             self._laid.add(name, COMPARED)
         elif not self._refresh(directory, entry):
             return False
@@ -333,6 +333,17 @@ class TreeTarget:
                 why = f"{shown(path)} is a directory that is not empty, and belongs to be something else"
                 raise TargetNotEmpty(f"restore into {self.path}", why, "--delete removes it") from error
         self._laid.removed += 1
+
+
+def _is_writable(directory: int, base: bytes) -> bool:
+    """Whether a file can be written where it is: not where it is a program that runs, or not ours to open."""
+    try:
+        os.close(os.open(base, os.O_RDWR | _NO_LINK, dir_fd=directory))
+    except OSError as error:
+        if error.errno in (errno.ETXTBSY, errno.EACCES, errno.EPERM):
+            return False
+        raise
+    return True
 
 
 def _is_plain(directory: int) -> bool:

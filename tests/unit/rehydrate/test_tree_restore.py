@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -215,6 +217,19 @@ def test_a_file_with_a_name_outside_is_not_written(site: Site, tmp_path: Path) -
     assert_same(target, home.at[place])
     assert [(tmp_path / name).read_bytes() for name in ("a", "b")] == [b"z" * 5000] * 2
     assert [os.stat(tmp_path / name).st_mode for name in ("a", "b")] == modes
+
+
+def test_a_program_that_runs_is_replaced(site: Site, tmp_path: Path) -> None:
+    home = Tree(site)
+    home.file(b"program", b"x" * 5000, mode=0o755)
+    place = home.cut()
+    target = tmp_path / "to"
+    target.mkdir()
+    shutil.copy("/bin/cat", target / "program")
+    with subprocess.Popen([target / "program"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        restore(site, place, target, sums=True)
+        assert running.communicate(b"still here")[0] == b"still here"
+    assert_same(target, home.at[place])
 
 
 def test_hard_links_come_together_and_apart(site: Site, tmp_path: Path) -> None:
