@@ -135,7 +135,9 @@ def _copy(state: StreamState, source: int | None) -> Step:
 def _is_new(state: StreamState) -> bool:
     """Whether a cut would hold something, or may answer somebody."""
     in_journal = state.copy_from != NO_POSITION or state.tail != state.position
-    return in_journal or (state.trees_changed and _may_take(state)) or _may_answer(state)
+    # That a tree is whole again may be all that there is to say, and nothing else asks for a cut then.
+    in_trees = (state.trees_changed or bool(state.lacking_trees)) and _may_take(state)
+    return in_journal or in_trees or _may_answer(state)
 
 
 def _may_take(state: StreamState) -> bool:

@@ -12,7 +12,7 @@ from cdp_container.errors import WatcherFailed
 from cdp_container.format.index import Record
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.names import Name, NameType, SkewedFile, name_added, name_gone
-from cdp_container.format.place import Place
+from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.records import make_record
 from cdp_container.format.segment import NewExtent
 from cdp_container.journal.position import Position
@@ -78,6 +78,8 @@ class SimTree:
     changes: int = 0
     ready: bool = True
     epoch: int = 0
+    base: Place = NOWHERE
+    ever: set[bytes] = field(default_factory=set)
     index: dict[bytes, tuple[bytes, bytes] | None] = field(default_factory=dict)  # None: not known any more
     noted: list[_Noted] = field(default_factory=list)
     batches: int = 0
@@ -136,15 +138,15 @@ class SimTree:
 
     def begin(self, epoch: int, base: Place) -> None:
         self._may_fail()
-        for noted in reversed(self.noted):
-            # A batch of an older epoch was settled or undone when the next one began.
-            if noted.cut > (base.cut if base else 0):
-                for path in noted.paths:
-                    self.index[path] = None
-        if epoch != self.epoch:
-            self.noted = []
+        if base in (self.base, NOWHERE) or base.epoch == self.epoch:
+            up_to = 0 if base in (self.base, NOWHERE) else base.cut
+            undone = [path for noted in self.noted if noted.cut > up_to for path in noted.paths]
         else:
-            self.noted = [noted for noted in self.noted if noted.cut <= base.cut]
+            up_to, undone = 0, list(self.ever)  # it knows nothing of that cut: everything is made anew
+        self.index.update(dict.fromkeys(undone))
+        # A batch of an older epoch is settled or undone when the next one begins.
+        self.noted = [noted for noted in self.noted if noted.cut <= up_to and epoch == self.epoch]
+        self.base = base if epoch != self.epoch else self.base
         self.epoch, self.ready = epoch, True
         self._may_fail()
 
@@ -169,7 +171,7 @@ class SimTree:
 
     def protected(self, epoch: int, cut: int) -> None:
         self._may_fail()
-        self.noted = [noted for noted in self.noted if noted.cut > cut]
+        self.noted = [noted for noted in self.noted if epoch != self.epoch or noted.cut > cut]
 
     def _may_fail(self) -> None:
         if self.rng.random() < self.failing:
@@ -185,6 +187,7 @@ class SimTree:
     def _batch(self, position: Position | None, paths: list[bytes], is_whole: bool) -> SimBatch:
         said: list[Record] = []
         content: dict[bytes, list[NewExtent]] = {}
+        self.ever.update(paths)
         for path in paths:
             known, found = self.index.get(path), self.now.get(path)
             if found is None:

@@ -180,6 +180,16 @@ def test_that_a_tree_is_whole_again_is_worth_a_cut() -> None:
     assert play.on(Tick(), after_seconds=100) == ()
 
 
+def test_a_tree_that_is_not_whole_is_asked_for_until_it_is() -> None:
+    """A watcher that was not there for a moment may have nothing to tell when it is back."""
+    play = whole()
+    play.on(TailMoved(at(100)), after_seconds=2)
+    play.on(CutRead(at(100), empty=False, reached=True, lacking_trees=TREES))
+    sealed_and_proven(play)
+    play.on(TreesLooked(ready=True, changed=False), after_seconds=2)
+    assert play.one(ReadCut).trees
+
+
 def test_more_is_asked_for_at_once() -> None:
     play = began()
     play.on(TreesLooked(ready=True, changed=True))
