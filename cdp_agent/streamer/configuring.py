@@ -78,6 +78,8 @@ class Configuring:
         assert owner is not None, "it is active"
         if not any(owner.config):
             return  # there is none to go by
+        if run.config not in (None, owner.config):
+            return  # it is being named: made of the one before, the next would take its changes back
         self._busy = True
 
         def work() -> Done:

@@ -307,3 +307,21 @@ def test_it_looks_at_nothing_that_is_not_ours_or_not_there(tmp_path: Path) -> No
     machine.run = replace(active, seen=replace(active.seen, config=bytes(32)))
     looker.poll()
     assert not machine.jobs
+
+
+def test_the_next_look_waits_until_the_last_one_is_named(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    looker, machine = configuring(site, renamed)
+    looker.poll()
+    machine.do()
+    (event,) = machine.told
+    assert isinstance(event, Configure)
+    before = machine.run.seen
+    assert before is not None
+    machine.run = replace(machine.run, config=event.config)
+    looker.look()
+    looker.poll()
+    assert not machine.jobs, "made of the one before, it would take the change back"
+    machine.run = replace(machine.run, seen=replace(before, config=event.config))
+    looker.poll()
+    assert machine.do() == 1
