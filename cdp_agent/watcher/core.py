@@ -83,6 +83,7 @@ class Watcher:
         self._anew_due_ns = 0
         self._undone: list[tuple[int, bytes]] = []
         self._undone_all = False
+        self._dead = False
         self.last_error = ""
         self.trees = [
             Tree(number, tree, Patterns(tree.include, tree.exclude))
@@ -266,7 +267,8 @@ class Watcher:
         for tree in self.trees:
             if tree.unwatched:
                 tree.scanned = False  # what changes from now on is not heard of
-        self._more += bool(not_whole)
+        self._dead = self._index.has_dead()
+        self._more += bool(not_whole) or self._dead
         self._publish()
         skewed = [file for key, file in sorted(outcome.skewed.items()) if key[0] not in not_whole]
         return Taken(
@@ -397,7 +399,7 @@ class Watcher:
 
     def _is_dirty(self) -> bool:
         waiting = any(tree.found or tree.deep or tree.suspended or tree.left for tree in self.trees)
-        return waiting or self.dirty.anything
+        return waiting or self._dead or self.dirty.anything
 
 
 def _remove_database(path: Path) -> None:

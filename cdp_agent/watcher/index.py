@@ -72,6 +72,16 @@ class NameRow(NamedTuple):
     stamp: bytes
     digest: bytes
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether the container was told of it as it is here: not where that was undone."""
+        return bool(self.digest)
+
+    @property
+    def may_be_directory(self) -> bool:
+        """Whether the container may have names below it."""
+        return self.type == DIRECTORY or not self.digest
+
 
 class FileRow(NamedTuple):
     """A file's content; `doubt`: how long its space is there is not known; `is_new`: there is none of it."""
@@ -208,6 +218,10 @@ class Index:
         self.run("DELETE FROM files WHERE tree=?", (number,))
         self.run("DELETE FROM names WHERE tree=?", (number,))
         self.run("UPDATE trees SET gone=1, root=NULL WHERE number=?", (number,))
+
+    def has_dead(self) -> bool:
+        """Whether the container is still to be told of spaces that are gone."""
+        return self.run("SELECT 1 FROM dead LIMIT 1").fetchone() is not None
 
     def take_dead(self, limit: int) -> list[bytes]:
         """Some spaces that the container is to be told to be gone; they are forgotten."""

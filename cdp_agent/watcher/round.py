@@ -19,7 +19,6 @@ from cdp_agent.watcher.gathered import Gathered
 from cdp_agent.watcher.index import (
     DIRECTORY,
     FILE,
-    GHOST,
     PAGE_ROWS,
     TYPE_NUMBERS,
     FileRow,
@@ -135,7 +134,7 @@ class Round:
             return self._gone(tree, path, row)
         if self.instant_ns and found.st_ctime_ns > self.instant_ns - RACY_NS:
             self.late.add((tree.number, path))
-        if row is not None and row.type == DIRECTORY and not stat.S_ISDIR(found.st_mode):
+        if row is not None and row.may_be_directory and not stat.S_ISDIR(found.st_mode):
             if not self._remove_below(tree, path):
                 return False
             self._events.forget(tree.number, path)
@@ -155,7 +154,7 @@ class Round:
         missing = []
         while True:
             row = self._index.name(tree.row, parent)
-            if row is not None and row.type == DIRECTORY:
+            if row is not None and row.type == DIRECTORY and row.is_certain:
                 break
             missing.append(parent)
             if not parent:
@@ -303,7 +302,7 @@ class Round:
     def _gone(self, tree: Tree, path: bytes, row: NameRow | None) -> bool:
         if row is None:
             return True
-        if row.type in (DIRECTORY, GHOST):
+        if row.may_be_directory:
             self._events.forget(tree.number, path)
             if not self._remove_below(tree, path):
                 return False

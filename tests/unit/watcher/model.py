@@ -103,10 +103,13 @@ class Container:
         return found
 
     def check(self) -> None:
-        """Every name but the root has its directory; no space is without a name."""
+        """Every name but the root has its directory, at every cut."""
         for tree, path in self.names:
             if path:
                 assert self.names[tree, path.rpartition(b"/")[0]].type is NameType.DIRECTORY, path
+
+    def check_spaces(self) -> None:
+        """No space is without a name, once all was told."""
         named = {said.space for said in self.names.values()}
         assert set(self.spaces) <= named, "a space that nobody names"
 
@@ -249,6 +252,7 @@ class Site:
 
     def assert_same(self) -> None:
         """The container has what the directory has."""
+        self.container.check_spaces()
         assert_same(self.container.entries(), directory_entries(self.tree))
 
     def close(self) -> None:

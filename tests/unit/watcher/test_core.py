@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cdp_agent.watcher.gathered import Limits
 from tests.unit.watcher.model import Site
 
 
@@ -63,3 +64,40 @@ def test_a_directory_that_only_got_an_attribute(site: Site) -> None:
     os.setxattr(site.tree / "a", "user.test", b"x")
     site.take()
     site.assert_same()
+
+
+def lost(site: Site) -> None:
+    """A batch is taken that comes into no cut."""
+    taken = site.watcher.take(site.epoch, site.place.cut + 1, True)
+    assert taken.fd is not None
+    os.close(taken.fd)
+
+
+def test_a_directory_whose_name_never_arrived_is_told_before_what_is_in_it(tmp_path: Path) -> None:
+    site = begun(Site(tmp_path))
+    (site.tree / "d").mkdir()
+    (site.tree / "d/f").write_bytes(b"x")
+    lost(site)
+    (site.tree / "d/f").write_bytes(b"y")
+    lost(site)
+    site.watcher._limits = Limits(records=1)
+    site.begin()
+    site.settle()
+    site.assert_same()
+    site.close()
+
+
+def test_a_directory_that_became_a_file_in_a_batch_that_never_arrived(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    (site.tree / "d").mkdir()
+    for number in range(10):
+        (site.tree / f"d/{number}").write_bytes(b"x")
+    begun(site)
+    shutil.rmtree(site.tree / "d")
+    (site.tree / "d").write_bytes(b"a file now")
+    lost(site)
+    site.watcher._limits = Limits(records=2)
+    site.begin()
+    site.settle()
+    site.assert_same()
+    site.close()
