@@ -45,7 +45,7 @@ class FileReader:
         self._gathered = gathered
         self._known: dict[int, tuple[bytes, int, int]] = {}
         self.read: dict[int, Captured] = {}
-        """What was read whole for this batch, by the row of its file."""
+        """What was read whole for this batch and has other names, by the row of its file."""
         self.unsteady: dict[tuple[bytes, bytes], SkewedFile] = {}
         """What changed while it was read, again and again."""
 
@@ -113,7 +113,8 @@ class FileReader:
             self.unsteady[key] = SkewedFile(tree.id, path, from_ns, self._clock.wall_ns())
         proven = stamp == begun and not is_racy(after, from_ns)
         captured = Captured(after, stamp, size, proven)
-        self.read[file.id] = captured
+        if after.st_nlink > 1:
+            self.read[file.id] = captured
         return captured
 
     def _restart(self, file: FileRow, inode: bytes, size: int) -> None:
@@ -135,7 +136,7 @@ class FileReader:
         known = self._known.get(file.id, (file.inode, file.size, file.doubt))
         if known != (inode, size, 0):
             self._index.set_file(file.id, inode, size)
-        self._known[file.id] = inode, size, 0
+            self._known[file.id] = inode, size, 0
 
     def _pass(self, reading: Reading) -> bool:
         gathered = self._gathered
