@@ -7,8 +7,8 @@ The rules between the two, for who calls:
 - Before `take` the journal's published tail is read. If the answer has no `position`, the cut is of that
   tail: nothing of the trees changed between the cut before and the take. Otherwise it is of `position`.
 - The batch of an answer goes into the cut that was named, unless `place` says another one first. The streamer
-  names one that never comes to be (`trees.NO_CUT`), and places the batch just before a cut takes it. One batch
-  has one cut, and a cut one batch; a batch that never goes into a cut is undone by the next `begin`.
+  names one that never comes to be (`trees.NO_CUT`), and places the batch just before a cut takes it. One
+  batch has one cut, and a cut one batch; a batch that never goes into a cut is undone by the next `begin`.
 - After any error, and when the page shows another generation: `begin` again with the same epoch, and as the
   base the newest cut of the epoch whose batch (or lack of one) was accepted; the epoch's own if none was.
 - `protected` lets the watcher forget what it would have to undo.
