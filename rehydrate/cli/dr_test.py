@@ -32,11 +32,12 @@ from rehydrate.flow import Flow
 from rehydrate.rehearsal import past
 from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Reviewed, command_of
 from rehydrate.rehearsal.counting import CountingStore, Counts
+from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.page import html_of
 from rehydrate.rehearsal.parts import Sampling
 from rehydrate.rehearsal.programs import Redaction, secrets_in
 from rehydrate.rehearsal.report import About, members_of
-from rehydrate.rehearsal.run import Asked, Found, Rehearsal, uninterrupted
+from rehydrate.rehearsal.run import Asked, Found, Rehearsal
 from rehydrate.rehearsal.stages import Stages
 from rehydrate.rehearsal.watch import Watch
 

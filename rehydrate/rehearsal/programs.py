@@ -17,6 +17,7 @@ from typing import IO, Final
 
 from cdp_container.clock import Clock
 from cdp_container.console import PASSPHRASE_VARIABLE
+from rehydrate.rehearsal.interrupts import uninterrupted
 
 EXCERPT_BYTES_MAX: Final = 4096
 KILL_SECONDS: Final = 5.0
@@ -90,6 +91,32 @@ def run_program(
     Raises OSError where it cannot be started.
     """
     began_ns = clock.boottime_ns()
+    code: int | None = None
+    started: _Started | None = None
+    data = b""
+    try:
+        with uninterrupted():  # one that was started and is not known yet would be left running
+            started = _started(words, environment, directory, hide)
+        code = started.process.wait(limit_seconds)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        if started is not None:
+            _end_group(started.process)
+            data = started.tail.ended()
+    seconds = (clock.boottime_ns() - began_ns) / 1e9
+    return Ended(code, seconds, data[-EXCERPT_BYTES_MAX:].decode(errors="replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    process: subprocess.Popen[bytes]
+    tail: _Tail
+
+
+def _started(
+    words: Sequence[str], environment: Mapping[str, str], directory: Path, hide: Redaction
+) -> _Started:
     process = subprocess.Popen(
         list(words),
         stdin=subprocess.DEVNULL,
@@ -100,17 +127,7 @@ def run_program(
         start_new_session=True,
     )
     assert process.stdout is not None
-    tail = _Tail(process.stdout, hide)
-    code: int | None = None
-    try:
-        code = process.wait(limit_seconds)
-    except subprocess.TimeoutExpired:
-        code = None
-    finally:
-        _end_group(process)
-        data = tail.ended()
-    seconds = (clock.boottime_ns() - began_ns) / 1e9
-    return Ended(code, seconds, data[-EXCERPT_BYTES_MAX:].decode(errors="replace"))
+    return _Started(process, _Tail(process.stdout, hide))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -5,14 +5,10 @@ How stages are measured, done and shown stands beside this; what is told of them
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Final
 
 from cdp_container.clock import Clock
 from cdp_container.domain.contents import Contents
@@ -30,6 +26,7 @@ from rehydrate.flow import Flow
 from rehydrate.plan import Choice, Totals, candidates
 from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.rehearsal.checks import Checks, Reviewed, told_of
+from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, Part, Restored, Sampling, Verdict
 from rehydrate.rehearsal.programs import Redaction
 from rehydrate.rehearsal.stages import CHECKS, CLEAN_UP, CONTENT, METADATA, NAMESPACE, Stages
@@ -40,7 +37,6 @@ from rehydrate.restore import Source
 from rehydrate.wanted import Wanted
 
 Tell = Callable[[str], None]
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,24 +302,3 @@ def notes_of(container: Container, contents: Contents, made: RestorePlan) -> Seq
     """What whoever chose this point should be told."""
     broken = [f"{one.key}: {one.error.why}" for one in contents.broken.values()]
     return [*container.history.notes, *contents.notes, *broken, *made.notes]
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A block that signals do not interrupt; what came meanwhile takes its way at its end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        came.append(number)
-
-    before = {number: signal.signal(number, note) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +60,28 @@ def test_one_that_hangs_ends_with_all_that_it_started(
     ended = run(script, tmp_path, limit_seconds=1.0)
     assert ended.exit_code is None
     wait_until(lambda: not is_alive(int(ended.excerpt)), "the child is dead", 30)
+
+
+def test_an_interruption_while_it_is_started_leaves_none_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, pids = subprocess.Popen, []
+
+    def started(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 (passed on)
+        process = real(*arguments, **options)
+        pids.append(process.pid)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("import signal; signal.pause()", tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (pid,) = pids
+    wait_until(lambda: not is_alive(pid), "it is dead", 30)
 
 
 def test_what_it_leaves_running_ends_with_it(tmp_path: Path) -> None:
