@@ -73,7 +73,9 @@ class Gathered:
 
     def name(self, tree_row: int, path: bytes, record: Record) -> None:
         """What the container is told of a name; the last word counts."""
-        self._names[tree_row, path] = record
+        # orjson leaves the room that it asked for, 4 KiB, with the value: a copy has its own size.
+        value = bytes(memoryview(record.value))
+        self._names[tree_row, path] = Record(record.name, record.key, value, record.critical)
 
     def tree(self, tree_row: int, record: Record) -> None:
         """What the container is told of a tree."""
