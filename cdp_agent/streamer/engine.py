@@ -360,6 +360,8 @@ class Engine:
             case ot.Activated(record, end):
                 self._epoch = Epoch(record, end)
                 self.shown.troubles.clear()
+                if end.warning:
+                    self._noted.trouble("ledger", end.warning)
                 self.shown.standing = "owning the domain"
             case ot.Proven(place):
                 self.tell(st.CutProven(place))

@@ -101,11 +101,18 @@ def describe(
         "not_whole": [names[space] for space in engine.not_whole],
         "trees": _trees(engine, identity),
         "window_bytes": steps.window_bytes(stream),
-        "troubles": dict(engine.shown.troubles),
+        "troubles": _troubles(engine),
         "last_error": engine.shown.last_error,
         "last_error_ns": engine.shown.last_error_ns,
         "counters": asdict(engine.counters),
     }
+
+
+def _troubles(engine: Engine) -> dict[str, str]:
+    """Why things fail, by topic. A ledger that a claim could not read stays until another claim can."""
+    end = engine.run.end
+    lasting = {"ledger": end.warning} if end is not None and end.warning else {}
+    return engine.shown.troubles | lasting
 
 
 def _with_trees(lag_seconds: float | None, trees: Trees | None, wall_ns: int) -> float | None:

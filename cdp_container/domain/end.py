@@ -19,6 +19,7 @@ class End:
             where capture resumes.
         stopped_by: why the run ended there, for people ("" where the next key is simply free).
         packed_ns: when a cut that was collected was taken, by its writer's clock; 0 where no pack was asked.
+        unread: why the ledger in force could not be read, where this was found without it ("" where not).
     """
 
     place: Place = NOWHERE
@@ -26,8 +27,19 @@ class End:
     preamble: Preamble | None = None
     stopped_by: str = ""
     packed_ns: int = 0
+    unread: str = ""
 
     @property
     def time_ns(self) -> int:
         """When the cut was taken, by its writer's clock; 0 where that is not known."""
         return self.packed_ns if self.preamble is None else self.preamble.cut_time_ns
+
+    @property
+    def warning(self) -> str:
+        """What somebody has to mend before all is well, for people; "" where nothing."""
+        if not self.unread:
+            return ""
+        return (
+            f"where the epoch before ends was found without the ledger in force: {self.unread}; until it is "
+            "back nothing is collected, and what it tells of cannot be restored"
+        )

@@ -45,11 +45,13 @@ class Collected:
         ledger: what was collected.
         cuts: the complete cuts among that of which a pack holds a record, by (epoch, seq).
         times_ns: when they were taken, likewise.
+        unread: why the ledger could not be read, where the end is looked for without it.
     """
 
     ledger: Ledger = NO_LEDGER
     cuts: Mapping[tuple[int, int], Place] = field(default_factory=dict)
     times_ns: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    unread: str = ""
 
     def end_at(self, place: Place) -> End:
         """A cut of which the last segment was collected, as an end."""
@@ -241,6 +243,21 @@ def _is_forgotten(place: Place, collected: Collected) -> bool:
     gone = collected.ledger.is_collected(place.epoch, place.seq)
     retired = collected.ledger.is_retired(place.epoch, place.seq)
     return retired or (gone and collected.cuts.get((place.epoch, place.seq)) != place)
+
+
+def is_by_name(store: Store, domain: bytes, epoch: int, protected: Place) -> bool:
+    """Whether the end of `epoch` can be told from what is there by name, whatever was collected.
+
+    Nothing at or beyond `protected` is ever collected or retired: so where the look begins there, or at a
+    base that is no older, and that cut's segment is there. Raises what the store raises.
+    """
+    if not protected:
+        return False
+    try:
+        start = protected if protected.epoch == epoch else _base_of(store, domain, epoch)
+        return start >= protected and bool(_proven_segment(store, domain, start))
+    except (MissingObject, *_UNREADABLE):
+        return False
 
 
 def _proven_segment(store: Store, domain: bytes, place: Place) -> StoredSegment:

@@ -7,17 +7,35 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Final
 
-from cdp_container.domain.ends import Collected
+from cdp_container.domain.ends import Collected, is_by_name
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.history import History, read_domain, read_history
 from cdp_container.domain.ledgers import Ledger, read_ledger, read_named
-from cdp_container.errors import DamagedObject
+from cdp_container.errors import (
+    DamagedObject,
+    ForeignObject,
+    KeyMissing,
+    LimitExceeded,
+    MissingObject,
+    NewerFormat,
+)
 from cdp_container.format.domain import ObjectName, Owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Store
+
+_UNREADABLE: Final = (
+    MissingObject,
+    DamagedObject,
+    ForeignObject,
+    NewerFormat,
+    LimitExceeded,
+    KeyMissing,
+)
+"""What is wrong with a ledger, not with the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +75,17 @@ def collected_by(
 ) -> Collected:
     """What the end of `epoch`, looked for from `protected` on, depends on by the ledger of this name.
 
-    Raises MissingObject, DamagedObject, KeyMissing and their kin: it cannot be read, so nobody can tell what
-    was collected from what is lost.
+    A ledger that cannot be read keeps nobody out where the end can be told by names (`is_by_name`).
+
+    Raises MissingObject, DamagedObject, KeyMissing and their kin: it cannot be read, and elsewhere nobody can
+    tell what was collected from what is lost.
     """
-    ledger = read_named(store, domain, name, keys)
+    try:
+        ledger = read_named(store, domain, name, keys)
+    except _UNREADABLE as error:
+        if not is_by_name(store, domain, epoch, protected):
+            raise
+        return Collected(unread=str(error))
     first = protected.seq if protected.epoch == epoch else 1
     is_packed = ledger.is_collected(protected.epoch, protected.seq) or ledger.reaches_beyond(epoch, first)
     if protected and not is_packed:

@@ -110,6 +110,8 @@ class OwnerRunner:
             match self._next_news():
                 case ot.Activated() as activated:
                     self._asking = False
+                    if activated.end.warning:
+                        self._say(activated.end.warning)
                     return activated
                 case ot.Waiting(owner, until_ns):
                     left_seconds = max(0, until_ns - self._clock.boottime_ns()) // 1_000_000_000

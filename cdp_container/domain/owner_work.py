@@ -5,6 +5,7 @@ No decision is made here, and nothing is repeated: what a failure means is for `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeAlias
 
 from cdp_container.domain.ends import find_end, highest_epoch
@@ -106,7 +107,8 @@ def do_work(patient: Store, prompt: Store, domain: bytes, effect: OwnerWork, key
         match effect:
             case FindEnd(epoch, protected, ledger):
                 collected = collected_by(patient, domain, ledger, epoch, protected, keys)
-                return EndFound(find_end(patient, domain, epoch, protected, collected))
+                end = find_end(patient, domain, epoch, protected, collected)
+                return EndFound(replace(end, unread=collected.unread))
             case WriteEpoch(record):
                 prompt.put_new(epoch_key(record.epoch), build_epoch_record(record))
                 return EpochWritten()

@@ -95,6 +95,72 @@ def test_without_its_ledger_no_end_is_found(fault: str, encrypted: bool) -> None
         assert name.key in event.why
 
 
+def after_a_lost_ledger(world: World) -> tuple[int, Place]:
+    """An epoch with a proven cut and one behind it; the ledger that tells of the epoch before is gone."""
+    world.collect(1, 3, retired=[(1, 2)])
+    epoch = world.begin(world.cuts[-1])
+    proven = world.cut()
+    world.site.protect(proven)
+    assert world.site.owner.ledger is not None
+    world.store.delete(world.site.owner.ledger.key)
+    return epoch, proven
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_lost_ledger_keeps_nobody_out_of_an_epoch_that_has_a_proven_cut(encrypted: bool) -> None:
+    """Nothing at or beyond what is protected is ever collected or retired."""
+    world = World(encrypted)
+    epoch, proven = after_a_lost_ledger(world)
+    assert world.find(epoch).place == proven
+    newest = world.cut()
+    found = world.find(epoch)
+    assert (found.place, found.stopped_by) == (newest, "")
+    assert "without the ledger in force" in found.warning
+    assert ledger_key(1, 1) in found.warning
+
+
+def test_nor_out_of_one_that_has_no_cut_yet() -> None:
+    """An idle owner that restarts twice."""
+    world = World()
+    epoch, proven = after_a_lost_ledger(world)
+    epoch = world.begin(proven)
+    found = world.find(epoch)
+    assert (found.place, bool(found.warning)) == (proven, True)
+    newest = world.cut()
+    assert world.find(epoch).place == newest
+
+
+def test_a_base_that_is_older_than_what_is_protected_needs_it() -> None:
+    """It may be retired, and still be there by name."""
+    world = World()
+    epoch, proven = after_a_lost_ledger(world)
+    epoch = world.begin(world.cuts[4])
+    event = world.work(world.effect(epoch, proven))
+    assert isinstance(event, WorkFailed)
+    assert event.failure is Failure.LOST
+
+
+def test_a_lost_ledger_is_demanded_where_the_proven_cut_is_not_there() -> None:
+    for fault in ("lost", "damaged", "accepted"):
+        world = World()
+        epoch, proven = after_a_lost_ledger(world)
+        key = segment_key(epoch, proven.seq)
+        data = world.store.get(key).data
+        if fault != "accepted":
+            world.store.delete(key)
+        if fault == "damaged":
+            world.store.put_new(key, data[:60])
+        event = world.work(world.effect(epoch, NOWHERE if fault == "accepted" else None))
+        assert isinstance(event, WorkFailed), fault
+        assert (event.failure, ledger_key(1, 1) in event.why) == (Failure.LOST, True), fault
+
+
+def test_a_ledger_that_is_there_is_not_warned_of() -> None:
+    world = World()
+    world.collect(1, 3)
+    assert world.find(1).warning == ""
+
+
 def test_a_sealed_ledger_needs_the_index_key() -> None:
     world = World(encrypted=True)
     world.collect(1, 3)

@@ -25,8 +25,15 @@ from cdp_container.errors import (
     StoreThrottled,
     StoreUnavailable,
 )
-from cdp_container.format.domain import Owner, OwnerState, build_owner, parse_epoch_record, parse_owner
-from cdp_container.format.keys import OWNER_KEY, epoch_key
+from cdp_container.format.domain import (
+    ObjectName,
+    Owner,
+    OwnerState,
+    build_owner,
+    parse_epoch_record,
+    parse_owner,
+)
+from cdp_container.format.keys import OWNER_KEY, epoch_key, ledger_key
 from cdp_container.store.memory import MemoryStore
 from tests.containers import Site, write
 from tests.waiting import wait_until
@@ -351,6 +358,16 @@ def test_lost_cuts_end_it_unless_that_is_accepted(world: World, lines: list[str]
         activated = runner.take_over(ot.TakeOver(accept_loss=True))
     assert activated.record.base == world.cuts[-2]
     assert "lost" in activated.record.reason
+
+
+def test_a_takeover_without_the_ledger_is_told(world: World, lines: list[str]) -> None:
+    missing = ObjectName(ledger_key(1, 1), b"l" * 32)
+    world.site.write_owner(protected=world.cuts[-1], ledger=missing)
+    with runner_of(world, lines) as runner:
+        activated = runner.take_over(world.forced())
+    assert activated.record.base == world.cuts[-1]
+    assert "without the ledger in force" in lines[-1]
+    assert missing.key in lines[-1]
 
 
 def test_a_disk_that_stays_full_ends_a_takeover(

@@ -66,6 +66,25 @@ def test_a_pass_through_the_real_streamer_and_what_the_next_run_inherits(tmp_pat
         assert (owned(site).plan, owned(site).ledger) == (None, ledger)
 
 
+def test_a_lost_ledger_does_not_keep_the_owner_out_and_is_shown(tmp_path: Path) -> None:
+    site = AgentSite(tmp_path)
+    with site.streaming():
+        site.write(0, 0, b"data" * 1024)
+        site.flush()
+        assert ask(site, name_plan(owned(site), 1, b"p" * 32)) == {"ok": True}
+        ledger = put_ledger(site)
+        assert ask(site, execute_plan(owned(site), ledger)) == {"ok": True}
+    before = owned(site)
+    site.store.delete(ledger.key)
+    site.begin_generation()
+    with site.streaming():
+        facts = site.facts_once(lambda facts: "ledger" in facts.get("troubles", {}), "it says so")
+        site.write(0, 0, b"more" * 1024)
+        site.flush()
+        assert owned(site).epoch > before.epoch
+    assert ledger.key in facts["troubles"]["ledger"]
+
+
 def before_of(owner: Owner, epoch: int) -> Owner:
     return replace(owner, epoch=epoch)
 
