@@ -144,7 +144,10 @@ def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts, any
         read = read_copy(store, facts, keys)
         return Container(store, read.history, keys, bool(key_block), read.ledger)
     ledger = read_ledger(store, facts.owner, keys) if readable else NO_LEDGER
-    collected = collected_of(store, facts.owner, keys, ledger)
+    if replica:  # any cut may be the newest that is whole, whichever epoch it is of
+        collected = all_collected(store, domain, keys, ledger)
+    else:
+        collected = collected_of(store, facts.owner, keys, ledger)
     history = (read_replica if replica else read_history)(store, facts, collected)
     if history.lost is not None and not replica:
         # What is left may end at any cut, so everything that packs remember is asked.

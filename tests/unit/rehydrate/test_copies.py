@@ -15,6 +15,7 @@ from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Container, Secret, open_container
+from rehydrate.failover import Asked, wish_of
 from rehydrate.plan import Choice
 from rehydrate.points import plan_restore, scope_of
 from rehydrate.restore import Source
@@ -92,6 +93,32 @@ def test_an_owner_that_came_before_all_else(tmp_path: Path) -> None:
     container = past.opened(copy)
     assert container.history.newest == past.newest[0]
     assert "read by no ledger" in container.history.notes[-1]
+    past.restores(container, tmp_path)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_who_takes_over_sees_a_packed_point_that_the_epoch_in_force_begins_at(
+    tmp_path: Path, encrypted: bool
+) -> None:
+    """A failover to a kept point, and then one to another zone before the new epoch has a cut."""
+    past = Past(encrypted)
+    site = past.site
+    site.cut([site._random_write()], marker="keep")
+    site.busy(25)
+    for _ in range(2):
+        past.collect(tmp_path / "a")
+        site.busy(25)
+    stored = past.objects()
+    packed = [
+        place
+        for place in sorted(set(site.images) - site.gone)
+        if segment_key(place.epoch, place.seq) not in stored
+    ]
+    site.begin_epoch(base=packed[-1])
+    site.protect(packed[-1])
+    container = past.opened(past.objects(), any_ledger=False)
+    assert container.history.newest == packed[-1]
+    assert wish_of(Asked("site-b", "", "", None, False), container.history, packed[-1], 1).base == packed[-1]
     past.restores(container, tmp_path)
 
 
