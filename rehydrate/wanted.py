@@ -34,6 +34,12 @@ def check_known(contents: Contents, wanted: Wanted) -> None:
             if name not in known and name not in ids:
                 why = f"no point that could be meant has it; there are: {', '.join(sorted(known)) or 'none'}"
                 raise NoSuchVolume(f"find the {noun} {name!r}", why)
+    if wanted.volumes and trees and not volumes:
+        raise NoSuchVolume(
+            "find a volume",
+            f"no point that could be meant has one; there are trees: {', '.join(sorted(trees))}",
+            "`rehydrate restore ADDRESS --tree NAME=DIRECTORY` restores a tree, and shows its totals",
+        )
 
 
 def unfit(volumes: Sequence[Volume], trees: Sequence[Tree], wanted: Wanted) -> str:

@@ -40,7 +40,7 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         + ("the passphrase:" if identity.key_block else "nothing else:"),
         "",
         f"    rehydrate points {quoted}",
-        f"    rehydrate plan {quoted}",
+        *([f"    rehydrate plan {quoted}"] if volumes else []),
         *(
             f"    rehydrate restore {quoted} --volume {item.name} --target {item.name}.raw"
             for item in volumes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from cdp_agent.cli.init import PENDING_NAME, initialise
 from cdp_agent.cli.kit import recovery_kit, refuse_existing, show_kit
 from cdp_container.clock import SystemClock
-from cdp_container.domain.identity import IDENTITY_NAME, load_identity
+from cdp_container.domain.identity import IDENTITY_NAME, TreeIdentity, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.retention import Retention, parse_retention
 from cdp_container.domain.settings import AgentSettings, parse_settings
@@ -247,6 +248,11 @@ def test_the_kit_names_all_that_is_needed_and_no_secret(tmp_path: Path) -> None:
     assert identity.domain.hex() in text
     assert PASSPHRASE not in text
     assert identity.index_key.hex() not in text
+    alone = recovery_kit(
+        replace(identity, sources=(), trees=(TreeIdentity("home", "/h", b"t" * 16),)), "/c", None
+    )
+    assert "--tree home=DIRECTORY" in alone
+    assert "rehydrate plan" not in alone, "it is of volumes"
 
 
 def test_an_init_that_dies_between_its_two_local_files_can_be_repeated(

@@ -63,6 +63,15 @@ def test_options_that_make_no_sense(run: Run, site: Site, place: Path, options: 
     assert run("restore", place, *options)[0] == 2
 
 
+@pytest.mark.parametrize("words", [["plan"], ["restore", "--target", "x.raw"]], ids=" ".join)
+def test_a_volume_of_a_domain_of_trees_alone(run: Run, site: Site, place: Path, words: list[str]) -> None:
+    small_tree(site).cut()
+    code, _, stderr = run(words[0], place, *words[1:])
+    assert code == 14
+    assert "there are trees: home" in stderr
+    assert "--tree NAME=DIRECTORY" in stderr
+
+
 def test_a_tree_that_is_not_there(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
     small_tree(site).cut()
     code, _, stderr = run("restore", place, "--tree", f"house={tmp_path / 'to'}")
