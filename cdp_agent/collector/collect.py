@@ -18,7 +18,7 @@ from cdp_agent.collector.choose import (
     is_worth_a_plan,
 )
 from cdp_agent.collector.counting import past_of
-from cdp_agent.collector.inventory import take_inventory
+from cdp_agent.collector.inventory import counted_keys, take_inventory
 from cdp_agent.collector.pass_objects import read_runs
 from cdp_agent.collector.pass_types import Around, Found, Passed, Wishes
 from cdp_agent.collector.past import (
@@ -32,7 +32,7 @@ from cdp_agent.collector.warmth import groups_of
 from cdp_agent.collector.whole_frames import LIVE_SHARE_WHOLE, copied_whole
 from cdp_agent.collector.writing import Writing
 from cdp_container.domain.clock_doubt import ClockLook, clock_doubt
-from cdp_container.domain.collecting import carry_out, require_replicas, settle
+from cdp_container.domain.collecting import carry_out, require_replicas, settle, wait_for_counted
 from cdp_container.domain.ends import Collected
 from cdp_container.domain.history import History, read_domain, read_history
 from cdp_container.domain.ledgers import ledger_of
@@ -65,6 +65,8 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
     if elsewhere:
         return Passed(elsewhere, None)
     owner, before = settle(around.collector)
+    if before is not None and before.lost:
+        around.report(f"{before.lost} was to be finished, and is gone; what it named goes with a later plan")
     looks = [look_at_clocks(around)]
     _refuse_doubt(looks, around.store_seen_ns)
     now_ns = looks[0].store_ns
@@ -77,6 +79,8 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
         tables, found = look_around(around, wishes, remembered, owner, holds, now_ns)
         if not is_worth_a_plan(found.chosen):
             return Passed("there is nothing to collect", before, found, store_ns=now_ns)
+        counted = _counted(found)
+        wait_for_counted(around.collector, counted)  # before packs are written that come to nothing
         is_enough = found.chosen.copied_bytes >= wishes.part_bytes_min
         groups = groups_of(remembered, found.history, found.alive, is_enough)
         writing = Writing(around, wishes, tables, found, groups)
@@ -84,12 +88,20 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
         looks.append(look_at_clocks(around))
         _refuse_doubt(looks, around.store_seen_ns)
         around.report(f"{len(plan.victims)} objects are to go; the plan is named, and waits")
-        finished = carry_out(around.collector, found.history.owner, plan, found.spared, wishes.grace_seconds)
+        finished = carry_out(
+            around.collector, found.history.owner, plan, found.spared, counted, wishes.grace_seconds
+        )
     except CacheDamaged as error:
         raise _forgotten(remembered, error) from error
     finally:
         remembered.close()
     return Passed("", before, found, finished, writing.counted, looks[-1].store_ns)
+
+
+def _counted(found: Found) -> set[str]:
+    """What the plan's ledger counts of what is there now."""
+    past, protected = past_of(found.history), found.history.owner.protected
+    return set(counted_keys(past, found.ledger, protected)).difference(found.chosen.victims)
 
 
 def _elsewhere(around: Around) -> str:

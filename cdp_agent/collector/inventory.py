@@ -25,6 +25,7 @@ from cdp_container.format.keys import (
     parse_key,
     segment_key,
 )
+from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.store.api import Found, Store
 
@@ -102,6 +103,15 @@ def _needed(past: Past, ledger: Ledger) -> Iterator[str]:
     for epoch, last in past.lasts.items():
         for seq in range(1, last + 1):
             if not ledger.is_collected(epoch, seq):
+                yield segment_key(epoch, seq)
+
+
+def counted_keys(past: Past, ledger: Ledger, protected: Place) -> Iterator[str]:
+    """Segments up to `protected` that were not collected, and the packs in force: what readers count on."""
+    yield from ledger.packs
+    for epoch, last in past.lasts.items():
+        for seq in range(1, last + 1):
+            if not ledger.is_collected(epoch, seq) and (epoch, seq) <= (protected.epoch, protected.seq):
                 yield segment_key(epoch, seq)
 
 

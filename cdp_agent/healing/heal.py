@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.collector.counting import past_of
+from cdp_agent.collector.inventory import counted_keys
 from cdp_agent.collector.packing import CutFacts, cut_record, epoch_record
 from cdp_agent.collector.pass_objects import PassObjects, read_runs
 from cdp_agent.collector.pass_types import Around
@@ -33,7 +36,14 @@ from cdp_container.errors import CollectionStopped, NotFound
 from cdp_container.format.domain import ObjectName
 from cdp_container.format.holds import Hold
 from cdp_container.format.index import Run
-from cdp_container.format.keys import KeyKind, pack_key, parse_key, segment_key
+from cdp_container.format.keys import (
+    LOG_PREFIX,
+    PACKS_PREFIX,
+    KeyKind,
+    pack_key,
+    parse_key,
+    segment_key,
+)
 from cdp_container.format.layout import RunKind
 from cdp_container.format.pack import PackRecord
 from cdp_container.format.preamble import Preamble
@@ -276,7 +286,14 @@ class _Healing:
         ledger = self._objects.put_ledger(self._runs(before))
         packs = list(self.packs.values())
         plan = self._objects.plan(ledger, packs, (), holds, around.clock.wall_ns())
-        carry_out(around.collector, owner, plan, frozenset(), 0.0)
+        carry_out(around.collector, owner, plan, frozenset(), self._counted(), 0.0)
+
+    def _counted(self) -> set[str]:
+        """What the ledger goes on counting and is here, which something else that is damaged may not be."""
+        past, protected = past_of(self._opened.history), self._owner.protected
+        counted = set(counted_keys(past, self._opened.ledger, protected)).difference(self.packs)
+        listed = (self._around.store.list(prefix) for prefix in (LOG_PREFIX, PACKS_PREFIX))
+        return counted.intersection(found.key for found in chain.from_iterable(listed))
 
     def _runs(self, before: Iterable[Run]) -> Iterator[Run]:
         """Those in force, less the packs that are healed, and each healed segment as a run of its own."""

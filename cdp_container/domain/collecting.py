@@ -18,7 +18,6 @@ from cdp_container.errors import (
     CollectionStopped,
     Contention,
     DamagedObject,
-    MissingObject,
     NotFound,
     ObjectLocked,
     PreconditionFailed,
@@ -35,7 +34,14 @@ from cdp_container.format.gc import (
     plan_digest,
 )
 from cdp_container.format.holds import Hold
-from cdp_container.format.keys import OWNER_KEY, gc_final_key, gc_key, ledger_key
+from cdp_container.format.keys import (
+    LOG_PREFIX,
+    OWNER_KEY,
+    PACKS_PREFIX,
+    gc_final_key,
+    gc_key,
+    ledger_key,
+)
 from cdp_container.store.api import Store
 
 CONFIRM_ROUNDS: Final = 30
@@ -75,11 +81,13 @@ class Finished:
         gone: keys that were deleted.
         kept: how many were not, for holds.
         locked: keys that the store keeps until then by its clock; None: not known.
+        lost: the key of the plan where it executed and is gone; nothing was deleted then.
     """
 
     gone: Sequence[str]
     kept: int
     locked: Mapping[str, int | None] = field(default_factory=dict)
+    lost: str = ""
 
     @property
     def deleted(self) -> int:
@@ -128,10 +136,36 @@ def require_replicas(collector: Collector, owner: Owner) -> None:
             raise _stopped(f"{store.address} has not got {newest} yet")
 
 
+def wait_for_counted(collector: Collector, counted: Collection[str]) -> None:
+    """Every replica has what a plan's ledger goes on counting. Raises CollectionStopped.
+
+    By the new ledger a reader there would else find no point that is whole, and by then the old ones are
+    retired. One listing per replica; what it omits is asked for by name.
+
+    `counted`: keys of segments up to `protected`, and of packs.
+    """
+    lacks = []
+    for store in collector.replicas:
+        absent = set(counted)
+        for prefix in (LOG_PREFIX, PACKS_PREFIX):
+            for found in store.list(prefix):
+                absent.discard(found.key)
+        lacks += [_not_yet(store, key) for key in sorted(absent)]
+    _wait(collector, lacks)
+
+
 def carry_out(
-    collector: Collector, owner: Owner, plan: Plan, spared: Collection[str], grace_seconds: float
+    collector: Collector,
+    owner: Owner,
+    plan: Plan,
+    spared: Collection[str],
+    counted: Collection[str],
+    grace_seconds: float,
 ) -> Finished:
-    """Steps 4 to 10. `owner`: as it was when the plan was made; `spared`: see `fault_of_plan`."""
+    """Steps 4 to 10, of a plan that was made when `owner` stood.
+
+    `spared`: see `fault_of_plan`; `counted`: see `wait_for_counted`.
+    """
     fault = fault_of_plan(plan, owner, spared)
     if fault:  # a mistake of ours: the last look before anything is named
         raise _stopped(fault)
@@ -142,7 +176,9 @@ def carry_out(
     owner = read_owner(collector)
     if owner.plan is None or owner.plan.digest != plan_digest(data) or owner.epoch != plan.epoch:
         raise _stopped("the plan that was named is not named any more")
-    _look_for(collector, [plan.ledger, *plan.packs])
+    wait_for_counted(collector, counted)
+    # The plan, too: whoever takes a replica over while it executes finishes it there.
+    _look_for(collector, [gc_key(plan.epoch, plan.n), plan.ledger.key, *(name.key for name in plan.packs)])
     if promises_late(plan, collector.holds()):
         collector.change(end_plan(owner))
         raise _stopped("a point was held for an operator since it began, and its plan may retire that point")
@@ -154,8 +190,17 @@ def carry_out(
 
 
 def finish(collector: Collector, owner: Owner) -> Finished:
-    """Steps 8 to 10 of a plan that executes, whoever made it and however far it was."""
-    plan, digest = _read_plan(collector, owner)
+    """Steps 8 to 10 of a plan that executes, whoever made it and however far it was.
+
+    One that is gone ends without a delete: its ledger is in force, by which nobody counts its victims, and
+    they are victims of a later plan.
+    """
+    read = _read_plan(collector, owner)
+    if read is None:
+        assert owner.plan is not None
+        collector.change(end_plan(owner))
+        return Finished((), 0, lost=gc_key(owner.plan.epoch, owner.plan.n))
+    plan, digest = read
     final = _final_list(collector, plan, digest)
     if final.delete:
         _wait_for_owners(collector, plan)
@@ -173,15 +218,16 @@ def finish(collector: Collector, owner: Owner) -> Finished:
     return Finished(gone, len(final.kept), locked)
 
 
-def _read_plan(collector: Collector, owner: Owner) -> tuple[Plan, bytes]:
+def _read_plan(collector: Collector, owner: Owner) -> tuple[Plan, bytes] | None:
+    """The plan that executes and its digest; None where it is gone. Raises DamagedObject."""
     named = owner.plan
     assert named is not None
     assert named.state is PlanState.EXECUTING, named
     key = gc_key(named.epoch, named.n)
     try:
         data = collector.store.get(key).data
-    except NotFound as error:
-        raise MissingObject(key, "this plan executes, and it is gone") from error
+    except NotFound:
+        return None
     if plan_digest(data) != named.digest:
         raise DamagedObject(key, f"it has not the digest by which {OWNER_KEY} names it")
     plan = parse_plan(data, key, collector.domain)
@@ -244,16 +290,16 @@ class _Lack:
     is_over: Callable[[], bool]
 
 
-def _look_for(collector: Collector, names: Sequence[ObjectName]) -> None:
-    """What the plan wrote is here, and comes to every replica. Raises CollectionStopped."""
-    for name in names:
-        if not is_there(collector.store, name.key):
-            raise _stopped(f"{collector.store.address} has not got {name.key}")
-    _wait(collector, [
-        _Lack(f"{store.address} has not got {name.key} yet", partial(is_there, store, name.key))
-        for store in collector.replicas
-        for name in names
-    ])  # fmt: skip
+def _look_for(collector: Collector, keys: Sequence[str]) -> None:
+    """What the pass wrote is here, and comes to every replica. Raises CollectionStopped."""
+    for key in keys:
+        if not is_there(collector.store, key):
+            raise _stopped(f"{collector.store.address} has not got {key}")
+    _wait(collector, [_not_yet(store, key) for store in collector.replicas for key in keys])
+
+
+def _not_yet(store: Store, key: str) -> _Lack:
+    return _Lack(f"{store.address} has not got {key} yet", partial(is_there, store, key))
 
 
 def _wait_for_owners(collector: Collector, plan: Plan) -> None:

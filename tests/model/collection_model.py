@@ -47,6 +47,7 @@ from tests.model.collection_pass import (
     Get,
     Head,
     ListAll,
+    ListReplica,
     Meaning,
     New,
     Pass,
@@ -80,7 +81,8 @@ class Budget:
         operators: holds of X for a year.
         takeovers: by the other site; with `older`, also ones that go on from X.
         crashes, losses: of collectors; of replies, requests and names in a listing.
-        replica: there is one, and writes, deletes and `domain/owner` reach it in any order, or never.
+        replica: there is one, and writes, deletes and `domain/owner` reach it in any order, or never; the
+            newest segment is on its way there.
     """
 
     passes: int = 2
@@ -179,8 +181,8 @@ def first_world(budget: Budget) -> World:
         base=NO_BASE,
         late=frozenset(),
         allowed=frozenset(),
-        behind=frozenset(),
-        copied=frozenset({OLD, NEW}),
+        behind=frozenset({New(NEW, b"")} if budget.replica else ()),
+        copied=frozenset({OLD}),
         told=(),
         left=tuple((name, getattr(budget, name)) for name in counts),
     )
@@ -274,6 +276,8 @@ class Model:
                 yield self._changed(world, change)
             case ListAll():
                 yield world, _listed(world)
+            case ListReplica():
+                yield world, tuple(sorted(world.copied))
 
     def _got(self, world: World, key: str, replica: bool) -> Reply:
         if key != OWNER_KEY:

@@ -112,7 +112,11 @@ class ListAll(NamedTuple):
     """The names of all that is there, and which older cut an epoch was begun from (NO_BASE: none)."""
 
 
-Question: TypeAlias = Get | Head | New | Delete | ReadHolds | Change | ListAll
+class ListReplica(NamedTuple):
+    """The names of all that the replica has."""
+
+
+Question: TypeAlias = Get | Head | New | Delete | ReadHolds | Change | ListAll | ListReplica
 Reply: TypeAlias = "bytes | str | tuple[object, ...] | None"
 """Bytes, a listing, a roster; None for done; or one of these words."""
 MISSING: Final = "404"
@@ -189,7 +193,10 @@ class Script:
         raise AssertionError("not asked")
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[Found]:
-        raise AssertionError("the symbols are listed at once")
+        assert self._is_replica, "the symbols at home are listed at once"
+        keys = self.ask(ListReplica())
+        assert isinstance(keys, tuple)
+        yield from (Found(key, 0, "", 0) for key in map(str, keys) if key.startswith(prefix))
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -245,9 +252,11 @@ def run_pass(script: Script, run: Pass) -> None:
     if made is None:
         return
     plan, spared, objects = made
+    written = dict(objects)
+    counted = parse_meaning(written[plan.ledger.key]).needs(Y) - set(written)
     for key, data in objects:
         put_once(script, key, data)
-    carry_out(collector, owner, plan, spared, 60.0)
+    carry_out(collector, owner, plan, spared, counted, 60.0)
 
 
 def make_plan(

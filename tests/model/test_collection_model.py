@@ -99,9 +99,7 @@ def test_a_plan_that_the_owner_has_not_named_is_caught(tell: Tell) -> None:
     """The collector deletes what it chose, and tells the owner of packs and ledger afterwards."""
 
     def unnamed(script: Script, run: Pass) -> None:
-        def carry_out(
-            collector: Collector, owner: Owner, plan: Plan, spared: object, grace_seconds: float
-        ) -> None:
+        def carry_out(collector: Collector, owner: Owner, plan: Plan, *others: object) -> None:
             for key in plan.victims:
                 collector.store.delete(key)
 
@@ -188,6 +186,13 @@ def test_an_operators_hold_that_comes_late_and_is_not_heeded_is_caught(
     """As it was before the model found it."""
     monkeypatch.setattr(collecting, "promises_late", lambda plan, holds: False)
     assert "an operator was told" in broken_by(Budget(passes=1, operators=1), tell)
+
+
+def test_segments_that_are_not_waited_for_are_caught(monkeypatch: pytest.MonkeyPatch, tell: Tell) -> None:
+    """Packs and ledger are there, and a segment that the ledger goes on counting is not: as it was."""
+    monkeypatch.setattr(collecting, "wait_for_counted", lambda collector, counted: None)
+    said = broken_by(Budget(passes=1, replica=True), tell)
+    assert "the replica lacks log/" in said
 
 
 def test_deletes_before_the_owner_has_come_to_the_replica_are_caught(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -9,7 +10,8 @@ from random import Random
 import pytest
 
 from cdp_container.domain import collecting
-from cdp_container.errors import CollectionStopped, StoreUnavailable
+from cdp_container.errors import CollectionStopped, NotFound, StoreUnavailable
+from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.api import Blob
 from cdp_container.store.memory import MemoryStore
@@ -118,6 +120,36 @@ def test_a_copy_that_is_cut_off_stops_the_pass_before_anything_goes(tmp_path: Pa
     assert before == {found.key for found in copied.site.store.list("log/")}
     assert written[0], "the line may have been cut just then"
     assert written[0] == written[1] == written[2], "a pass each hour would fill the container"
+
+
+def test_a_segment_that_is_stuck_on_its_way_stops_every_pass_before_anything_goes(tmp_path: Path) -> None:
+    """All else comes: by the new ledger the copy would have no point that is whole, and no old one either."""
+    copied = Copied(1)
+    home, copy = copied.site.watched, copied.copy
+    copied.step(1)
+    stuck = segment_key(1, copied.site.owner.protected.seq)
+    copy.delete(stuck)
+    copied.newest = open_container(copy, Secret(), replica=True).history.newest
+    step, copied.deletes = copied.step, False
+
+    def all_but_one(share: float) -> None:
+        step(1)
+        with contextlib.suppress(NotFound):
+            copy.delete(stuck)
+
+    copied.step = all_but_one  # type: ignore[method-assign]  # of this copy
+    copied.site.time.sleep(3 * HOUR)
+    for _ in range(2):
+        with pytest.raises(CollectionStopped, match=f"has not got {stuck} yet"):
+            copied.run_pass(tmp_path)
+        copied.look()
+    assert copied.site.owner.ledger is None
+    assert not list(home.list("packs/")), "nor is anything written that comes to nothing"
+    copied.step = step  # type: ignore[method-assign]  # it comes at last
+    copied.run_pass(tmp_path)
+    copied.step(1)
+    copied.look()
+    assert copied.site.owner.ledger is not None
 
 
 def test_a_copy_that_cannot_be_asked_or_lags_behind_the_last_pass_has_nothing_written(tmp_path: Path) -> None:

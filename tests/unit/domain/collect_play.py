@@ -16,7 +16,7 @@ from cdp_container.errors import CollectionStopped, NotFound, ObjectLocked
 from cdp_container.format.domain import ObjectName, Owner, build_owner, parse_owner
 from cdp_container.format.gc import Plan, SeenHold
 from cdp_container.format.holds import Hold
-from cdp_container.format.keys import OWNER_KEY, ledger_key, pack_key, segment_key
+from cdp_container.format.keys import OWNER_KEY, gc_key, ledger_key, pack_key, segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.api import Blob, Found
 from cdp_container.store.memory import MemoryStore
@@ -65,6 +65,10 @@ class World:
         owner = self.owner
         changed = replace(owner, version=owner.version + 1, **changes)  # type: ignore[arg-type]  # by name
         self.store.put_if(OWNER_KEY, build_owner(changed), blob.found.tag)
+
+    def has_plan(self) -> None:
+        """As a replica has the first plan: some object of that name."""
+        self.store.put_new(gc_key(4, 1), b"plan")
 
     def do(self, effect: Callable[[], object]) -> None:
         """An effect; the collector may die just before it (n) or just after it (n + 0.5)."""
@@ -124,7 +128,7 @@ class World:
         owner, finished = settle(collector)
         if owner.ledger == LEDGER:
             return finished
-        return carry_out(collector, owner, self.plan(self.free_number()), (), 60.0)
+        return carry_out(collector, owner, self.plan(self.free_number()), (), (), 60.0)
 
     def free_number(self) -> int:
         return 1 + sum("final" not in found.key for found in self.store.list("domain/gc/"))

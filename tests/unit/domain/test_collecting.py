@@ -9,7 +9,7 @@ import pytest
 
 from cdp_container.domain.collecting import carry_out, finish, settle
 from cdp_container.domain.plan_rules import fault_of_plan, strike_off
-from cdp_container.errors import CdpError, CollectionStopped, DamagedObject, MissingObject
+from cdp_container.errors import CdpError, CollectionStopped, DamagedObject
 from cdp_container.format.domain import PlanState
 from cdp_container.format.gc import FinalList, SeenHold, build_final, build_plan, plan_digest
 from cdp_container.format.keys import OWNER_KEY, gc_final_key, gc_key, segment_key
@@ -250,12 +250,52 @@ def test_a_final_list_or_plan_that_is_not_the_named_one_ends_the_pass() -> None:
     with pytest.raises(DamagedObject, match="victims of its plan"):
         settle(world.collector())
     world.store.delete(gc_key(4, plan.n))
-    with pytest.raises(MissingObject):
-        settle(world.collector())
     world.store.put_new(gc_key(4, plan.n), build_plan(replace(world.plan(), made_ns=5)))
     with pytest.raises(DamagedObject, match="digest"):
         settle(world.collector())
     assert all(world.has(key) for key in OLD)
+
+
+def test_a_plan_that_executes_and_is_gone_ends_without_a_delete() -> None:
+    """A replica was taken over to which it never came."""
+    world = World()
+    world.crash_at = 5
+    with pytest.raises(Crash):
+        world.run_pass()
+    world.crash_at = -1
+    world.store.delete(gc_key(4, 1))
+    owner, finished = settle(world.collector())
+    assert finished is not None
+    assert (finished.lost, finished.deleted, finished.kept) == (gc_key(4, 1), 0, 0)
+    assert (owner.plan, owner.ledger) == (None, LEDGER)
+    assert all(world.has(key) for key in OLD)
+
+
+@pytest.mark.parametrize("key", [segment_key(4, 9), gc_key(4, 1)])
+def test_a_replica_that_lacks_what_still_counts_or_the_plan_is_waited_for(key: str) -> None:
+    world, behind = World(), World()
+    counted = {segment_key(4, 9)}
+    for there in (*counted, gc_key(4, 1)):
+        if there != key:
+            behind.store.put_new(there, b"")
+    looks: list[float] = []
+    behind.write_owner(ledger=LEDGER)
+    collector = replace(world.collector(), replicas=(behind.store,), pause=looks.append)
+    with pytest.raises(CollectionStopped, match=f"has not got {key} yet"):
+        carry_out(collector, world.owner, world.plan(), (), counted, 1.0)
+    assert world.owner.ledger is None, "nothing executed"
+    assert not world.deleted
+    settle(world.collector())
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            behind.store.put_new(key, b"")
+
+    looks.clear()
+    collector = replace(world.collector(), replicas=(behind.store,), pause=pause)
+    carry_out(collector, world.owner, world.plan(), (), counted, 1.0)
+    assert tuple(world.deleted) == OLD
 
 
 def test_a_replica_that_lacks_a_pack_ends_the_pass_before_the_plan_executes() -> None:
@@ -264,7 +304,7 @@ def test_a_replica_that_lacks_a_pack_ends_the_pass_before_the_plan_executes() ->
     waited: list[float] = []
     collector = replace(world.collector(), replicas=(behind.store,), pause=waited.append)
     with pytest.raises(CollectionStopped, match="has not got"):
-        carry_out(collector, world.owner, world.plan(), (), 1.0)
+        carry_out(collector, world.owner, world.plan(), (), (), 1.0)
     assert world.owner.ledger is None
     assert sum(waited) == 1.0 + 3600.0, "the grace, and an hour"
 
@@ -273,6 +313,7 @@ def test_a_replica_that_comes_to_it_meanwhile_is_waited_for() -> None:
     world, behind = World(), World()
     pack = behind.store.get(PACK.key).data
     behind.store.delete(PACK.key)
+    behind.has_plan()
     looks: list[float] = []
 
     def pause(seconds: float) -> None:
@@ -285,7 +326,7 @@ def test_a_replica_that_comes_to_it_meanwhile_is_waited_for() -> None:
             behind.write_owner(ledger=LEDGER)
 
     collector = replace(world.collector(), replicas=(behind.store,), pause=pause)
-    finished = carry_out(collector, world.owner, world.plan(), (), 1.0)
+    finished = carry_out(collector, world.owner, world.plan(), (), (), 1.0)
     assert finished.deleted == 3
     assert len(looks) == 9
 
@@ -294,11 +335,13 @@ def test_a_replica_that_comes_to_it_meanwhile_is_waited_for() -> None:
 def test_nothing_is_deleted_until_the_owner_at_every_replica_names_the_ledger(has_owner: bool) -> None:
     world, one, other = World(), World(), World()
     one.write_owner(ledger=LEDGER)
+    for replica in (one, other):
+        replica.has_plan()
     if not has_owner:
         other.store.delete(OWNER_KEY)
     collector = replace(world.collector(), replicas=(one.store, other.store), pause=lambda _: None)
     with pytest.raises(CollectionStopped, match="does not name"):
-        carry_out(collector, world.owner, world.plan(), (), 1.0)
+        carry_out(collector, world.owner, world.plan(), (), (), 1.0)
     assert not world.deleted
     with pytest.raises(CollectionStopped, match="does not name"):
         settle(collector)
@@ -316,8 +359,9 @@ def test_a_replica_that_keeps_the_victims_is_not_waited_for() -> None:
     """A copy that never loses anything would keep the plan executing for ever."""
     world, keeps = World(), World()
     keeps.write_owner(ledger=LEDGER)
+    keeps.has_plan()
     collector = replace(world.collector(), replicas=(keeps.store,))
-    finished = carry_out(collector, world.owner, world.plan(), (), 1.0)
+    finished = carry_out(collector, world.owner, world.plan(), (), (), 1.0)
     assert tuple(finished.gone) == OLD
     assert world.owner.plan is None
     assert all(keeps.has(key) for key in OLD)
