@@ -1,13 +1,14 @@
 """By which ledger to read a copy, where what a collection wrote and deleted, and `domain/owner`, come anyhow.
 
-The one that `domain/owner` names, as long as all is there by it that was proven; else whichever gives the
-newest point: a ledger whose packs are there tells the truth of all that it does not retire. What an image is
+The one that `domain/owner` names, as long as all is there by it that was proven, and no newer one is there;
+else whichever gives the newest point: a ledger whose packs are there tells the truth of all that it does not
+retire. What an image is
 made of by a ledger does not belong here (domain.replica), nor a place without `domain/` (rescue).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,7 +19,7 @@ from cdp_container.domain.heads import BROKEN
 from cdp_container.domain.history import DomainFacts, History
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
 from cdp_container.domain.replica import read_replica
-from cdp_container.errors import MissingObject
+from cdp_container.errors import MissingObject, NotFound
 from cdp_container.format.domain import EpochRecord, ObjectName
 from cdp_container.format.keys import OWNER_KEY, PACKS_PREFIX, KeyKind, parse_key
 from cdp_container.format.layout import DIGEST_BYTES
@@ -51,12 +52,15 @@ def read_copy(store: Store, facts: DomainFacts, keys: ReaderKeys) -> Reading:
         best = _by_ledger(store, facts, keys, named, there)
     except MissingObject as error:  # damage is no lag
         lack = error
+    others = _others(named, there)
     if best is not None and best.history.newest >= facts.owner.protected:
-        return best
-    for name in _others(store, named, there):
+        # An owner that is old or not there says little of what was proven: newer ledgers tell of more.
+        others = [key for key in others if key is not None and (named is None or key > named.key)]
+    for key in others:
         try:
+            name = None if key is None else ObjectName(key, store.get(key).data[-DIGEST_BYTES:])
             found = _by_ledger(store, facts, keys, name, there)
-        except BROKEN:
+        except (NotFound, *BROKEN):
             continue  # it never came into force, or what it names is not there
         if found.history.newest > (NOWHERE if best is None else best.history.newest):
             best = Reading(_noted(found.history, named, name), found.ledger)
@@ -88,15 +92,14 @@ def _by_ledger(
     return Reading(read_replica(store, replace(facts, records=tuple(records)), collected), ledger)
 
 
-def _others(store: Store, named: ObjectName | None, there: Collection[str]) -> Iterator[ObjectName | None]:
-    """The other ledgers that are there, the newest first, and in the end none."""
+def _others(named: ObjectName | None, there: Collection[str]) -> list[str | None]:
+    """The keys of the other ledgers that are there, the newest first, and in the end that of none."""
     parsed = ((key, parse_key(key)) for key in there)
-    ledgers = [(one.epoch, one.number, key) for key, one in parsed if one and one.kind is KeyKind.LEDGER]
-    for _, _, key in sorted(ledgers, reverse=True)[:LEDGERS_TRIED_MAX]:
-        if named is None or key != named.key:
-            yield ObjectName(key, store.get(key).data[-DIGEST_BYTES:])
+    found = {key for key, one in parsed if one is not None and one.kind is KeyKind.LEDGER}
     if named is not None:
-        yield None
+        found.discard(named.key)
+    newest = sorted(found, reverse=True)[:LEDGERS_TRIED_MAX]  # keys of ledgers sort as their numbers do
+    return [*newest, *([] if named is None else [None])]
 
 
 def collected_by_packs(

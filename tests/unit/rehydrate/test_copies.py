@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from cdp_container.errors import DamagedObject, MissingObject
-from cdp_container.format.keys import OWNER_KEY, segment_key
+from cdp_container.format.keys import OWNER_KEY, log_prefix, segment_key
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.store.memory import MemoryStore
 from rehydrate.container import Container, Secret, open_container
@@ -81,6 +81,34 @@ def test_deletes_that_came_before_the_owner(tmp_path: Path, encrypted: bool) -> 
     assert by_another(container)
     past.restores(container, tmp_path)
     assert past.opened(copy, any_ledger=False).history.newest == NOWHERE, "who takes over goes by the owner's"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_deletes_that_came_and_no_owner(tmp_path: Path, encrypted: bool) -> None:
+    """What stands in for it names no ledger, and nothing that was proven."""
+    past = Past(encrypted)
+    past.collect(tmp_path / "a")
+    container = past.opened({key: data for key, data in past.states[1].items() if key != OWNER_KEY})
+    assert container.history.newest == past.newest[1]
+    assert by_another(container)
+    past.restores(container, tmp_path)
+
+
+def test_deletes_of_a_newer_epoch_that_came_before_the_owner(tmp_path: Path) -> None:
+    """All that the old owner proved is there still; it knows nothing of what came after."""
+    past = Past()
+    site = past.site
+    before = past.states[0]
+    site.begin_epoch()
+    site.busy(30)
+    past.collect(tmp_path / "a")
+    past.collect(tmp_path / "a")
+    first = log_prefix(1)
+    kept = {key: data for key, data in before.items() if key.startswith(first)}
+    container = past.opened({**past.states[2], **kept, OWNER_KEY: before[OWNER_KEY]})
+    assert container.history.newest == past.newest[2]
+    assert container.history.newest.epoch == 2
+    past.restores(container, tmp_path)
 
 
 def test_an_owner_that_came_before_all_else(tmp_path: Path) -> None:
