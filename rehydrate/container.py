@@ -15,7 +15,7 @@ from cdp_container.domain.gathering import Told, gather
 from cdp_container.domain.heads import HEADS_AT_ONCE
 from cdp_container.domain.history import LOOKS_MAX, DomainFacts, History, read_domain, read_history
 from cdp_container.domain.ledgers import NO_LEDGER, Ledger, read_ledger
-from cdp_container.domain.opening import all_collected, collected_of
+from cdp_container.domain.opening import all_collected, collected_of, is_superseded
 from cdp_container.domain.parallel import ManyAtOnce
 from cdp_container.domain.replica import read_replica, read_replica_domain
 from cdp_container.errors import (
@@ -25,7 +25,6 @@ from cdp_container.errors import (
     LimitExceeded,
     MissingObject,
     NewerFormat,
-    NotFound,
     WrongPassphrase,
 )
 from cdp_container.format.domain import Encryption, Owner, parse_owner
@@ -119,14 +118,6 @@ def _facts(store: Store, replica: bool, held: Hold | None) -> DomainFacts:
     if held is None or held.cut is None:
         return facts
     return replace(facts, owner=replace(facts.owner, ledger=held.ledger))
-
-
-def is_superseded(store: Store, owner: Owner) -> bool:
-    """Whether another ledger is in force than this owner names: what it leaves out may be gone since."""
-    try:
-        return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, owner.domain).ledger != owner.ledger
-    except (NotFound, DamagedObject, NewerFormat, ForeignObject, LimitExceeded):
-        return False
 
 
 def _opened(store: Store, secret: Secret, replica: bool, facts: DomainFacts, any_ledger: bool) -> Container:

@@ -22,10 +22,11 @@ from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, TargetNotEmpty, counted
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.anew import read_until_found
-from rehydrate.container import Container, is_superseded
+from rehydrate.container import Container
 from rehydrate.delta import NONE, everything
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.doubts import SLACK_NS, doubts_of

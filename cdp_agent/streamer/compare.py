@@ -23,10 +23,11 @@ from cdp_container.domain.ends import Collected
 from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
-from cdp_container.domain.history import read_domain, read_history
+from cdp_container.domain.history import LOOKS_MAX, DomainFacts, read_domain, read_history
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Branch, on_branch, runs_of
 from cdp_container.domain.ledgers import read_ledger
+from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import CdpError, DamagedObject, KeyMissing
 from cdp_container.extents.tables import Table
 from cdp_container.format.layout import ExtentKind
@@ -92,7 +93,7 @@ class Comparison:
         if self._image is not None or self.why_everything:
             return
         try:
-            self._image = _Image(self._store, self._identity, self._base)
+            self._image = _image_of(self._store, self._identity, self._base)
         except (*BROKEN, KeyMissing) as error:
             self.why_everything = str(error)
 
@@ -117,12 +118,23 @@ class Comparison:
         return window[1]
 
 
+def _image_of(store: Store, identity: AgentIdentity, base: Place) -> _Image:
+    """The index of a cut, read anew where objects were collected meanwhile. Raises as `_Image`."""
+    for _ in range(LOOKS_MAX):
+        facts = read_domain(store)
+        try:
+            return _Image(store, identity, base, facts)
+        except BROKEN:
+            if not is_superseded(store, facts.owner):
+                raise
+    return _Image(store, identity, base, read_domain(store))
+
+
 class _Image:
     """The index of a cut. Raises DamagedObject, MissingObject and their kin where it is not whole."""
 
-    def __init__(self, store: Store, identity: AgentIdentity, base: Place) -> None:
+    def __init__(self, store: Store, identity: AgentIdentity, base: Place, facts: DomainFacts) -> None:
         keys = ReaderKeys(index_key=identity.index_key or None)
-        facts = read_domain(store)
         ledger = read_ledger(store, facts.owner, keys)
         history = read_history(store, facts, Collected(ledger))
         branch = self._branch = history.branch_of(base)

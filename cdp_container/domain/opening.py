@@ -20,8 +20,9 @@ from cdp_container.errors import (
     LimitExceeded,
     MissingObject,
     NewerFormat,
+    NotFound,
 )
-from cdp_container.format.domain import ObjectName, Owner
+from cdp_container.format.domain import ObjectName, Owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
@@ -101,3 +102,11 @@ def all_collected(store: Store, domain: bytes, keys: ReaderKeys, ledger: Ledger)
         found = {name: segment for name, segment in packed.segments.items() if segment.complete}
     places = {name: segment.place for name, segment in found.items()}
     return Collected(ledger, places, {name: segment.cut_time_ns for name, segment in found.items()})
+
+
+def is_superseded(store: Store, owner: Owner) -> bool:
+    """Whether another ledger is in force than this owner names: what it leaves out may be gone since."""
+    try:
+        return parse_owner(store.get(OWNER_KEY).data, OWNER_KEY, owner.domain).ledger != owner.ledger
+    except (NotFound, DamagedObject, NewerFormat, ForeignObject, LimitExceeded):
+        return False

@@ -13,6 +13,7 @@ from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.holding import Holding
+from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, UsageError, counted
 from cdp_container.store.api import Store
 from rehydrate.anew import read_until_found
@@ -23,7 +24,7 @@ from rehydrate.cli.held import holding_for, tell
 from rehydrate.cli.stage_lines import StageLines
 from rehydrate.cli.targets import Restored, Targets, check_targets, noted_holds, paths_of, restore_all
 from rehydrate.cli.tree_restoring import TreeRestored, TreesTo, raise_if_not_set, restore_trees
-from rehydrate.container import Container, Secret, is_superseded
+from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, plan_restore, scope_of

@@ -18,6 +18,7 @@ from cdp_container.console import answer
 from cdp_container.domain.budget import Budget, budget_of
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.holding import Holding
+from cdp_container.domain.opening import is_superseded
 from cdp_container.domain.verify_report import About, report_members
 from cdp_container.domain.verify_run import (
     Progress,
@@ -37,7 +38,7 @@ from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
 from rehydrate.cli.console import read_secret
 from rehydrate.cli.held import holding_for, tell
 from rehydrate.cli.progress import meter
-from rehydrate.container import Container, Secret, is_superseded
+from rehydrate.container import Container, Secret
 from rehydrate.plan import Choice, Totals
 from rehydrate.points import find_cut, scope_of
 

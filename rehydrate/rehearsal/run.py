@@ -15,13 +15,14 @@ from cdp_container.domain.contents import Contents
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.image import cuts_of, volumes_of
 from cdp_container.domain.namespace import trees_of
+from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import CdpError, ChecksFailed, NotFound, counted
 from cdp_container.format.keys import HOLDS_KEY, segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.api import Store
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
-from rehydrate.container import Container, is_superseded
+from rehydrate.container import Container
 from rehydrate.flow import Flow
 from rehydrate.plan import Choice, Totals, candidates
 from rehydrate.points import RestorePlan, plan_restore, scope_of

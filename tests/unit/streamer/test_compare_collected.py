@@ -6,12 +6,20 @@ from collections.abc import Iterable
 
 import pytest
 
+from cdp_agent.streamer import compare
 from cdp_agent.streamer.compare import Comparison
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.gathering import gather
 from cdp_container.domain.identity import AgentIdentity, SourceIdentity
+from cdp_container.domain.image import Branch
+from cdp_container.domain.ledgers import Ledger
 from cdp_container.format.index import Run
+from cdp_container.format.keys import segment_key
 from cdp_container.format.layout import RunKind
 from cdp_container.format.place import Place
+from cdp_container.format.seal import ReaderKeys
 from cdp_container.journal.position import Position
+from cdp_container.store.api import Store
 from cdp_container.store.memory import MemoryStore
 from tests.containers import Site, discard, in_force, write
 from tests.sim.clock import VirtualTime
@@ -41,17 +49,20 @@ class World:
         self.site.write_ledger(runs)
 
     def beyond(self, offset: int) -> Iterable[tuple[int, int]] | None:
-        source = SourceIdentity("disk", "/disk", self.disk, DISK_BYTES)
-        identity = AgentIdentity(
-            domain=self.site.domain, name="shop", site="site-a", encryption="none", public_key=b"",
-            index_key=b"", key_block=b"", config_digest=bytes(32), sources=(source,),
-        )  # fmt: skip
-        comparison = Comparison(self.store, identity, max(self.site.images))
+        comparison = self.comparison()
         try:
             return comparison.written_beyond(0, Position(GENERATION, offset))
         finally:
             assert not comparison.why_everything
             comparison.close()
+
+    def comparison(self) -> Comparison:
+        source = SourceIdentity("disk", "/disk", self.disk, DISK_BYTES)
+        identity = AgentIdentity(
+            domain=self.site.domain, name="shop", site="site-a", encryption="none", public_key=b"",
+            index_key=b"", key_block=b"", config_digest=bytes(32), sources=(source,),
+        )  # fmt: skip
+        return Comparison(self.store, identity, max(self.site.images))
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
@@ -87,3 +98,31 @@ def test_a_side_branch_is_no_reason() -> None:
     world.site.journal = (GENERATION, 9)
     world.site.cut([write(world.disk, 0, bytes(BLOCK))])
     assert world.beyond(2) == [(0, BLOCK)]
+
+
+def test_a_pass_while_the_index_is_read_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a whole volume would be sent, where little of it is to be compared."""
+    world = World()
+    ledgers = []
+
+    def raced(
+        store: Store, domain: bytes, keys: ReaderKeys, branch: Branch, ledger: Ledger, keeps_sums: bool
+    ) -> Contents:
+        ledgers.append(ledger)
+        if len(ledgers) == 1:
+            world.collect(1, 1, 4)
+            for seq in range(1, 5):
+                world.store.delete(segment_key(1, seq))
+        return gather(store, domain, keys, branch, ledger, keeps_sums=keeps_sums)
+
+    monkeypatch.setattr(compare, "gather", raced)
+    assert world.beyond(4) == [(5 * BLOCK, BLOCK)]
+    assert len(ledgers) == 2
+
+
+def test_what_is_lost_is_looked_for_once() -> None:
+    world = World()
+    world.store.delete(segment_key(1, 2))
+    comparison = world.comparison()
+    assert comparison.written_beyond(0, Position(GENERATION, 4)) is None
+    assert comparison.why_everything
