@@ -20,9 +20,9 @@ MARKS_ceph := ceph
 MARKS_sim := sim
 # The other folders hold none, and would only be imported. The third worker works while two wait for disks.
 PYTEST_unit := --numprocesses 4 --ignore tests/e2e --ignore tests/sim
-# Tests that only compute share the cores; those with real processes and servers, which have deadlines, come after.
+# First what only computes; then real processes and servers: what needs Ceph on one core, all else on the other.
 COMPUTED := --numprocesses 3 --ignore tests/e2e -m "not e2e and not ceph"
-REAL := -m "e2e or ceph"
+REAL := --numprocesses 2 --dist loadgroup -m "e2e or ceph"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench

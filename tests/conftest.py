@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import settings
@@ -20,7 +21,14 @@ from tests.servers.s3 import S3Server, forget_everything, running_moto
 # The lowest layer first, so that the first failure is the nearest to its cause.
 _ORDER = ("ceph", "e2e", "sim", "slow")
 
+LEFT_OUT = "left_out"
 _left_out_key = pytest.StashKey[dict[str, int]]()
+
+
+class Worker(Protocol):
+    """A worker of pytest-xdist, as who gives it tests sees it."""
+
+    config: pytest.Config
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,12 +66,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(runnable, key=_rank)
+    for item in items:
+        # For workers who share the tests: one Ceph for all, and what a module starts is for it alone.
+        group = "ceph" if item.get_closest_marker("ceph") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    if getattr(config.option, "loadgroup", False):
+        items.sort(key=lambda item: item.get_closest_marker("ceph") is None)  # the longest first
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Having left out everything that was asked for is no failure; having found nothing is one."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[LEFT_OUT] = session.config.stash[_left_out_key]
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash[_left_out_key]:
         session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Worker, error: object) -> None:
+    """What a worker left out, all left out: each collects everything."""
+    node.config.stash[_left_out_key].update(getattr(node, "workeroutput", {}).get(LEFT_OUT, {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
