@@ -24,7 +24,7 @@ from cdp_agent.healing.content import offer_cut, offer_records, offer_volumes
 from cdp_agent.healing.hole import Hole
 from cdp_agent.healing.rebuild import check_rebuilt, holes_of, rebuilt
 from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine
-from cdp_container.domain.collecting import carry_out, settle
+from cdp_container.domain.collecting import carry_out, require_replicas, settle, wait_for_counted
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.ends import read_segment
 from cdp_container.domain.faults import faults_of
@@ -116,6 +116,8 @@ def heal(around: Around, here: Here, known: Collection[str], software: str, plan
     holds = around.collector.holds()
     if any(hold.cut is None for hold in holds.values()):
         raise _stopped("a hold on everything stands: somebody reads")
+    if not plan_only:
+        require_replicas(around.collector, owner)
     identity = around.identity
     opened = open_by_index(around.store, identity.domain, identity.index_key)
     now = opened.history.owner
@@ -127,6 +129,8 @@ def heal(around: Around, here: Here, known: Collection[str], software: str, plan
     with closing(gather(around.store, identity.domain, opened.keys, scope, opened.ledger)) as contents:
         healing = _Healing(around, here, opened, contents, software)
         keys = _suspects(opened, contents, scope, known)
+        if keys and not plan_only:
+            wait_for_counted(around.collector, healing.counted(keys))  # before packs are written
         healed = healing.look(keys[:OBJECTS_MAX], plan_only)
         if not plan_only and healing.packs:
             healing.put_in_force(holds)
@@ -286,12 +290,12 @@ class _Healing:
         ledger = self._objects.put_ledger(self._runs(before))
         packs = list(self.packs.values())
         plan = self._objects.plan(ledger, packs, (), holds, around.clock.wall_ns())
-        carry_out(around.collector, owner, plan, frozenset(), self._counted(), 0.0)
+        carry_out(around.collector, owner, plan, frozenset(), self.counted(self.packs), 0.0)
 
-    def _counted(self) -> set[str]:
+    def counted(self, healed: Iterable[str]) -> set[str]:
         """What the ledger goes on counting and is here, which something else that is damaged may not be."""
         past, protected = past_of(self._opened.history), self._owner.protected
-        counted = set(counted_keys(past, self._opened.ledger, protected)).difference(self.packs)
+        counted = set(counted_keys(past, self._opened.ledger, protected)).difference(healed)
         listed = (self._around.store.list(prefix) for prefix in (LOG_PREFIX, PACKS_PREFIX))
         return counted.intersection(found.key for found in chain.from_iterable(listed))
 

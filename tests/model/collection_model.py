@@ -81,6 +81,7 @@ class Budget:
         operators: holds of X for a year.
         takeovers: by the other site; with `older`, also ones that go on from X.
         crashes, losses: of collectors; of replies, requests and names in a listing.
+        vanishes: plans that execute and are gone, as at a replica to which they never came.
         replica: there is one, and writes, deletes and `domain/owner` reach it in any order, or never; the
             newest segment is on its way there.
     """
@@ -94,6 +95,7 @@ class Budget:
     older: bool = False
     crashes: int = 0
     losses: int = 0
+    vanishes: int = 0
     replica: bool = False
 
 
@@ -169,7 +171,9 @@ def first_world(budget: Budget) -> World:
         config=bytes(32),
         protected=PROTECTED,
     )
-    counts = ("passes", "readers", "resumes", "deaths", "operators", "takeovers", "crashes", "losses")
+    counts = (
+        "passes", "readers", "resumes", "deaths", "operators", "takeovers", "crashes", "losses", "vanishes"
+    )  # fmt: skip
     return World(
         owner=owner,
         objects=frozenset({(OLD, b""), (NEW, b"")}),
@@ -208,6 +212,7 @@ class Model:
             yield self._copied(world, question)
         if self.budget.replica and world.told != _ledger(world):
             yield world._replace(told=_ledger(world))
+        yield from self._vanished(world)
         yield from self._readers(world)
         yield from self._operators(world)
         yield from self._takers(world)
@@ -334,6 +339,16 @@ class Model:
             raise Broken("a plan executes that is not there")
         plan = parse_plan(data, gc_key(named.epoch, named.n), DOMAIN)
         return world._replace(allowed=world.allowed | set(plan.victims))
+
+    def _vanished(self, world: World) -> Iterator[World]:
+        """Whoever read the plan before goes on with it."""
+        named = world.owner.plan
+        if named is None or named.state is not PlanState.EXECUTING or not world.may("vanishes"):
+            return
+        key = gc_key(named.epoch, named.n)
+        if world.has(key):
+            objects = frozenset(one for one in world.objects if one[0] != key)
+            yield world.spent("vanishes")._replace(objects=objects)
 
     # --- who reads ---------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ BUDGETS = (
     Budget(passes=1, operators=1, takeovers=1, crashes=1),
     Budget(passes=2, losses=1),
     Budget(passes=1, replica=True, losses=1, takeovers=1),
+    Budget(passes=1, vanishes=1, readers=1, operators=1),
 )
 DEEP = (
     Budget(passes=2, readers=1, losses=1),
@@ -39,6 +40,9 @@ DEEP = (
     Budget(passes=1, operators=1, readers=1, takeovers=1, older=True),
     Budget(passes=2, operators=1, losses=1),
     Budget(passes=2, losses=2),
+    Budget(passes=2, vanishes=1, takeovers=1),
+    Budget(passes=2, vanishes=1, losses=1),
+    Budget(passes=2, vanishes=1, readers=1, resumes=1),
     Budget(passes=2, replica=True),
     Budget(passes=2, replica=True, takeovers=1),
 )

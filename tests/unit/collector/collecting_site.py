@@ -122,6 +122,7 @@ class CollectedSite(Site):
         self.gone: set[Place] = set()
         self.disks: list[tuple[bytes, int]] = []
         self.replicas: list[Store] = []
+        self.said: list[str] = []
 
     def _config(self) -> DomainConfig:
         return replace(super()._config(), retention=build_retention(self.retention))
@@ -177,9 +178,15 @@ class CollectedSite(Site):
 
         collector = Collector(self.store, self.replicas, self.domain, site, holds, change, self.time.sleep)
         around = Around(
-            self._identity(), holds_in, collector, self.store, self.time, self.rng.randbytes, lambda _: None,
+            self._identity(),
+            holds_in,
+            collector,
+            self.store,
+            self.time,
+            self.rng.randbytes,
+            self.said.append,
             self.seen_ns,
-        )  # fmt: skip
+        )
         directory.mkdir(exist_ok=True)
         try:
             passed = collect.run_pass(around, wishes)

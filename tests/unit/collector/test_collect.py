@@ -14,7 +14,7 @@ from cdp_container.domain.retention import Retention
 from cdp_container.errors import CdpError, CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
 from cdp_container.format.domain import OwnerState
 from cdp_container.format.head import open_head
-from cdp_container.format.keys import segment_key
+from cdp_container.format.keys import gc_key, segment_key
 from cdp_container.format.packed import parse_packed_epoch
 from cdp_container.store.api import Found
 from tests.containers import write
@@ -333,5 +333,29 @@ def test_two_collectors_with_journal_directories_of_their_own(tmp_path: Path, at
         site.busy(2)
         site.run_pass(tmp_path / name)
     assert site.owner.plan is None
+    retired = {place for place in site.images if site.is_retired(place)}
+    site.sound(tmp_path / "out", retired, most=4)
+
+
+def test_a_plan_that_is_gone_while_it_executes_ends_and_what_it_named_goes_later(tmp_path: Path) -> None:
+    """A copy was taken over to which the plan never came."""
+    site = CollectedSite(every_hours=2, seed=1)
+    site.add_disk("disk", 1 << 18)
+    site.begin_epoch()
+    site.busy(20)
+    site.time.sleep(2 * HOUR)
+    with pytest.raises(Crash):
+        site.run_pass(tmp_path, effects=StopAt("delete log/"))
+    plan = site.owner.plan
+    assert plan is not None
+    for found in list(site.store.list("domain/gc/")):
+        site.store.delete(found.key)
+    before = len(list(site.store.list("log/")))
+    passed = site.run_pass(tmp_path)
+    assert passed.finished_before is not None
+    assert passed.finished_before.lost == gc_key(plan.epoch, plan.n)
+    assert f"{gc_key(plan.epoch, plan.n)} was to be finished, and is gone" in "\n".join(site.said)
+    assert site.owner.plan is None
+    assert len(list(site.store.list("log/"))) < before
     retired = {place for place in site.images if site.is_retired(place)}
     site.sound(tmp_path / "out", retired, most=4)

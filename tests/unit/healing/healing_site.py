@@ -61,7 +61,7 @@ class HealedSite(CollectedSite):
 
         collector = Collector(
             self.store,
-            (),
+            self.replicas,
             self.domain,
             "site-a",
             holds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from cdp_container.clock import SystemClock
 from cdp_container.domain.history import read_domain, read_history
 from cdp_container.domain.ledgers import read_ledger
 from cdp_container.domain.verify_run import verify_all
-from cdp_container.errors import CollectionStopped
+from cdp_container.errors import CollectionStopped, PreconditionFailed
 from cdp_container.format.keys import segment_key
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.memory import MemoryStore
@@ -268,6 +269,36 @@ def test_nothing_is_named_while_somebody_holds_everything(site: HealedSite) -> N
     site.hold("ab" * 16, None)
     with pytest.raises(CollectionStopped, match="hold on everything"):
         site.heal(segment_key(1, 2))
+
+
+def test_nothing_is_written_that_a_replica_would_keep_from_coming_into_force(site: HealedSite) -> None:
+    """Nor does it wait there for what is damaged here."""
+    site.damage(segment_key(1, 2))
+    copy, skipped = MemoryStore(site.time), {segment_key(1, 2), segment_key(1, 3)}
+
+    def copied() -> None:
+        for found in site.watched.list(""):
+            if found.key not in skipped:
+                with contextlib.suppress(PreconditionFailed):
+                    copy.put_new(found.key, site.watched.get(found.key).data)
+
+    site.replicas = [copy]
+    before = {found.key for found in site.watched.list("packs/")}
+    with pytest.raises(CollectionStopped, match="does not name the ledger"):
+        site.heal(segment_key(1, 2))
+    copied()
+    with pytest.raises(CollectionStopped, match=f"has not got {segment_key(1, 3)} yet"):
+        site.heal(segment_key(1, 2))
+    assert before == {found.key for found in site.watched.list("packs/")}
+    skipped.remove(segment_key(1, 3))
+    sleep = site.time.sleep
+
+    def lagging(seconds: float) -> None:
+        sleep(seconds)
+        copied()
+
+    site.time.sleep = lagging  # type: ignore[method-assign]  # the copy goes on while one waits
+    assert site.heal(segment_key(1, 2)).is_done
 
 
 def test_a_reader_of_one_cut_goes_on(site: HealedSite) -> None:
