@@ -69,7 +69,9 @@ def wishes_of(settings: AgentSettings, private_key: bytes | None, software: str)
 
 
 def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str], None]) -> list[Passed]:
-    """Passes, one after another, until one leaves nothing for the next; `status` tells of them afterwards.
+    """Passes, one after another, until one leaves nothing for the next, or deletes nothing.
+
+    `status` tells of them afterwards.
 
     Raises AlreadyRunning where another is under way, and CdpError wherever one ended.
     """
@@ -93,6 +95,10 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
             passes.append(passed)
             save_last(site.journal, replace(_last(passes, before, clock.wall_ns()), notes=told))
             if passed.finished is None or passed.found is None or passed.found.chosen.is_all:
+                break
+            if not passed.finished.gone:
+                # It waited for no replica to hear of it, so the next plan might find one behind.
+                report("nothing of the plan could be deleted yet; what is left is for the next pass")
                 break
         return passes
     finally:

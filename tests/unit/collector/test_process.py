@@ -13,7 +13,7 @@ import pytest
 
 from cdp_agent.cli.gc import passed_members, passed_text, planned_members, planned_text
 from cdp_agent.cli.status import _collection
-from cdp_agent.collector import process
+from cdp_agent.collector import collect, process
 from cdp_agent.collector.last import LAST_NAME, LastPass, load_last, members_of, save_last, trouble_of
 from cdp_agent.collector.lock_note import LockNote, save_note
 from cdp_agent.collector.pass_types import Passed, Wishes
@@ -21,6 +21,7 @@ from cdp_agent.collector.process import LOCK_NAME, Site, collect_all, look_once
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock
 from cdp_container.domain import collecting
+from cdp_container.domain.collecting import Finished
 from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import AlreadyRunning, CollectionStopped, MissingObject
@@ -242,6 +243,30 @@ def test_what_one_plan_leaves_the_next_one_takes(tmp_path: Path) -> None:
     assert last.deleted == sum(passed.finished.deleted for passed in passes if passed.finished is not None)
     newest = max(site.images)
     assert site.agent.recovery().restored("disk", newest) == site.images[newest]
+
+
+def test_after_a_plan_of_which_all_was_kept_the_run_ends_without_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that has not heard of that plan yet would fail the next one at once."""
+    site = Collected(tmp_path)
+
+    def all_kept(*of_pass: object) -> Passed:
+        passed = collect.run_pass(*of_pass)  # type: ignore[arg-type]  # as it was called
+        assert passed.finished is not None, "and there was no next pass"
+        return replace(passed, finished=Finished((), 7))
+
+    monkeypatch.setattr(process, "run_pass", all_kept)
+    with site.streaming():
+        for number in range(20):
+            site.cut(number)
+        site.age(5)
+        site.cut(1)
+        [passed] = site.collect(replace(WISHES, copy_bytes_max=12_000))
+    assert passed.found is not None
+    assert not passed.found.chosen.is_all
+    last = load_last(site.site.journal)
+    assert (last.kept, last.failures, last.stopped) == (7, 0, "")
 
 
 def test_what_is_still_locked_is_no_victim_though_the_bucket_locks_nothing_any_more(tmp_path: Path) -> None:
