@@ -44,7 +44,7 @@ from cdp_container.domain.retention import (
     parse_retention,
 )
 from cdp_container.domain.roster import read_roster
-from cdp_container.errors import CollectionStopped
+from cdp_container.errors import CdpError, CollectionStopped
 from cdp_container.format.domain import Owner, OwnerState, parse_owner
 from cdp_container.format.holds import Hold
 from cdp_container.format.keys import (
@@ -60,7 +60,10 @@ PACKS_PER_PASS: Final = 1_000_000
 
 
 def run_pass(around: Around, wishes: Wishes) -> Passed:
-    """One whole pass. Raises CdpError, wherever it ended; nothing needs to be undone."""
+    """One whole pass. Raises CdpError, wherever it ended; nothing needs to be undone.
+
+    What replicas keep from beginning is told as `Passed.stopped`: locks are extended all the same.
+    """
     elsewhere = _elsewhere(around)
     if elsewhere:
         return Passed(elsewhere, None)
@@ -73,14 +76,20 @@ def run_pass(around: Around, wishes: Wishes) -> Passed:
     holds = around.collector.holds()
     if any(hold.cut is None for hold in holds.values()):
         return Passed("a hold on everything stands", before, store_ns=now_ns)
-    require_replicas(around.collector, owner)
+    try:
+        require_replicas(around.collector, owner)
+    except CdpError as error:
+        return Passed(str(error), before, store_ns=now_ns, stopped=error)
     remembered = Remembered(around.directory, around.identity.domain)
     try:
         tables, found = look_around(around, wishes, remembered, owner, holds, now_ns)
         if not is_worth_a_plan(found.chosen):
             return Passed("there is nothing to collect", before, found, store_ns=now_ns)
         counted = _counted(found)
-        wait_for_counted(around.collector, counted)  # before packs are written that come to nothing
+        try:
+            wait_for_counted(around.collector, counted)  # before packs are written that come to nothing
+        except CdpError as error:
+            return Passed(str(error), before, found, store_ns=now_ns, stopped=error)
         is_enough = found.chosen.copied_bytes >= wishes.part_bytes_min
         groups = groups_of(remembered, found.history, found.alive, is_enough)
         writing = Writing(around, wishes, tables, found, groups)

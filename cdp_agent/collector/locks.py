@@ -62,9 +62,12 @@ def lock_of(address: str) -> Lock | None:
     return Lock(rules.lock_mode, rules.lock_days * _DAY_SECONDS)
 
 
-def needed_of(found: Found) -> dict[str, int]:
-    """What stays after a pass, and when it was stored: objects in force with something alive, the ledger."""
-    going = set(found.chosen.victims)
+def needed_of(found: Found, is_carried_out: bool) -> dict[str, int]:
+    """What stays after a pass, and when it was stored: objects in force with something alive, the ledger.
+
+    `is_carried_out`: it had a plan; without one what was chosen stays as well.
+    """
+    going = set(found.chosen.victims) if is_carried_out else set()
     objects = found.alive.objects
     keys = [key_of(row) for row in objects[~objects["dead"]]]
     if found.history.owner.ledger is not None:

@@ -21,6 +21,7 @@ from cdp_container.domain.history import History
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN, Kept, PastCut
+from cdp_container.errors import CdpError
 from cdp_container.format.index import Run
 from cdp_container.format.place import Place
 from cdp_container.store.api import Store
@@ -97,7 +98,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What a pass did. `finished_before`: an older plan that it finished; `found`: what it looked at."""
+    """What a pass did. `finished_before`: an older plan that it finished; `found`: what it looked at.
+
+    `stopped`: why it may make no plan, where that is a failure, and replicas are the reason.
+    """
 
     why_not: str
     finished_before: Finished | None
@@ -105,3 +109,4 @@ class Passed:
     finished: Finished | None = None
     packing: Counted = field(default_factory=Counted)
     store_ns: int = 0
+    stopped: CdpError | None = None

@@ -86,8 +86,14 @@ def collect_all(site: Site, wishes: Wishes, clock: Clock, report: Callable[[str]
                 wanted = _within(wishes, lock, note, store_ns)
                 around = around_of(site, clock, report, store_ns)
                 passed = run_pass(around, wanted)
+                seen = passed
+                if lock is not None and passed.found is None and passed.store_ns:
+                    # No plan may be made, for however long: what is needed stays locked.
+                    seen = replace(passed, found=look_only(around, wanted))
+                _extend(site, lock, seen, note, clock, report)
                 told = _look_at_replicas(site, around, passed)
-                _extend(site, lock, passed, note, clock, report)
+                if passed.stopped is not None:
+                    raise passed.stopped
             except CdpError as error:
                 stopped = replace(before, ended_ns=clock.wall_ns(), stopped=str(error), note="")
                 save_last(site.journal, replace(stopped, failures=before.failures + 1))
@@ -156,7 +162,8 @@ def _extend(
         with closing(open_store(data, clock)) as store:
             assert isinstance(store, ExtendsLocks), data
             pace = _pace(site, clock)
-            note = extend_locks(store, needed_of(passed.found), note, lock, now_ns, lambda: pace.wait(0))
+            needed = needed_of(passed.found, passed.finished is not None)
+            note = extend_locks(store, needed, note, lock, now_ns, lambda: pace.wait(0))
     if note != before:
         save_note(site.journal, note)
 

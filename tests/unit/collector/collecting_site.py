@@ -190,6 +190,8 @@ class CollectedSite(Site):
         directory.mkdir(exist_ok=True)
         try:
             passed = collect.run_pass(around, wishes)
+            if passed.stopped is not None:
+                raise passed.stopped
         finally:
             self.watched.effects = None
         self.seen_ns = passed.store_ns

@@ -134,9 +134,10 @@ def test_a_pass_takes_nothing_that_is_locked_and_needs_what_stays(tmp_path: Path
     assert not victims & refused
     stored = passed.found.inventory.found
     assert all(stored[key].modified_ns <= passed.store_ns - 7 * 3600 * 10**9 for key in victims)
-    needed = needed_of(passed.found)
+    needed = needed_of(passed.found, is_carried_out=True)
     assert needed
     assert not victims & set(needed)
+    assert set(passed.found.chosen.packed) <= set(needed_of(passed.found, is_carried_out=False))
     assert all(
         parse_key(key) is not None and site.store.head(key).modified_ns == at for key, at in needed.items()
     )

@@ -16,6 +16,7 @@ from cdp_agent.cli.status import _collection
 from cdp_agent.collector import collect, process
 from cdp_agent.collector.last import LAST_NAME, LastPass, load_last, members_of, save_last, trouble_of
 from cdp_agent.collector.lock_note import LockNote, save_note
+from cdp_agent.collector.locks import Lock, needed_of
 from cdp_agent.collector.pass_types import Passed, Wishes
 from cdp_agent.collector.process import LOCK_NAME, Site, collect_all, look_once
 from cdp_agent.supervisor import take_lock
@@ -26,7 +27,8 @@ from cdp_container.domain.retention import Retention, build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import AlreadyRunning, CollectionStopped, MissingObject
 from cdp_container.format.domain import build_config, build_owner, config_digest, parse_config, parse_owner
-from cdp_container.format.keys import OWNER_KEY, config_key
+from cdp_container.format.holds import Hold
+from cdp_container.format.keys import OWNER_KEY, config_key, segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.container import Secret, open_container
@@ -267,6 +269,40 @@ def test_after_a_plan_of_which_all_was_kept_the_run_ends_without_a_failure(
     assert not passed.found.chosen.is_all
     last = load_last(site.site.journal)
     assert (last.kept, last.failures, last.stopped) == (7, 0, "")
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["held", "away"])
+def test_where_no_plan_may_be_made_locks_are_extended_by_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_held: bool
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    site = Collected(tmp_path, replicas=[] if is_held else [copy])
+    needed: list[set[str]] = []
+
+    def extend(at: Site, lock: Lock, passed: Passed, *others: object) -> None:
+        assert passed.found is not None
+        needed.append(set(needed_of(passed.found, passed.finished is not None)))
+
+    monkeypatch.setattr(process, "lock_of", lambda address: Lock("COMPLIANCE", HOUR))
+    monkeypatch.setattr(process, "_extend", extend)
+    with site.streaming():
+        for number in range(20):
+            site.cut(number)
+        site.age(5)
+        newest = site.cut(1)
+        if is_held:
+            until_ns = SystemClock().wall_ns() + 24 * HOUR * 10**9
+            hold = Hold("site-b", "", "restore", None, 0, 0, 1, until_ns, None)
+            give_roster(site.agent.store, site.agent.identity.domain, {"ab" * 16: hold})
+            [passed] = site.collect()
+            assert passed.why_not == "a hold on everything stands"
+        else:
+            with pytest.raises(CollectionStopped, match="does not name the ledger"):
+                site.collect()
+            assert load_last(site.site.journal).failures == 1
+        assert segment_key(newest.epoch, newest.seq) in needed[0]
+        assert needed[0] <= site.keys()
 
 
 def test_what_is_still_locked_is_no_victim_though_the_bucket_locks_nothing_any_more(tmp_path: Path) -> None:
