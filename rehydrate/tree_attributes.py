@@ -101,7 +101,7 @@ class Attributes:
             os.utime(fd, ns=(name.mtime_ns, name.mtime_ns))
 
     def _set_plainly(self, fd: int, name: Name, owned: bool) -> bool:
-        """All of a file like most, in few calls; False where one was refused: each is tried by itself then."""
+        """A file like most, all in few calls; False where one was refused: then each is tried by itself."""
         try:
             if not owned:
                 os.chown(fd, name.uid, name.gid)
