@@ -38,6 +38,7 @@ class HoldServer:
     def __init__(self, appending: Appending) -> None:
         self._appending = appending
         self._server: asyncio.Server | None = None
+        self._path: Path | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._began_seconds = 0.0
         self.held = 0
@@ -50,6 +51,7 @@ class HoldServer:
         try:
             (directory / SOCKET_NAME).unlink(missing_ok=True)
             await self._listen(directory)
+            self._path = directory / SOCKET_NAME
         except OSError as error:
             hint = "check journal.directory and its permissions"
             raise DeviceError(f"opening {SOCKET_NAME}", str(error), hint) from error
@@ -74,6 +76,9 @@ class HoldServer:
             for writer in self._writers:
                 writer.close()
             await self._server.wait_closed()
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # the next start takes it away, too
+                self._path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._writers) >= CONNECTIONS_MAX:

@@ -151,7 +151,12 @@ def test_ctrl_c_reaches_a_check_and_leaves_nothing() -> None:
         site.flush_when_ready()
         started = site.base / "b" / "started"
         process = subprocess.Popen(
-            words(site, "--check", f"sh -c 'echo $$ > {started}; exec sleep 600'"),
+            # What was started in the background may ignore Ctrl-C, and so would this.
+            [
+                "env",
+                "--default-signal=INT",
+                *words(site, "--check", f"sh -c 'echo $$ > {started}; exec sleep 600'"),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=site.environment(site.base / "b" / "home"),

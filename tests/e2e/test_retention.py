@@ -36,7 +36,7 @@ def test_a_policy_is_published_and_changed_while_guests_write() -> None:
             site.flush_when_ready()
             site.write_config("retention: {every: 2d, hourly: 7d}")
             said = site.agent_command("reload").must().err
-            assert "retention: the owner puts it into the container" in said
+            assert "the owner puts them into the container" in said
             wait_until(
                 lambda: policy(site) == Retention(2 * DAY, hourly_seconds=7 * DAY), "it is in force",
                 WAIT_SECONDS_MAX,

@@ -173,3 +173,14 @@ def test_the_tail_of_a_journal_that_was_given_up_stands_still(machine: Machine) 
         await server.close()
 
     run(machine, story)
+
+
+def test_nothing_is_left_of_it_in_the_journal_directory(machine: Machine) -> None:
+    async def story(splitter: Splitter) -> None:
+        server = await served(splitter)
+        path = splitter.machine.directory / SOCKET_NAME
+        assert path.is_socket()
+        await server.close()
+        assert not path.exists(), "who copies the directory of a stopped agent trips over it"
+
+    run(machine, story)
