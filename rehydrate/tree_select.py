@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from cdp_container.domain.namespace import Entry
+from cdp_container.domain.path_patterns import pattern_expression
 from cdp_container.errors import UsageError
 
 
@@ -62,35 +63,5 @@ def _compiled(patterns: Sequence[str]) -> re.Pattern[bytes] | None:
         raise UsageError("choose paths", "a pattern is empty")
     anywhere = [b"" if b"/" in body or b"/" in os.fsencode(pattern).rstrip(b"/") else b"(?:.*/)?"
                 for body, pattern in zip(bodies, patterns, strict=True)]  # fmt: skip
-    parts = [start + _expression(body) for start, body in zip(anywhere, bodies, strict=True)]
+    parts = [start + pattern_expression(body) for start, body in zip(anywhere, bodies, strict=True)]
     return re.compile(b"(?:" + b"|".join(parts) + b")(?:/.*)?", re.DOTALL)
-
-
-def _expression(body: bytes) -> bytes:
-    """A pattern as a regular expression."""
-    out = bytearray()
-    at = 0
-    while at < len(body):
-        char = body[at : at + 1]
-        at += 1
-        if body.startswith(b"**/", at - 1):
-            out += b"(?:.*/)?"
-            at += 2
-        elif body.startswith(b"**", at - 1):
-            out += b".*"
-            at += 1
-        elif char == b"*":
-            out += b"[^/]*"
-        elif char == b"?":
-            out += b"[^/]"
-        elif char == b"[" and (end := body.find(b"]", at + 1 + body.startswith(b"!", at))) > 0:
-            out += _one_of(body[at:end])
-            at = end + 1
-        else:
-            out += re.escape(char)
-    return bytes(out)
-
-
-def _one_of(inside: bytes) -> bytes:
-    escaped = inside.replace(b"\\", b"\\\\").replace(b"[", b"\\[").replace(b"^", b"\\^").replace(b"]", b"\\]")
-    return b"(?!/)[" + (b"^" + escaped[1:] if inside.startswith(b"!") else escaped) + b"]"

@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from cdp_container.domain.path_patterns import pattern_expression
+
 PATTERN_BYTES_MAX: Final = 4_096
 
 
@@ -46,29 +48,4 @@ def _expression(pattern: bytes) -> bytes:
     ending = b"/" if pattern.endswith(b"/") else b"/?"
     body = pattern.rstrip(b"/")
     start = b"" if b"/" in body else b"(?:.*/)?"
-    return b"(?:" + start + _translated(body.lstrip(b"/")) + ending + b")"
-
-
-def _translated(body: bytes) -> bytes:
-    out = bytearray()
-    at = 0
-    while at < len(body):
-        char = body[at : at + 1]
-        at += 1
-        if char == b"*" and body[at : at + 2] == b"*/":
-            out += b"(?:.*/)?"
-            at += 2
-        elif char == b"*" and body[at : at + 1] == b"*":
-            out += b".*"
-            at += 1
-        elif char == b"*":
-            out += b"[^/]*"
-        elif char == b"?":
-            out += b"[^/]"
-        elif char == b"[" and (end := body.find(b"]", at + 2 if body[at : at + 1] == b"!" else at + 1)) > 0:
-            inside = body[at:end].replace(b"\\", b"\\\\").replace(b"[", b"\\[").replace(b"^", b"\\^")
-            out += b"(?!/)[" + (b"^" + inside[1:] if inside.startswith(b"!") else inside) + b"]"
-            at = end + 1
-        else:
-            out += re.escape(char)
-    return bytes(out)
+    return b"(?:" + start + pattern_expression(body.lstrip(b"/")) + ending + b")"
