@@ -15,7 +15,7 @@ from typing import Final
 from cdp_container.domain.carried import CarriedVolume, look_at
 from cdp_container.errors import BackingUnreadable, TargetNotEmpty, TargetUnsuitable
 from rehydrate.device_target import LOCK_TRIES, zero_range
-from rehydrate.localio import lock_alone, os_errors, write_all
+from rehydrate.localio import lock_alone, os_errors, read_up_to, write_all
 from rehydrate.users import users_of
 
 _STOP_IT: Final = "stop what uses it first: its bytes would change under it"
@@ -48,13 +48,7 @@ class Disk:
     def read(self, offset: int, length: int) -> bytes:
         """So many bytes; fewer at its end. Raises DeviceError."""
         with os_errors(f"read {self.path}"):
-            data = os.pread(self._fd, length, offset)
-            while len(data) < length:
-                more = os.pread(self._fd, length - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-            return data
+            return read_up_to(self._fd, offset, length)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes. Raises LocalDiskFull, DeviceError."""

@@ -69,6 +69,17 @@ def lock_alone(fd: int, path: Path, what: str, tries: int = 1) -> None:
             return
 
 
+def read_up_to(fd: int, offset: int, length: int) -> bytes:
+    """So many bytes; fewer at its end. Raises OSError."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length:
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 @contextmanager
 def os_errors(what: str) -> Iterator[None]:
     """Give an error of the operating system its meaning; `what` is what was tried."""

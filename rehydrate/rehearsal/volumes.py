@@ -23,7 +23,7 @@ from cdp_container.domain.blocks import SUM, UNKNOWN, WINDOW_BYTES, Blocks, bloc
 from cdp_container.extents.intervals import Intervals, common, intervals, merged
 from cdp_container.format.limits import SUM_BLOCK_BYTES
 from rehydrate.delta import NONE, differing, everything, in_blocks, union, without
-from rehydrate.localio import os_errors, sync_directory, write_all
+from rehydrate.localio import os_errors, read_up_to, sync_directory, write_all
 from rehydrate.plan import Totals, VolumePlan, Window, volume_windows
 from rehydrate.rehearsal.names import file_names
 from rehydrate.rehearsal.parts import Restored, Sampling, Verdict
@@ -66,13 +66,7 @@ class Image:
     def read(self, offset: int, length: int) -> bytes:
         """So many bytes; fewer at its end. Raises DeviceError."""
         with os_errors(f"read {self.path}"):
-            data = os.pread(self._fd, length, offset)
-            while len(data) < length:
-                more = os.pread(self._fd, length - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-            return data
+            return read_up_to(self._fd, offset, length)
 
     def written(self, start: int, end: int) -> Intervals:
         """Where there is more than a hole."""
