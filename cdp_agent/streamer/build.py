@@ -245,7 +245,7 @@ class CutBuilder:
             }
             yield make_record("space+", source.space, value)
         for tree in self._announced:
-            yield tree_gone(tree.tree) if tree.removed else tree_added(tree.tree, tree.name)
+            yield tree_gone(tree.tree) if tree.removed else tree_added(tree.tree, tree.name, tree.rules)
 
     def _marker_records(self, asked: Sequence[Asked]) -> Iterator[Record]:
         for one in asked:

@@ -23,7 +23,6 @@ from cdp_agent.watcher.events import Events
 from cdp_agent.watcher.gathered import Limits
 from cdp_agent.watcher.index import INDEX_NAME, WAL_PAGES_MAX, Index
 from cdp_agent.watcher.page import FOLDER, Page, PageWriter
-from cdp_agent.watcher.patterns import Patterns
 from cdp_agent.watcher.scan import Scan
 from cdp_agent.watcher.settings import WatcherSettings
 from cdp_agent.watcher.showing import shown
@@ -32,6 +31,7 @@ from cdp_agent.watcher.tree import Tree
 from cdp_agent.watcher.tree_root import open_root
 from cdp_agent.watcher.undo import begin_epoch, note_epoch, settle
 from cdp_container.clock import Clock
+from cdp_container.domain.tree_patterns import Patterns
 from cdp_container.errors import CdpError, WatcherFailed
 from cdp_container.format.limits import SKEWED_FILES_MAX
 from cdp_container.format.place import Place

@@ -20,8 +20,8 @@ from watchdog.observers.inotify_c import InotifyConstants as In
 from watchdog.observers.inotify_c import InotifyEvent, InotifyFD, Mask, inotify_add_watch, inotify_rm_watch
 
 from cdp_agent.watcher.dirty import DEEP, LOOK, READ, Dirty
-from cdp_agent.watcher.patterns import Patterns
 from cdp_container.clock import Clock
+from cdp_container.domain.tree_patterns import Patterns
 from cdp_container.errors import WatcherFailed
 
 DRAIN_SECONDS_MAX: Final = 10.0

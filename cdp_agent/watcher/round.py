@@ -39,6 +39,7 @@ from cdp_container.format.names import (
     Name,
     NameType,
     SkewedFile,
+    TreeRules,
     name_added,
     name_gone,
     tree_added,
@@ -342,7 +343,9 @@ class Round:
         for known in index.trees():
             tree = said.get(known.number)
             if tree is not None and tree.settings.name != known.told:
-                gathered.tree(known.number, tree_added(known.tree, tree.settings.name))
+                mine = tree.settings
+                rules = TreeRules(mine.include, mine.exclude, mine.one_file_system)
+                gathered.tree(known.number, tree_added(known.tree, mine.name, rules))
                 index.set_tree(known.number, told=tree.settings.name)
             elif tree is None and not known.gone:
                 gathered.tree(known.number, tree_gone(known.tree))

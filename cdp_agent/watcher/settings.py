@@ -18,7 +18,7 @@ class TreeSettings:
         id: drawn at random when it was added, 16 bytes.
         name: what people call it.
         path: its directory.
-        include: patterns of what is taken although an exclusion fits (see patterns.py).
+        include: patterns of what is taken although an exclusion fits (see `domain.tree_patterns`).
         exclude: patterns of what is left out.
         one_file_system: directories on which another file system is mounted are taken as empty ones.
         scan_seconds: how often all of it is looked at, whatever events say.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from cdp_agent.watcher.patterns import Patterns
 from cdp_agent.watcher.rooted import Root
 from cdp_agent.watcher.settings import TreeSettings
+from cdp_container.domain.tree_patterns import Patterns
 
 if TYPE_CHECKING:
     from cdp_agent.watcher.scan import Scan

@@ -38,7 +38,7 @@ from cdp_container.format.index import Record
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.members import Members
-from cdp_container.format.names import Skew, parse_skew, parse_tree
+from cdp_container.format.names import Skew, TreeRules, parse_rules, parse_skew, parse_tree
 from cdp_container.format.packed import parse_packed_epoch
 from cdp_container.format.place import Place, is_place
 from cdp_container.format.records import record_value
@@ -109,12 +109,16 @@ class SpaceRecord:
 
 @dataclass(frozen=True, slots=True)
 class TreeRecord:
-    """A `tree+` or `tree-` record and its place in history; `title` is the tree's name, empty in `tree-`."""
+    """A `tree+` or `tree-` record and its place in history; `title` is the tree's name, empty in `tree-`.
+
+    `rules`: which paths are protected, None where that is not said.
+    """
 
     place: Place
     name: str
     tree: bytes
     title: str
+    rules: TreeRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +265,10 @@ class Contents:
                 term = marker_of(name, value)
                 self.markers.append(Marker(place, name, str(value.get("note", "")), term))
             elif record.name in _TREE_RECORDS:
-                title = parse_tree(record.value, head.key) if record.name == "tree+" else ""
-                self.tree_records.append(TreeRecord(place, record.name, record.key, title))
+                title, rules = "", None
+                if record.name == "tree+":
+                    title, rules = parse_tree(record.value, head.key), parse_rules(record.value, head.key)
+                self.tree_records.append(TreeRecord(place, record.name, record.key, title, rules))
             elif record.name == "skew":
                 self._add_skew(head, place, record)
             elif record.name == "cut":

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from cdp_container.errors import ConfigInvalid
+from cdp_container.format.names import TreeRules
 
 IDENTITY_NAME = "agent.json"
 IDENTITY_FORMAT = 1
@@ -75,6 +76,11 @@ class TreeIdentity:
     exclude: tuple[str, ...] = ()
     one_file_system: bool = True
     removed: bool = False
+
+    @property
+    def rules(self) -> TreeRules:
+        """Which paths are protected, as the container is told."""
+        return TreeRules(self.include, self.exclude, self.one_file_system)
 
 
 @dataclass(frozen=True, slots=True)

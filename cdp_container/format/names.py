@@ -34,6 +34,10 @@ OWNER_MAX: Final = 2**32 - 2
 DEVICE_MAX: Final = 2**32 - 1
 SKEWED_PATHS_BYTES_MAX: Final = 128 << 10
 """Of all paths in one `skew`: with the longest ones a record would be longer than one may be."""
+RULES_BYTES_MAX: Final = 64 << 10
+"""Of all patterns in one `tree+`: JSON may say a character in six bytes."""
+PATTERNS_MAX: Final = 1_000
+PATTERN_BYTES_MAX: Final = 4_096
 ROOT: Final = b""
 """The path of a tree's own directory."""
 
@@ -194,10 +198,27 @@ def name_gone(tree: bytes, path: bytes) -> Record:
     return make_record("name-", name_key(tree, path), {})
 
 
-def tree_added(tree: bytes, name: str) -> Record:
-    """The record `tree+`; `name` is what people call the tree."""
+@dataclass(frozen=True, slots=True)
+class TreeRules:
+    """Which paths of a tree its agent protects: patterns, and whether what is mounted below is left out."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = True
+
+
+def tree_added(tree: bytes, name: str, rules: TreeRules | None = None) -> Record:
+    """The record `tree+`; `name` is what people call the tree. Rules without room in it are left out."""
     assert len(tree) == ID_BYTES, len(tree)
-    return make_record("tree+", tree, {"name": name})
+    value: dict[str, Any] = {"name": name}
+    patterns = () if rules is None else (*rules.include, *rules.exclude)
+    if rules is not None and sum(len(pattern.encode()) + 4 for pattern in patterns) <= RULES_BYTES_MAX:
+        value |= {
+            "include": list(rules.include),
+            "exclude": list(rules.exclude),
+            "one_file_system": rules.one_file_system,
+        }
+    return make_record("tree+", tree, value)
 
 
 def tree_gone(tree: bytes) -> Record:
@@ -273,6 +294,28 @@ def parse_tree(value: bytes, what: str) -> str:
     if not name:
         raise DamagedObject(what, "a tree without a name")
     return name
+
+
+def parse_rules(value: bytes, what: str) -> TreeRules | None:
+    """What a `tree+` says of which paths are protected; None where it says nothing that can be used.
+
+    Nothing of a restore rests on it, so what makes no sense is as if it were not there.
+    """
+    value_members = load_object(value, RECORD_VALUE_BYTES_MAX, what)
+    found = [value_members.get(member) for member in ("include", "exclude", "one_file_system")]
+    include, exclude, one = found
+    if not (_are_patterns(include) and _are_patterns(exclude) and isinstance(one, bool)):
+        return None
+    return TreeRules(tuple(include), tuple(exclude), one)  # type: ignore[arg-type]  # looked at above
+
+
+def _are_patterns(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= PATTERNS_MAX
+        and all(isinstance(one, str) and one.isprintable() and one.strip("/") for one in value)
+        and all(len(one.encode()) <= PATTERN_BYTES_MAX for one in value)
+    )
 
 
 def parse_skew(record: Record, what: str) -> tuple[tuple[int, int], Skew]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import stat
 from typing import Any
 
@@ -21,12 +22,14 @@ from cdp_container.format.names import (
     Name,
     NameType,
     SkewedFile,
+    TreeRules,
     name_added,
     name_fault,
     name_gone,
     name_key,
     parse_name,
     parse_name_key,
+    parse_rules,
     parse_skew,
     parse_tree,
     path_fault,
@@ -189,6 +192,27 @@ def test_names_that_no_writer_may_build() -> None:
     huge = tuple((bytes([65 + number]), bytes(limits.XATTR_VALUE_BYTES_MAX)) for number in range(5))
     with pytest.raises(RecordTooLarge):
         name_added(TREE, b"a", Name(NameType.FILE, xattrs=huge))
+
+
+def test_which_paths_are_protected_is_told_where_there_is_room() -> None:
+    rules = TreeRules(("keep",), ("*.tmp", "cache/"), one_file_system=False)
+    assert parse_rules(tree_added(TREE, "home", rules).value, "x") == rules
+    assert parse_rules(tree_added(TREE, "home").value, "x") is None
+    many = TreeRules((), tuple(f"{number}" * 500 for number in range(100, 300)))
+    value = tree_added(TREE, "home", many).value
+    assert (parse_tree(value, "x"), parse_rules(value, "x")) == ("home", None)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"exclude": ["/"]}, {"exclude": [7]}, {"exclude": "x"}, {"include": None}, {"include": ["a\0"]},
+        {"one_file_system": 1}, {"exclude": ["x"] * 1001}, {"exclude": ["x" * 4097]},
+    ],
+)  # fmt: skip
+def test_rules_that_make_no_sense_are_as_if_they_were_not_there(member: dict[str, object]) -> None:
+    value = {"name": "home", "include": [], "exclude": [], "one_file_system": True, **member}
+    assert parse_rules(json.dumps(value).encode(), "x") is None
 
 
 def test_trees() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cdp_agent.watcher.content import Reading, read_on, tail_sum
 from cdp_agent.watcher.dirty import DEEP, LOOK, READ, Dirty
-from cdp_agent.watcher.patterns import Patterns
 from cdp_agent.watcher.rooted import Foreign, Root, is_gone
+from cdp_container.domain.tree_patterns import Patterns
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.segment import NewExtent
 from cdp_container.format.sums import block_sums
