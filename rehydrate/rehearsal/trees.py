@@ -27,16 +27,15 @@ from cdp_container.extents.intervals import common, intervals
 from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.names import NameType, shown
 from rehydrate.delta import differing, in_blocks, without
+from rehydrate.file_names import TREE_SUFFIX, file_names
 from rehydrate.localio import os_errors
 from rehydrate.plan import Totals
-from rehydrate.rehearsal.names import file_names
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, PASSED, Restored, Sampling, Verdict
 from rehydrate.rehearsal.tally import Tally
 from rehydrate.restore import Report, Source
 from rehydrate.tree_restore import Filling, TreePlan, fill, finish, lay_out, plan_content, plan_tree
 from rehydrate.tree_target import KEPT, Laid, TreeTarget, Ways, open_tree_target
 
-_SUFFIX: Final = ".tree"
 _TYPES: Final = {
     NameType.FILE: stat.S_ISREG,
     NameType.DIRECTORY: stat.S_ISDIR,
@@ -78,7 +77,7 @@ class TreesPart:
         self._clock = clock
         self._stack = ExitStack()
         self._sampling = Sampling(0.0)
-        files = file_names([(tree.name, tree.tree) for tree in trees], _SUFFIX)
+        files = file_names([(tree.name, tree.tree) for tree in trees], TREE_SUFFIX)
         try:
             self._under = [
                 _Under(self._stack.enter_context(plan_tree(source.contents, branch, tree)), directory / file)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +23,13 @@ from cdp_container.domain.blocks import SUM, UNKNOWN, WINDOW_BYTES, Blocks, bloc
 from cdp_container.extents.intervals import Intervals, common, intervals, merged
 from cdp_container.format.limits import SUM_BLOCK_BYTES
 from rehydrate.delta import NONE, differing, everything, in_blocks, union, without
+from rehydrate.file_names import IMAGE_SUFFIX, file_names
 from rehydrate.localio import os_errors, read_up_to, sync_directory, write_all
 from rehydrate.plan import Totals, VolumePlan, Window, volume_windows
-from rehydrate.rehearsal.names import file_names
 from rehydrate.rehearsal.parts import Restored, Sampling, Verdict
 from rehydrate.rehearsal.tally import Tally
 from rehydrate.restore import Report, Source, write_window
 from rehydrate.target import check_room_for
-
-_SUFFIX: Final = ".raw"
 
 
 class Image:
@@ -107,7 +105,7 @@ class VolumesPart:
         self._plans = plans
         self._directory = directory
         self._clock = clock
-        files = file_names([(plan.volume.name, plan.volume.space) for plan in plans], _SUFFIX)
+        files = file_names([(plan.volume.name, plan.volume.space) for plan in plans], IMAGE_SUFFIX)
         self.sources = [
             Restored("volume", plan.volume.name, plan.volume.size_bytes, directory / file)
             for plan, file in zip(plans, files, strict=True)

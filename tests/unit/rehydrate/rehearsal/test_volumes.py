@@ -12,9 +12,9 @@ from cdp_container.clock import SystemClock
 from cdp_container.store.memory import MemoryStore
 from rehydrate import plan as planning
 from rehydrate.container import Secret, open_container
+from rehydrate.file_names import file_names
 from rehydrate.plan import Choice, Totals
 from rehydrate.points import plan_restore
-from rehydrate.rehearsal.names import file_names
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, PASSED, Sampling, Verdict
 from rehydrate.rehearsal.volumes import VolumesPart
 from rehydrate.restore import Source

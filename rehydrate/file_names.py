@@ -1,10 +1,13 @@
-"""What files and directories of a rehearsal are called: names out of a container lead nowhere else. PURE."""
+"""What volumes and trees are called as files and directories: names out of a container lead nowhere else. PURE."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+
+IMAGE_SUFFIX: Final = ".raw"
+TREE_SUFFIX: Final = ".tree"
 
 _NAME_BYTES_MAX: Final = 200
 """A longer one may be no file's, with what is put behind it."""
