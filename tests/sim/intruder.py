@@ -7,7 +7,7 @@ from random import Random
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.owner_work import do_work, request_owner
-from cdp_container.format.domain import parse_owner
+from cdp_container.format.domain import OwnerState, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.seal import NO_KEYS
@@ -34,6 +34,9 @@ class Intruder:
     def begin(self) -> None:
         # As an operator's word does: whoever owns the domain now may be taken over without waiting.
         shown = parse_owner(self._store.get(OWNER_KEY).data, OWNER_KEY, self._domain)
+        if shown.state is OwnerState.RELEASED:
+            self._time.after(1.0, self.begin)  # nobody has it yet: there is nothing to be taken over
+            return
         self._run = owner.begin(self._run.claimant, (shown.nonce,), fenced=False, released=False)
         self._step(ot.Claim())
 

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.sim
 
 STORY_SECONDS = 120.0
 FAILING_SEEDS = [
+    210,  # the simulated intruder came before anybody owned the domain, and took that for its own release
     1406,  # the journal was full before the first cut, and the container was then said to have lost cuts
     2957,  # the last run had nothing to send, and the check called that unprotected
 ]

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.sim
 
 FAILING_SEEDS = [
     32,  # the watcher was away for a moment, and nothing asked for a cut at which the tree was whole again
+    210,  # the simulated intruder came before anybody owned the domain, and took that for its own release
+    214,  # a simulated file and a volume had the same id
 ]
 """Seeds that once failed, each for a reason of its own; never taken out."""
 

@@ -93,7 +93,7 @@ class SimTree:
         path = b"f%d" % rng.randrange(12)
         kind = rng.choice(("write", "write", "write", "cut", "rename", "delete", "replace"))
         if path not in now or kind == "replace":
-            now[path] = rng.randbytes(16), self._content()
+            now[path] = self._new_space(), self._content()
         elif kind == "write":
             space, content = now[path]
             at = rng.randrange(0, FILE_BLOCKS_MAX * BLOCK - 700)
@@ -108,6 +108,10 @@ class SimTree:
             del now[path]
         self.changes += 1
         self.note_state()
+
+    def _new_space(self) -> bytes:
+        """An id that no volume has: the world draws the same numbers from the same seed."""
+        return bytes(byte ^ 0xFF for byte in self.rng.randbytes(16))
 
     def _content(self) -> bytes:
         return self.rng.randbytes(self.rng.randrange(FILE_BLOCKS_MAX * BLOCK))
