@@ -1,4 +1,4 @@
-"""What volumes and trees are called as files and directories: names out of a container lead nowhere else. PURE."""
+"""What volumes and trees are called as files: names out of a container lead nowhere else. PURE."""
 
 from __future__ import annotations
 

@@ -1,0 +1,135 @@
+"""What the kernel asks of a mount, answered: paths as text, errors as error numbers, reads by descriptor.
+
+Everything that would change something is refused by the kernel itself, as the mount is read-only; what is not
+answered here does not exist. How the kernel's questions come to be calls of these does not belong here
+(driver).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from cdp_container.errors import CdpError
+from rehydrate.mount.shown import BLOCK_BYTES, Attributes, Shown
+from rehydrate.ondemand.reader import Opened, Reader
+
+ENCODING: Final = "utf-8"
+ERRORS: Final = "surrogateescape"
+"""How the binding makes text of names, whatever bytes they have; and we bytes of it again."""
+
+READ_BYTES: Final = 128 << 10
+"""What programs are told to read at once."""
+_UNIT: Final = 4096
+"""What sizes of the whole mount are told in."""
+_NAME_BYTES_MAX: Final = 255
+
+Stat = dict[str, int]
+"""Members of `struct stat` by name, times in ns."""
+
+
+class Operations:
+    """See `fuse_operations` of libfuse: each method answers, or raises OSError."""
+
+    use_ns = True
+
+    def __init__(self, shown: Shown, reader: Reader) -> None:
+        self._shown = shown
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._opened: dict[int, Opened] = {}  # the kernel limits how many are open
+        self._next = 1
+
+    def getattr(self, path: str, fh: int | None = None) -> Stat:
+        """The attributes of a name."""
+        return stat_of(self._shown.attributes(_bytes(path)))
+
+    def entries(self, path: str) -> Iterator[tuple[str, Stat | None]]:
+        """The names in a directory with their attributes; of the two that are always there they are None."""
+        yield ".", None
+        yield "..", None
+        for name, attributes in self._shown.listing(_bytes(path)):
+            yield name.decode(ENCODING, ERRORS), stat_of(attributes)
+
+    def readdir(self, path: str, fh: int) -> Iterator[tuple[str, Stat | None, int]]:
+        """The same as `entries`, for a kernel that asks for attributes one by one."""
+        return ((name, found, 0) for name, found in self.entries(path))
+
+    def readlink(self, path: str) -> str:
+        """Where a symlink leads."""
+        return self._shown.target(_bytes(path)).decode(ENCODING, ERRORS)
+
+    def listxattr(self, path: str) -> list[str]:
+        """The names of extended attributes."""
+        return [key.decode(ENCODING, ERRORS) for key, _ in self._shown.xattrs(_bytes(path))]
+
+    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
+        """The value of one."""
+        wanted = name.encode(ENCODING, ERRORS)
+        for key, value in self._shown.xattrs(_bytes(path)):
+            if key == wanted:
+                return value
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    def open(self, path: str, flags: int) -> int:
+        """A file for reading; gives its number."""
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        opened = self._reader.open(self._shown.content(_bytes(path)))
+        with self._lock:
+            number, self._next = self._next, self._next + 1
+            self._opened[number] = opened
+        return number
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        """Bytes of an open file. Why they cannot be had was told to whoever mounted."""
+        with self._lock:
+            opened = self._opened[fh]
+        try:
+            return opened.read(offset, size)
+        except CdpError as error:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+
+    def release(self, path: str, fh: int) -> int:
+        """A file is closed."""
+        with self._lock:
+            del self._opened[fh]
+        return 0
+
+    def statfs(self, path: str) -> Stat:
+        """How large it all is, and that nothing is free."""
+        blocks = -(-self._shown.volume_bytes // _UNIT)
+        return {
+            "f_bsize": _UNIT,
+            "f_frsize": _UNIT,
+            "f_blocks": blocks,
+            "f_files": self._shown.names,
+            "f_namemax": _NAME_BYTES_MAX,
+        }
+
+
+def stat_of(attributes: Attributes) -> Stat:
+    """The members of `struct stat`. Holes are not told: what is shown takes what it is long."""
+    mtime_ns = attributes.mtime_ns
+    return {
+        "st_mode": attributes.mode,
+        "st_ino": attributes.inode,
+        "st_nlink": attributes.links,
+        "st_uid": attributes.uid,
+        "st_gid": attributes.gid,
+        "st_rdev": attributes.device,
+        "st_size": attributes.size_bytes,
+        "st_blksize": READ_BYTES,
+        "st_blocks": -(-attributes.size_bytes // BLOCK_BYTES),
+        "st_atime": mtime_ns,
+        "st_mtime": mtime_ns,
+        "st_ctime": mtime_ns,
+    }
+
+
+def _bytes(path: str) -> bytes:
+    """A path of the kernel's as `Shown` knows it."""
+    return path.encode(ENCODING, ERRORS)[1:]
