@@ -8,7 +8,7 @@ of bytes tells stands in words: doubts. How a restore goes on despite damage doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,7 @@ MAP_BYTES_MAX: Final = 256 << 20
 """More than a map of so many parts has."""
 
 
+WHY_BEYOND: Final = "it lies beyond the last size that can be read, and is not restored"
 MAP_HINT: Final = "`restore --on-damage map` restores what is left and maps what is not"
 
 
@@ -87,18 +88,30 @@ def doubtful(contents: Contents, branch: Branch, volume: Volume, faults: Sequenc
     """
     if not faults:
         return []
-    newest = _newest(faults)
-    newer = runs_of(contents, branch, volume.space, after=newest)
+    newer = runs_of(contents, branch, volume.space, after=newest_of(faults))
+    key, why = doubt_of(faults)
+    parts = uncovered(contents.extents(), newer, volume.size_bytes)
+    return [Damage(first, last - first, "doubtful", key, why) for first, last in parts]
+
+
+def newest_of(faults: Sequence[Fault]) -> tuple[int, int]:
+    """The newest segment that cannot be read: epoch and seq."""
+    return max((fault.epoch, fault.seq) for fault in faults)
+
+
+def doubt_of(faults: Sequence[Fault]) -> tuple[str, str]:
+    """For want of which object bytes are doubtful, and why."""
     why = f"cannot be read: {counted(len(faults), 'segment')}, this the newest; it may have written here"
-    key, extents = segment_key(*newest), contents.extents()
-    found: list[Damage] = []
-    for start, end in windows(extents, newer, volume.size_bytes):
-        pieces = resolve(extents, newer, start, end)
+    return segment_key(*newest_of(faults)), why
+
+
+def uncovered(extents: Table, runs: Table, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Where runs say nothing of a space of this size: first byte, and the one after the last."""
+    for start, end in windows(extents, runs, size_bytes):
+        pieces = resolve(extents, runs, start, end)
         covered = Intervals(pieces["offset"], pieces["offset"] + pieces["length"])
-        open_parts = gaps(merged(covered), start, end)
-        for first, beyond in zip(open_parts.starts.tolist(), open_parts.ends.tolist(), strict=True):
-            found.append(Damage(first, beyond - first, "doubtful", key, why))
-    return found
+        parts = gaps(merged(covered), start, end)
+        yield from zip(parts.starts.tolist(), parts.ends.tolist(), strict=True)
 
 
 def size_is_sure(contents: Contents, branch: Branch, volume: Volume, faults: Sequence[Fault]) -> bool:
@@ -108,40 +121,45 @@ def size_is_sure(contents: Contents, branch: Branch, volume: Volume, faults: Seq
         for record in contents.space_records
         if record.space == volume.space and record.name != "space-" and on_branch(record.place, branch)
     ]
-    return not faults or max(said) > _newest(faults)
+    return not faults or max(said) > newest_of(faults)
 
 
 def beyond(contents: Contents, branch: Branch, volume: Volume, faults: Sequence[Fault]) -> list[Damage]:
     """What was written past the size that is known, where a lost segment may have said a larger one."""
     if size_is_sure(contents, branch, volume, faults):
         return []
-    runs = runs_of(contents, branch, volume.space)
-    why, key = (
-        "it lies beyond the last size that can be read, and is not restored",
-        segment_key(*_newest(faults)),
-    )
-    extents, found = contents.extents(), []
-    for start, end in windows(extents, runs, _end_of(runs)):
-        if end <= volume.size_bytes:
+    runs, key = runs_of(contents, branch, volume.space), segment_key(*newest_of(faults))
+    parts = past_size(contents.extents(), runs, volume.size_bytes)
+    return [Damage(first, last - first, "beyond", key, WHY_BEYOND) for first, last in parts]
+
+
+def past_size(extents: Table, runs: Table, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """What runs say of bytes past a size: first byte, and the one after the last."""
+    for start, end in windows(extents, runs, end_of(runs)):
+        if end <= size_bytes:
             continue
-        pieces = resolve(extents, runs, max(start, volume.size_bytes), end)
+        pieces = resolve(extents, runs, max(start, size_bytes), end)
         pieces = pieces[pieces["object"] != COVER]  # a resize that can be read took it away
         parts = merged(Intervals(pieces["offset"], pieces["offset"] + pieces["length"]))
-        for first, last in zip(parts.starts.tolist(), parts.ends.tolist(), strict=True):
-            found.append(Damage(first, last - first, "beyond", key, why))
-    return found
+        yield from zip(parts.starts.tolist(), parts.ends.tolist(), strict=True)
 
 
 def record_doubts(contents: Contents, branch: Branch, faults: Sequence[Fault]) -> list[str]:
-    """What lost segments may have said of volumes, in words; every space that nothing names any more."""
+    """What lost segments may have said of volumes and names, in words; each space that nothing names.
+
+    Where there are trees no space is listed: those of files have no record of their own.
+    """
     if not faults:
         return []
-    key = segment_key(*_newest(faults))
+    key = segment_key(*newest_of(faults))
     many = f"cannot be read: {counted(len(faults), 'segment')}, {key} the newest"
     doubts = [f"{many}; volumes may have been added, renamed, resized or removed there"]
+    if any(on_branch(record.place, branch) for record in contents.tree_records):
+        doubts.append(f"{many}; names of trees may have been added, changed, renamed or removed there")
+        return doubts
     named = _named(contents, branch)
     for space in sorted(contents.spaces()):
-        end = _end_of(runs_of(contents, branch, space))
+        end = end_of(runs_of(contents, branch, space))
         if end and space not in named:
             doubts.append(f"space {space.hex()} holds data up to byte {end}, nothing names it: not restored")
     return doubts
@@ -160,13 +178,9 @@ def _named(contents: Contents, branch: Branch) -> set[bytes]:
     return named
 
 
-def _end_of(runs: Table) -> int:
+def end_of(runs: Table) -> int:
     """The byte after the last that extents, other than those of a resize, say anything of."""
     return int(runs["end"][runs["object"] != COVER].max(initial=0))
-
-
-def _newest(faults: Sequence[Fault]) -> tuple[int, int]:
-    return max((fault.epoch, fault.seq) for fault in faults)
 
 
 def examined(

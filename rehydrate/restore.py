@@ -138,10 +138,10 @@ def _restore_fetch(
     reader = FrameReader(head, source.keys)
     sample: Sample | None = None
     lost: list[Lost] = []
-    data = _get(source.store, head.key, int(fetch["start"]), length, tolerant)
+    data = fetched(source.store, head.key, int(fetch["start"]), length, tolerant)
     for frame, of_frame in groupby(mine.tolist(), key=_FRAME_OF):
         try:
-            raw = _open(head, reader, frame, data, int(fetch["start"]))
+            raw = opened(head, reader, frame, data, int(fetch["start"]))
         except (DamagedObject, MissingObject) as error:
             if not tolerant:
                 raise
@@ -158,16 +158,17 @@ def _restore_fetch(
     return done, sample, tuple(lost)
 
 
-def _open(
+def opened(
     head: Head, reader: FrameReader, frame: int, data: memoryview | MissingObject, data_start: int
 ) -> memoryview:
+    """A frame's content, of what `fetched` gave from `data_start` on. Raises DamagedObject, MissingObject."""
     if isinstance(data, MissingObject):
         raise data
     start, end = head.frame_range(frame)
     return memoryview(reader.open(frame, data[start - data_start : end - data_start]))
 
 
-def _get(store: Store, key: str, start: int, length: int, tolerant: bool) -> memoryview | MissingObject:
+def fetched(store: Store, key: str, start: int, length: int, tolerant: bool) -> memoryview | MissingObject:
     """The bytes of a range. Tolerant: as many as there are, or the error if there are none."""
     try:
         data = store.get_range(key, start, length)

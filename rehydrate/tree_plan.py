@@ -73,10 +73,10 @@ def file_windows(
         wanted: of each file, whether its content is to be fetched.
         objects: heads by the numbers that runs name.
     """
-    for first, beyond in _together(runs, sizes):
+    for first, beyond in together(runs, sizes):
         if not wanted[first:beyond].any():
             continue
-        if int(runs.extents[first]) > TOGETHER_EXTENTS_MAX or int(sizes[first]) > TOGETHER_BYTES_MAX:
+        if is_large(runs, sizes, first):
             yield from _large(extents, runs, first, int(sizes[first]), objects)
             continue
         pieces = resolve_many(extents, runs.together(first, beyond), sizes[first:beyond])
@@ -84,7 +84,12 @@ def file_windows(
         yield window_of(FileWindow(first, beyond, pieces, pieces), pieces, objects)
 
 
-def _together(runs: FileRuns, sizes: Ints) -> Iterator[tuple[int, int]]:
+def is_large(runs: FileRuns, sizes: Ints, number: int) -> bool:
+    """Whether a file is resolved by itself, window by window."""
+    return int(runs.extents[number]) > TOGETHER_EXTENTS_MAX or int(sizes[number]) > TOGETHER_BYTES_MAX
+
+
+def together(runs: FileRuns, sizes: Ints) -> Iterator[tuple[int, int]]:
     """Stretches of files that are resolved at once; a large one is a stretch of its own."""
     extents_before = np.concatenate((np.array([0]), np.cumsum(runs.extents)))
     first = 0

@@ -27,23 +27,27 @@ from cdp_container.domain.contents import Contents
 from cdp_container.domain.file_runs import FileRuns, file_runs
 from cdp_container.domain.image import Branch
 from cdp_container.domain.namespace import Entry, Namespace, Tree
-from cdp_container.errors import DamagedObject, MissingObject, NotFound
+from cdp_container.errors import DamagedObject, MissingObject, counted
 from cdp_container.extents.many import PLACED_PIECES
 from cdp_container.extents.tables import Table
 from cdp_container.format.frames import FrameReader
-from cdp_container.format.names import NameType
+from cdp_container.format.names import NameType, shown
 from rehydrate.file_target import check_room
 from rehydrate.localio import os_errors, write_all
 from rehydrate.plan import Totals, part_of
-from rehydrate.restore import Report, Source
+from rehydrate.restore import Report, Source, fetched, opened
+from rehydrate.resume import Lost
 from rehydrate.tree_compare import READ_BYTES, different
+from rehydrate.tree_damage import Losses
 from rehydrate.tree_plan import FileWindow, file_windows, window_of
 from rehydrate.tree_select import Selection
-from rehydrate.tree_target import COMPARED, KEPT, Laid, Told, TreeTarget, Twins
+from rehydrate.tree_target import COMPARED, KEPT, NEW, Laid, Told, TreeTarget, Twins
 
 _FRAME_OF: Final = itemgetter((PLACED_PIECES.names or ()).index("frame"))
 _SPACE_OF: Final = itemgetter((PLACED_PIECES.names or ()).index("space"))
 """Columns of a piece as a tuple."""
+NAMED_MAX: Final = 5
+"""Files that an error names whose content is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class TreePlan:
 
 @contextmanager
 def plan_tree(
-    contents: Contents, branch: Branch, tree: Tree, selection: Selection | None = None
+    contents: Contents, branch: Branch, tree: Tree, selection: Selection | None = None, mends: bool = False
 ) -> Iterator[TreePlan]:
     """The names of a tree at a cut, checked whole before anything is written.
 
@@ -86,13 +90,14 @@ def plan_tree(
         branch: what the cut is made of.
         tree: whole at the cut.
         selection: which names; None: all.
+        mends: segments of the branch cannot be read, see `Namespace`.
 
     Raises:
         DamagedObject: see `Namespace`.
         LocalDiskFull, DeviceError: the temporary directory fails.
     """
     chosen = Selection() if selection is None else selection
-    with closing(Namespace(contents, branch, [tree])) as namespace:
+    with closing(Namespace(contents, branch, [tree], mends)) as namespace:
         names = sum(namespace.counts(tree).values()) if chosen.is_all else chosen.learn(namespace.walk(tree))
         yield TreePlan(tree, branch, namespace, chosen, names, namespace.twins(tree))
 
@@ -136,9 +141,17 @@ def check_fits(target: TreeTarget, laid: Laid, filling: Filling) -> None:
 
 
 def fill(
-    source: Source, plan: TreePlan, target: TreeTarget, laid: Laid, filling: Filling, report: Report
+    source: Source,
+    plan: TreePlan,
+    target: TreeTarget,
+    laid: Laid,
+    filling: Filling,
+    report: Report,
+    losses: Losses | None = None,
 ) -> Totals:
     """The third stage: fetch the content of files and write it; each is complete once all of it is there.
+
+    Damage ends it, unless there are `losses`: then what is damaged reads as zeros and is noted there.
 
     Raises:
         DamagedObject, MissingObject: a frame is not what was written, or gone.
@@ -157,7 +170,7 @@ def fill(
             entries = list(islice(files, window.beyond - window.first))
             at = window.beyond
         states = laid.states[window.first : window.beyond]
-        done += _Filler(source, target, filling.runs, window, entries, states).run(report)
+        done += _Filler(source, target, filling.runs, window, entries, states, losses).run(report)
     return done
 
 
@@ -188,8 +201,10 @@ class _Filler:
         window: FileWindow,
         entries: list[Entry],
         states: bytearray,
+        losses: Losses | None,
     ) -> None:
         self._source = source
+        self._losses = losses
         self._target = target
         self._entries = entries
         self._lock = threading.Lock()
@@ -206,14 +221,21 @@ class _Filler:
                 for number, left in enumerate(self._left):
                     if not left and self._states[number] != KEPT:
                         with self._target.file(self._entries[number]) as fd:
-                            self._target.complete(self._entries[number], fd)
+                            self._complete(number, fd)
             results = self._source.flow.run(
                 self._fetch, self._window.fetches, lambda fetch: int(fetch["length"])
             )
-            for fetched in results:
-                report(fetched)
-                done += fetched
+            for got, lost in results:
+                report(got)
+                done += got
+                if self._losses is not None:
+                    self._losses.add(lost)
         return done
+
+    def _complete(self, number: int, fd: int) -> None:
+        losses = self._losses
+        is_sound = losses is None or self._window.first + number not in losses.unsound
+        self._target.complete(self._entries[number], fd, is_sound)
 
     def _changed(self, runs: FileRuns, window: FileWindow, states: bytearray) -> FileWindow:
         """The window without what files that are there have already; they get their length here."""
@@ -246,36 +268,65 @@ class _Filler:
                 _write_zeros(fd, low, high)
             return data
 
-    def _fetch(self, fetch: Table) -> Totals:
-        """One request: its frames verified, its pieces written, and files completed that lacked no more."""
+    def _fetch(self, fetch: Table) -> tuple[Totals, list[tuple[int, Lost]]]:
+        """One request: its frames verified, its pieces written, and files completed that lacked no more.
+
+        Gives what was done, and what was lost of which file.
+        """
         source = self._source
         head = source.contents.objects[int(fetch["object"])]
         start, length = int(fetch["start"]), int(fetch["length"])
         mine = self._window.pieces[int(fetch["first_piece"]) : int(fetch["beyond_piece"])]
         reader = FrameReader(head, source.keys)
+        lost: list[tuple[int, Lost]] = []
         try:
-            data = memoryview(source.store.get_range(head.key, start, length))
-        except NotFound as error:
-            raise MissingObject(head.key, "it was there when the plan was made, and is gone") from error
-        if len(data) != length:
-            raise DamagedObject(head.key, f"it ends {length - len(data)} bytes before its frames do")
-        for frame, of_frame in groupby(mine.tolist(), key=_FRAME_OF):
-            low, high = head.frame_range(frame)
-            raw = memoryview(reader.open(frame, data[low - start : high - start]))
-            for number, of_file in groupby(of_frame, key=_SPACE_OF):
-                self._write(number, list(of_file), raw)
-        return Totals(gets=1, fetch_bytes=length, write_bytes=int(mine["length"].sum()))
+            data = fetched(source.store, head.key, start, length, tolerant=self._losses is not None)
+            for frame, of_frame in groupby(mine.tolist(), key=_FRAME_OF):
+                try:
+                    raw = opened(head, reader, frame, data, start)
+                except (DamagedObject, MissingObject) as error:
+                    if self._losses is None:
+                        raise
+                    lost += self._lose(head.key, f"frame {frame}: {error.why}", list(of_frame))
+                    continue
+                for number, of_file in groupby(of_frame, key=_SPACE_OF):
+                    self._write(number, list(of_file), raw)
+        except (DamagedObject, MissingObject) as error:
+            raise type(error)(error.what, f"{error.why}; {self._named(mine)}", error.hint) from error
+        lost_bytes = sum(part.length for _, part in lost)
+        write_bytes = int(mine["length"].sum()) - lost_bytes
+        return Totals(gets=1, fetch_bytes=length, write_bytes=write_bytes, lost_bytes=lost_bytes), lost
 
-    def _write(self, number: int, pieces: list[tuple[Any, ...]], raw: memoryview) -> None:
-        entry = self._entries[number]
-        with self._target.file(entry) as fd:
+    def _named(self, pieces: Table) -> str:
+        numbers = np.unique(pieces["space"]).tolist()
+        named = ", ".join(shown(self._entries[number].path) for number in numbers[:NAMED_MAX])
+        more = f" and {counted(len(numbers) - NAMED_MAX, 'more file')}" if len(numbers) > NAMED_MAX else ""
+        return f"content of {named}{more} is in what was asked for"
+
+    def _lose(self, key: str, why: str, pieces: list[tuple[Any, ...]]) -> list[tuple[int, Lost]]:
+        """Leave a frame's pieces as zeros; gives what was lost of which file."""
+        assert self._losses is not None, "tolerant"
+        lost = []
+        for number, of_file in groupby(pieces, key=_SPACE_OF):
+            mine = list(of_file)
+            self._losses.unsound.add(self._window.first + number)  # before the file can be complete
+            lost += [(self._window.first + number, Lost(piece[1], piece[2], key, why)) for piece in mine]
+            self._write(number, mine, None)
+        return lost
+
+    def _write(self, number: int, pieces: list[tuple[Any, ...]], raw: memoryview | None) -> None:
+        """Write a file's pieces of one frame, zeros where there is none, and complete it with the last."""
+        with self._target.file(self._entries[number]) as fd:
             for _, offset, length, _, _, position, _ in pieces:
-                write_all(fd, offset, raw[position : position + length])
+                if raw is not None:
+                    write_all(fd, offset, raw[position : position + length])
+                elif self._states[number] != NEW:  # a new one is zeros already
+                    _write_zeros(fd, offset, offset + length)
             with self._lock:
                 self._left[number] -= len(pieces)
                 is_complete = not self._left[number]
             if is_complete and self._window.is_last:
-                self._target.complete(entry, fd)
+                self._complete(number, fd)
 
 
 def _write_zeros(fd: int, start: int, end: int) -> None:

@@ -151,9 +151,14 @@ class TreeTarget:
         finally:
             os.close(fd)
 
-    def complete(self, entry: Entry, fd: int) -> None:
-        """Give a file whose content is there its owner, mode, attributes and time."""
+    def complete(self, entry: Entry, fd: int, is_sound: bool = True) -> None:
+        """Give a file whose content is there its owner, mode, attributes and time.
+
+        One that is not sound does not get its time, but that of now: no later restore takes it for the same.
+        """
         self.attributes.set_open(entry.path, fd, entry.what, entry.parent not in self._existing)
+        if not is_sound:
+            os.utime(fd)
 
     def settle(self, directories: Iterable[Entry], told: Told) -> None:
         """Give directories theirs: those below before those above, as a mode may close the way."""

@@ -50,14 +50,20 @@ class FileRuns:
         return found[np.argsort(self.ages[low:high], kind="stable")]
 
 
-def file_runs(contents: Contents, branch: Branch, spaces: Sequence[bytes]) -> FileRuns:
-    """The runs of these spaces, by their numbers in the list; each space at most once in it."""
+def file_runs(
+    contents: Contents, branch: Branch, spaces: Sequence[bytes], after: tuple[int, int] = (0, 0)
+) -> FileRuns:
+    """The runs of these spaces, by their numbers in the list; each space at most once in it.
+
+    `after`: only what segments after this one (epoch, seq) say.
+    """
     placed = contents.all_runs()
     known = np.array([contents.space_number(space) for space in spaces], dtype=np.int64)
     wanted = np.full(int(max(placed["space"].max(initial=-1), known.max(initial=-1))) + 2, -1, dtype=np.int64)
     wanted[known] = np.arange(len(spaces), dtype=np.int64)
     wanted[-1] = -1  # where a space that has no runs was noted
-    counting = (wanted[placed["space"]] >= 0) & _on_branch(placed, branch)
+    is_newer = (placed["epoch"] > after[0]) | ((placed["epoch"] == after[0]) & (placed["seq"] > after[1]))
+    counting = (wanted[placed["space"]] >= 0) & _on_branch(placed, branch) & is_newer
     placed = placed[counting]
     placed["space"] = wanted[placed["space"]]
     placed = placed[~_removed(contents, branch, placed, spaces)]

@@ -70,9 +70,17 @@ WHERE tree = ? AND parent = ? AND name = ?
 _TWINS: Final = """
 SELECT min(tree), max(tree), min(mode), max(mode), min(uid), max(uid), min(gid), max(gid),
     min(mtime_ns), max(mtime_ns), min(size_bytes), max(size_bytes),
-    min(coalesce(more, x'')), max(coalesce(more, x'')), min(CAST(parent || '/' || name AS BLOB))
+    min(coalesce(more, x'')), max(coalesce(more, x'')), min(CAST(parent || '/' || name AS BLOB)), space
 FROM names WHERE space IS NOT NULL GROUP BY space HAVING count(*) > 1
 """
+_AGREE: Final = """
+UPDATE names SET (mode, uid, gid, mtime_ns, size_bytes, more) = (
+    SELECT mode, uid, gid, mtime_ns, size_bytes, more FROM names WHERE space = ?1
+    ORDER BY mtime_ns DESC, parent, name LIMIT 1
+) WHERE space = ?1
+"""
+MADE_UP_MODE: Final = 0o700
+"""Of a directory that no name is left of: nobody but its owner is let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,11 @@ class Namespace:
         contents: gathered with names.
         branch: what the cut is made of.
         trees: as `trees_of` gives them; of one that is not whole at the cut anything may be missing.
+        mends: segments of the branch cannot be read: where they may have told of a directory that names
+            stand in, one is made up; names of one content are taken to be as the youngest of them says.
+
+    Attributes:
+        made_up: the paths of directories that were made up, sorted.
 
     Raises:
         DamagedObject: a name makes no sense, stands under what is no directory, or a tree has no root; names
@@ -124,14 +137,19 @@ class Namespace:
         LocalDiskFull, DeviceError: the temporary directory fails.
     """
 
-    def __init__(self, contents: Contents, branch: Branch, trees: Sequence[Tree]) -> None:
+    def __init__(
+        self, contents: Contents, branch: Branch, trees: Sequence[Tree], mends: bool = False
+    ) -> None:
         assert contents.keeps_names, "names are kept only where they were asked for"
         self.trees = tuple(trees)
+        self.made_up: list[bytes] = []
         self._numbers = {tree.tree: number for number, tree in enumerate(trees)}
         # An empty name is a file of SQLite's own, which goes when it is closed.
         self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         try:
             self._fill(contents, branch)
+            if mends:
+                self._mend()
             self._check()
         except sqlite3.Error as error:
             self._table.close()
@@ -212,6 +230,15 @@ class Namespace:
         for number, tree in enumerate(self.trees):
             if tree.whole and self._find(number, ROOT) is None:
                 raise DamagedObject(f"the tree {tree.name!r}", "it has no root at this cut")
+        for _, parent, is_there in self._homeless():
+            why = "it has names below it, and is no directory" if is_there else "it has names below it"
+            raise DamagedObject(f"the path {shown(parent)} of a tree", why)
+        for *_, path, _ in self._quarrels():
+            what = f"the file {shown(path.lstrip(b'/'))}"
+            raise DamagedObject(what, "its names do not agree on what it is")
+
+    def _homeless(self) -> Iterator[tuple[int, bytes, bool]]:
+        """Of whole trees the paths below which names stand and that are no directories."""
         parents = "SELECT DISTINCT tree, parent FROM names WHERE parent != x''"
         with closing(self._table.cursor()) as cursor:
             for number, parent in cursor.execute(parents):
@@ -220,12 +247,42 @@ class Namespace:
                 above, _, name = parent.rpartition(b"/")
                 found = self._table.execute(_FIND, (number, above, name)).fetchone()
                 if found is None or found[2] != _DIRECTORY:
-                    why = "it has names below it, and is no directory" if found else "it has names below it"
-                    raise DamagedObject(f"the path {shown(parent)} of a tree", why)
-            for *pairs, path in cursor.execute(_TWINS):
+                    yield number, parent, found is not None
+
+    def _quarrels(self) -> Iterator[tuple[int, int, bytes, bytes]]:
+        """Contents of whole trees whose names do not agree: lowest and highest tree, a path, the space."""
+        with closing(self._table.cursor()) as cursor:
+            for *pairs, path, space in cursor.execute(_TWINS):
                 if pairs[::2] != pairs[1::2] and all(tree.whole for tree in self.trees):
-                    what = f"the file {shown(path.lstrip(b'/'))}"
-                    raise DamagedObject(what, "its names do not agree on what it is")
+                    yield pairs[0], pairs[1], path, space
+
+    def _mend(self) -> None:
+        """See `mends`."""
+        made: set[bytes] = set()
+        for number, tree in enumerate(self.trees):
+            if tree.whole and self._find(number, ROOT) is None:
+                self._make_up(number, ROOT, made)
+        for number, parent, _ in list(self._homeless()):
+            path = parent
+            while path and not self._is_directory(number, path):
+                self._make_up(number, path, made)
+                path = path.rpartition(b"/")[0]
+        self.made_up = sorted(made)
+        for lowest, highest, _, space in list(self._quarrels()):
+            if lowest == highest:  # no damage makes a content that of two trees
+                self._table.execute(_AGREE, (space,))
+
+    def _is_directory(self, number: int, path: bytes) -> bool:
+        found = self._find(number, path)
+        return found is not None and found.what.type is NameType.DIRECTORY
+
+    def _make_up(self, number: int, path: bytes, made: set[bytes]) -> None:
+        root = self._find(number, ROOT)
+        uid, gid = (root.what.uid, root.what.gid) if root else (0, 0)
+        parent, _, name = path.rpartition(b"/")
+        row = (number, parent, name, _DIRECTORY, MADE_UP_MODE, uid, gid, 0, 0, None, None)
+        self._table.execute(_INSERT.replace("INSERT", "INSERT OR REPLACE", 1), row)
+        made.add(path)
 
 
 def _parsed(value: bytes, path: bytes) -> Name:

@@ -20,7 +20,7 @@ from rehydrate.cli.held import tell
 from rehydrate.cli.restoring import report, say_plan, with_trees
 from rehydrate.cli.stage_lines import StageLines
 from rehydrate.cli.targets import Restored, Targets, check_targets, paths_of, restore_all
-from rehydrate.cli.tree_restoring import TreesTo, raise_if_not_set, restore_trees
+from rehydrate.cli.tree_restoring import TreesTo, check_maps, raise_if_not_set, restore_trees
 from rehydrate.container import Secret
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
@@ -42,10 +42,11 @@ def rescue(
 ) -> int:
     """`rehydrate rescue`; without a target it says what can be had."""
     trees = TreesTo() if trees is None else trees
-    targets = with_trees(targets, trees)
+    targets, trees = with_trees(targets, trees)
     only_look = not targets.has_volumes and not targets.has_trees
     if not only_look:
         check_targets(targets)
+        check_maps(trees)
     wanted = _domain_of(domain)
     clock, flow = SystemClock(), Flow()
     began_ns = clock.boottime_ns()

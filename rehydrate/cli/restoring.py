@@ -14,7 +14,7 @@ from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.opening import is_superseded
-from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, UsageError, counted
+from cdp_container.errors import HoldLost, MissingObject, NoSuchPoint, RestoredWithDamage, counted
 from cdp_container.store.api import Store
 from rehydrate.anew import read_until_found
 from rehydrate.cli import views
@@ -23,8 +23,9 @@ from rehydrate.cli.console import read_secret
 from rehydrate.cli.held import holding_for, tell
 from rehydrate.cli.stage_lines import StageLines
 from rehydrate.cli.targets import Restored, Targets, check_targets, noted_holds, paths_of, restore_all
-from rehydrate.cli.tree_restoring import TreeRestored, TreesTo, raise_if_not_set, restore_trees
+from rehydrate.cli.tree_restoring import TreeRestored, TreesTo, check_maps, raise_if_not_set, restore_trees
 from rehydrate.container import Container, Secret
+from rehydrate.damage import Findings
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice, Totals
 from rehydrate.points import RestorePlan, plan_restore, scope_of
@@ -78,8 +79,9 @@ def restore(
 ) -> int:
     """`rehydrate restore`."""
     trees = TreesTo() if trees is None else trees
-    targets = with_trees(targets, trees)
+    targets, trees = with_trees(targets, trees)
     check_targets(targets)
+    check_maps(trees)
     clock = SystemClock()
     flow = Flow(clock, parallel)
     began_ns = clock.boottime_ns()
@@ -106,11 +108,9 @@ def restore(
     return code
 
 
-def with_trees(targets: Targets, trees: TreesTo) -> Targets:
-    """The targets beside these trees. Raises UsageError where they do not go together."""
-    if trees.targets and targets.tolerant:
-        raise UsageError("restore trees", "--on-damage map is for volumes: a tree is restored whole, or not")
-    return replace(targets, has_trees=bool(trees.targets))
+def with_trees(targets: Targets, trees: TreesTo) -> tuple[Targets, TreesTo]:
+    """The targets of volumes and of trees, each with what the other's options say."""
+    return replace(targets, has_trees=bool(trees.targets)), replace(trees, tolerant=targets.tolerant)
 
 
 def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored, list[TreeRestored]]:
@@ -150,7 +150,8 @@ def _restore(job: _Job, is_first: bool) -> tuple[RestorePlan, Restored, list[Tre
             restored = Restored([], Totals(), {})
             if targets.has_volumes:
                 restored = restore_all(source, made, paths, targets, job.clock, job.as_json, check=check)
-            return made, restored, restore_trees(source, made, job.trees, job.stages, check)
+            trees = restore_trees(source, made, job.trees, job.stages, job.check, check)
+            return made, restored, trees
     except (HoldLost, MissingObject):
         if begun:  # the next reading goes on; but what was taken for lost may be there after all
             devices = frozenset(path for path in begun if path.is_block_device())
@@ -208,23 +209,25 @@ def report(
         told["trees"] = [tree.members() for tree in trees]
         lines += [line for tree in trees for line in tree.text()]
     lines.append(f"point {members['point']}, {elapsed_seconds:.1f} s, durable")
-    if restored.maps:
-        told["damage_maps"] = [str(path) for path in restored.maps]
+    found = dict(restored.maps)
+    found |= {tree.damage_map: tree.found for tree in trees if tree.damage_map and tree.found}
+    if found:
+        told["damage_maps"] = [str(path) for path in found]
     answer(json.dumps(told, indent=2) if as_json else "\n".join(lines))
-    if restored.maps:
-        raise _with_damage(restored)
+    if found:
+        raise _with_damage(found)
     return 0
 
 
-def _with_damage(restored: Restored) -> RestoredWithDamage:
-    maps = restored.maps.values()
+def _with_damage(found_maps: Mapping[Path, Findings]) -> RestoredWithDamage:
+    maps = found_maps.values()
     parts = sum(len(found.parts) for found in maps)
     lost, in_doubt, beyond = (
         sum(found.bytes_of(kind) for found in maps) for kind in ("lost", "doubtful", "beyond")
     )
     bytes_text = f"bytes lost: {lost}, doubtful: {in_doubt}, beyond a known size: {beyond}"
     doubts = len({doubt for found in maps for doubt in found.doubts})
-    where = ", ".join(str(path) for path in restored.maps)
+    where = ", ".join(str(path) for path in found_maps)
     why = f"{bytes_text}, in {counted(parts, 'part')}; {counted(doubts, 'more doubt')}: {where}"
     return RestoredWithDamage("restored, but not everything", why)
 

@@ -181,7 +181,7 @@ def _check_apart(paths: list[Path]) -> None:
         ends.add(end)
 
 
-def _drop_stale_map(path: Path, maps: Mapping[Path, Findings]) -> None:
+def drop_stale_map(path: Path, maps: Mapping[Path, Findings]) -> None:
     """A target that is whole now needs no map of what an earlier restore of it lacked."""
     try:
         removed = None if map_path(path) in maps else remove_map(path)
@@ -189,7 +189,7 @@ def _drop_stale_map(path: Path, maps: Mapping[Path, Findings]) -> None:
         say(printable(f"note: {path} is whole now, but cannot {error.what}: {error.why}"))
     else:
         if removed is not None:
-            say(printable(f"note: removed {removed}, the map of an earlier restore: the volume is whole now"))
+            say(printable(f"note: removed {removed}, the map of an earlier restore: {path} is whole now"))
 
 
 def _open(
@@ -246,7 +246,7 @@ def _restore_each(
             done += restore_volume(source, plan, target, report, on_damage)
             finished += 1
             # Before the note of how far it is goes: with that gone, nobody would come here again.
-            _drop_stale_map(target.path, maps)
+            drop_stale_map(target.path, maps)
     except (DamagedObject, MissingObject) as error:  # none comes where damage is mapped
         raise with_map_hint(error) from error
     finally:

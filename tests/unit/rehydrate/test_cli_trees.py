@@ -53,7 +53,7 @@ def small_tree(site: Site) -> Tree:
         ["--tree", "home=x", "--tree", "home=y"],
         ["--path", "x"],
         ["--tree", "home=x", "--path", "/"],
-        ["--tree", "home=x", "--on-damage", "map"],
+        ["--tree", "home=x", "--on-damage", "map", "--delete"],
         ["--tree", "home=x", "--volume", "disk"],
     ],
     ids=" ".join,
@@ -289,7 +289,7 @@ def test_a_tree_is_rescued(run: Run, site: Site, place: Path, tmp_path: Path) ->
     assert_same(tmp_path / "to", home.at[cut])
     assert made["trees"][0]["not_set"] == {}
     assert "home/" in run("rescue", place)[1]
-    wrong = ["--tree", f"home={tmp_path / 'no'}", "--on-damage", "map"]
+    wrong = ["--tree", f"home={tmp_path / 'no'}", "--on-damage", "map", "--delete"]
     assert run("rescue", place, *wrong)[0] == 2
 
 

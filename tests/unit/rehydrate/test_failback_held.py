@@ -46,7 +46,7 @@ def holds_in(made: Overtaken) -> dict[str, Hold]:
 
 def at_first_fetch(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], None]) -> None:
     """Before the first frame is fetched, once."""
-    real, done = restore._get, [False]
+    real, done = restore.fetched, [False]
 
     def get(store: Store, key: str, start: int, length: int, tolerant: bool) -> memoryview | MissingObject:
         if not done[0]:
@@ -54,7 +54,7 @@ def at_first_fetch(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], None]) ->
             hook()
         return real(store, key, start, length, tolerant)
 
-    monkeypatch.setattr(restore, "_get", get)
+    monkeypatch.setattr(restore, "fetched", get)
 
 
 def collect(made: Overtaken) -> None:
