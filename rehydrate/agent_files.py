@@ -20,6 +20,7 @@ from cdp_container.domain.identity import (
     IDENTITY_NAME,
     AgentIdentity,
     SourceIdentity,
+    TreeIdentity,
     encode_identity,
 )
 from cdp_container.domain.image import Volume
@@ -39,9 +40,15 @@ _SHOWN_MAX: Final = 3
 
 
 def identity_of(
-    container: Container, site: str, volumes: Sequence[Volume], paths: Sequence[Path]
+    container: Container,
+    site: str,
+    volumes: Sequence[Volume],
+    paths: Sequence[Path],
+    trees: Sequence[TreeIdentity] = (),
 ) -> AgentIdentity:
     """agent.json of a site that goes on with these volumes at these paths: the same spaces under its name.
+
+    Likewise with these trees.
 
     Raises MissingObject where the domain's configuration is gone.
     """
@@ -62,6 +69,7 @@ def identity_of(
             SourceIdentity(volume.name, str(path), volume.space, volume.size_bytes)
             for volume, path in zip(volumes, paths, strict=True)
         ),
+        trees=tuple(trees),
     )
 
 
@@ -92,6 +100,17 @@ def settings_of(
         "volumes": [{"name": source.name, "path": source.path} for source in identity.sources],
         "encryption": identity.encryption,
     }
+    if identity.active_trees:
+        members["trees"] = [
+            {
+                "name": tree.name,
+                "path": tree.path,
+                "include": list(tree.include),
+                "exclude": list(tree.exclude),
+                "one_file_system": tree.one_file_system,
+            }
+            for tree in identity.active_trees
+        ]
     if store_is_home:
         members["store_is_home"] = True
     if lease_seconds:
@@ -124,6 +143,7 @@ def chosen_settings(config: Path, wanted: AgentSettings) -> AgentSettings:
             ("encryption", found.encryption, wanted.encryption),
             ("journal.directory", found.journal.directory, wanted.journal.directory),
             ("volumes", _paths(found), _paths(wanted)),
+            ("trees", _tree_paths(found), _tree_paths(wanted)),
         )
         if theirs != ours
     ]
@@ -139,6 +159,10 @@ def chosen_settings(config: Path, wanted: AgentSettings) -> AgentSettings:
 
 def _paths(settings: AgentSettings) -> dict[str, str]:
     return {volume.name: volume.path for volume in settings.volumes}
+
+
+def _tree_paths(settings: AgentSettings) -> dict[str, str]:
+    return {tree.name: tree.path for tree in settings.trees}
 
 
 def _check_writable(config: Path) -> None:

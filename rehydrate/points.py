@@ -160,7 +160,7 @@ def _fits(history: History, contents: Contents, wanted: Wanted) -> Fits:
         if contents.sealed:
             return cut.whole  # without a key nothing is known of volumes
         branch = history.branch_of(cut.place)
-        trees = trees_of(contents, branch, cut) if wanted.trees else []
+        trees = trees_of(contents, branch, cut) if wanted.trees or wanted.whole_domain else []
         return not unfit(volumes.at(branch, cut), trees, wanted)
 
     return fits
@@ -168,17 +168,18 @@ def _fits(history: History, contents: Contents, wanted: Wanted) -> Fits:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A cut that can be restored whole, what it is made of, and its volumes."""
+    """A cut that can be restored whole, what it is made of, and its volumes and trees."""
 
     cut: Cut
     branch: Branch
     volumes: tuple[Volume, ...]
+    trees: tuple[Tree, ...] = ()
 
 
 def chosen_point(
     container: Container, contents: Contents, choice: Choice, accept_loss: bool = False
 ) -> Chosen:
-    """The cut that was asked for, with all of its volumes, and nothing that it needs missing.
+    """The cut that was asked for, with all of its volumes and trees, and nothing that it needs missing.
 
     `accept_loss`: the newest one that is left will do, where newer ones that were proven are gone.
 
@@ -188,9 +189,11 @@ def chosen_point(
         KeyMissing: the container is sealed and there is no key.
     """
     container.require_key()
-    cut = _sound_cut(container.history, contents, choice, Wanted(), accept_loss)
+    wanted = Wanted(whole_domain=True)
+    cut = _sound_cut(container.history, contents, choice, wanted, accept_loss)
     branch = container.history.branch_of(cut.place)
-    return Chosen(cut, branch, tuple(pick_volumes(volumes_of(contents, branch, cut), [], cut)))
+    volumes, trees = _picked(contents, branch, cut, wanted), pick_trees(contents, branch, cut, wanted)
+    return Chosen(cut, branch, tuple(volumes), tuple(trees))
 
 
 def plan_restore(
@@ -201,10 +204,12 @@ def plan_restore(
     tolerant: bool = False,
     trees: Sequence[str] = (),
     volumes: bool = True,
+    wanted: Wanted | None = None,
 ) -> RestorePlan:
     """The exact plan for some volumes (all if no names are given) and trees at the chosen cut.
 
-    Without `volumes` for none. What a tree takes is known once its names are read (tree_restore).
+    Without `volumes` for none; `wanted` says all of that in place of them. What a tree takes is known once
+    its names are read (tree_restore).
 
     Everything that the cut needs is checked to be there, and to hang together, before the plan exists. If
     damage is tolerated, segments may be missing or unreadable: the choice then means what is left.
@@ -216,7 +221,8 @@ def plan_restore(
         KeyMissing: the container is sealed and there is no key.
     """
     container.require_key()
-    history, wanted = container.history, Wanted(tuple(names), tuple(trees), volumes)
+    history = container.history
+    wanted = Wanted(tuple(names), tuple(trees), volumes) if wanted is None else wanted
     if tolerant:
         rescue(container.store, container.keys, contents)
     faults: tuple[Fault, ...] = ()
@@ -241,7 +247,7 @@ def plan_restore(
         plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
         for volume in _picked(contents, branch, cut, wanted)
     ]
-    found = pick_trees(contents, branch, cut, wanted.trees)
+    found = pick_trees(contents, branch, cut, wanted)
     doubts = (*hidden, *record_doubts(contents, branch, faults))
     notes = (
         *doubts,
@@ -257,7 +263,10 @@ def plan_restore(
 def _picked(contents: Contents, branch: Branch, cut: Cut, wanted: Wanted) -> list[Volume]:
     if not wanted.volumes:
         return []
-    return pick_volumes(volumes_of(contents, branch, cut), wanted.names, cut)
+    volumes = volumes_of(contents, branch, cut)
+    if wanted.whole_domain and not volumes:
+        return []
+    return pick_volumes(volumes, wanted.names, cut)
 
 
 def _skew_notes(contents: Contents, cut: Cut, trees: Sequence[Tree]) -> tuple[str, ...]:

@@ -16,11 +16,20 @@ from cdp_container.errors import NoSuchPoint, NoSuchVolume
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Volumes and trees by their names or ids; without names all volumes, unless `volumes` says none."""
+    """Volumes and trees by their names or ids; without names all volumes, unless `volumes` says none.
+
+    `whole_domain`: every volume and tree that there is at the cut, but for the trees `without`.
+    """
 
     names: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
     volumes: bool = True
+    whole_domain: bool = False
+    without: tuple[str, ...] = ()
+
+    def leaves_out(self, tree: Tree) -> bool:
+        """Whether a tree of the domain is not wanted."""
+        return tree.name in self.without or tree.tree.hex() in self.without
 
 
 def check_known(contents: Contents, wanted: Wanted) -> None:
@@ -28,13 +37,14 @@ def check_known(contents: Contents, wanted: Wanted) -> None:
     named = [record for record in contents.space_records if "name" in record.value]
     volumes = {str(record.value["name"]): record.space.hex() for record in named}
     trees = {record.title: record.tree.hex() for record in contents.tree_records if record.title}
-    for noun, names, known in (("volume", wanted.names, volumes), ("tree", wanted.trees, trees)):
+    named_trees = (*wanted.trees, *wanted.without)
+    for noun, names, known in (("volume", wanted.names, volumes), ("tree", named_trees, trees)):
         ids = {record.space.hex() for record in named} if noun == "volume" else set(trees.values())
         for name in names:
             if name not in known and name not in ids:
                 why = f"no point that could be meant has it; there are: {', '.join(sorted(known)) or 'none'}"
                 raise NoSuchVolume(f"find the {noun} {name!r}", why)
-    if wanted.volumes and trees and not volumes:
+    if wanted.volumes and trees and not volumes and not wanted.whole_domain:
         raise NoSuchVolume(
             "find a volume",
             f"no point that could be meant has one; there are trees: {', '.join(sorted(trees))}",
@@ -44,6 +54,11 @@ def check_known(contents: Contents, wanted: Wanted) -> None:
 
 def unfit(volumes: Sequence[Volume], trees: Sequence[Tree], wanted: Wanted) -> str:
     """Why these are not what is wanted; empty where they are."""
+    if wanted.whole_domain:
+        if not volumes and not trees:
+            return "there is no volume and no tree there"
+        meant = [tree for tree in trees if not wanted.leaves_out(tree)]
+        return _partial([*volumes, *meant])
     known = {part for volume in volumes for part in (volume.name, volume.space.hex())}
     known_trees = {part for tree in trees for part in (tree.name, tree.tree.hex())}
     absent = [name for name in wanted.names if name not in known]
@@ -51,17 +66,27 @@ def unfit(volumes: Sequence[Volume], trees: Sequence[Tree], wanted: Wanted) -> s
     if absent or (wanted.volumes and not volumes):
         return f"there is no {', '.join(absent) or 'volume'} there"
     names = set(wanted.names)
-    meant = [volume for volume in volumes if not names or {volume.name, volume.space.hex()} & names]
-    partial = [volume.name for volume in meant if wanted.volumes and not volume.whole]
     mine = set(wanted.trees)
-    partial += [tree.name for tree in trees if not tree.whole and {tree.name, tree.tree.hex()} & mine]
+    chosen = [tree for tree in trees if {tree.name, tree.tree.hex()} & mine]
+    if not wanted.volumes:
+        return _partial(chosen)
+    picked = [volume for volume in volumes if not names or {volume.name, volume.space.hex()} & names]
+    return _partial([*picked, *chosen])
+
+
+def _partial(sources: Sequence[Volume | Tree]) -> str:
+    """Which of them are not whole, in words."""
+    partial = [source.name for source in sources if not source.whole]
     return f"{', '.join(partial)} {'is' if len(partial) == 1 else 'are'} not whole there" if partial else ""
 
 
-def pick_trees(contents: Contents, branch: Branch, cut: Cut, names: Sequence[str]) -> list[Tree]:
-    """The trees of these names or ids. Raises NoSuchVolume; NoSuchPoint where one is not whole."""
+def pick_trees(contents: Contents, branch: Branch, cut: Cut, wanted: Wanted) -> list[Tree]:
+    """The trees that are wanted. Raises NoSuchVolume; NoSuchPoint where one is not whole."""
     point = f"{cut.place.epoch}.{cut.place.cut}"
     trees = trees_of(contents, branch, cut)
+    names = wanted.trees
+    if wanted.whole_domain:
+        names = tuple(tree.tree.hex() for tree in trees if not wanted.leaves_out(tree))
     picked = []
     for name in names:
         found = [tree for tree in trees if name in (tree.name, tree.tree.hex())]
@@ -73,6 +98,6 @@ def pick_trees(contents: Contents, branch: Branch, cut: Cut, names: Sequence[str
             raise NoSuchVolume(what, f"several have this name; their ids are {ids}", "name one by its id")
         if not found[0].whole:
             why = "not everything that it held is in the container at this point"
-            raise NoSuchPoint(f"restore the tree {name!r} at {point}", why, "choose a later point")
+            raise NoSuchPoint(f"restore the tree {found[0].name!r} at {point}", why, "choose another point")
         picked.append(found[0])
     return picked

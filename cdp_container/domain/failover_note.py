@@ -36,7 +36,8 @@ class FailoverNote:
         owned_ns: by the store's clock, when that was.
         cut_time_ns: wall clock at which the base was cut, 0 before it was read.
         lease_seconds: of the site before, as its agent's configuration has it; 0 where nobody can tell.
-        prepared: everything is durable: disks, agent.json, configuration, carried.json.
+        prepared: everything is durable: disks, trees, agent.json, configuration, carried.json.
+        trees: ids (hex) and directories of the trees that were begun to be written; what is there is ours.
     """
 
     domain: bytes
@@ -52,6 +53,7 @@ class FailoverNote:
     cut_time_ns: int = 0
     lease_seconds: int = 0
     prepared: bool = False
+    trees: tuple[tuple[str, str], ...] = ()
 
 
 def load_note(directory: Path) -> FailoverNote | None:
@@ -63,7 +65,9 @@ def load_note(directory: Path) -> FailoverNote | None:
         if members.pop("format") != NOTE_FORMAT:
             raise ConfigInvalid(f"{path} is refused", "its format is another one than ours")
         base, end = (Place(*map(int, members.pop(name))) for name in ("base", "end"))
-        return FailoverNote(bytes.fromhex(members.pop("domain")), base=base, end=end, **members)
+        trees = tuple((str(tree), str(path)) for tree, path in members.pop("trees", ()))
+        domain = bytes.fromhex(members.pop("domain"))
+        return FailoverNote(domain, base=base, end=end, trees=trees, **members)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -91,6 +95,7 @@ def save_note(directory: Path, note: FailoverNote) -> None:
         "cut_time_ns": note.cut_time_ns,
         "lease_seconds": note.lease_seconds,
         "prepared": note.prepared,
+        "trees": [list(tree) for tree in note.trees],
     }
     replace_file(directory / NOTE_NAME, orjson.dumps(members, option=orjson.OPT_INDENT_2))
 

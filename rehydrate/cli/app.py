@@ -265,10 +265,21 @@ def failover(
     address: Address,
     site: Annotated[str, typer.Option(help="This site's name, as its agent will have it.")],
     journal: Annotated[Path, typer.Option(help="The journal directory of the agent to be; new or empty.")],
-    to: Annotated[Path | None, typer.Option(help="Where each volume becomes NAME.raw.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where each volume becomes NAME.raw, and each tree NAME.")
+    ] = None,
     volume: Annotated[
         list[str] | None, typer.Option("--volume", help="NAME=PATH, a new file or a device; for each volume.")
     ] = None,
+    tree: Annotated[
+        list[str] | None,
+        typer.Option("--tree", help="NAME=DIRECTORY for a file tree; else it becomes NAME in --to."),
+    ] = None,
+    without_tree: Annotated[
+        list[str] | None, typer.Option("--without-tree", help="A tree that is not protected any more.")
+    ] = None,
+    delete: Delete = False,
+    best_effort: BestEffort = False,
     at: At = None,
     time: Time = None,
     marker: Marker = None,
@@ -297,7 +308,7 @@ def failover(
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
-    """Take a domain over at this site: claim it, restore every volume, and protect it from here."""
+    """Take a domain over at this site: claim it, restore volumes and trees, and protect all from here."""
     from rehydrate.cli import commands, places
     from rehydrate.cli import failover as taking
 
@@ -306,7 +317,20 @@ def failover(
             commands.Access(address, passphrase_file, key_file),
             commands.choice_of(at, time, marker),
             taking.asked_of(site, operator, reason, force, accept_loss),
-            places.Where(journal, to, volume or [], config, socket, before, after, not no_start),
+            places.Where(
+                journal,
+                to,
+                volume or [],
+                config,
+                socket,
+                before,
+                after,
+                not no_start,
+                tuple(tree or ()),
+                tuple(without_tree or ()),
+                delete,
+                best_effort,
+            ),
             json,
             taking.which_of(credentials),
         )

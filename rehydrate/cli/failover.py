@@ -14,12 +14,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Final
 
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, printable, say
+from cdp_container.domain.contents import Contents
 from cdp_container.domain.failover_note import FailoverNote, drop_note, save_note
 from cdp_container.domain.holding import Holding
-from cdp_container.domain.identity import AgentIdentity, load_identity
+from cdp_container.domain.identity import AgentIdentity, TreeIdentity, load_identity
+from cdp_container.domain.namespace import trees_of
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.places import open_container_store
 from cdp_container.domain.settings import AgentSettings, load_settings
@@ -32,17 +35,24 @@ from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from rehydrate import agent_files, agent_start, failover, writer
 from rehydrate.anew import read_until_found
-from rehydrate.cli import commands, failover_views, views
+from rehydrate.cli import commands, failover_trees, failover_views, views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.held import holding_for, user_name
-from rehydrate.cli.places import Where, check_where, paths_at
+from rehydrate.cli.places import Where, check_where, paths_at, tree_paths_at
 from rehydrate.cli.targets import Targets, check_fit, restore_all
+from rehydrate.cli.tree_restoring import TreeRestored, TreesTo, raise_if_not_set
 from rehydrate.container import Container, Secret, open_container
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
-from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.points import RestorePlan, scope_of
 from rehydrate.restore import Source
 from rehydrate.resume import remove_progress
+from rehydrate.tree_sources import TreePlace, as_configured, places_of
+
+_UNKNOWN_RULES: Final = (
+    "{}: the container does not say which paths of it are left out: here none are; what the former site left "
+    "out is not in the container, and stays there"
+)
 
 
 @dataclass(slots=True)
@@ -65,6 +75,7 @@ class _Run:
     holding: Holding | None = None
     which: writer.Which | None = None
     sealed: Credentials | None = None
+    trees: list[TreeRestored] = field(default_factory=list)
     clock: Clock = field(default_factory=SystemClock)
 
     @property
@@ -174,7 +185,7 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
     run.sealed = writer.choose(container, run.which, run.access.address, run.where.config_path)
     run.report(writer.told(run.sealed))
     chosen = _check_all(run, container, note)
-    wish = failover.wish_of(run.asked, container.history, chosen.cut.place, run.jump)
+    wish = failover.wish_of(run.asked, container.history, chosen.made.cut.place, run.jump)
     run.report(owner_line(owner))
     if not failover.is_at_once(owner, run.asked):
         run.report(f"whoever is sure that it writes no more skips the wait: --force {force_word(owner)}")
@@ -195,7 +206,7 @@ def _take_over(run: _Run, container: Container, note: FailoverNote) -> FailoverN
             container.keys,
         )
     save_note(directory, note)
-    note = _before(run, container, chosen, note)
+    note = _before(run, chosen, note)
     with runner:
         _, note = failover.claim(runner, wish, note, directory, run.store)
         point = f"{note.base.epoch}.{note.base.cut}"
@@ -216,18 +227,32 @@ def _open_writer(run: _Run) -> None:
         run.patient = with_retries(run.store, run.clock, _jitter, noticed=run.flow.refused)
 
 
-def _check_all(run: _Run, container: Container, note: FailoverNote) -> RestorePlan:
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A plan, where everything goes, and the agent that goes on with it."""
+
+    made: RestorePlan
+    paths: list[Path]
+    trees: tuple[TreePlace, ...]
+    identity: AgentIdentity
+    settings: AgentSettings
+
+
+def _check_all(run: _Run, container: Container, note: FailoverNote) -> _Made:
     """Everything that costs nothing, before anything is claimed or written. Gives the plan that it made."""
     choice = run.choice
     if choice == Choice() and run.asked.accept_loss and container.history.newest:
         newest = container.history.newest
         choice = Choice(at=(newest.epoch, newest.cut))
-    with _planned(run, container, choice) as (source, made):
-        paths = paths_at(run.where, made)
-        _settings(run, _identity(run, container, made, paths), note)
+    with _planned(run, container, choice, note) as (source, plan):
+        made, paths = plan.made, plan.paths
+        for place in plan.trees:
+            if place.rules is None:
+                run.report(f"note: {_UNKNOWN_RULES.format(place.tree.name)}")
+        failover_trees.check_trees(source, made, plan.trees, plan.settings, note.trees, run.where.delete)
         with _own_hints():
             check_fit(source, made, paths, _targets(note, made.cut.place, paths))
-        return made
+        return plan
 
 
 @contextmanager
@@ -241,16 +266,40 @@ def _own_hints() -> Iterator[None]:
 
 
 @contextmanager
-def _planned(run: _Run, container: Container, choice: Choice) -> Iterator[tuple[Source, RestorePlan]]:
-    with closing(container.gather(scope_of(container.history, choice), at_once=run.flow)) as contents:
-        made = plan_restore(container, contents, choice, [])
+def _planned(
+    run: _Run, container: Container, choice: Choice, note: FailoverNote
+) -> Iterator[tuple[Source, _Made]]:
+    # Directories hold something only where that was said, or where we were interrupted.
+    compares = run.where.delete or note.epoch > 0
+    scope = scope_of(container.history, choice)
+    with closing(container.gather(scope, compares, run.flow, keeps_names=True)) as contents:
+        made = failover_trees.plan_domain(container, contents, choice, run.where.without_trees)
         for line in (*container.history.notes, *made.notes):
             run.report(f"note: {line}")
-        yield Source(run.patient, container.keys, contents, run.flow), made
+        yield (
+            Source(run.patient, container.keys, contents, run.flow),
+            _placed(run, container, contents, made, note),
+        )
 
 
-def _identity(run: _Run, container: Container, made: RestorePlan, paths: list[Path]) -> AgentIdentity:
-    return agent_files.identity_of(container, run.asked.site, [plan.volume for plan in made.volumes], paths)
+def _placed(
+    run: _Run, container: Container, contents: Contents, made: RestorePlan, note: FailoverNote
+) -> _Made:
+    where = run.where
+    paths = paths_at(where, made)
+    trees = places_of(contents, made.branch, made.trees, tree_paths_at(where, made.trees))
+    protected = {place.tree.tree for place in trees}
+    gone = [
+        TreeIdentity(tree.name, "", tree.tree, removed=True)
+        for tree in trees_of(contents, made.branch, made.cut)
+        if tree.tree not in protected
+    ]
+    volumes = [plan.volume for plan in made.volumes]
+    identity = agent_files.identity_of(
+        container, run.asked.site, volumes, paths, [*(place.identity for place in trees), *gone]
+    )
+    settings = _settings(run, identity, note)
+    return _Made(made, paths, trees, as_configured(identity, settings), settings)
 
 
 def _settings(run: _Run, identity: AgentIdentity, note: FailoverNote) -> AgentSettings:
@@ -268,11 +317,10 @@ def _targets(note: FailoverNote, place: Place, paths: list[Path]) -> Targets:
     return Targets([], None, True, None, force=False, restart=restart, again=frozenset(began))
 
 
-def _before(run: _Run, container: Container, made: RestorePlan, note: FailoverNote) -> FailoverNote:
+def _before(run: _Run, chosen: _Made, note: FailoverNote) -> FailoverNote:
     if run.where.before is None or note.hooked:
         return note
-    identity = _identity(run, container, made, paths_at(run.where, made))
-    told = agent_files.hook_environment(identity, _settings(run, identity, note), 0, made.cut.place)
+    told = agent_files.hook_environment(chosen.identity, chosen.settings, 0, chosen.made.cut.place)
     hint = "nothing was claimed: mend it and run this command again"
     agent_start.run_hook(agent_start.check_hook(run.where.before, "--before"), "--before", told, hint)
     note = replace(note, hooked=True)
@@ -281,15 +329,15 @@ def _before(run: _Run, container: Container, made: RestorePlan, note: FailoverNo
 
 
 def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote:
-    """The disks, then the agent's files: all of it durable when this returns."""
+    """The trees and disks, then the agent's files: all of it durable when this returns."""
     container, directory = _open(run), run.where.journal
-    with _planned(run, container, Choice(at=(note.base.epoch, note.base.cut))) as (source, made):
+    with _planned(run, container, Choice(at=(note.base.epoch, note.base.cut)), note) as (source, plan):
+        made, paths, identity = plan.made, plan.paths, plan.identity
         if run.holding is not None:
             run.holding.narrow(note.base, container.history.owner.ledger)
+        begun = tuple((place.tree.tree.hex(), str(place.path)) for place in plan.trees)
+        note = replace(note, trees=begun)
         prepared = replace(note, prepared=True, cut_time_ns=made.cut.time_ns)
-        paths = paths_at(run.where, made)
-        identity = _identity(run, container, made, paths)
-        settings = _settings(run, identity, note)
         members = views.plan_members(made, ASSUMED_BYTES_PER_SECOND)
         whose = writer.Which.OWN if run.sealed is None else writer.Which.SEALED
         event = {"event": "plan", **members, "credentials": whose}
@@ -297,10 +345,13 @@ def _restore(run: _Run, note: FailoverNote, runner: OwnerRunner) -> FailoverNote
 
         def when_done() -> None:
             runner.prove()  # so that nobody starts from here what another took meanwhile
-            agent_files.write_agent(directory, identity, run.where.config_path, settings)
+            agent_files.write_agent(directory, identity, run.where.config_path, plan.settings)
             agent_files.carry(directory, identity, note.base)
             save_note(directory, prepared)
 
+        if begun:
+            save_note(directory, note)
+        run.trees = failover_trees.write_trees(source, made, plan.trees, run.clock, run.as_json, runner.check)
         with _own_hints():
             targets = _targets(note, note.base, paths)
             restore_all(source, made, paths, targets, run.clock, run.as_json, when_done)
@@ -320,7 +371,7 @@ def _serve(run: _Run, note: FailoverNote) -> int:
     failover.check_still_ours(run.patient, where.journal)  # no hook sends guests to disks of a lost domain
     outcome = failover.outcome_of(note, run.clock.wall_ns())
     members = failover_views.failover_members(
-        outcome, identity, settings, str(where.config_path), where.start, process
+        outcome, identity, settings, str(where.config_path), where.start, process, run.trees
     )
     answer(json.dumps(members, indent=2) if run.as_json else failover_views.failover_text(members))
     if where.after is not None:
@@ -329,4 +380,5 @@ def _serve(run: _Run, note: FailoverNote) -> int:
         drop_note(where.journal)
         agent_start.run_hook(agent_start.check_hook(where.after, "--after"), "--after", told, hint)
     drop_note(where.journal)
+    raise_if_not_set(run.trees, TreesTo(best_effort=where.best_effort))
     return 0

@@ -5,7 +5,7 @@ Apart from the other views: they do not need what a configuration is made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdp_container.console import printable
@@ -13,6 +13,7 @@ from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.telling import Members, point_name, time_text
 from rehydrate.cli.text import seconds_text
+from rehydrate.cli.tree_restoring import TreeRestored
 from rehydrate.failover import LEASE_SECONDS, Outcome
 
 
@@ -23,6 +24,7 @@ def failover_members(
     config: str,
     runs: bool,
     process: int | None,
+    restored: Sequence[TreeRestored] = (),
 ) -> Members:
     """What a failover came to, and where things are now."""
     base, side = outcome.base, outcome.side_end
@@ -49,6 +51,13 @@ def failover_members(
             {"name": source.name, "size_bytes": source.size_bytes, "path": source.path}
             for source in identity.sources
         ],
+        "trees": [
+            {"name": tree.name, "path": tree.path, "exclude": list(tree.exclude)}
+            for tree in identity.active_trees
+        ],
+        "trees_without_protection": [tree.name for tree in identity.trees if tree.removed],
+        "trees_restored": [tree.members() for tree in restored],
+        "not_set": [line for tree in restored for line in tree.text()[1:]],
     }
 
 
@@ -72,6 +81,9 @@ def failover_text(members: Mapping[str, Any]) -> str:
         written if lost else "nothing was lost: the domain was released with everything in it (RPO)",
         f"restored and served after {took} (RTO), {alone} without an owner",
         *(f"{volume['name']}: {volume['path']}" for volume in members["volumes"]),
+        *(f"{tree['name']}/: {tree['path']}" for tree in members["trees"]),
+        *(f"{name}/: not protected any more, as was said" for name in members["trees_without_protection"]),
+        *members["not_set"],
     ]
     if members["side_branch"] is not None:
         newest = members["side_branch"]
