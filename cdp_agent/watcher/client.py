@@ -19,6 +19,7 @@ An answer that never came, or an error, means: trees are not whole at this cut. 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -94,9 +95,17 @@ class WatcherClient:
         """All batches up to this cut are in the container for good."""
         self._ask({"command": "protected", "epoch": epoch, "cut": cut})
 
-    def accept(self, tree: bytes) -> None:
-        """An operator's word that the directory which is there now is the tree."""
-        self._ask({"command": "accept", "tree": tree.hex()})
+    def accept(self, tree: bytes, root: bool, mounts: Mapping[bytes, bytes]) -> None:
+        """An operator's word that what is there now is right: a tree's directory (`root`), and mount points.
+
+        `mounts`: their paths, and what was found at each, as `status` said.
+        """
+        said = [[path.hex(), found.hex()] for path, found in mounts.items()]
+        self._ask({"command": "accept", "tree": tree.hex(), "root": root, "mounts": said})
+
+    def scan(self, tree: bytes, read_all: bool) -> int:
+        """Have all of a tree looked at, `read_all`: and compared; gives the number of the scan."""
+        return int(self._ask({"command": "scan", "tree": tree.hex(), "read_all": read_all})["scan"])
 
     def status(self) -> dict[str, Any]:
         """What the watcher has to say of itself and of each tree."""

@@ -18,10 +18,11 @@ from typing import Any, Final
 from cdp_agent.watcher.anew import Image, make_anew
 from cdp_agent.watcher.batch import write_batch
 from cdp_agent.watcher.client import Taken
-from cdp_agent.watcher.dirty import DIRTY_MAX, LOOK, READ, Dirty
+from cdp_agent.watcher.dirty import DEEP, DIRTY_MAX, LOOK, READ, Dirty
 from cdp_agent.watcher.events import Events
 from cdp_agent.watcher.gathered import Limits
 from cdp_agent.watcher.index import INDEX_NAME, WAL_PAGES_MAX, Index
+from cdp_agent.watcher.mounts import MountTable, path_below
 from cdp_agent.watcher.page import FOLDER, Page, PageWriter
 from cdp_agent.watcher.scan import Scan
 from cdp_agent.watcher.settings import WatcherSettings
@@ -90,6 +91,7 @@ class Watcher:
             for number, tree in enumerate(settings.trees)
         ]
         self._index = self._open_index()
+        self._mounts = MountTable()
         self.dirty = Dirty(len(self.trees), dirty_max)
         self.events = Events(
             self._folder, self.dirty, [tree.patterns for tree in self.trees], clock, self._publish
@@ -102,6 +104,7 @@ class Watcher:
         for tree in self.trees:
             tree.reset()
         self._index.close()
+        self._mounts.close()
         self._page.close()
 
     # --- requests ---------------------------------------------------------------------------
@@ -156,18 +159,11 @@ class Watcher:
         settle(self._index, epoch, cut)
         self._index.commit()
 
-    def accept(self, tree: bytes) -> None:
-        """See `WatcherClient.accept`."""
-        for known in self.trees:
-            if known.id == tree:
-                known.accept_root = True
-                return
-        raise WatcherFailed("the directory is not accepted", "there is no such tree")
-
     def status(self) -> dict[str, Any]:
         """What `status` shows."""
         return {
             "ready": self._ready,
+            "generation": self._generation,
             "epoch": self._epoch,
             "error": self.last_error,
             "dirty": self.dirty.count,
@@ -185,6 +181,7 @@ class Watcher:
         if not self._ready:
             return False
         try:
+            self._hear_of_mounts()
             busy = [self._idle_tree(tree) for tree in self.trees]
             self._work_log_in()
         except (sqlite3.Error, OSError) as error:
@@ -201,11 +198,14 @@ class Watcher:
             tree.retry_ns = now_ns + int(TROUBLE_SECONDS * 1e9)
             for path in tree.troubles:
                 tree.find(path, LOOK)
+            for path in tree.mount_faults:
+                tree.look_again(path)
             if tree.root_fault or tree.accept_root:
                 open_root(tree, self._index, self.dirty, self.events)
         if tree.root_fault:
             return False
-        if in_doubt or (tree.scan is None and now_ns >= tree.scan_due_ns):
+        is_due = tree.scan_wanted or now_ns >= tree.scan_due_ns
+        if in_doubt or (tree.scan is None and is_due):
             self._begin_scan(tree, in_doubt)
         scan = tree.scan
         if scan is None:
@@ -225,14 +225,20 @@ class Watcher:
             return
         with self.events.lock:
             self.dirty.begin_scan(tree.number)
+        if tree.troubles or tree.troubles_more:
+            tree.scanned = False  # whether they can be read is not known before it met them again
         tree.troubles.clear()
         tree.troubles_more = 0
+        for path in tree.mount_faults:
+            tree.look_again(path)
         tree.scan = Scan(tree, self._index, self.events, read=tree.read_all)
-        tree.read_all = False
+        tree.read_all = tree.scan_wanted = False
+        tree.scans_begun += 1
 
     def _end_scan(self, tree: Tree, scan: Scan) -> None:
         tree.scan = None
         tree.scanned = True
+        tree.scans_done = tree.scans_begun
         tree.names = scan.names
         if scan.watched:
             tree.unwatched = ""
@@ -240,6 +246,16 @@ class Watcher:
         tree.scan_due_ns = self._clock.boottime_ns() + int(seconds * 1e9)
         tree.let_go()
         self._more += 1
+
+    def _hear_of_mounts(self) -> None:
+        """Where something was mounted or unmounted is to be looked at; nothing else says so."""
+        for point in self._mounts.changed():
+            for tree in self.trees:
+                path = path_below(point, os.path.realpath(os.fsencode(tree.settings.path)))
+                if path is not None:
+                    with self.events.lock:
+                        self.dirty.add(tree.number, path, LOOK | DEEP)
+                    self._publish()
 
     def _work_log_in(self) -> None:
         log = Path(f"{self._index.path}-wal")
@@ -251,6 +267,7 @@ class Watcher:
     def _take(self, epoch: int, cut: int, hold: bool) -> Taken:
         for tree in self.trees:
             tree.left = False
+        self._hear_of_mounts()
         usable = [tree for tree in self.trees if open_root(tree, self._index, self.dirty, self.events)]
         self._index.begin()
         take = Take(
@@ -265,6 +282,8 @@ class Watcher:
             tree.let_go()
         not_whole = tuple(tree.id for tree in self.trees if not self.is_whole(tree))
         for tree in self.trees:
+            if tree.id not in not_whole:
+                tree.whole()
             if tree.unwatched:
                 tree.scanned = False  # what changes from now on is not heard of
         self._dead = self._index.has_dead()
@@ -303,6 +322,8 @@ class Watcher:
             or tree.deep
             or tree.suspended
             or tree.troubles
+            or tree.troubles_more
+            or tree.mount_faults
             or self.dirty.is_in_doubt(tree.number)
         )
 

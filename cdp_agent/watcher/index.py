@@ -19,7 +19,7 @@ from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.names import NameType
 
 INDEX_NAME: Final = "index.db"
-VERSION: Final = 1
+VERSION: Final = 2
 CHUNK_BYTES: Final = 1 << 20
 """One row of sums is for so much of a file."""
 BLOCKS: Final = CHUNK_BYTES // SUM_BLOCK_BYTES
@@ -54,6 +54,7 @@ CREATE TABLE files (id INTEGER PRIMARY KEY, tree INTEGER NOT NULL, inode BLOB, s
 CREATE UNIQUE INDEX files_by_inode ON files (tree, inode) WHERE inode IS NOT NULL;
 CREATE UNIQUE INDEX files_by_space ON files (space);
 CREATE TABLE sums (file INTEGER, chunk INTEGER, sums BLOB NOT NULL, PRIMARY KEY (file, chunk)) WITHOUT ROWID;
+CREATE TABLE mounts (tree INTEGER, path BLOB, identity BLOB NOT NULL, PRIMARY KEY (tree, path)) WITHOUT ROWID;
 CREATE TABLE dead (space BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE batches (number INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, cut INTEGER NOT NULL);
 CREATE TABLE touched_names (batch INTEGER NOT NULL, tree INTEGER NOT NULL, parent BLOB, name BLOB);
@@ -217,7 +218,20 @@ class Index:
         self.run("DELETE FROM sums WHERE file IN (SELECT id FROM files WHERE tree=?)", (number,))
         self.run("DELETE FROM files WHERE tree=?", (number,))
         self.run("DELETE FROM names WHERE tree=?", (number,))
+        self.run("DELETE FROM mounts WHERE tree=?", (number,))
         self.run("UPDATE trees SET gone=1, root=NULL WHERE number=?", (number,))
+
+    def mounts(self, number: int) -> dict[bytes, bytes]:
+        """The mount points of a tree, and what was mounted at each (see mounts.py)."""
+        return dict(self.run("SELECT path, identity FROM mounts WHERE tree=?", (number,)).fetchall())
+
+    def put_mount(self, number: int, path: bytes, identity: bytes) -> None:
+        """Something is mounted at a path."""
+        self.run("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?)", (number, path, identity))
+
+    def remove_mount(self, number: int, path: bytes) -> None:
+        """Nothing is mounted at a path."""
+        self.run("DELETE FROM mounts WHERE tree=? AND path=?", (number, path))
 
     def has_dead(self) -> bool:
         """Whether the container is still to be told of spaces that are gone."""
@@ -289,6 +303,10 @@ class Index:
                 (tree, path, limit - len(deeper)),
             ).fetchall()
         return deeper
+
+    def has_below(self, tree: int, path: bytes) -> bool:
+        """Whether the container has, or may have, anything below a directory."""
+        return bool(self.below(tree, path, 1))
 
     # --- files and sums ---------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.watcher.mounts import Mounts, identity_of
+
 DIRECTORIES_MAX: Final = 128
 """Directories that are held open at once."""
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,20 +40,20 @@ class Root:
     Args:
         path: of the root; it may be reached through links.
         one_file_system: what lies on other file systems does not belong to the tree.
+        mounts: what is mounted in it; None: whatever is there is gone into.
     """
 
-    def __init__(self, path: Path, one_file_system: bool) -> None:
+    def __init__(self, path: Path, one_file_system: bool, mounts: Mounts | None = None) -> None:
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.stat = os.fstat(self.fd)
         self.device = self.stat.st_dev
         self._one = one_file_system
+        self.mounts = mounts
         self._open: OrderedDict[bytes, int] = OrderedDict()
 
     def identity(self) -> bytes:
         """What tells this directory from another one that is mounted in its place, over reboots."""
-        # The id of a file system, or the number of its device: each is stable where the other is not.
-        system = os.fstatvfs(self.fd).f_fsid
-        return b"%d %d %d" % (self.stat.st_ino, system, self.device)
+        return identity_of(self.fd, self.stat)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -67,7 +69,8 @@ class Root:
     def directory(self, path: bytes) -> int:
         """A descriptor for what is below this directory; valid until the next call.
 
-        Raises OSError: it is gone, no directory (any more), or foreign.
+        Raises OSError: it is gone, no directory (any more), or foreign. MountChanged: it, or one above it, is
+        not what the container was told of.
         """
         fd = self._open.get(path)
         if fd is not None:
@@ -87,9 +90,15 @@ class Root:
 
     def _enter(self, parent: int, path: bytes, name: bytes) -> int:
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
-        if self._one and os.fstat(fd).st_dev != self.device:
+        try:
+            is_foreign = self._one and os.fstat(fd).st_dev != self.device
+            if self.mounts is not None:
+                self.mounts.check(path, fd, parent, is_foreign)
+            if is_foreign:
+                raise Foreign(errno.EXDEV, "another file system")
+        except BaseException:
             os.close(fd)
-            raise Foreign(errno.EXDEV, "another file system")
+            raise
         self._open[path] = fd
         if len(self._open) > DIRECTORIES_MAX:
             _, oldest = self._open.popitem(last=False)
@@ -107,6 +116,15 @@ class Root:
             if is_gone(error):
                 return None
             raise
+
+    def stat_directory(self, path: bytes, found: os.stat_result) -> os.stat_result:
+        """What is said of a directory, of which `lstat` said this; MountChanged as in `directory`."""
+        if not path:
+            return found
+        try:
+            return os.fstat(self.directory(path))
+        except Foreign:
+            return found
 
     def is_foreign(self, found: os.stat_result) -> bool:
         """Whether a directory is the root of another file system, into which the tree does not go."""

@@ -26,6 +26,7 @@ from cdp_agent.watcher.index import (
     NameRow,
     joined,
 )
+from cdp_agent.watcher.mounts import MountChanged
 from cdp_agent.watcher.reading import Captured, FileReader
 from cdp_agent.watcher.rooted import is_gone
 from cdp_agent.watcher.scan import Scan
@@ -111,6 +112,9 @@ class Round:
             except RecordTooLarge as error:
                 tree.trouble(path, error.why)
                 return True
+            except MountChanged as error:
+                tree.mount_changed(error)
+                return True
             except OSError as error:
                 if is_gone(error) and attempt + 1 < LOOKS_MAX:
                     tree.open_root.let_go()
@@ -118,21 +122,29 @@ class Round:
                 tree.trouble(path, error.strerror or "unreadable")
                 return True
             tree.troubles.pop(path, None)
+            tree.mount_faults.pop(path, None)
             return done
         return False
 
     def _look_once(self, tree: Tree, path: bytes, bits: int) -> bool:
         root = tree.open_root
         found = root.lstat(path)
+        excluded = False
         if found is not None:
             kind = type_of(found)
             is_directory = kind is NameType.DIRECTORY
             excluded = kind is None or tree.patterns.excludes(path, is_directory)
             if excluded or (path and not self._has_directory(tree, path)):
                 found = None
+            elif is_directory:
+                found = root.stat_directory(path, found)
         row = self._index.name(tree.row, path)
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            self._leave_mounts(tree, path, row, excluded)
         if found is None:
             return self._gone(tree, path, row)
+        if path in tree.mount_faults:
+            bits |= DEEP
         if self.instant_ns and found.st_ctime_ns > self.instant_ns - RACY_NS:
             self.late.add((tree.number, path))
         if row is not None and row.may_be_directory and not stat.S_ISDIR(found.st_mode):
@@ -146,6 +158,16 @@ class Round:
             return self._directory(tree, path, found, bits, row)
         self._other(tree, path, found, row)
         return True
+
+    def _leave_mounts(self, tree: Tree, path: bytes, row: NameRow | None, excluded: bool) -> None:
+        """A path is no directory (any more): nothing may have been mounted there, unless it is left out."""
+        mounts = tree.open_root.mounts
+        if mounts is None or row is None or not row.may_be_directory:
+            return
+        if excluded:
+            mounts.drop(path)
+        else:
+            mounts.leave(path)
 
     def _has_directory(self, tree: Tree, path: bytes) -> bool:
         """Whether the container has the directory that a path is in; it is told of it where it has not."""

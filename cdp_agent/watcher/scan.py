@@ -15,6 +15,7 @@ from typing import Final
 from cdp_agent.watcher.dirty import LOOK, READ
 from cdp_agent.watcher.events import Events, WatchLimit
 from cdp_agent.watcher.index import FILE, ChildRow, Index, joined
+from cdp_agent.watcher.mounts import MountChanged
 from cdp_agent.watcher.rooted import is_gone
 from cdp_agent.watcher.stamp import stamp_of, type_of
 from cdp_agent.watcher.tree import FOUND_MAX, Tree
@@ -50,6 +51,11 @@ class Scan:
         return not self.is_done
 
     @property
+    def reads(self) -> bool:
+        """Whether it has all content compared."""
+        return bool(self._bits & READ)
+
+    @property
     def waits(self) -> bool:
         """Whether what it found must be taken before it goes on."""
         return len(self._tree.found) >= FOUND_MAX
@@ -70,6 +76,9 @@ class Scan:
         tree = self._tree
         try:
             fd = tree.open_root.open_listing(path)
+        except MountChanged as error:
+            tree.mount_changed(error)
+            return
         except OSError as error:
             if is_gone(error):
                 tree.find(path, LOOK)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from cdp_agent.watcher.asked import accept, ask_scan
 from cdp_agent.watcher.client import taken_members
 from cdp_agent.watcher.core import Watcher
 from cdp_agent.watcher.wire import SOCKET_NAME, listen_at, read_line, send_line
@@ -72,7 +73,11 @@ def _handled(request: dict[str, Any], watcher: Watcher) -> tuple[dict[str, Any],
     elif command == "protected":
         watcher.protected(int(request["epoch"]), int(request["cut"]))
     elif command == "accept":
-        watcher.accept(bytes.fromhex(request["tree"]))
+        mounts = {bytes.fromhex(path): bytes.fromhex(found) for path, found in request["mounts"]}
+        accept(watcher.trees, bytes.fromhex(request["tree"]), bool(request["root"]), mounts)
+    elif command == "scan":
+        tree, read_all = bytes.fromhex(request["tree"]), bool(request["read_all"])
+        return {"ok": True, "scan": ask_scan(watcher.trees, tree, read_all)}, None
     else:
         return {"ok": False, "error": "there is no such command"}, None
     return {"ok": True}, None

@@ -16,8 +16,15 @@ def shown(tree: Tree, in_doubt: bool) -> dict[str, Any]:
         "path": os.fspath(tree.settings.path),
         "names": tree.names,
         "scanning": tree.scan is not None,
+        "scanned_names": tree.scan.names if tree.scan is not None else tree.names,
+        "scans_done": tree.scans_done,
         "watched": not tree.unwatched,
         "why_not_whole": _why(tree, in_doubt),
+        "root_fault": tree.root_fault,
+        "mount_faults": [
+            {"path": path.hex(), "found": fault.found.hex(), "why": fault.why}
+            for path, fault in tree.mount_faults.items()
+        ],
         "troubles": [
             {"path": os.fsdecode(path).encode("utf-8", "backslashreplace").decode(), "why": why}
             for path, why in tree.troubles.items()
@@ -36,6 +43,7 @@ def _why(tree: Tree, in_doubt: bool) -> list[str]:
         said.append("all of it is to be looked at")
     if tree.found or tree.deep or tree.suspended or tree.left:
         said.append("more is to be read than one cut takes")
+    said.extend(fault.why for fault in tree.mount_faults.values())
     if tree.troubles:
         path, why = next(iter(tree.troubles.items()))
         count = len(tree.troubles) + tree.troubles_more

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from cdp_agent.watcher.dirty import LOOK
+from cdp_agent.watcher.mounts import MountChanged
 from cdp_agent.watcher.rooted import Root
 from cdp_agent.watcher.settings import TreeSettings
 from cdp_container.domain.tree_patterns import Patterns
@@ -31,6 +33,14 @@ class Suspended:
     attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class MountFault:
+    """A mount that came or went: what is there now (mounts.py has identities), and why that is wrong."""
+
+    found: bytes
+    why: str
+
+
 @dataclass(slots=True)
 class Tree:
     """A tree of the settings.
@@ -41,6 +51,9 @@ class Tree:
         root: open while a take or a scan uses it.
         root_fault: why its directory cannot be used; empty where it can.
         accept_root: an operator said that the directory which is there is the tree.
+        mount_faults: mount points that are not what they were; nothing is said of what is below them.
+        accepted_mounts: of those the ones that an operator accepted, and what was there.
+        accepts_mounts: with its directory he accepted whatever is mounted in it, until it is whole.
         unwatched: why it is not watched; empty where it is.
         watch_faults: directories that could not be watched since the last scan began.
         scanned: all of it was looked at, or found, since it was last in doubt.
@@ -53,6 +66,7 @@ class Tree:
         scan_due_ns: when the next scan is due, boot time.
         retry_ns: when what is in trouble is tried again, boot time.
         read_all: the next scan compares the content of all files.
+        scan_wanted: an operator asked for one; `scans_begun`, `scans_done`: the number of the newest one.
         names: how many the last scan met.
     """
 
@@ -63,6 +77,9 @@ class Tree:
     root: Root | None = None
     root_fault: str = "it was not looked at yet"
     accept_root: bool = False
+    mount_faults: dict[bytes, MountFault] = field(default_factory=dict)
+    accepted_mounts: dict[bytes, bytes] = field(default_factory=dict)
+    accepts_mounts: bool = False
     unwatched: str = ""
     scanned: bool = False
     scan: Scan | None = None
@@ -75,6 +92,9 @@ class Tree:
     scan_due_ns: int = 0
     retry_ns: int = 0
     read_all: bool = False
+    scan_wanted: bool = False
+    scans_begun: int = 0
+    scans_done: int = 0
     names: int = 0
 
     @property
@@ -95,6 +115,25 @@ class Tree:
         else:
             self.troubles_more += 1
 
+    def mount_changed(self, error: MountChanged) -> None:
+        """A mount point is not what it was."""
+        if error.path in self.mount_faults or len(self.mount_faults) < TROUBLES_MAX:
+            self.mount_faults[error.path] = MountFault(error.found, error.why)
+        else:
+            self.troubles_more += 1
+
+    def look_again(self, path: bytes) -> None:
+        """At a mount point, and the directories above it: they may be gone with it."""
+        self.find(path, LOOK)
+        while path := path.rpartition(b"/")[0]:
+            self.find(path, LOOK)
+
+    def whole(self) -> None:
+        """All of it was looked at as an operator accepted it."""
+        self.accepts_mounts = False
+        if self.root is not None and self.root.mounts is not None:
+            self.root.mounts.accepts_all = False
+
     def find(self, path: bytes, bits: int) -> None:
         """A path is different from what the index says."""
         self.found[path] = self.found.get(path, 0) | bits
@@ -111,6 +150,7 @@ class Tree:
 
     def reset(self) -> None:
         """Whatever was under way is not any more: all of it is to be looked at again."""
+        self.read_all = self.read_all or (self.scan is not None and self.scan.reads)
         for scan in (*self.deep, *([self.scan] if self.scan else [])):
             scan.close()
         self.scan, self.deep, self.found, self.suspended = None, [], {}, None

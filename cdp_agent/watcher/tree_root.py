@@ -11,10 +11,11 @@ import os
 from cdp_agent.watcher.dirty import Dirty
 from cdp_agent.watcher.events import Events
 from cdp_agent.watcher.index import Index, TreeRow
+from cdp_agent.watcher.mounts import Mounts
 from cdp_agent.watcher.rooted import Root
 from cdp_agent.watcher.tree import Tree
 
-_ACCEPT = "mount what belongs there, or accept what is there as the tree"
+_ACCEPT = "mount what belongs there, or accept what is there"
 
 
 def open_root(tree: Tree, index: Index, dirty: Dirty, events: Events) -> bool:
@@ -36,11 +37,12 @@ def _opened(tree: Tree, index: Index) -> str:
     try:
         if tree.root is not None:
             now = os.stat(path)
-            is_same = (now.st_dev, now.st_ino) == (tree.root.stat.st_dev, tree.root.stat.st_ino)
-            if is_same and not tree.accept_root:
+            is_it = (now.st_dev, now.st_ino) == (tree.root.stat.st_dev, tree.root.stat.st_ino)
+            if is_it and not tree.accept_root:
                 return ""
             tree.reset()
-        root = Root(path, tree.settings.one_file_system)
+        mounts = Mounts(index, tree.row, tree.accepted_mounts, tree.accept_root or tree.accepts_mounts)
+        root = Root(path, tree.settings.one_file_system, mounts)
     except OSError as error:
         return f"{path} cannot be opened: {error.strerror or 'unreadable'}"
     identity = root.identity()
@@ -51,6 +53,7 @@ def _opened(tree: Tree, index: Index) -> str:
         return fault
     if tree.accept_root or known is None or known.root != identity:
         index.set_tree(tree.row, root=identity)
+        tree.accepts_mounts = tree.accepts_mounts or tree.accept_root
         tree.accept_root = False
     tree.root = root
     return ""
@@ -59,9 +62,7 @@ def _opened(tree: Tree, index: Index) -> str:
 def _fault(tree: Tree, index: Index, root: Root, identity: bytes, known: TreeRow | None) -> str:
     path = tree.settings.path
     if known is not None and known.root:
-        inode, system, device = identity.split()
-        old_inode, old_system, old_device = known.root.split()
-        if inode != old_inode or (system != old_system and device != old_device):
+        if identity != known.root:
             return f"{path} is another directory than it was: {_ACCEPT}"
         return ""
     if not index.children(tree.row, b"", b""):

@@ -4,7 +4,8 @@
     {"command": "take", "epoch": 3, "cut": 18, "hold": true}      the answer carries the batch's descriptor
     {"command": "place", "batch": 7, "epoch": 3, "cut": 19}
     {"command": "protected", "epoch": 3, "cut": 18}
-    {"command": "accept", "tree": "..."}
+    {"command": "accept", "tree": "...", "root": true, "mounts": [["path in hex", "what is there in hex"]]}
+    {"command": "scan", "tree": "...", "read_all": false}         the answer has the number of the scan
     {"command": "status"}
 
 The answer is `{"ok": true, ...}` or `{"ok": false, "error": why}`. Only encoding and sockets; who asks what

@@ -175,14 +175,14 @@ class Site:
         dirty_max: int = 100_000,
         exclude: tuple[str, ...] = (),
         include: tuple[str, ...] = (),
+        one_file_system: bool = True,
     ) -> None:
         self.directory = directory / "journal"
         self.tree = directory / "tree"
         self.tree.mkdir(parents=True, exist_ok=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.settings = WatcherSettings(
-            self.directory, DOMAIN, "", (TreeSettings(TREE, "home", self.tree, include, exclude),)
-        )
+        tree = TreeSettings(TREE, "home", self.tree, include, exclude, one_file_system)
+        self.settings = WatcherSettings(self.directory, DOMAIN, "", (tree,))
         self.clock: Clock = SystemClock()
         self.limits = limits
         self.dirty_max = dirty_max

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cdp_agent.watcher.asked import accept
 from cdp_agent.watcher.events import WatchLimit
 from cdp_agent.watcher.gathered import Limits
 from cdp_agent.watcher.reading import FileReader
 from cdp_agent.watcher.rooted import Root
+from cdp_agent.watcher.scan import Scan
 from cdp_container.clock import SystemClock
 from cdp_container.errors import WatcherFailed
 from cdp_container.journal.position import Position
@@ -204,7 +206,7 @@ def test_another_root_deletes_nothing_until_it_is_accepted(site: Site) -> None:
     taken = site.take()
     assert (taken.batch, taken.not_whole) == (0, (TREE,))
     assert "another directory" in site.watcher.status()["trees"][0]["why_not_whole"][0]
-    site.watcher.accept(TREE)
+    accept(site.watcher.trees, TREE, True, {})
     site.watcher.trees[0].retry_ns = 0
     site.settle()
     assert site.container.entries().keys() == {b""}
@@ -236,6 +238,13 @@ def test_what_cannot_be_read_keeps_the_tree_from_being_whole(
 
     monkeypatch.setattr(Root, "open_file", refuse)
     (site.tree / "g").write_bytes(b"second")
+    assert site.take().not_whole == (TREE,)
+    with monkeypatch.context() as waiting:
+        waiting.setattr(Scan, "step", lambda self: False)
+        site.watcher.trees[0].scan_wanted = True
+        site.watcher.idle()
+        assert site.take().not_whole == (TREE,), "a scan that began knows no better"
+    site.idle()
     assert site.take().not_whole == (TREE,)
     assert site.watcher.status()["trees"][0]["troubles"] == [{"path": "g", "why": "Permission denied"}]
     monkeypatch.undo()
