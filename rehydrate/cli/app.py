@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cdp_container.console import answer, guarded, run_app_until_ended
-from rehydrate.cli import rehearsing
+from rehydrate.cli import mounting, rehearsing
 from rehydrate.cli.options import (
     Address,
     At,
@@ -227,6 +227,7 @@ def verify(
 
 app.command("dr-test")(rehearsing.dr_test)
 app.command()(rehearsing.rehearsals)
+app.command()(mounting.mount)
 
 
 @app.command()

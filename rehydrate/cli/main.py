@@ -14,6 +14,7 @@ NEXT_STEPS: Final = {
     "dr-test": "what it made was cleared away, unless it says what is left; the same command begins again",
     "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",
+    "mount": "nothing was changed, and nothing is mounted; the same command begins again",
     "hold": "it may be placed even so: `rehydrate holds` lists it",
     "unhold": "it may be gone even so: `rehydrate holds` tells",
     "rescue": "nothing half-done looks done; the same command begins again",

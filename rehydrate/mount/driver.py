@@ -27,6 +27,9 @@ KERNEL_SECONDS: Final = 86_400
 END_SECONDS: Final = 10.0
 """How long libfuse is waited for in the end; the mount is gone by then, or says so."""
 
+IDLE_THREADS_MAX: Final = 10
+"""Threads of libfuse that wait for something to do."""
+
 _PACKAGES: Final = "install it (Debian, Ubuntu: `apt-get install fuse3`)"
 _LIBRARY_VARIABLES: Final = ("FUSE_LIBRARY_PATH", "FUSE_LIBRARY_NAME")
 _PLUS: Final = 2
@@ -79,11 +82,12 @@ class Mount:
     ) -> None:
         self.end()
 
-    def wait(self) -> None:
-        """Until somebody unmounts it. Raises DeviceError where libfuse failed."""
-        self._ended.wait()
-        if self._failure is not None:
+    def wait(self, seconds: float) -> bool:
+        """For so long, or until it is unmounted; gives whether it is. Raises DeviceError: libfuse failed."""
+        is_ended = self._ended.wait(seconds)
+        if is_ended and self._failure is not None:
             raise DeviceError(f"serve {self._directory}", str(self._failure)) from self._failure
+        return is_ended
 
     def end(self) -> None:
         """Unmount, whoever uses it still: they get errors. Nothing where that was done.
@@ -117,6 +121,8 @@ class Mount:
             "allow_other": self._allow_other,
             "default_permissions": self._allow_other,
         }
+        if self._binding.fuse_version_major == 3:
+            options["max_idle_threads"] = IDLE_THREADS_MAX  # its default is told as an error by 3.14
         try:
             _fuse_class(self._binding)(_Hooked(self), str(self._directory), **options)
         except BaseException as error:  # noqa: BLE001 (told by whoever waits for this thread)

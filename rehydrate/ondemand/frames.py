@@ -98,15 +98,20 @@ class Frames:
                 self._coming[key].add_done_callback(self._came)
         self._fetch(mine)
 
-    def close(self) -> None:
-        """Nothing is fetched any more, whoever waits is told so, and requests in flight are waited for."""
+    def stop(self) -> None:
+        """Nothing is fetched any more, and whoever waits is told so."""
         with self._lock:
             self._is_closed = True
             coming, self._coming = self._coming, {}
             self._kept.clear()
         for future in coming.values():
             _fail(future, _closed())
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """The same, and requests in flight are waited for: nothing of the store is used after it."""
+        self.stop()
+        self._pool.shutdown(wait=True)
 
     # --- inside ----------------------------------------------------------------------------------
 

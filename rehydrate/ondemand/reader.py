@@ -112,8 +112,12 @@ class Reader:
         """Fetch what will be read soon. Raises Incomplete: this was closed."""
         self.frames.ahead(self._keys(content, start, min(end, content.size_bytes)))
 
+    def stop(self) -> None:
+        """Everybody who still waits is told that it ended, and whoever asks."""
+        self.frames.stop()
+
     def close(self) -> None:
-        """Everybody who still waits is told that it ended. Waits for requests in flight."""
+        """The same, and requests in flight are waited for: nothing of the store is used after it."""
         self.frames.close()
 
     def _step(self, content: Content, start: int, end: int) -> bytes:

@@ -13,8 +13,6 @@ from pathlib import Path
 from cdp_container.clock import Clock
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.holding import Holding
-from cdp_container.domain.image import cuts_of, volumes_of
-from cdp_container.domain.namespace import trees_of
 from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import CdpError, ChecksFailed, NotFound, counted
 from cdp_container.format.keys import HOLDS_KEY, segment_key
@@ -24,7 +22,8 @@ from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
 from rehydrate.container import Container
 from rehydrate.flow import Flow
-from rehydrate.plan import Choice, Totals, candidates
+from rehydrate.meant import meant
+from rehydrate.plan import Choice, Totals
 from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.rehearsal.checks import Checks, Reviewed, told_of
 from rehydrate.rehearsal.interrupts import uninterrupted
@@ -35,7 +34,6 @@ from rehydrate.rehearsal.trees import TreesPart
 from rehydrate.rehearsal.volumes import VolumesPart
 from rehydrate.rehearsal.workspace import Workspace, taken
 from rehydrate.restore import Source
-from rehydrate.wanted import Wanted
 
 Tell = Callable[[str], None]
 
@@ -209,7 +207,7 @@ class Rehearsal:
         scope = scope_of(history, choice)
         contents = container.gather(scope, keeps_sums=True, at_once=self.flow, told=told, keeps_names=True)
         self._stack.enter_context(closing(contents))
-        wanted = wanted_of(container, contents, self.asked)
+        wanted = meant(container, contents, choice, self.asked.names, self.asked.trees)
         made = plan_restore(
             container, contents, choice, wanted.names, trees=wanted.trees, volumes=wanted.volumes
         )
@@ -283,20 +281,6 @@ class Rehearsal:
             self._clean_up(workspace)
         except CdpError as error:
             self._note(f"{error}; left: {', '.join(self.found.left)}")
-
-
-def wanted_of(container: Container, contents: Contents, asked: Asked) -> Wanted:
-    """What is to be restored: what was named; else all that the newest cut has that could be meant."""
-    if asked.names or asked.trees:
-        return Wanted(asked.names, asked.trees, volumes=bool(asked.names))
-    history, choice = container.history, asked.choice
-    cuts = cuts_of(contents, scope_of(history, choice))
-    meant = [cut for cut in candidates(cuts, choice) if choice.at in (None, (cut.place.epoch, cut.place.cut))]
-    if not meant:
-        return Wanted()  # who chooses the cut says so
-    branch = history.branch_of(meant[-1].place)
-    trees = tuple(tree.tree.hex() for tree in trees_of(contents, branch, meant[-1]))
-    return Wanted((), trees, volumes=not trees or bool(volumes_of(contents, branch, meant[-1])))
 
 
 def notes_of(container: Container, contents: Contents, made: RestorePlan) -> Sequence[str]:

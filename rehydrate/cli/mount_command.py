@@ -1,0 +1,198 @@
+"""`rehydrate mount`, from its options to its end: the point is opened under a hold, shown, and held on.
+
+What is shown, and how, stands in rehydrate.mount; the command's options in mounting.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from cdp_container.clock import SystemClock
+from cdp_container.console import printable, say
+from cdp_container.domain.budget import budget_of
+from cdp_container.domain.holding import LOOK_SECONDS, Holding
+from cdp_container.domain.opening import is_superseded
+from cdp_container.errors import CdpError, HoldLost, MissingObject, UsageError, counted
+from cdp_container.store.api import Store
+from cdp_container.telling import point_name, time_text
+from rehydrate.anew import read_until_found
+from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
+from rehydrate.cli.console import read_secret
+from rehydrate.cli.held import holding_for, tell
+from rehydrate.cli.stage_lines import StageLines
+from rehydrate.container import Container, Secret
+from rehydrate.flow import Flow
+from rehydrate.meant import meant
+from rehydrate.mount.driver import Mount, check_directory
+from rehydrate.mount.opened import Ways, mounted, shown_of
+from rehydrate.mount.shown import Shown
+from rehydrate.plan import Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.rehearsal.counting import CountingStore
+from rehydrate.rehearsal.stages import METADATA, Stages
+from rehydrate.restore import Source
+
+CACHE_BYTES_MIN: Final = 1 << 20
+"""Less would keep hardly more than the frames of one read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be shown, where, and how."""
+
+    access: Access
+    choice: Choice
+    names: tuple[str, ...]
+    trees: tuple[str, ...]
+    directory: Path
+    ways: Ways
+    as_json: bool
+
+
+def ways_of(cache_bytes: str, at_once: int, allow_other: bool) -> Ways:
+    """From the options. Raises UsageError."""
+    size_bytes = math.inf
+    with suppress(ValueError):
+        size_bytes = budget_of(cache_bytes).size_bytes
+    if math.isinf(size_bytes) or size_bytes < CACHE_BYTES_MIN:
+        why = f"{cache_bytes!r} is no size, or too little (write a number and a unit, like 1GiB)"
+        raise UsageError("read --cache-bytes", why)
+    return Ways(int(size_bytes), at_once, allow_other)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of the command; `stack` closes what one reading has open."""
+
+    asked: Asked
+    store: Store
+    flow: Flow
+    holding: Holding
+    secret: Secret
+    stages: Stages
+    stack: ExitStack = field(default_factory=ExitStack)
+    container: Container | None = None
+
+    def is_moved(self) -> bool:
+        """Whether another ledger is in force than the one that is read by."""
+        return self.container is not None and is_superseded(self.store, self.container.history.owner)
+
+
+def mount(asked: Asked) -> int:
+    """`rehydrate mount`, until it is unmounted or ended. Raises as a restore, and as `Mount`."""
+    asked = replace(asked, directory=asked.directory.absolute())
+    check_directory(asked.directory)
+    clock = SystemClock()
+    flow = Flow(clock)
+    secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
+    counting: list[CountingStore] = []
+
+    def around(store: Store) -> Store:
+        counting.append(CountingStore(store))
+        return counting[0]
+
+    with (
+        store_of(asked.access.address, flow.refused, around) as store,
+        holding_for(store, "mount") as holding,
+    ):
+        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, asked.as_json, stages=1))
+        job = _Job(asked, store, flow, holding, secret, stages)
+        if asked.access.replica:
+            holding.unheld("a hold in a replica is seen by nobody")
+        else:
+            holding.place()
+        with closing(job.stack):
+            source, made, shown = read_until_found(lambda _: _opened(job), holding, job.is_moved, tell)
+            ways = asked.ways
+            with mounted(source, made, shown, asked.directory, _Unreadable(asked.as_json), ways) as mount:
+                _serve(job, made, shown, mount)
+    say(json.dumps({"event": "unmounted"}) if asked.as_json else f"unmounted {asked.directory}")
+    return 0
+
+
+def _opened(job: _Job) -> tuple[Source, RestorePlan, Shown]:
+    """One reading: everything but content."""
+    job.stack.close()
+    asked = job.asked
+    job.container, job.secret = open_asking(job.store, job.secret, asked.access.replica)
+    container = job.container
+    container.require_key()
+    with job.stages.stage(METADATA, "objects") as stage:
+
+        def told(done: int, total: int) -> None:
+            if stage.total != total:
+                stage.expect(total)
+            stage.advance(done - stage.done)
+            job.holding.check()
+
+        scope = scope_of(container.history, asked.choice)
+        contents = container.gather(scope, at_once=job.flow, told=told, keeps_names=True)
+        job.stack.enter_context(closing(contents))
+    wanted = meant(container, contents, asked.choice, asked.names, asked.trees)
+    made = plan_restore(
+        container, contents, asked.choice, wanted.names, trees=wanted.trees, volumes=wanted.volumes
+    )
+    for note in (*notes_of(container, contents), *made.notes):
+        tell(note)
+    place = made.cut.place
+    job.holding.narrow(place, container.history.owner.ledger)
+    job.asked = replace(asked, choice=Choice(at=(place.epoch, place.cut)))
+    source = Source(container.store, container.keys, contents, job.flow)
+    return source, made, job.stack.enter_context(shown_of(source, made))
+
+
+def _serve(job: _Job, made: RestorePlan, shown: Shown, mount: Mount) -> None:
+    """Say that it is there, and keep it held until it is not; to be interrupted is to be ended."""
+    try:
+        say(_mounted_text(job, made, shown))
+        while not mount.wait(LOOK_SECONDS):
+            _hold_on(job, made)
+    except KeyboardInterrupt:
+        return
+
+
+def _hold_on(job: _Job, made: RestorePlan) -> None:
+    """Hold anew where the hold was taken away: what was collected meanwhile cannot be read, the rest can."""
+    assert job.container is not None, "opened"
+    try:
+        job.holding.check()
+    except HoldLost as error:
+        tell(f"{error}: held anew; if something was collected meanwhile and cannot be read, mount again")
+        job.holding.place()
+        with suppress(HoldLost):
+            job.holding.narrow(made.cut.place, job.container.history.owner.ledger)
+
+
+def _mounted_text(job: _Job, made: RestorePlan, shown: Shown) -> str:
+    place, directory = made.cut.place, job.asked.directory
+    if job.asked.as_json:
+        sources = [{"kind": one.kind, "name": one.name, "file": one.file} for one in shown.sources]
+        point = {"point": point_name(place.epoch, place.cut), "time": time_text(made.cut.time_ns)}
+        return json.dumps({"event": "mounted", "directory": str(directory), **point, "sources": sources})
+    point_text = f"point {point_name(place.epoch, place.cut)} of {time_text(made.cut.time_ns)}"
+    files = ", ".join(one.file for one in shown.sources)
+    return printable(
+        f"mounted {directory}: {point_text}, {counted(shown.names, 'name')}: {files}; "
+        f"to end it press Ctrl-C, or `umount {directory}` (`fusermount3 -u`)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Says what cannot be read, and why; whoever read it got an I/O error."""
+
+    as_json: bool
+
+    def __call__(self, error: CdpError) -> None:
+        hint = "mount again: it may have been collected, and be elsewhere"
+        hint = hint if isinstance(error, MissingObject) else error.hint
+        if self.as_json:
+            members = {"event": "unreadable", "what": error.what, "why": error.why, "hint": hint}
+            say(json.dumps(members))
+        else:
+            say(f"unreadable: {printable(error.what)}: {printable(error.why)}; {printable(hint)}")
