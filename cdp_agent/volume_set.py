@@ -1,4 +1,4 @@
-"""Which volumes and trees agent.json names next, and how `reload` and a running splitter agree on it.
+"""Which volumes, trees and VMs agent.json names next, and how `reload` and a running splitter agree on it.
 
 `reload` leaves its decision as agent.wanted-<name>.json. A splitter that runs takes it from there, and it
 alone renames it to agent.json, in a time without writes, when nothing can fail any more: so agent.json always
@@ -20,10 +20,12 @@ from cdp_container.domain.identity import (
     AgentIdentity,
     SourceIdentity,
     TreeIdentity,
+    VmIdentity,
     encode_identity,
     load_identity,
 )
 from cdp_container.domain.tree_settings import TreeSettings
+from cdp_container.domain.vm_settings import VmSettings
 from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 WANTED_PREFIX: Final = "agent.wanted-"
@@ -73,6 +75,29 @@ def changed_trees(
     ]
     trees += [_changed_tree(TreeIdentity(name, "", entropy(16)), new) for name, new in by_name.items()]
     return replace(identity, trees=tuple(trees))
+
+
+def changed_vms(
+    identity: AgentIdentity, wanted: Sequence[VmSettings], entropy: Callable[[int], bytes]
+) -> AgentIdentity:
+    """agent.json with these VMs. A VM keeps its id, whoever knows its configuration; what goes is marked.
+
+    One that nobody here knows, as a failover brought it, stays until it was configured.
+    """
+    by_name = {vm.name: vm for vm in wanted}
+    vms = [vm if vm.removed else _changed_vm(vm, by_name.pop(vm.name, None)) for vm in identity.vms]
+    vms += [_changed_vm(VmIdentity(name, entropy(16)), new) for name, new in by_name.items()]
+    return replace(identity, vms=tuple(vms))
+
+
+def _changed_vm(vm: VmIdentity, wanted: VmSettings | None) -> VmIdentity:
+    if wanted is None:
+        return replace(vm, removed=True) if vm.kind else vm
+    ways = {"proxmox": wanted.proxmox, "qmp": wanted.qmp, "description": wanted.description}
+    kind, at, domain = next(((kind, at, "") for kind, at in ways.items() if at is not None), ("", "", ""))
+    if wanted.libvirt is not None:
+        kind, at, domain = "libvirt", wanted.libvirt.uri, wanted.libvirt.domain
+    return replace(vm, kind=kind, at=at, domain=domain, disks=tuple(wanted.disks.items()))
 
 
 def _changed_tree(tree: TreeIdentity, wanted: TreeSettings | None) -> TreeIdentity:
@@ -184,7 +209,7 @@ def find_decision(directory: Path) -> Decision | None:
     if not left:
         return None
     after = load_identity(directory, left[0].name)
-    others = replace(after, sources=before.sources, trees=before.trees)
+    others = replace(after, sources=before.sources, trees=before.trees, vms=before.vms)
     if others != before or not _follows(before, after):
         left[0].unlink(missing_ok=True)
         raise ReloadRefused("cannot take over other volumes", "they were chosen for an older agent.json")
@@ -200,6 +225,8 @@ def _follows(before: AgentIdentity, after: AgentIdentity) -> bool:
     """Whether every source has its place yet: an index must never mean another volume."""
     kept = [tree.tree for tree in after.trees[: len(before.trees)]]
     if kept != [tree.tree for tree in before.trees]:
+        return False
+    if [vm.vm for vm in after.vms[: len(before.vms)]] != [vm.vm for vm in before.vms]:
         return False
     return len(before.sources) <= len(after.sources) and all(
         (old.space, old.path, old.name) == (new.space, new.path, new.name)

@@ -445,6 +445,13 @@ class WatcherFailed(CdpError):
     default_hint = "`cdp-agent status` says which trees are not protected; the watcher starts again by itself"
 
 
+class HypervisorFailed(CdpError):
+    """A hypervisor could not be asked for the configuration of a VM, or said what makes no sense."""
+
+    exit_code = 77
+    default_hint = "what was known of the VM stays protected; `cdp-agent describe` asks again"
+
+
 class AgentNotRunning(CdpError):
     """The command needs a running agent and there is none in this journal directory."""
 

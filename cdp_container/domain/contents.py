@@ -35,7 +35,7 @@ from cdp_container.extents.tables import (
 from cdp_container.format.domain import EpochRecord
 from cdp_container.format.head import Head
 from cdp_container.format.index import Record
-from cdp_container.format.layout import ObjectKind
+from cdp_container.format.layout import ID_BYTES, ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.members import Members
 from cdp_container.format.names import Skew, TreeRules, parse_rules, parse_skew, parse_tree
@@ -122,6 +122,15 @@ class TreeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class VmRecord:
+    """A `vm` record and its place in history; what its value says is read where it is asked for."""
+
+    place: Place
+    vm: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Marker:
     """The name of a cut, and how long that keeps it."""
 
@@ -150,6 +159,7 @@ class Contents:
         keeps_sums: the content checksums are kept too, for `extent_sums`; on disk, as extents are.
         keeps_names: the names of trees are kept too; on disk.
         tree_records: in no order.
+        vm_records: in no order; equal values are kept once.
         skews: by cut (epoch and number), which files changed while it was taken.
         names: what was kept of the names of trees.
     """
@@ -168,9 +178,11 @@ class Contents:
     keeps_sums: bool = False
     keeps_names: bool = False
     tree_records: list[TreeRecord] = field(default_factory=list)
+    vm_records: list[VmRecord] = field(default_factory=list)
     skews: dict[tuple[int, int], Skew] = field(default_factory=dict)
     names: NameSpool = field(default_factory=NameSpool)
     _spaces: dict[bytes, int] = field(default_factory=dict)
+    _vm_values: dict[bytes, bytes] = field(default_factory=dict)
     _runs: Spool = field(default_factory=lambda: Spool(PLACED_RUNS))
     _key_blocks: dict[bytes, bytes] = field(default_factory=dict)
     _spool: Spool = field(default_factory=lambda: Spool(EXTENTS))
@@ -269,10 +281,19 @@ class Contents:
                 if record.name == "tree+":
                     title, rules = parse_tree(record.value, head.key), parse_rules(record.value, head.key)
                 self.tree_records.append(TreeRecord(place, record.name, record.key, title, rules))
+            elif record.name == "vm":
+                self._add_vm(head, place, record)
             elif record.name == "skew":
                 self._add_skew(head, place, record)
             elif record.name == "cut":
                 self._add_collected_cut(head, record)
+
+    def _add_vm(self, head: Head, place: Place, record: Record) -> None:
+        """Every epoch repeats all of them, mostly as they were."""
+        if len(record.key) != ID_BYTES:
+            raise DamagedObject(head.key, "a VM has an id that is none")
+        value = self._vm_values.setdefault(record.value, record.value)
+        self.vm_records.append(VmRecord(place, record.key, value))
 
     def _add_skew(self, head: Head, place: Place, record: Record) -> None:
         cut, skew = parse_skew(record, head.key)

@@ -2,8 +2,8 @@
 
 It pins the domain, its public key and index key, and which space each volume is, so that nothing
 that somebody writes into the store can redirect the agent. `reload` adds volumes and trees, lets volumes
-grow and marks what goes as removed; `run` notes where a disk was moved. A source keeps its index for ever,
-as journal records name it by that. Splitter, streamer and watcher go by it alone: a configuration that is
+grow and marks what goes as removed, VMs too; `run` notes where a disk was moved. A source keeps its index
+for ever, as journal records name it by that. Splitter, streamer and watcher go by it alone: a configuration that is
 being edited while they run changes no source. It holds the index key (which opens names and sizes, but no
 content), so its mode is 0600. What does not belong here: what changes while the agent runs (notes.json) and
 what the administrator may change (the configuration).
@@ -84,6 +84,30 @@ class TreeIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class VmIdentity:
+    """One VM whose configuration is protected, as `init` or `reload` found it.
+
+    Attributes:
+        name: unique among those that are not removed.
+        vm: its id, 16 bytes.
+        kind: who knows its configuration: `libvirt`, `proxmox`, `qmp`, `description`; empty: nobody here
+            does, and what the container has of it stays.
+        at: the path or address of that.
+        domain: what libvirt calls it.
+        disks: names of volumes by names of disks, None where one is not protected, and meant so.
+        removed: it is not in the domain any more.
+    """
+
+    name: str
+    vm: bytes
+    kind: str = ""
+    at: str = ""
+    domain: str = ""
+    disks: tuple[tuple[str, str | None], ...] = ()
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AgentIdentity:
     """What agent.json holds. `public_key` and `index_key` are 32 bytes each, empty with encryption `none`."""
 
@@ -97,6 +121,12 @@ class AgentIdentity:
     config_digest: bytes
     sources: tuple[SourceIdentity, ...]
     trees: tuple[TreeIdentity, ...] = ()
+    vms: tuple[VmIdentity, ...] = ()
+
+    @property
+    def active_vms(self) -> tuple[VmIdentity, ...]:
+        """The VMs whose configurations are protected."""
+        return tuple(vm for vm in self.vms if not vm.removed)
 
     @property
     def active_trees(self) -> tuple[TreeIdentity, ...]:
@@ -153,6 +183,18 @@ def encode_identity(identity: AgentIdentity) -> bytes:
             }
             for tree in identity.trees
         ],
+        "vms": [
+            {
+                "name": vm.name,
+                "vm": vm.vm.hex(),
+                "kind": vm.kind,
+                "at": vm.at,
+                "domain": vm.domain,
+                "disks": dict(vm.disks),
+                "removed": vm.removed,
+            }
+            for vm in identity.vms
+        ],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -185,6 +227,7 @@ def decode_identity(data: bytes, name: str) -> AgentIdentity:
                 for source in document["sources"]
             ),
             trees=tuple(_tree(tree) for tree in document.get("trees", ())),
+            vms=tuple(_vm(vm) for vm in document.get("vms", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         # Never the content: it holds a key.
@@ -200,6 +243,19 @@ def _tree(tree: Mapping[str, Any]) -> TreeIdentity:
         exclude=tuple(map(str, tree["exclude"])),
         one_file_system=bool(tree["one_file_system"]),
         removed=bool(tree["removed"]),
+    )
+
+
+def _vm(vm: Mapping[str, Any]) -> VmIdentity:
+    disks = ((str(disk), None if name is None else str(name)) for disk, name in vm["disks"].items())
+    return VmIdentity(
+        name=str(vm["name"]),
+        vm=_bytes(vm["vm"], 16),
+        kind=str(vm["kind"]),
+        at=str(vm["at"]),
+        domain=str(vm["domain"]),
+        disks=tuple(disks),
+        removed=bool(vm["removed"]),
     )
 
 

@@ -11,7 +11,7 @@ import difflib
 import ipaddress
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cdp_container.domain.budget import budget_of
-from cdp_container.domain.config_words import fault_words, yaml_words
+from cdp_container.domain.config_words import fault_words
 from cdp_container.domain.place_settings import LockSettings, directory_of, joined
 from cdp_container.domain.point_settings import (
     HOOKS_MAX,
@@ -52,6 +52,8 @@ from cdp_container.domain.setting_types import (
     written,
 )
 from cdp_container.domain.tree_settings import Apart, TreeSettings, source_faults
+from cdp_container.domain.vm_settings import VMS_MAX, LibvirtSettings, VmSettings, vm_faults
+from cdp_container.domain.yaml_page import PagePlace, dotted, load_page
 from cdp_container.errors import ConfigInvalid
 
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -69,8 +71,6 @@ REQUESTS_PER_SECOND_MIN = 2
 """An object and the proof of it, once a second."""
 WINDOWS_MAX = 32
 """Times of a week at which limits change."""
-NESTING_MAX = 16
-"""No key of ours lies deeper than 4; the parser's time grows with the square of the depth."""
 
 ALERT_WORDS_MAX = 64
 """A command with more words than this is a script's task."""
@@ -78,13 +78,6 @@ ALERT_WORDS_MAX = 64
 _SECRETIVE = (("store",), ("data_store",), ("replicas",), ("alerts",), ("marker_hooks",))
 """What stands below these keys is never repeated in a message."""
 
-_OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
 _RATE_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -279,6 +272,7 @@ class AgentSettings(Strict):
     `retention`: for how long cuts are kept; `replicas`: places that collection waits for; None leaves what
     the domain has.
     `data_store`: None once read, as it became part of the addresses. `lock`: what `init` asks of its bucket.
+    `vms_every`: how often VMs are asked for their configurations.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
     """
@@ -294,6 +288,8 @@ class AgentSettings(Strict):
     journal: JournalSettings
     volumes: list[VolumeSettings] = Field(default=[], max_length=VOLUMES_MAX)
     trees: list[TreeSettings] = Field(default=[], max_length=VOLUMES_MAX)
+    vms: list[VmSettings] = Field(default=[], max_length=VMS_MAX)
+    vms_every: Seconds = Field(default=60.0, ge=5, le=86400)
     encryption: Literal["aes-256-gcm", "none"] = "aes-256-gcm"
     recipients: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default=[], max_length=32)
     socket: AbsolutePath | None = None
@@ -332,6 +328,7 @@ class AgentSettings(Strict):
                 raise ValueError(f"volumes: two have the same {what}: {', '.join(twice)}")
         names = [volume.name for volume in self.volumes]
         faults = source_faults(names, self.trees, self.apart_from_trees, VOLUMES_MAX)
+        faults += vm_faults(self.vms, names)
         if faults:
             raise ValueError("; ".join(faults))
         if len(self.socket_path.encode()) > SOCKET_PATH_BYTES_MAX:
@@ -370,7 +367,7 @@ def parse_settings(text: bytes, name: str) -> AgentSettings:
     """Check a configuration given as bytes; `name` is what faults call the file. Raises ConfigInvalid."""
     if len(text) > CONFIG_BYTES_MAX:
         raise ConfigInvalid(f"{name} is refused", f"it is larger than {CONFIG_BYTES_MAX} bytes")
-    document, lines, faults = _load_yaml(text, name)
+    document, lines, faults = load_page(text, name)
     try:
         settings = AgentSettings.model_validate(document)
     except ValidationError as error:
@@ -391,73 +388,13 @@ def dump_settings(settings: AgentSettings) -> bytes:
     return bytes(yaml.safe_dump(document, encoding="utf-8", allow_unicode=False))
 
 
-_Place = tuple[str | int, ...]
-
-
-def _load_yaml(text: bytes, name: str) -> tuple[object, dict[_Place, int], list[str]]:
-    """The document, the line of every place in it, and the faults of YAML that pydantic cannot see."""
-    try:
-        _refuse_bombs(text, name)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"{name} is refused", f"it is not YAML: {yaml_words(error)}") from error
-    lines: dict[_Place, int] = {}
-    faults: list[str] = []
-    for place, line, twice in _walk(root, ()):
-        lines[place] = line
-        if twice:
-            faults.append(f"{name}:{line}: {_dotted(place)}: stands there twice")
-    return document, lines, faults
-
-
-def _refuse_bombs(text: bytes, name: str) -> None:
-    """Refuse what makes a small page a large document, before anything is built from it."""
-    depth = 0
-    for token in yaml.scan(text):
-        line = token.start_mark.line + 1
-        if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
-            raise ConfigInvalid(f"{name} is refused", f"line {line}: anchors and aliases are not allowed")
-        if isinstance(token, _OPENING):
-            depth += 1
-        elif isinstance(token, _CLOSING):
-            depth -= 1
-        if depth > NESTING_MAX:
-            raise ConfigInvalid(f"{name} is refused", f"line {line}: nested deeper than {NESTING_MAX}")
-
-
-def _walk(node: yaml.Node | None, place: _Place) -> Iterator[tuple[_Place, int, bool]]:
-    if node is None:
-        return
-    yield place, node.start_mark.line + 1, False
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                yield (*place, name), key.start_mark.line + 1, True
-            seen.add(name)
-            yield from _walk(value, (*place, name))
-            yield (*place, name), key.start_mark.line + 1, False
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _walk(item, (*place, index))
-
-
-def _dotted(place: _Place) -> str:
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text or "(top)"
-
-
-def _fault(detail: ErrorDetails, lines: Mapping[_Place, int], name: str) -> str:
-    place: _Place = tuple(detail["loc"])
+def _fault(detail: ErrorDetails, lines: Mapping[PagePlace, int], name: str) -> str:
+    place: PagePlace = tuple(detail["loc"])
     line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
-    return f"{name}:{line}: {_dotted(place)}: {_reason(detail, place)}"
+    return f"{name}:{line}: {dotted(place)}: {_reason(detail, place)}"
 
 
-def _reason(detail: ErrorDetails, place: _Place) -> str:
+def _reason(detail: ErrorDetails, place: PagePlace) -> str:
     value = detail["input"]
     if detail["type"] == "extra_forbidden":
         known = _known_keys(place[:-1])
@@ -473,11 +410,12 @@ def _reason(detail: ErrorDetails, place: _Place) -> str:
     return fault_words(detail["type"], detail["msg"], value, limits, key, may_show)
 
 
-def _known_keys(place: _Place) -> list[str]:
+def _known_keys(place: PagePlace) -> list[str]:
     models: dict[str, type[BaseModel]] = {
         "journal": JournalSettings,
         "volumes": VolumeSettings,
         "trees": TreeSettings,
+        "vms": LibvirtSettings if place[2:3] == ("libvirt",) else VmSettings,
         "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
         "alerts": AlertSettings,
         "retention": RetentionSettings,

@@ -1,0 +1,75 @@
+"""The VMs of a configuration: where each one's own configuration is asked for. PURE.
+
+How a hypervisor is asked does not belong here (`cdp_agent.vms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, model_validator
+
+from cdp_container.domain.setting_types import AbsolutePath, Name, Strict
+
+VMS_MAX: Final = 256
+"""VMs of one domain: all of them are asked within one round."""
+DISKS_MAX: Final = 256
+SOCKET_BYTES_MAX: Final = 107
+"""The kernel's limit for the path of a unix socket (sun_path less its zero)."""
+
+DiskName = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _is_printable(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError("is not a printable text")
+    return text
+
+
+def _fits_socket(path: str) -> str:
+    if len(path.encode()) > SOCKET_BYTES_MAX:
+        raise ValueError(f"is longer than {SOCKET_BYTES_MAX} bytes")
+    return path
+
+
+Text = Annotated[str, Field(max_length=1024), AfterValidator(_is_printable)]
+
+
+class LibvirtSettings(Strict):
+    """A domain of libvirt: its name or UUID, and where libvirt is."""
+
+    domain: Text
+    uri: Text = "qemu:///system"
+
+
+class VmSettings(Strict):
+    """One VM: its name in the domain, and who knows its configuration, one of four.
+
+    `proxmox`: its file; `qmp`: the socket of a plain QEMU; `description`: a page that was written by hand.
+    `disks`: volumes by the names of disks, where that is not found out; None: not protected, and meant so.
+    """
+
+    name: Name
+    libvirt: LibvirtSettings | None = None
+    proxmox: AbsolutePath | None = None
+    qmp: Annotated[AbsolutePath, AfterValidator(_fits_socket)] | None = None
+    description: AbsolutePath | None = None
+    disks: dict[DiskName, Name | None] = Field(default={}, max_length=DISKS_MAX)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> VmSettings:
+        if sum(one is not None for one in (self.libvirt, self.proxmox, self.qmp, self.description)) != 1:
+            raise ValueError("needs one of libvirt, proxmox, qmp and description")
+        return self
+
+
+def vm_faults(vms: Sequence[VmSettings], volumes: Sequence[str]) -> list[str]:
+    """What of these VMs does not go together; volumes by their names."""
+    names = [vm.name for vm in vms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    faults = [f"vms: two have the same name: {name}" for name in twice]
+    for vm in vms:
+        unknown = sorted({volume for volume in vm.disks.values() if volume is not None} - {*volumes})
+        faults += [f"vms: {vm.name}: disks: there is no volume {volume}" for volume in unknown]
+    return faults
