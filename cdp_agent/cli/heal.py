@@ -1,4 +1,4 @@
-"""`cdp-agent heal`: what is damaged, healed from the journal and the volumes; what it says of it."""
+"""`cdp-agent heal`: what is damaged, healed from the journal, volumes and trees; what it says of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where lost content may still be had at this site: the journal's records, and the volumes as they are now.
+"""Where lost content may still be had at this site: the journal's records, volumes and files as they are now.
 
 Whatever is read is only offered: a hole takes what is right (hole). Nothing is written here.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cdp_agent.healing.files import Tail, TreeFiles
 from cdp_agent.healing.hole import Hole
 from cdp_agent.streamer.coalesce import CUT_RECORDS_MAX, CutExtent, coalesce
 from cdp_container.errors import JournalDamaged, PositionUnknown
@@ -42,6 +43,36 @@ def offer_volumes(holes: Iterable[Hole], paths: Mapping[bytes, Path]) -> None:
     finally:
         for fd in opened.values():
             os.close(fd)
+
+
+def offer_files(holes: Iterable[Hole], files: TreeFiles, is_newest: Callable[[Hole], bool]) -> None:
+    """Offer what the files of trees hold now. What cannot be read offers nothing.
+
+    `is_newest`: whether nothing in the container is newer than a hole's extent, at its end.
+    """
+    by_space: dict[bytes, list[Hole]] = {}
+    for hole in holes:
+        if not hole.is_filled:
+            by_space.setdefault(hole.extent.space, []).append(hole)
+    for space, mine in by_space.items():
+        with files.opened(space) as fd:
+            if fd is not None:
+                _offer_file(fd, mine, files.tail(space), is_newest)
+
+
+def _offer_file(fd: int, holes: Iterable[Hole], tail: Tail | None, is_newest: Callable[[Hole], bool]) -> None:
+    for hole in holes:
+        extent = hole.extent
+        try:
+            data = os.pread(fd, extent.length, extent.offset)
+        except OSError:
+            continue  # a disk that fails is no source
+        hole.offer(extent.offset, data)
+        if tail is None or not hole.lacks_end_alone or extent.offset + extent.length != tail.size_bytes:
+            continue
+        end = data[tail.offset - extent.offset :]
+        if tail.is_of(end) and is_newest(hole):
+            hole.accept_end(end)
 
 
 def offer_cut(

@@ -20,9 +20,10 @@ from cdp_agent.collector.packing import CutFacts, cut_record, epoch_record
 from cdp_agent.collector.pass_objects import PassObjects, read_runs
 from cdp_agent.collector.pass_types import Around
 from cdp_agent.collector.past import spared_by_history
-from cdp_agent.healing.content import offer_cut, offer_records, offer_volumes
+from cdp_agent.healing.content import offer_cut, offer_files, offer_records, offer_volumes
+from cdp_agent.healing.files import TreeFiles
 from cdp_agent.healing.hole import Hole
-from cdp_agent.healing.rebuild import check_rebuilt, holes_of, rebuilt
+from cdp_agent.healing.rebuild import check_rebuilt, holes_of, order_of, rebuilt
 from cdp_agent.healing.torn import CannotHeal, Torn, bundled_heads, examine
 from cdp_container.domain.collecting import carry_out, require_replicas, settle, wait_for_counted
 from cdp_container.domain.contents import Contents
@@ -30,12 +31,13 @@ from cdp_container.domain.ends import read_segment
 from cdp_container.domain.faults import faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN
+from cdp_container.domain.image import runs_of
 from cdp_container.domain.opening import ByIndex, open_by_index
 from cdp_container.domain.verify_types import needed_scope
 from cdp_container.errors import CollectionStopped, NotFound
 from cdp_container.format.domain import ObjectName
 from cdp_container.format.holds import Hold
-from cdp_container.format.index import Run
+from cdp_container.format.index import Entry, Run
 from cdp_container.format.keys import (
     LOG_PREFIX,
     PACKS_PREFIX,
@@ -45,6 +47,7 @@ from cdp_container.format.keys import (
     segment_key,
 )
 from cdp_container.format.layout import RunKind
+from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.pack import PackRecord
 from cdp_container.format.preamble import Preamble
 from cdp_container.journal.position import NOWHERE, Position
@@ -65,12 +68,14 @@ class Here:
     """What this site has: volumes by the ids of their spaces, and the journal with its published tail.
 
     `spaces` are those of the sources, by their numbers in the journal; `journal` None: there is none.
+    `files`: of trees, as they were known before the container is read; None: there are none.
     """
 
     paths: Mapping[bytes, Path]
     spaces: Sequence[bytes] = ()
     journal: JournalReader | None = None
     tail: Position = NOWHERE
+    files: TreeFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ def heal(around: Around, here: Here, known: Collection[str], software: str, plan
         keys = _suspects(opened, contents, scope, known)
         if keys and not plan_only:
             wait_for_counted(around.collector, healing.counted(keys))  # before packs are written
-        healed = healing.look(keys[:OBJECTS_MAX], plan_only)
+        healed = healing.look(keys, plan_only)
         if not plan_only and healing.packs:
             healing.put_in_force(holds)
             healed.is_done = True
@@ -175,13 +180,17 @@ class _Healing:
         self._owner = opened.history.owner
         self._spared = spared_by_history(opened.history, [])
         self._digests: dict[str, bytes] = {}
+        self._suspected: dict[str, frozenset[bytes] | None] = {}
         self.packs: dict[str, ObjectName] = {}
 
     def look(self, keys: Sequence[str], plan_only: bool) -> Healed:
-        """At each object, one after another: one is held in memory at a time."""
+        """At each object, at most OBJECTS_MAX, one after another: one is held in memory at a time."""
         bundled = bundled_heads(self._opened, keys)
         healed = Healed()
-        for key in keys:
+        if self._here.files is not None:
+            self._suspected = dict.fromkeys(keys)
+            self._suspected |= {key: self._spaces_of(bundled, key) for key in keys[:OBJECTS_MAX]}
+        for key in keys[:OBJECTS_MAX]:
             try:
                 torn = examine(self._opened, self._contents, bundled, key)
                 if torn is None:
@@ -232,8 +241,40 @@ class _Healing:
             if after is not None:
                 offer_cut(holes, here.journal, here.spaces, after, up_to)
         offer_volumes(holes, here.paths)
+        if here.files is not None:
+            offer_files(holes, here.files, lambda hole: self._is_newest(torn, hole))
         if here.journal is not None:
             offer_records(holes, here.journal, here.spaces, here.tail)
+
+    def _spaces_of(self, bundled: Mapping[str, Entry], key: str) -> frozenset[bytes] | None:
+        """Which spaces a damaged object tells of; None where nobody knows any more."""
+        try:
+            torn = examine(self._opened, self._contents, bundled, key)
+        except CannotHeal:
+            return None
+        return frozenset() if torn is None else frozenset(torn.head.index.spaces)
+
+    def _is_newest(self, torn: Torn, hole: Hole) -> bool:
+        """Whether no object, of those that can be read and those that cannot, wrote a hole's end later.
+
+        Then what the watcher's index says that the container has there is said of this very extent.
+        """
+        extent, history, files = hole.extent, self._opened.history, self._here.files
+        if files is None or files.epoch != self._owner.epoch:
+            return False
+        if not self._contents.broken.keys() <= self._suspected.keys():
+            return False
+        for key, spaces in self._suspected.items():
+            if key != torn.key and (spaces is None or extent.space in spaces):
+                return False
+        orders = list(torn.head.index.iter_orders())
+        order = order_of(torn.head, orders, extent.order)
+        branch = history.branch_of(history.newest)
+        if order.seq > branch.get(order.epoch, 0) or any(one > order for one in orders):
+            return False  # a pack's newer rows may be of this space, too
+        end = extent.offset + extent.length
+        newer = runs_of(self._contents, branch, extent.space, after=(order.epoch, order.seq))
+        return not ((newer["start"] < end) & (newer["end"] > end - end % SUM_BLOCK_BYTES)).any()
 
     def _position_before(self, preamble: Preamble) -> Position | None:
         """Of the cut before this segment's; None where nobody knows it any more."""

@@ -1,7 +1,8 @@
 """An extent whose content is lost, and what of it was found again: by checksum, or from its very cut. PURE.
 
 What only looks like it is never taken: a block counts if its checksum is the index's. Bytes that no checksum
-covers count only where they come from the records that the extent was made of. Reading does not belong here.
+covers count only where they come from the records that the extent was made of, or are the end of a file that
+this very extent wrote last and whose sum the watcher's index has. Reading does not belong here.
 """
 
 from __future__ import annotations
@@ -64,6 +65,18 @@ class Hole:
                 start = block - self.extent.offset
                 self.content[start : start + SUM_BLOCK_BYTES] = piece
                 self.lost_blocks.discard(block)
+
+    @property
+    def lacks_end_alone(self) -> bool:
+        """Whether all bytes that no checksum covers are those after its last whole block, and not found."""
+        return self.lacks_edges and not self.extent.offset % SUM_BLOCK_BYTES
+
+    def accept_end(self, data: bytes) -> None:
+        """Take what is proven to stand after its last whole block."""
+        assert self.lacks_end_alone, self.extent.offset
+        assert len(data) == self.extent.length % SUM_BLOCK_BYTES, len(data)
+        self.content[self.extent.length - len(data) :] = data
+        self.lacks_edges = False
 
     def accept(self, data: bytes) -> bool:
         """Take the content that the extent's own records tell, if all checksums agree; whether it did."""

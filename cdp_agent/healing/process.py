@@ -1,4 +1,4 @@
-"""A pass of healing as a process: the collector's lock and store, this site's journal and volumes.
+"""A pass of healing as a process: the collector's lock and store, this site's journal, volumes and trees.
 
 What a pass does is in `heal`; the command's words are in cdp_agent.cli.heal.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from cdp_agent.collector.last import load_last
 from cdp_agent.collector.process import LOCK_NAME, Site, around_of
+from cdp_agent.healing.files import open_files
 from cdp_agent.healing.heal import Healed, Here, heal
 from cdp_agent.supervisor import take_lock
 from cdp_agent.verifier.last import load_last as load_verification
 from cdp_agent.verifier.last import save_last as save_verification
 from cdp_agent.verifier.last import without_need
+from cdp_agent.watcher.page import FOLDER
 from cdp_container.clock import Clock
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.reader import JournalReader
@@ -45,6 +48,13 @@ def heal_once(
 
 @contextmanager
 def _here(site: Site) -> Iterator[Here]:
+    trees = {tree.tree: Path(tree.path) for tree in site.identity.active_trees}
+    with open_files(site.journal / FOLDER, trees) as files, _journal(site) as here:
+        yield replace(here, files=files)
+
+
+@contextmanager
+def _journal(site: Site) -> Iterator[Here]:
     paths = {source.space: Path(source.path) for source in site.identity.active.values()}
     spaces = [source.space for source in site.identity.sources]
     pages = SharedPages(site.journal / "shared")

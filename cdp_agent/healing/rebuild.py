@@ -40,7 +40,7 @@ def rebuilt(torn: Torn, holes: Mapping[int, Hole], remembered: Sequence[PackReco
     kept: dict[int, int] = {}
     raw, raw_number = bytearray(), -1
     for number, extent in enumerate(torn.head.index.iter_extents()):
-        order = _order_of(torn.head, orders, extent.order)
+        order = order_of(torn.head, orders, extent.order)
         if number in holes:
             content = holes[number].content
             if raw_number < 0 or len(raw) + len(content) > FRAME_RAW_BYTES_MAX:
@@ -59,7 +59,7 @@ def rebuilt(torn: Torn, holes: Mapping[int, Hole], remembered: Sequence[PackReco
                 frames.append(copied_frame(torn.head, extent.frame, torn.stored_frame(extent.frame)))
             extents.append(PackExtent(order, replace(extent, frame=kept[extent.frame], order=None)))
     records = [
-        PackRecord(_order_of(torn.head, orders, record.order), record)
+        PackRecord(order_of(torn.head, orders, record.order), record)
         for record in torn.head.index.iter_records()
     ]
     return PackContent(frames, extents, [*records, *remembered])
@@ -77,7 +77,7 @@ def _said(head: Head) -> list[tuple[Order, bytes, int, int, ExtentKind, bytes]]:
     orders = list(head.index.iter_orders())
     return sorted(
         (
-            _order_of(head, orders, extent.order),
+            order_of(head, orders, extent.order),
             extent.space,
             extent.offset,
             extent.length,
@@ -88,7 +88,8 @@ def _said(head: Head) -> list[tuple[Order, bytes, int, int, ExtentKind, bytes]]:
     )
 
 
-def _order_of(head: Head, orders: Sequence[Order], row: int | None) -> Order:
+def order_of(head: Head, orders: Sequence[Order], row: int | None) -> Order:
+    """Where in history a row of an object stands; `orders` are its order rows."""
     preamble = head.preamble
     if preamble.kind is not ObjectKind.PACK:
         return Order(preamble.epoch, preamble.seq, preamble.cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ import pytest
 from cdp_agent.cli.app import main
 from cdp_agent.cli.heal import healed_members, healed_text
 from cdp_agent.collector.process import Site
+from cdp_agent.healing import process
 from cdp_agent.healing.heal import Healed
 from cdp_agent.healing.process import heal_once
 from cdp_agent.verifier.last import Last, damage_of, load_last, save_last
+from cdp_agent.watcher.content import tail_sum
+from cdp_agent.watcher.index import FILE, INDEX_NAME, Index
+from cdp_agent.watcher.page import FOLDER
 from cdp_container.clock import SystemClock
-from cdp_container.domain.identity import IDENTITY_NAME, encode_identity
+from cdp_container.domain.identity import IDENTITY_NAME, TreeIdentity, encode_identity
 from cdp_container.domain.settings import AgentSettings, dump_settings
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
@@ -207,3 +212,26 @@ def test_found_by_one_command_and_healed_by_another(
         found = json.loads(capsys.readouterr().out)
         assert {one["key"]: one["needed"] for one in found["findings"]} == {key: False, lost: True}
         assert agent(monkeypatch, "verify", "--budget", "much", "--config", config) == 2
+
+
+def test_files_of_trees_are_a_source_beside_volumes(healing: Healing, tmp_path: Path) -> None:
+    folder = healing.site.journal / FOLDER
+    folder.mkdir()
+    index = Index(folder / INDEX_NAME)
+    number = index.add_tree(b"t" * 16, "home")
+    index.set_meta("epoch", 3)
+    file = index.add_file(number, None, b"s" * 16, 6)
+    index.put_name(number, b"a", None, FILE, file.id, b"", b"")
+    index.put_sums(file.id, 0, tail_sum(b"hello\n"))
+    index.close()
+    (tmp_path / "a").write_bytes(b"hello\n")
+    trees = (TreeIdentity("home", str(tmp_path), b"t" * 16),)
+    site = Site(healing.site.settings, replace(healing.site.identity, trees=trees))
+    with process._here(site) as here:
+        assert here.files is not None
+        tail = here.files.tail(b"s" * 16)
+        assert tail is not None
+        assert (here.files.epoch, tail.is_of(b"hello\n"), tail.is_of(b"hullo\n")) == (3, True, False)
+        with here.files.opened(b"s" * 16) as fd:
+            assert fd is not None
+            assert os.pread(fd, 9, 0) == b"hello\n"
