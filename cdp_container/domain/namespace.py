@@ -67,6 +67,9 @@ _FIND: Final = """
 SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
 WHERE tree = ? AND parent = ? AND name = ?
 """
+_ANY_XATTRS: Final = """
+SELECT EXISTS (SELECT 1 FROM names WHERE more IS NOT NULL AND instr(more, CAST('"xattrs":[[' AS BLOB)))
+"""
 _TWINS: Final = """
 SELECT min(tree), max(tree), min(mode), max(mode), min(uid), max(uid), min(gid), max(gid),
     min(mtime_ns), max(mtime_ns), min(size_bytes), max(size_bytes),
@@ -187,6 +190,10 @@ class Namespace:
         return {
             _TYPES[kind]: count for kind, count in self._table.execute(query, (self._numbers[tree.tree],))
         }
+
+    def may_have_xattrs(self) -> bool:
+        """False where no name of any tree has extended attributes."""
+        return bool(self._table.execute(_ANY_XATTRS).fetchone()[0])
 
     def close(self) -> None:
         """Give the table's disk space back."""

@@ -155,7 +155,8 @@ class _Hooked:
         self._mount = mount
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever is called so)
-        return getattr(self._mount.operations, name)
+        operations = self._mount.operations
+        return None if name in operations.left_out else getattr(operations, name)
 
     def init(self, _: str) -> None:
         """It is mounted."""

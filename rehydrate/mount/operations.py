@@ -27,12 +27,20 @@ _UNIT: Final = 4096
 """What sizes of the whole mount are told in."""
 _NAME_BYTES_MAX: Final = 255
 
+XATTRS: Final = frozenset({"getxattr", "listxattr"})
+"""Where nothing has any, the kernel is told that there is no such thing, and asks no more: `ls -l` asks for
+two of each name."""
+
 Stat = dict[str, int]
 """Members of `struct stat` by name, times in ns."""
 
 
 class Operations:
-    """See `fuse_operations` of libfuse: each method answers, or raises OSError."""
+    """See `fuse_operations` of libfuse: each method answers, or raises OSError.
+
+    Attributes:
+        left_out: methods that libfuse is not to know of.
+    """
 
     use_ns = True
 
@@ -42,6 +50,7 @@ class Operations:
         self._lock = threading.Lock()
         self._opened: dict[int, Opened] = {}  # the kernel limits how many are open
         self._next = 1
+        self.left_out = frozenset[str]() if shown.has_xattrs else XATTRS
 
     def getattr(self, path: str, fh: int | None = None) -> Stat:
         """The attributes of a name."""

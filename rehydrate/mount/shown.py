@@ -78,6 +78,11 @@ class Shown:
         volumes: whole at the cut.
         owner: user and group to whom the mount and its images belong.
         time_ns: of the cut; images have no other.
+
+    Attributes:
+        has_xattrs: False where no name has extended attributes.
+        names: how many there are in all.
+        sources: what is shown.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Shown:
             for tree in trees:
                 twins = namespace.twins(tree)
                 self._links.update((space, len(paths)) for space, paths in twins.items())
+        self.has_xattrs = namespace is not None and namespace.may_have_xattrs()
         self.names = 1 + len(self._volumes) + sum(count.total() for count in counts)
         self.sources = [
             *(
