@@ -7,7 +7,7 @@ budget is enough for by sampling; printing and filing them does not belong here.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +16,7 @@ from cdp_container.domain.faults import Soundness, faults_of
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.heads import BROKEN, Broken
 from cdp_container.domain.history import History
-from cdp_container.domain.image import Branch, Cut, cuts_of
+from cdp_container.domain.image import Cut, cuts_of, on_branch
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.domain.namespace import Namespace, trees_of
 from cdp_container.domain.parallel import in_parallel
@@ -169,17 +169,27 @@ def _judge(report: Report, history: History, contents: Contents, scope: Mapping[
     cuts = cuts_of(contents, scope)
     good = [cut for cut in cuts if sound.fault_at(cut.place) is None]
     if good and not contents.sealed:
-        report.findings.extend(_wrong_names(contents, history.branch_of(good[-1].place), good[-1]))
+        report.findings.extend(_wrong_names(history, contents, good))
     report.points, report.sound_points = len(cuts), len(good)
     report.way_out = _way_out(history, contents, sound)
 
 
-def _wrong_names(contents: Contents, branch: Branch, cut: Cut) -> Iterator[Finding]:
-    """Trees whose names make no sense together at the newest sound point, so that no restore takes them."""
-    for tree in trees_of(contents, branch, cut):
+def _wrong_names(history: History, contents: Contents, good: Sequence[Cut]) -> Iterator[Finding]:
+    """Trees whose names make no sense together where they are whole last, so that no restore takes them.
+
+    `good`: the sound points, oldest first; trees that the newest has are looked at.
+    """
+    newest = history.branch_of(good[-1].place)
+    for tree in trees_of(contents, newest, good[-1]):
+        mine = (cut for cut in reversed(good) if tree.tree not in cut.not_whole)
+        cut = next((cut for cut in mine if on_branch(cut.place, newest)), None)
+        if cut is None:
+            continue
+        branch = history.branch_of(cut.place)
         try:
-            if tree.whole:
-                Namespace(contents, branch, [tree]).close()
+            for whole in trees_of(contents, branch, cut):
+                if whole.tree == tree.tree:
+                    Namespace(contents, branch, [whole]).close()
         except DamagedObject as error:
             what = f"tree {tree.name!r} at {cut.place.epoch}.{cut.place.cut}"
             yield Finding(DamagedObject(what, f"{error.what}: {error.why}"), what, needed=True)
