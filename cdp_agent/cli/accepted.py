@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_agent.cli.children import load_agent
-from cdp_agent.volume_set import changed_trees
+from cdp_agent.volume_set import changed_trees, changed_vms
 from cdp_container.console import say
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import AgentIdentity
@@ -115,7 +115,7 @@ def standing(config: Path, agent: Running) -> str:
         kept = parse_settings(text, ACCEPTED_NAME)
     except ConfigInvalid:
         return "not known: the copy of the last start cannot be used"
-    apart: dict[str, object] = {"alerts": None, "volumes": [], "trees": [], "marker_hooks": []}
+    apart: dict[str, object] = {"alerts": None, "volumes": [], "trees": [], "vms": [], "marker_hooks": []}
     is_same = agent.settings.model_copy(update=apart) == kept.model_copy(update=apart)
     if not is_same or _alerts_line(agent.settings) not in text:
         return "edited since the last start, waits for the next one"
@@ -124,6 +124,8 @@ def standing(config: Path, agent: Running) -> str:
         return "other volumes than are protected: `cdp-agent reload` or the next start takes them over"
     if changed_trees(agent.identity, agent.settings.trees, bytes) != agent.identity:
         return "other file trees than are protected: `cdp-agent reload` takes them over"
+    if changed_vms(agent.identity, agent.settings.vms, bytes) != agent.identity:
+        return "other VMs than are described: `cdp-agent reload` takes them over"
     return "as at the last start"
 
 

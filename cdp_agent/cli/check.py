@@ -11,6 +11,7 @@ from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
 from cdp_agent.sealed import check_sealing
 from cdp_agent.tree_paths import refuse_trees
+from cdp_agent.vms.libvirt_asked import load_libvirt
 from cdp_container.console import print_error
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity
 from cdp_container.domain.places import check_places
@@ -47,6 +48,7 @@ def check(config: Path) -> int:
     except CdpError as error:
         faults.append(error)
     faults = _check_volumes(settings, identity) + _attempt(partial(_show_trees, settings)) + faults
+    faults += _attempt(partial(_show_vms, settings))
     faults += _attempt(partial(_show_nbd, settings)) + _attempt(partial(_show_alerts, settings))
     domain = None if identity is None else identity.domain
     faults += _check_store(settings, initialised, domain)
@@ -95,6 +97,18 @@ def _show_trees(settings: AgentSettings) -> None:
         left_out = f", {len(tree.exclude)} patterns left out" if tree.exclude else ""
         mounts = "" if tree.one_file_system else ", with what is mounted in it"
         print(f"tree {tree.name}: {tree.path}{left_out}{mounts}")
+
+
+def _show_vms(settings: AgentSettings) -> None:
+    """Whether a hypervisor answers is for `describe` to find out; a QEMU may just be off."""
+    for vm in settings.vms:
+        at = vm.proxmox or vm.qmp or vm.description
+        if vm.libvirt is not None:
+            load_libvirt(f"VM {vm.name}")
+            at = f"domain {vm.libvirt.domain} at {vm.libvirt.uri}"
+        elif at is not None and vm.qmp is None and not os.path.isfile(at):
+            raise ConfigInvalid(f"VM {vm.name} cannot be described", f"there is no file {at}")
+        print(f"vm {vm.name}: {at}; `cdp-agent describe` asks")
 
 
 def _show_alerts(settings: AgentSettings) -> None:

@@ -17,7 +17,7 @@ from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.adopt import touched_since
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.settings import StreamerSettings
-from cdp_agent.volume_set import changed_trees, removed_of, volumes_of
+from cdp_agent.volume_set import changed_trees, changed_vms, removed_of, volumes_of
 from cdp_agent.watcher.settings import SCAN_SECONDS, TreeSettings, WatcherSettings
 from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
@@ -57,6 +57,9 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
     if not other_volumes and changed_trees(identity, settings.trees, bytes) != identity:
         ours, pinned = _named(settings.trees), _named(identity.active_trees)
         faults.append(f"trees: {ours}, but init or reload was run with {pinned}, or with other options")
+    if not other_volumes and changed_vms(identity, settings.vms, bytes) != identity:
+        ours, pinned = (", ".join(vm.name for vm in vms) for vms in (settings.vms, identity.active_vms))
+        faults.append(f"vms: {ours}, but init or reload was run with {pinned}, or with other options")
     if faults:
         raise ConfigInvalid(
             f"{config} is refused",

@@ -18,7 +18,7 @@ from cdp_agent.sealed import check_sealing, sealed_credentials
 from cdp_agent.site_word import ca_of
 from cdp_agent.supervisor import take_lock
 from cdp_agent.tree_paths import refuse_trees
-from cdp_agent.volume_set import changed_trees
+from cdp_agent.volume_set import changed_trees, changed_vms
 from cdp_container.clock import Clock
 from cdp_container.domain.configured import sources_of
 from cdp_container.domain.durable import replace_file
@@ -208,7 +208,7 @@ def _new_identity(
             for volume in settings.volumes
         ),
     )
-    return changed_trees(identity, settings.trees, entropy)
+    return changed_vms(changed_trees(identity, settings.trees, entropy), settings.vms, entropy)
 
 
 def _check_passphrase(identity: AgentIdentity, passphrase: Callable[[], str]) -> None:

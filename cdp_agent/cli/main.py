@@ -9,7 +9,9 @@ from typing import Final
 
 from cdp_container.entry import entered
 
-CHILDREN: Final = ("splitter-process", "streamer-process", "collector-process", "verifier-process")
+CHILDREN: Final = (
+    "splitter-process", "streamer-process", "collector-process", "verifier-process", "describer-process",
+)  # fmt: skip
 _LOOKING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
     **dict.fromkeys(("", "attest", "check-config", "kit", "owner", "status"), _LOOKING),
@@ -24,6 +26,7 @@ NEXT_STEPS: Final = {
     "gc": "nothing that is needed is gone; the same command, or the next pass, goes on where it was",
     "verify": "nothing was changed; the same command begins again",
     "heal": "what was written is sound; the same command goes on with the rest",
+    "describe": _LOOKING,
     "usage": "with --abort-uploads some may be aborted; the same command begins again",
 }
 

@@ -27,7 +27,7 @@ from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import CONFIGURE_COMMAND, call
 from cdp_agent.supervisor import take_lock
 from cdp_agent.tree_paths import refuse_trees
-from cdp_agent.volume_set import Decision, changed_identity, changed_trees, withdraw_all
+from cdp_agent.volume_set import Decision, changed_identity, changed_trees, changed_vms, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
 from cdp_container.domain.identity import AgentIdentity, load_identity
@@ -63,10 +63,11 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
         }
         refuse_trees(settings)
         after = changed_trees(changed_identity(before, wanted, entropy), settings.trees, entropy)
+        after = changed_vms(after, settings.vms, entropy)
         if take_policy(config, settings):
             _have_policy_seen(directory)
         elif after == before:
-            say("nothing to do: volumes and trees are as they were")
+            say("nothing to do: volumes, trees and VMs are as they were")
         if after == before:
             return 0
         for path in _added_paths(before, after):
@@ -185,7 +186,18 @@ def _changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:
     lines += [
         f"{new.name}: captured from now on, and being copied" for new in after.sources[len(before.sources) :]
     ]
-    return lines + _tree_changes(before, after)
+    return lines + _tree_changes(before, after) + _vm_changes(before, after)
+
+
+def _vm_changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:
+    lines = []
+    for old, new in zip(before.vms, after.vms, strict=False):
+        if new.removed and not old.removed:
+            lines.append(f"VM {new.name}: not in the domain any more; earlier recovery points keep it")
+        elif new != old:
+            lines.append(f"VM {new.name}: asked at {new.at} from now on")
+    lines += [f"VM {new.name}: its configuration is protected" for new in after.vms[len(before.vms) :]]
+    return lines
 
 
 def _tree_changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:

@@ -3,8 +3,8 @@
 It pins the domain, its public key and index key, and which space each volume is, so that nothing
 that somebody writes into the store can redirect the agent. `reload` adds volumes and trees, lets volumes
 grow and marks what goes as removed, VMs too; `run` notes where a disk was moved. A source keeps its index
-for ever, as journal records name it by that. Splitter, streamer and watcher go by it alone: a configuration that is
-being edited while they run changes no source. It holds the index key (which opens names and sizes, but no
+for ever, as journal records name it by that. Splitter, streamer and watcher go by it alone: a configuration
+that is being edited while they run changes nothing. It holds the index key (which opens names and sizes, no
 content), so its mode is 0600. What does not belong here: what changes while the agent runs (notes.json) and
 what the administrator may change (the configuration).
 """
