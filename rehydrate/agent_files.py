@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.domain.carried import Carried, look_at, save_carried
-from cdp_container.domain.durable import replace_file
+from cdp_container.domain.durable import remove_file, replace_file
 from cdp_container.domain.failover_note import FailoverNote, load_note
 from cdp_container.domain.identity import (
     IDENTITY_NAME,
@@ -35,6 +35,9 @@ CREDENTIALS_NAME: Final = "credentials"
 """A writer's, where sealed ones are used; in the form of `~/.aws/credentials`."""
 LOCK_NAME: Final = "lock"
 """What `cdp-agent run` holds in its journal directory."""
+WATCHER_FOLDER: Final = "watcher"
+INDEX_FILES: Final = ("index.db", "index.db-wal", "index.db-shm")
+"""What an agent remembers of its trees, in its folder of the journal directory."""
 _MODE: Final = 0o700
 _SHOWN_MAX: Final = 3
 
@@ -244,6 +247,15 @@ def write_agent(directory: Path, identity: AgentIdentity, config: Path, settings
     if not config.exists():
         make_directory(config.parent)
         replace_file(config, dump_settings(settings))
+
+
+def drop_index(directory: Path) -> None:
+    """What the agent remembers of its trees, which are another cut now: it is made anew from the container.
+
+    Raises CdpError.
+    """
+    for name in INDEX_FILES if (directory / WATCHER_FOLDER).is_dir() else ():
+        remove_file(directory / WATCHER_FOLDER / name)
 
 
 def carry(directory: Path, identity: AgentIdentity, place: Place) -> None:

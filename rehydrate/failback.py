@@ -1,4 +1,4 @@
-"""Bringing the disks of a site that was overtaken to the other site's newest cut, soundly over crashes.
+"""Bringing disks and trees of a site that was overtaken to the other site's newest cut, soundly over crashes.
 
 What is noted, and when, is decided here: failback.json is durable before the first byte changes, and says at
 any time which cut the disks are, or between which ones. What differs is found and fetched by a pass (passes);
@@ -21,6 +21,7 @@ from cdp_container.domain.history import History
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.image import Volume, on_branch
+from cdp_container.domain.namespace import Tree
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import ConfigInvalid, JournalDamaged, PositionUnknown, TargetNotEmpty, counted
@@ -30,6 +31,7 @@ from rehydrate.container import Container
 from rehydrate.delta import NONE, everything
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.doubts import SLACK_NS, doubts_of
+from rehydrate.failback_trees import TreesBack
 from rehydrate.flow import Flow
 from rehydrate.followed import Followed
 from rehydrate.here import Here
@@ -104,6 +106,8 @@ class Failback:
         self.newest = NOWHERE
         self.pass_count = 0
         self.volumes: tuple[Volume, ...] = ()
+        self.chosen_trees: tuple[Tree, ...] = ()
+        self.trees = TreesBack(here, say)
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +163,9 @@ class Failback:
         doubts = {space: "nothing was known of it" for space, blocks in found.items() if blocks is None}
         doubts |= dict(note.doubts)
         towards, now_ns = chosen.cut.place, self._clock.wall_ns()
-        self._save(replace(note, towards=towards, touched_ns=now_ns, doubts=tuple(doubts.items())))
+        before = note
+        note = replace(note, towards=towards, touched_ns=now_ns, doubts=tuple(doubts.items()))
+        self._save(replace(note, trees_ns=note.trees_ns or now_ns) if chosen.trees else note)
         wanted = {
             volume.space: everything(volume.size_bytes) if blocks is None else blocks
             for volume in chosen.volumes
@@ -169,6 +175,8 @@ class Failback:
             self._disks[volume.space].resize(volume.size_bytes)
         self.pass_count += 1
         source = Source(container.store, container.keys, contents, self._flow)
+        compare_all = self._words.compare_all and not self._is_held
+        self.trees.bring(source, container.history, chosen, before, compare_all, self._touch)
         self.figures += bring(source, chosen, wanted, self._disks, self._touch)
         return self._end(chosen)
 
@@ -196,8 +204,8 @@ class Failback:
         looks = tuple(self._disks[volume.space].look() for volume in chosen.volumes)
         assert self.note is not None, "begun"
         place = chosen.cut.place
-        self._save(replace(self.note, at=place, towards=NOWHERE, volumes=looks, doubts=()))
-        self._is_held, self.volumes = True, chosen.volumes
+        self._save(replace(self.note, at=place, towards=NOWHERE, volumes=looks, doubts=(), trees_ns=0))
+        self._is_held, self.volumes, self.chosen_trees = True, chosen.volumes, chosen.trees
         return place
 
     def _save(self, note: FailbackNote) -> None:
@@ -218,6 +226,7 @@ class Failback:
     def _open_disks(self, chosen: Chosen) -> None:
         """Every disk, before any is touched."""
         names = {volume.name for volume in chosen.volumes}
+        tree_faults = self.trees.faults(chosen)
         faults = [
             f"{name}: it was removed at the other site: take it out"
             for name in sorted(self._here.configured or ())
@@ -226,13 +235,14 @@ class Failback:
         for volume in chosen.volumes:
             if volume.name not in (self._here.configured or self._here.paths):
                 faults.append(f"{volume.name}: nothing says where it lies here: name a file or device for it")
-            elif volume.space not in self._disks and not faults:
+            elif volume.space not in self._disks and not faults and not tree_faults:
                 disk = open_disk(Path(self._here.paths[volume.name]), volume.space)
                 self._stack.callback(disk.close)
                 self._disks[volume.space] = disk
-        if faults:
+        if faults or tree_faults:
             hint = "change the configuration of this site's agent (--config), and run this again"
-            raise ConfigInvalid("this site has not the domain's volumes", "\n".join(faults), hint)
+            why = "\n".join([*faults, *tree_faults])
+            raise ConfigInvalid("this site has not the domain's volumes and trees", why, hint)
         for volume in chosen.volumes:
             self._disks[volume.space].check_size(volume.size_bytes)
 
@@ -296,9 +306,13 @@ class Failback:
         return disk.look() in note.volumes
 
     def _is_still_all(self, note: FailbackNote) -> bool:
-        """Whether we hold disks that are `note.at`: our lock keeps agents out, but nobody else."""
+        """Whether we hold disks that are `note.at`: our lock keeps agents out, but nobody else.
+
+        Nothing of a tree tells that but a look at all of it.
+        """
         looks = (disk.look() for disk in self._disks.values() if not disk.is_device)
-        return self._is_held and not note.towards and all(look in note.volumes for look in looks)
+        known = self._is_held and not note.towards and not self.chosen_trees
+        return known and all(look in note.volumes for look in looks)
 
     # --- the first time ----------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ NEW_MAX: Final = 10_000
 
 
 class Followed:
-    """The contents of one container, with sums; to be closed."""
+    """The contents of one container, with sums and names; to be closed."""
 
     def __init__(self) -> None:
         self._contents: Contents | None = None
@@ -58,7 +58,7 @@ class Followed:
 
     def _anew(self, container: Container, scope: Mapping[int, int]) -> Contents:
         self.close()
-        self._contents = container.gather(scope, keeps_sums=True)
+        self._contents = container.gather(scope, keeps_sums=True, keeps_names=True)
         return self._contents
 
 

@@ -12,10 +12,10 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from cdp_container.format.names import ROOT, Name, NameType, shown
 from rehydrate.localio import lock_alone, os_errors
 from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, same_attributes, xattrs_of
 from rehydrate.tree_dirs import Directories
+from rehydrate.tree_making import Makers
 
 KEPT: Final = 0
 NEW: Final = 1
@@ -93,14 +94,41 @@ class Ways:
     checksum: bool = False
 
 
-class TreeTarget:
-    """An open target; to be closed. `is_empty`: nothing stood in it."""
+class Keeper(Protocol):
+    """Whoever sees to what is there before it goes; descriptors are those of the directories above."""
 
-    def __init__(self, path: Path, root: int, is_empty: bool, ways: Ways) -> None:
+    def spares(self, directory: int, path: bytes, status: os.stat_result) -> bool:
+        """Whether a path that the tree lacks stays all the same."""
+        ...
+
+    def enters(self, directory: int) -> bool:
+        """Whether what is in this directory may go at all."""
+        ...
+
+    def compares(self, name: Name) -> bool:
+        """Whether the content of a file is compared though its size and time are right."""
+        ...
+
+    def removes(self, directory: int, path: bytes, base: bytes, status: os.stat_result) -> None:
+        """Take a name away, with all that is below it."""
+        ...
+
+    def changes(self, directory: int, path: bytes, base: bytes, status: os.stat_result) -> None:
+        """Told before a file is written where it is."""
+        ...
+
+
+class TreeTarget:
+    """An open target; to be closed. `is_empty`: nothing stood in it. `keeper`: asked before anything goes."""
+
+    def __init__(
+        self, path: Path, root: int, is_empty: bool, ways: Ways, keeper: Keeper | None = None
+    ) -> None:
         self.path = path
         self.is_empty = is_empty
         self.not_set = NotSet()
         self._ways = ways
+        self._keeper = keeper
         self.directories = Directories(root)
         self.attributes = Attributes(self.not_set, Me(os.geteuid(), os.getegid()))
         self._existing: set[bytes] = set() if is_empty and _is_plain(root) else {ROOT}
@@ -128,16 +156,24 @@ class TreeTarget:
         with os_errors(f"restore into {self.path}"):
             if ROOT in self._existing:
                 self._purge(ROOT)
-            for entry in entries:
-                if not entry.name:
-                    continue
-                directory = self.directories.descend(entry.parent)
-                self._make(directory, entry, twins, entry.parent in self._existing)
-                self._laid.names += 1
-                untold += 1
-                if untold == TOLD_EVERY:
-                    told(untold)
-                    untold = 0
+            with closing(Makers(self.attributes)) as makers:
+                for entry in entries:
+                    if not entry.name:
+                        continue
+                    directory = self.directories.descend(entry.parent)
+                    was_there = entry.parent in self._existing
+                    if not was_there and _is_plain_file(entry, twins):
+                        if entry.what.size_bytes:
+                            self._laid.add(entry.what, NEW)
+                        untold += makers.add(entry, directory)
+                    else:
+                        self._make(directory, entry, twins, was_there)
+                        untold += 1
+                    self._laid.names += 1
+                    if untold >= TOLD_EVERY:
+                        told(untold)
+                        untold = 0
+                untold += makers.finish()
         told(untold)
         return self._laid
 
@@ -272,11 +308,14 @@ class TreeTarget:
             return False  # it has names elsewhere, which are none of ours
         same = (status.st_size, status.st_mtime_ns) == (name.size_bytes, name.mtime_ns)
         directory = self.directories.descend(entry.parent)
-        if name.size_bytes and not (same and not self._ways.checksum):
+        is_compared = self._ways.checksum or (self._keeper is not None and self._keeper.compares(name))
+        if name.size_bytes and not (same and not is_compared):
             if not _is_writable(directory, entry.name):
                 return False
+            if self._keeper is not None:
+                self._keeper.changes(directory, entry.path, entry.name, status)
             self._laid.add(name, COMPARED)
-        elif not self._refresh(directory, entry):
+        elif not self._refresh(directory, entry, status):
             return False
         elif name.size_bytes:
             self._laid.add(name, KEPT)
@@ -284,7 +323,7 @@ class TreeTarget:
             self._linked[name.space] = entry.path
         return True
 
-    def _refresh(self, directory: int, entry: Entry) -> bool:
+    def _refresh(self, directory: int, entry: Entry, status: os.stat_result) -> bool:
         """Length and attributes of a file whose content is not looked at; False where it cannot be opened."""
         try:
             fd = os.open(entry.name, os.O_RDONLY | _NO_LINK, dir_fd=directory)
@@ -294,6 +333,8 @@ class TreeTarget:
             if not same_attributes(fd, entry.what) or os.fstat(fd).st_size != entry.what.size_bytes:
                 if os.fstat(fd).st_size != entry.what.size_bytes:
                     return False
+                if self._keeper is not None:
+                    self._keeper.changes(directory, entry.path, entry.name, status)
                 self.attributes.set_open(entry.path, fd, entry.what, is_new=False)
         finally:
             os.close(fd)
@@ -316,15 +357,21 @@ class TreeTarget:
         if not self._ways.delete:
             return
         directory = self.directories.descend(path)
+        if self._keeper is not None and not self._keeper.enters(directory):
+            return
         for found in os.listdir(directory):
             base = os.fsencode(found)
             inner = path + b"/" + base if path else base
             if not self._stays(inner):
                 status = os.stat(base, dir_fd=directory, follow_symlinks=False)
-                self._remove(directory, inner, base, status)
+                if self._keeper is None or not self._keeper.spares(directory, inner, status):
+                    self._remove(directory, inner, base, status)
 
     def _remove(self, directory: int, path: bytes, base: bytes, status: os.stat_result) -> None:
-        if not stat.S_ISDIR(status.st_mode):
+        if self._keeper is not None:
+            self.directories.forget(path)
+            self._keeper.removes(directory, path, base, status)
+        elif not stat.S_ISDIR(status.st_mode):
             os.unlink(base, dir_fd=directory)
         elif self._ways.delete:
             self.directories.forget(path)
@@ -338,6 +385,11 @@ class TreeTarget:
                 why = f"{shown(path)} is a directory that is not empty, and belongs to be something else"
                 raise TargetNotEmpty(f"restore into {self.path}", why, "--delete removes it") from error
         self._laid.removed += 1
+
+
+def _is_plain_file(entry: Entry, twins: Twins) -> bool:
+    """Whether it is a file, and has no other names."""
+    return entry.what.type is NameType.FILE and entry.what.space not in twins
 
 
 def _is_writable(directory: int, base: bytes) -> bool:
@@ -359,8 +411,8 @@ def _is_plain(directory: int) -> bool:
 
 
 @contextmanager
-def open_tree_target(path: Path, ways: Ways) -> Iterator[TreeTarget]:
-    """A directory to restore into; made where it is missing, if its parent is there.
+def open_tree_target(path: Path, ways: Ways, keeper: Keeper | None = None) -> Iterator[TreeTarget]:
+    """A directory to restore into; made where it is missing, if its parent is there. See `TreeTarget`.
 
     Raises:
         AlreadyRunning: another restore writes it.
@@ -378,7 +430,7 @@ def open_tree_target(path: Path, ways: Ways) -> Iterator[TreeTarget]:
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             lock_alone(root, path, what)
-            target = TreeTarget(path, root, not os.listdir(root), ways)
+            target = TreeTarget(path, root, not os.listdir(root), ways, keeper)
         except BaseException:
             os.close(root)
             raise

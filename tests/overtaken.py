@@ -188,7 +188,11 @@ class Overtaken:
         """As the command makes it."""
         secret = Secret(PASSPHRASE) if self.site.encrypted else Secret()
         here = Here(
-            self.directory, self.identity, {name: str(path) for name, path in self.paths.items()}, boot
+            self.directory,
+            self.identity,
+            {name: str(path) for name, path in self.paths.items()},
+            boot,
+            trees={tree.name: tree for tree in self.identity.active_trees},
         )
         return Failback(
             here,

@@ -35,6 +35,7 @@ class FailbackNote:
         volumes: of each disk, how it looked when it was that cut.
         towards: the cut that they were written towards since; NOWHERE while nothing was.
         touched_ns: wall clock, at most a few seconds before the last write.
+        trees_ns: wall clock before the first write to a tree since `at`; 0 while there was none.
     """
 
     evidence: str
@@ -44,6 +45,7 @@ class FailbackNote:
     volumes: tuple[CarriedVolume, ...] = ()
     towards: Place = NOWHERE
     touched_ns: int = 0
+    trees_ns: int = 0
 
 
 def save_failback(directory: Path, note: FailbackNote) -> None:
@@ -57,6 +59,7 @@ def save_failback(directory: Path, note: FailbackNote) -> None:
         "volumes": [volume_members(volume) for volume in note.volumes],
         "towards": list(astuple(note.towards)),
         "touched_ns": note.touched_ns,
+        "trees_ns": note.trees_ns,
     }
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     replace_file(directory / FAILBACK_NAME, data)
@@ -89,6 +92,7 @@ def _decode(data: bytes, name: str) -> FailbackNote:
             volumes=tuple(parse_volume(one) for one in document["volumes"]),
             towards=parse_place(document["towards"]),
             touched_ns=int(document["touched_ns"]),
+            trees_ns=int(document.get("trees_ns", 0)),
         )
     except (ValueError, KeyError, TypeError) as error:
         why = f"it is damaged ({type(error).__name__})"

@@ -26,8 +26,11 @@ from rehydrate.cli.options import (
     Rate,
     Replica,
     Time,
+    To,
+    TreePlaces,
     Trees,
     Volumes,
+    WithoutTrees,
 )
 
 app = typer.Typer(
@@ -266,19 +269,12 @@ def failover(
     address: Address,
     site: Annotated[str, typer.Option(help="This site's name, as its agent will have it.")],
     journal: Annotated[Path, typer.Option(help="The journal directory of the agent to be; new or empty.")],
-    to: Annotated[
-        Path | None, typer.Option(help="Where each volume becomes NAME.raw, and each tree NAME.")
-    ] = None,
+    to: To = None,
     volume: Annotated[
         list[str] | None, typer.Option("--volume", help="NAME=PATH, a new file or a device; for each volume.")
     ] = None,
-    tree: Annotated[
-        list[str] | None,
-        typer.Option("--tree", help="NAME=DIRECTORY for a file tree; else it becomes NAME in --to."),
-    ] = None,
-    without_tree: Annotated[
-        list[str] | None, typer.Option("--without-tree", help="A tree that is not protected any more.")
-    ] = None,
+    tree: TreePlaces = None,
+    without_tree: WithoutTrees = None,
     delete: Delete = False,
     best_effort: BestEffort = False,
     at: At = None,

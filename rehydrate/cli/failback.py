@@ -23,7 +23,13 @@ from cdp_container.domain.failback_note import drop_failback, load_failback
 from cdp_container.domain.failover_note import drop_note
 from cdp_container.domain.history import History
 from cdp_container.domain.home import check_home, config_at, jump_of
-from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity, encode_identity, load_identity
+from cdp_container.domain.identity import (
+    IDENTITY_NAME,
+    AgentIdentity,
+    TreeIdentity,
+    encode_identity,
+    load_identity,
+)
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.places import open_container_store
 from cdp_container.domain.settings import load_settings
@@ -34,6 +40,7 @@ from cdp_container.errors import (
     OwnedElsewhere,
     StoreUnavailable,
     UsageError,
+    counted,
 )
 from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
@@ -53,7 +60,7 @@ from rehydrate.here import Here
 from rehydrate.localio import lock_alone, os_errors
 from rehydrate.takeback import TakeBack, Taken
 
-CHILD_LOCKS: Final = ("splitter.lock", "streamer.lock")
+CHILD_LOCKS: Final = ("splitter.lock", "streamer.lock", "watcher.lock")
 """An agent's processes hold them, and one may outlive a killed supervisor for a moment."""
 LOCK_TRIES: Final = 50
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -221,9 +228,11 @@ def _take(run: _Run, here: Here, disks: Failback, takeback: TakeBack, place: Pla
         identity = replace(
             here.identity,
             sources=here.sources(disks.volumes),
+            trees=here.tree_identities(disks.chosen_trees),
             config_digest=config.owner.config,
             key_block=config.config.key_block if config.config and here.identity.public_key else b"",
         )
+        agent_files.drop_index(here.directory)
         replace_file(here.directory / IDENTITY_NAME, encode_identity(identity))
         # As they were when they were synced, not as they are now: a stranger may have come since.
         save_carried(here.directory, Carried(identity.domain, taken.place, disks.looks(identity)))
@@ -245,10 +254,11 @@ def _lost(run: _Run) -> CdpError | None:
 def _here(run: _Run, identity: AgentIdentity) -> Here:
     """This site. Raises ConfigInvalid where the configuration is not its agent's."""
     paths = {source.name: source.path for source in identity.active.values()}
+    trees = {tree.name: tree for tree in identity.active_trees}
     directory = run.what.journal
     boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
     if run.what.config is None:
-        return Here(directory, identity, paths, boot)
+        return Here(directory, identity, paths, boot, trees=trees)
     settings = load_settings(run.what.config)
     faults = [
         f"{what}: {theirs!r}, and it should be {ours!r}"
@@ -266,7 +276,16 @@ def _here(run: _Run, identity: AgentIdentity) -> Here:
         why = "\n".join(["it is not that of this journal directory:", *faults])
         raise ConfigInvalid(f"{run.what.config} is refused", why, "name the right one: --config")
     paths |= {volume.name: volume.path for volume in settings.volumes}
-    return Here(directory, identity, paths, boot, frozenset(volume.name for volume in settings.volumes))
+    trees |= {
+        tree.name: TreeIdentity(
+            tree.name, tree.path, b"", tuple(tree.include), tuple(tree.exclude), tree.one_file_system
+        )
+        for tree in settings.trees
+    }
+    configured = frozenset(volume.name for volume in settings.volumes)
+    return Here(
+        directory, identity, paths, boot, configured, trees, frozenset(tree.name for tree in settings.trees)
+    )
 
 
 @contextmanager
@@ -297,6 +316,18 @@ def _members(
         "fetched_bytes": figures.fetched_bytes,
         "fetched_over_changed": None if figures.ratio is None else round(figures.ratio, 3),
         "without_owner_seconds": None if taken is None else round(taken.without_owner_seconds, 3),
+        "trees": [
+            {
+                "name": name,
+                "path": str(tree.path),
+                "fetched_bytes": tree.fetched_bytes,
+                "removed": tree.removed,
+                "kept": tree.kept,
+                "kept_in": [str(folder) for folder in tree.folders],
+                "not_set": tree.not_set,
+            }
+            for name, tree in disks.trees.done.items()
+        ],
         "agent_pid": process,
         "config": None if run.what.config is None else str(run.what.config),
     }
@@ -311,6 +342,12 @@ def _text(members: dict[str, Any]) -> str:
         + ("" if ratio is None else f" ({ratio:.2f} of that)"),
         f"the journal that this site had is kept in {members['evidence']}",
     ]
+    for tree in members["trees"]:
+        kept = f"; {counted(tree['kept'], 'name')} in no cut, kept in {', '.join(tree['kept_in'])}"
+        lines.append(
+            f"{tree['name']}/: {tree['path']}, fetched {size_text(tree['fetched_bytes'])}"
+            + (kept if tree["kept"] else "")
+        )
     if members["epoch"] is None:
         lines.append("the domain was not taken over: the same command without --once goes on from here")
     else:

@@ -44,3 +44,13 @@ Checksum = Annotated[
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Owners and the like that cannot be set are no failure.")
 ]
+To = Annotated[
+    Path | None, typer.Option("--to", help="Where each volume becomes NAME.raw, and each tree NAME.")
+]
+TreePlaces = Annotated[
+    list[str] | None,
+    typer.Option("--tree", help="NAME=DIRECTORY for a file tree; else it becomes NAME in --to."),
+]
+WithoutTrees = Annotated[
+    list[str] | None, typer.Option("--without-tree", help="A tree that is not protected any more.")
+]
