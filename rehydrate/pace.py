@@ -16,8 +16,8 @@ STEP: Final = 16
 ROSE: Final = 1.05
 """A rate that is less than a twentieth higher than before may be so by chance."""
 
-STARTED_ROSE: Final = 1.2
-"""While it is doubled at the start: twice as many should give more than this, or the start is over."""
+MISSES_MAX: Final = 2
+"""Doublings in a row at the start that may bring nothing: one sample by itself may be low by chance."""
 
 PROBE_AFTER: Final = 8
 """Samples without a change after which more is tried again: the store or the network may have changed."""
@@ -38,7 +38,8 @@ class Pace:
     """How many requests are in flight, and the rates that more of them have to beat.
 
     `raised` says whether the last change was to more, `held` for how many samples nothing was changed,
-    `starting` that nobody knows yet how many the store and the line bear.
+    `starting` that nobody knows yet how many the store and the line bear; then `best` is the number at which
+    the rates were measured.
     """
 
     in_flight: int = IN_FLIGHT_MIN
@@ -47,6 +48,7 @@ class Pace:
     raised: bool = False
     held: int = 0
     starting: bool = False
+    best: int = IN_FLIGHT_MIN
 
 
 def next_pace(pace: Pace, sample: Sample) -> Pace:
@@ -63,18 +65,23 @@ def next_pace(pace: Pace, sample: Sample) -> Pace:
     if sample.refusals:
         return Pace(max(pace.in_flight // 2, IN_FLIGHT_MIN))
     operations, fetched = sample.operations / sample.seconds, sample.fetch_bytes / sample.seconds
-    paid = operations > pace.operations_per_second * STARTED_ROSE
-    paid = paid or fetched > pace.bytes_per_second * STARTED_ROSE
-    if pace.starting and paid:
-        more = min(2 * pace.in_flight, IN_FLIGHT_MAX)
-        is_more = more > pace.in_flight
-        return Pace(more, operations, fetched, raised=is_more, starting=is_more)
     rose = operations > pace.operations_per_second * ROSE or fetched > pace.bytes_per_second * ROSE
     if pace.starting:
-        fewer = pace.in_flight if rose else max(pace.in_flight // 2, IN_FLIGHT_MIN)
-        return Pace(fewer, max(operations, pace.operations_per_second), max(fetched, pace.bytes_per_second))
+        return _next_of_start(pace, operations, fetched, rose)
     if rose or pace.held + 1 >= PROBE_AFTER:
         more = min(pace.in_flight + STEP, IN_FLIGHT_MAX)
         return Pace(more, operations, fetched, raised=more > pace.in_flight)
     fewer = max(pace.in_flight - STEP, IN_FLIGHT_MIN) if pace.raised else pace.in_flight
     return Pace(fewer, pace.operations_per_second, pace.bytes_per_second, held=pace.held + 1)
+
+
+def _next_of_start(pace: Pace, operations: float, fetched: float, rose: bool) -> Pace:
+    """Twice as many, until that brought nothing several times; then the number that was best."""
+    if not rose:
+        operations, fetched = pace.operations_per_second, pace.bytes_per_second
+    best = pace.in_flight if rose else pace.best
+    misses = 0 if rose else pace.held + 1
+    if misses == MISSES_MAX or pace.in_flight == IN_FLIGHT_MAX:
+        return Pace(best, operations, fetched)
+    more = min(2 * pace.in_flight, IN_FLIGHT_MAX)
+    return Pace(more, operations, fetched, raised=True, held=misses, starting=True, best=best)

@@ -368,9 +368,10 @@ class Contents:
         lasts = rows[firsts + counts - 1]
         order = np.where(rows["order"][firsts] < len(places), rows["order"][firsts], 0)
         at = np.array([(place.epoch, place.cut, place.seq) for place in places], dtype=np.int64)
-        used, spaces = np.unique(rows["space"][firsts], return_inverse=True)
-        ids = [head.index.spaces[row] for row in used.tolist()]
-        numbers = np.array([self._spaces.setdefault(space, len(self._spaces)) for space in ids], np.int64)
+        spaces = rows["space"][firsts]
+        numbers = np.zeros(len(head.index.spaces), dtype=np.int64)
+        for used in np.flatnonzero(np.bincount(spaces)).tolist():
+            numbers[used] = self._spaces.setdefault(head.index.spaces[used], len(self._spaces))
         runs = np.zeros(len(firsts), dtype=PLACED_RUNS)
         runs["space"] = numbers[spaces]
         runs["epoch"], runs["cut"], runs["seq"] = at[order, 0], at[order, 1], at[order, 2]
@@ -396,8 +397,11 @@ class Contents:
             head.index, spaces=(), order_table=b"", extent_table=b"", sums=b"", record_table=b"", blob=b""
         )
         # Thousands of objects carry the same key block: it is kept once.
-        block = self._key_blocks.setdefault(head.preamble.key_block, head.preamble.key_block)
-        return Head(head.key, replace(head.preamble, key_block=block), {}, index)
+        preamble = head.preamble
+        block = self._key_blocks.setdefault(preamble.key_block, preamble.key_block)
+        if block is not preamble.key_block:
+            preamble = replace(preamble, key_block=block)
+        return Head(head.key, preamble, {}, index)
 
     def close(self) -> None:
         """Give the spool's disk space back."""

@@ -21,7 +21,15 @@ from cdp_container.errors import (
     NewerFormat,
     NotFound,
 )
-from cdp_container.format.head import Head, check_object, head_need, object_digest, open_head
+from cdp_container.format.head import (
+    Head,
+    check_object,
+    check_parsed,
+    head_need,
+    object_digest,
+    open_head,
+    open_parsed,
+)
 from cdp_container.format.keys import ledger_key, pack_key, parse_key, segment_key
 from cdp_container.format.layout import DIGEST_BYTES, Cipher, ObjectKind
 from cdp_container.format.preamble import Preamble, check_key, parse_preamble
@@ -83,14 +91,15 @@ def read_heads(
 def _read_one(store: Store, found: Found, domain: bytes, keys: ReaderKeys) -> Seen | Broken:
     try:
         data = _fetch_head(store, found)
+        preamble = parse_preamble(data, found.key)
         if len(data) == found.size:
-            check_object(data, found.key, domain)
+            check_parsed(data, preamble, found.key)
             digest = object_digest(data)
         else:
             digest = store.get_range(found.key, found.size - DIGEST_BYTES, DIGEST_BYTES)
-        seen = open_seen(data, found.key, domain, keys, digest)
-        if seen.preamble.object_length != found.size:
-            why = f"it has {found.size} bytes instead of {seen.preamble.object_length}"
+        seen = _open_parsed(data, preamble, found.key, domain, keys, digest)
+        if preamble.object_length != found.size:
+            why = f"it has {found.size} bytes instead of {preamble.object_length}"
             raise DamagedObject(found.key, why)
         return seen
     except NotFound as error:
@@ -112,8 +121,9 @@ def rescue_head(store: Store, key: str, domain: bytes, keys: ReaderKeys) -> Seen
 
 
 def _fetch_head(store: Store, found: Found) -> bytes:
+    """At least the whole head, or the whole object."""
     data = store.get_range(found.key, 0, min(FIRST_READ_BYTES, found.size))
-    while (need := head_need(data, found.key)) > len(data):
+    while len(data) < found.size and (need := head_need(data, found.key)) > len(data):
         more = store.get_range(found.key, len(data), need - len(data))
         if not more:
             raise DamagedObject(found.key, f"it ends after {len(data)} bytes, within its head")
@@ -123,11 +133,16 @@ def _fetch_head(store: Store, found: Found) -> bytes:
 
 def open_seen(data: bytes, key: str, domain: bytes, keys: ReaderKeys, digest: bytes) -> Seen:
     """A head from its bytes; without an index key, of a sealed object only the preamble. See `open_head`."""
-    preamble = parse_preamble(data, key)
+    return _open_parsed(data, parse_preamble(data, key), key, domain, keys, digest)
+
+
+def _open_parsed(
+    data: bytes, preamble: Preamble, key: str, domain: bytes, keys: ReaderKeys, digest: bytes
+) -> Seen:
     check_key(preamble, key, domain)
     if preamble.cipher is not Cipher.NONE and keys.index_key is None:
         return Seen(key, preamble, None, digest)
-    return Seen(key, preamble, open_head(data, key, domain, keys), digest)
+    return Seen(key, preamble, open_parsed(data, preamble, key, keys), digest)
 
 
 def read_catalogs(

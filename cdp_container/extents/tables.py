@@ -98,8 +98,10 @@ def stretches(rows: Table) -> tuple[Ints, Ints]:
     if len(rows) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     changed = (rows["order"][1:] != rows["order"][:-1]) | (rows["space"][1:] != rows["space"][:-1])
-    firsts = np.concatenate((np.array([0], dtype=np.int64), np.flatnonzero(changed) + 1))
-    return firsts, np.diff(np.append(firsts, len(rows)))
+    edges = np.zeros(np.count_nonzero(changed) + 2, dtype=np.int64)
+    edges[1:-1] = np.flatnonzero(changed) + 1
+    edges[-1] = len(rows)
+    return edges[:-1], edges[1:] - edges[:-1]
 
 
 def cover_beyond(size_bytes: int) -> Table:

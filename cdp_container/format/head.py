@@ -65,6 +65,11 @@ def open_head(data: bytes, key: str, domain: bytes | None, keys: ReaderKeys) -> 
     """
     preamble = parse_preamble(data, key)
     check_key(preamble, key, domain)
+    return open_parsed(data, preamble, key, keys)
+
+
+def open_parsed(data: bytes, preamble: Preamble, key: str, keys: ReaderKeys) -> Head:
+    """See `open_head`, where the preamble was parsed, and was found to belong under `key`."""
     header_raw, index_raw = open_sections(data, preamble, key, keys)
     header = load_object(header_raw, limits.HEADER_BYTES_MAX, key)
     sealed = preamble.cipher is not Cipher.NONE
@@ -99,14 +104,19 @@ def check_object(data: bytes, key: str, domain: bytes | None) -> Preamble:
         DamagedObject, NewerFormat, LimitExceeded, ForeignObject: as in `open_head`.
     """
     preamble = parse_preamble(data, key)
+    check_parsed(data, preamble, key)
+    check_key(preamble, key, domain)
+    return preamble
+
+
+def check_parsed(data: bytes, preamble: Preamble, key: str) -> None:
+    """See `check_object`, where the preamble was parsed; whether it belongs under `key` is not asked here."""
     if len(data) != preamble.object_length:
         raise DamagedObject(key, f"it has {len(data)} bytes instead of {preamble.object_length}")
     _stored_sections(data, preamble, key)
     view = memoryview(data)
     if hashlib.sha256(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
         raise DamagedObject(key, "its trailer, the SHA-256 of the whole object, is wrong")
-    check_key(preamble, key, domain)
-    return preamble
 
 
 def object_digest(data: bytes) -> bytes:

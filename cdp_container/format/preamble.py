@@ -30,6 +30,11 @@ FLAG_COMPLETE: Final = 1
 FLAGS_REFUSED: Final = 0xFFFF0000
 NO_DIGEST: Final = bytes(DIGEST_BYTES)
 PREAMBLE_BYTES_MIN: Final = PREAMBLE.size_bytes + DIGEST_BYTES
+_KINDS: Final = {
+    int(kind): kind for kind in (ObjectKind.SEGMENT, ObjectKind.PACK, ObjectKind.CATALOG, ObjectKind.LEDGER)
+}
+_CODECS: Final = {int(codec): codec for codec in Codec}
+_CIPHERS: Final = {int(cipher): cipher for cipher in Cipher}
 PREFIX_BYTES: Final = 16
 """Enough of an object to know how long its preamble is."""
 
@@ -207,11 +212,11 @@ def _read(body: bytes, what: str) -> Preamble:
     ) = PREAMBLE.struct.unpack_from(body)  # fmt: skip
     if version != FORMAT_VERSION:
         raise NewerFormat(what, f"it is of format {version}, and this release knows {FORMAT_VERSION}")
-    if kind not in (ObjectKind.SEGMENT, ObjectKind.PACK, ObjectKind.CATALOG, ObjectKind.LEDGER):
+    if kind not in _KINDS:
         raise NewerFormat(what, f"kind {kind} is unknown")
     if flags & FLAGS_REFUSED:
         raise NewerFormat(what, f"flags {flags:#010x} hold bits that are unknown and critical")
-    if section_codec not in tuple(Codec) or cipher not in tuple(Cipher):
+    if section_codec not in _CODECS or cipher not in _CIPHERS:
         raise NewerFormat(what, f"codec {section_codec} or cipher {cipher} is unknown")
     if not_whole_count > limits.NOT_WHOLE_MAX:
         raise LimitExceeded(what, f"{not_whole_count} sources that are not whole (NOT_WHOLE_MAX)")
@@ -219,7 +224,7 @@ def _read(body: bytes, what: str) -> Preamble:
     if length != ids_end + key_block_length + DIGEST_BYTES:
         raise DamagedObject(what, "the preamble's parts do not add up to its length")
     return Preamble(
-        kind=ObjectKind(kind),
+        kind=_KINDS[kind],
         domain=domain,
         object_id=object_id,
         epoch=epoch,
@@ -229,8 +234,8 @@ def _read(body: bytes, what: str) -> Preamble:
         index_stored=index_stored,
         index_raw=index_raw,
         frames_stored=frames_stored,
-        section_codec=Codec(section_codec),
-        cipher=Cipher(cipher),
+        section_codec=_CODECS[section_codec],
+        cipher=_CIPHERS[cipher],
         base=Place(base_epoch, base_cut, base_seq),
         end=Place(end_epoch, end_cut, end_seq),
         cut=cut,
@@ -249,11 +254,12 @@ def _read(body: bytes, what: str) -> Preamble:
 
 def _check_limits(preamble: Preamble, what: str) -> None:
     overhead = limits.SECTION_OVERHEAD_BYTES_MAX
+    index_max = index_bytes_max(preamble.kind)
     for name, value, limit in (
         ("header_raw", preamble.header_raw, limits.HEADER_BYTES_MAX),
         ("header_stored", preamble.header_stored, limits.HEADER_BYTES_MAX + overhead),
-        ("index_raw", preamble.index_raw, index_bytes_max(preamble.kind)),
-        ("index_stored", preamble.index_stored, index_bytes_max(preamble.kind) + overhead),
+        ("index_raw", preamble.index_raw, index_max),
+        ("index_stored", preamble.index_stored, index_max + overhead),
         ("the key block", len(preamble.key_block), limits.KEY_BLOCK_BYTES_MAX),
         ("the object", preamble.object_length, object_bytes_max(preamble.kind)),
     ):
@@ -270,20 +276,30 @@ def _check_sense(preamble: Preamble, what: str) -> None:
     position = (preamble.journal_generation, preamble.journal_offset)
     times = (preamble.first_write_ns, preamble.last_write_ns)
     cut = (preamble.cut, preamble.cut_time_ns, preamble.complete, preamble.not_whole)
-    faults = {
-        "epoch or seq is 0": not (preamble.epoch and preamble.seq),
-        "base or end is neither a cut nor none": not all(map(is_place, origin)),
-        "base or end is not before its epoch": any(place.epoch >= preamble.epoch for place in origin),
-        "a segment without a cut": segment and not preamble.cut,
-        "a number beyond what keys hold": preamble.epoch > EPOCH_MAX
-        or max(preamble.seq, preamble.cut) > NUMBER_MAX,
-        "a cut in an object that is no segment": not segment and any(cut),
-        "a chain in an object that is no segment": not segment and preamble.previous_digest != NO_DIGEST,
-        "facts of data in an object without data": not data and any((*origin, *position, *times)),
-        "frames in an object without data": not data and preamble.frames_stored > 0,
-        "a key block or content key without a cipher, or none with one": sealed != bool(preamble.key_block)
-        or sealed != any(preamble.wrapped_content_key),
-    }
-    for fault, found in faults.items():
+    faults = (
+        ("epoch or seq is 0", not (preamble.epoch and preamble.seq)),
+        ("base or end is neither a cut nor none", not (is_place(preamble.base) and is_place(preamble.end))),
+        (
+            "base or end is not before its epoch",
+            max(preamble.base.epoch, preamble.end.epoch) >= preamble.epoch,
+        ),
+        ("a segment without a cut", segment and not preamble.cut),
+        (
+            "a number beyond what keys hold",
+            preamble.epoch > EPOCH_MAX or max(preamble.seq, preamble.cut) > NUMBER_MAX,
+        ),
+        ("a cut in an object that is no segment", not segment and any(cut)),
+        (
+            "a chain in an object that is no segment",
+            not segment and preamble.previous_digest != NO_DIGEST,
+        ),
+        ("facts of data in an object without data", not data and any((*origin, *position, *times))),
+        ("frames in an object without data", not data and preamble.frames_stored > 0),
+        (
+            "a key block or content key without a cipher, or none with one",
+            sealed != bool(preamble.key_block) or sealed != any(preamble.wrapped_content_key),
+        ),
+    )
+    for fault, found in faults:
         if found:
             raise DamagedObject(what, f"its preamble contradicts itself: {fault}")

@@ -27,7 +27,7 @@ from cdp_container.errors import AccessDenied, LimitExceeded, StoreRefused, Usag
 from cdp_container.store.api import OBJECT_BYTES_MAX
 from cdp_container.store.put_pace import PUT_SECONDS
 from cdp_container.store.s3_errors import typed_error
-from cdp_container.store.s3_models import Models
+from cdp_container.store.s3_models import Models, moment
 from cdp_container.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def _session(settings: S3Settings) -> botocore.session.Session:
     """Where configuration and credentials come from. Raises BotoCoreError; AccessDenied for a named file."""
     session = botocore.session.Session(profile=settings.profile)
     session.register_component("data_loader", Models())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
     path, section = settings.credentials_file, settings.credentials_section
     if path is not None:
         # A profile may be in that file alone; and the environment's credentials must not win over it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -166,6 +167,20 @@ def test_bombs_take_no_memory(claim_bytes: int | None) -> None:
 def test_a_sound_frame_of_the_same_make() -> None:
     packed = bomb(131072)
     assert decompress(Codec.ZSTD, packed, 131072, "k") == bytes(131072)
+
+
+def test_frames_are_what_they_are_after_damaged_ones_and_in_many_threads() -> None:
+    raws = [bytes([number]) * (1_000 * number + 1) for number in range(20)] * 20
+    packed = [Compressor().pack(raw) for raw in raws]
+    broken = packed[19][:-2] + b"xx"
+
+    def unpacked(number: int) -> bytes:
+        with pytest.raises(DamagedObject):
+            decompress(Codec.ZSTD, broken, len(raws[19]) + number % 2, "k")
+        return decompress(Codec.ZSTD, packed[number], len(raws[number]), "k")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(unpacked, range(len(raws)))) == raws
 
 
 @pytest.mark.parametrize("packed", [b"", b"x", b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18\x04\0\0\0abcd"])

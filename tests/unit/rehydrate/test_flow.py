@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -118,3 +120,75 @@ def test_the_pace_follows_what_is_measured_and_backs_off_when_refused() -> None:
     flow.refused()
     list(flow.run(identity, range(1_000), identity))
     assert flow.pace.in_flight < 200
+
+
+@pytest.mark.parametrize("fixed", [1, 5, 64])
+def test_as_many_as_are_fixed_are_in_flight_at_once(fixed: int) -> None:
+    together = threading.Barrier(fixed)
+
+    def work(item: int) -> int:
+        together.wait(timeout=30)
+        return item
+
+    assert list(Flow(fixed=fixed).run(work, range(3 * fixed), identity)) == list(range(3 * fixed))
+
+
+def test_a_large_request_that_ends_makes_room_for_many_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowing, "BYTES_IN_FLIGHT_MAX", 100)
+    together = threading.Barrier(10)
+
+    def work(item: int) -> int:
+        if item == 10:
+            together.wait(timeout=30)
+        return item
+
+    items = [100, *[10] * 10] * 5
+    assert list(Flow().run(work, items, identity)) == items
+
+
+def test_items_are_taken_by_the_caller_s_thread() -> None:
+    """They may come from a database that only one thread may use."""
+    taken_by: set[int] = set()
+
+    def items() -> Iterator[int]:
+        for number in range(500):
+            taken_by.add(threading.get_ident())
+            yield number
+
+    assert list(Flow().run(identity, items(), identity)) == list(range(500))
+    assert taken_by == {threading.get_ident()}
+
+
+def test_who_stops_early_leaves_no_thread_and_begins_nothing_more() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item
+
+    results = Flow(fixed=4).run(work, range(1_000), identity)
+    assert next(iter(results)) == 0
+    assert isinstance(results, Generator)
+    results.close()
+    count = len(begun)
+    assert count < 1_000
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+    assert len(begun) == count
+
+
+def test_errors_of_the_items_come_through() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(Flow().run(identity, items(), identity))
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+
+
+def test_threads_wait_for_work_and_not_for_each_other() -> None:
+    """Results are as ordered, whatever the order in which requests end and however many there are at once."""
+    rng = random.Random(7)
+    for fixed in (1, 2, 3, 17, 256):
+        items = [rng.randrange(1, 2_000_000) for _ in range(2_000)]
+        assert list(Flow(fixed=fixed).run(identity, items, identity)) == items

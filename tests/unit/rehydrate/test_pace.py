@@ -59,11 +59,27 @@ def test_a_start_doubles_while_that_pays_and_ends_near_the_best(knee: int) -> No
     assert seen[-1] <= max(IN_FLIGHT_MIN, 2 * knee * 0.05) + STEP
 
 
-def test_a_start_that_does_not_pay_is_over_at_once() -> None:
-    pace = next_pace(Pace(starting=True), Sample(1.0, 500, 0))
-    assert pace.in_flight == 2 * IN_FLIGHT_MIN
-    pace = next_pace(pace, Sample(1.0, 500, 0))
-    assert (pace.in_flight, pace.starting) == (IN_FLIGHT_MIN, False)
+def test_a_start_that_does_not_pay_ends_where_it_began() -> None:
+    pace, seen = Pace(starting=True), []
+    while pace.starting:
+        pace = next_pace(pace, Sample(1.0, 500, 0))
+        seen.append(pace.in_flight)
+    assert seen == [2 * IN_FLIGHT_MIN, 4 * IN_FLIGHT_MIN, IN_FLIGHT_MIN]
+
+
+def test_one_low_sample_does_not_end_a_start() -> None:
+    pace, seen = Pace(starting=True), []
+    for operations in (300, 600, 590, 1200, 1100, 1150):
+        pace = next_pace(pace, Sample(1.0, operations, 0))
+        seen.append(pace.in_flight)
+    assert seen == [32, 64, 128, 256, 128, 128]
+
+
+def test_a_start_ends_at_the_most_that_may_be_in_flight() -> None:
+    pace = Pace(IN_FLIGHT_MAX, 500.0, starting=True, best=128)
+    assert next_pace(pace, Sample(1.0, 700, 0)).in_flight == IN_FLIGHT_MAX
+    assert next_pace(pace, Sample(1.0, 500, 0)).in_flight == 128
+    assert not next_pace(pace, Sample(1.0, 700, 0)).starting
 
 
 def test_a_store_that_refuses_ends_a_start() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from botocore.loaders import Loader
+from botocore.utils import parse_timestamp
 
-from cdp_container.store.s3_models import Models
+from cdp_container.store.s3_models import Models, moment
 
 
 def test_services_are_what_they_are_without_it() -> None:
@@ -44,3 +46,29 @@ def test_models_of_the_user_s_own_count(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Loader, "CUSTOMER_DATA_PATH", str(tmp_path))
     assert "mine" in Models().list_available_services("service-2")
     assert Models().load_service_model("mine", "service-2") == {"metadata": {}}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "2026-11-20T10:11:12.345Z",
+        "2026-11-20T10:11:12Z",
+        "2026-11-20T10:11:12.345678Z",
+        "2026-11-20T10:11:12.345678912Z",
+        "2024-02-29T23:59:59.9Z",
+        "2026-11-20T10:11:12.345+02:00",
+        "Fri, 20 Nov 2026 10:11:12 GMT",
+        "1763633472",
+        1763633472,
+        "20261120T101112Z",
+    ],
+)
+def test_times_are_what_they_are_without_it(told: str | float) -> None:
+    assert moment(told) == parse_timestamp(cast(str, told))
+    assert moment(told).tzinfo is not None
+
+
+@pytest.mark.parametrize("text", ["2026-13-20T10:11:12.345Z", "2026-11-20T25:11:12Z", "soon", ""])
+def test_what_is_no_time_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"month|hour|Invalid timestamp"):
+        moment(text)
