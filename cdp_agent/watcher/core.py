@@ -286,6 +286,8 @@ class Watcher:
                 tree.whole()
             if tree.unwatched:
                 tree.scanned = False  # what changes from now on is not heard of
+                due_ns = self._clock.boottime_ns() + int(self._settings.scan_unwatched_seconds * 1e9)
+                tree.scan_due_ns = min(tree.scan_due_ns, due_ns)
         self._dead = self._index.has_dead()
         self._more += bool(not_whole) or self._dead
         self._publish()

@@ -27,8 +27,12 @@ from cdp_agent.watcher.process import run_watcher
 from cdp_agent.watcher.settings import TreeSettings, WatcherSettings
 directory, tree = map(Path, sys.argv[1:])
 trees = (TreeSettings(bytes(range(16)), "home", tree),)
-sys.exit(run_watcher(WatcherSettings(directory, b"d" * 16, "", trees)))
+sys.exit(run_watcher(WatcherSettings(directory, b"d" * 16, "", trees, scan_unwatched_seconds=0.2)))
 """
+WATCHES = 10
+FEW_WATCHES = f"echo {WATCHES} > /proc/sys/user/max_inotify_watches"
+APART = ("unshare", "--user", "--map-root-user", "sh", "-c")
+"""A user namespace has a limit of its own: that of the machine stays as it is."""
 
 
 class Streamer:
@@ -45,8 +49,8 @@ class Streamer:
         self.place = NOWHERE
         self.process = self.started()
 
-    def started(self) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-c", PROGRAM, str(self.directory), str(self.tree)]
+    def started(self, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        argv = [*prefix, sys.executable, "-c", PROGRAM, str(self.directory), str(self.tree)]
         return subprocess.Popen(argv)
 
     def begin(self, epoch: int) -> None:
@@ -144,3 +148,30 @@ def test_it_stops_when_told_and_leaves_no_socket(streamer: Streamer) -> None:
 def test_one_at_a_time(streamer: Streamer) -> None:
     streamer.begin(1)
     assert (streamer.directory / "watcher.lock").read_text().strip() == str(streamer.process.pid)
+
+
+@pytest.mark.needs("unshare")
+def test_too_few_watches_are_said_and_scans_protect_the_tree(streamer: Streamer) -> None:
+    if subprocess.run([*APART, FEW_WATCHES], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may have no limits of inotify of its own here")
+    streamer.process.kill()
+    streamer.process.wait()
+    folders = [streamer.tree / f"folder {number}" for number in range(3 * WATCHES)]
+    for folder in folders[:-1]:
+        folder.mkdir()
+        (folder / "file").write_bytes(b"first")
+    streamer.process = streamer.started((*APART, f'{FEW_WATCHES} && exec "$@"', "sh"))
+    streamer.begin(1)
+    wait_until(lambda: not streamer.take(1).not_whole, "the tree is whole", 60)
+    streamer.assert_same()
+    shown = streamer.client.status()["trees"][0]
+    assert not shown["watched"]
+    assert any("sysctl fs.inotify.max_user_watches=" in why for why in shown["why_not_whole"]), shown
+    folders[-1].mkdir()
+    for folder in folders:
+        (folder / "file").write_bytes(b"second, of which no event tells")
+    wait_until(lambda: not streamer.take(1).not_whole and is_same(streamer), "scans find all of it", 60)
+
+
+def is_same(streamer: Streamer) -> bool:
+    return streamer.container.entries(TREE) == directory_entries(streamer.tree)

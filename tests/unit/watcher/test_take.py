@@ -15,6 +15,7 @@ from cdp_agent.watcher.gathered import Limits
 from cdp_agent.watcher.reading import FileReader
 from cdp_agent.watcher.rooted import Root
 from cdp_agent.watcher.scan import Scan
+from cdp_agent.watcher.settings import SCAN_UNWATCHED_SECONDS
 from cdp_container.clock import SystemClock
 from cdp_container.errors import WatcherFailed
 from cdp_container.journal.position import Position
@@ -275,6 +276,42 @@ def test_what_cannot_be_watched_is_whole_after_a_scan_only(
     site.idle()
     assert site.take().not_whole == ()
     site.assert_same()
+    site.close()
+
+
+def test_a_new_directory_that_cannot_be_watched_is_scanned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path)
+    clock = site.clock = JumpingClock()
+    site.restart()
+    site.begin()
+    site.settle()
+    real = site.watcher.events.watch
+
+    def refuse(tree: int, path: bytes, fd: int) -> None:
+        if path:
+            raise WatchLimit("sysctl fs.inotify.max_user_watches=1048576")
+        real(tree, path, fd)
+
+    monkeypatch.setattr(site.watcher.events, "watch", refuse)
+    (site.tree / "new").mkdir()
+    (site.tree / "new/f").write_bytes(b"first")
+    site.take()
+    assert site.take().not_whole == (TREE,)
+    for content in (b"second", b"third and last"):
+        (site.tree / "new/f").write_bytes(content)
+        site.idle()
+        assert site.take().not_whole == (TREE,)
+        clock.ahead_ns += int(SCAN_UNWATCHED_SECONDS * 1e9)
+        site.idle()
+        assert site.take().not_whole == ()
+        site.assert_same()
+    monkeypatch.undo()
+    clock.ahead_ns += int(SCAN_UNWATCHED_SECONDS * 1e9)
+    site.settle()
+    assert site.watcher.status()["trees"][0]["watched"]
+    assert site.take().not_whole == ()
     site.close()
 
 
