@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cdp_agent.cli import tree_options
 from cdp_agent.cli.console import read_passphrase
 from cdp_container.clock import SystemClock
 from cdp_container.console import guarded, run_app, say
@@ -399,6 +400,9 @@ def heal(
         return heal_now(config, plan=plan, as_json=json)
 
     return guarded(work)
+
+
+app.command()(tree_options.trees)
 
 
 @app.command()

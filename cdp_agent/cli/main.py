@@ -26,6 +26,7 @@ NEXT_STEPS: Final = {
     "gc": "nothing that is needed is gone; the same command, or the next pass, goes on where it was",
     "verify": "nothing was changed; the same command begins again",
     "heal": "what was written is sound; the same command goes on with the rest",
+    "trees": "nothing was changed that was not said; a scan that was begun goes on",
     "describe": _LOOKING,
     "usage": "with --abort-uploads some may be aborted; the same command begins again",
 }

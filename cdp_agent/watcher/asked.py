@@ -12,8 +12,8 @@ from cdp_agent.watcher.tree import Tree
 from cdp_container.errors import WatcherFailed
 
 
-def accept(trees: Sequence[Tree], tree: bytes, root: bool, mounts: Mapping[bytes, bytes]) -> None:
-    """Take what is there for the tree: its directory, and mount points (the identity found at each).
+def accept(trees: Sequence[Tree], tree: bytes, root: bytes, mounts: Mapping[bytes, bytes]) -> None:
+    """Take what is there for the tree: its directory (empty: not that), and mount points, by what they are.
 
     Raises WatcherFailed: there is no such tree, or nothing (any more) that could be accepted.
     """
@@ -23,11 +23,12 @@ def accept(trees: Sequence[Tree], tree: bytes, root: bool, mounts: Mapping[bytes
         for path, identity in mounts.items()
         if path in found.mount_faults and found.mount_faults[path].found == identity
     }
-    root = root and bool(found.root_fault)
-    if not root and not still:
+    is_root = bool(root) and found.root_found == root
+    if not is_root and not still:
         why = "nothing of what was shown is so any more"
         raise WatcherFailed("the tree is not accepted as it is", why, "see what is now: cdp-agent trees")
-    found.accept_root = found.accept_root or root
+    if is_root:
+        found.accept_root = root
     found.accepted_mounts.update(still)
     found.retry_ns = 0
 

@@ -95,13 +95,14 @@ class WatcherClient:
         """All batches up to this cut are in the container for good."""
         self._ask({"command": "protected", "epoch": epoch, "cut": cut})
 
-    def accept(self, tree: bytes, root: bool, mounts: Mapping[bytes, bytes]) -> None:
-        """An operator's word that what is there now is right: a tree's directory (`root`), and mount points.
+    def accept(self, tree: bytes, root: bytes, mounts: Mapping[bytes, bytes]) -> None:
+        """An operator's word that what is there now is right: a tree's directory, and mount points.
 
-        `mounts`: their paths, and what was found at each, as `status` said.
+        `root`: what was found there, as `status` said, empty where it is not about that; `mounts`: their
+        paths, and what was found at each.
         """
         said = [[path.hex(), found.hex()] for path, found in mounts.items()]
-        self._ask({"command": "accept", "tree": tree.hex(), "root": root, "mounts": said})
+        self._ask({"command": "accept", "tree": tree.hex(), "root": root.hex(), "mounts": said})
 
     def scan(self, tree: bytes, read_all: bool) -> int:
         """Have all of a tree looked at, `read_all`: and compared; gives the number of the scan."""

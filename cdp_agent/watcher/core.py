@@ -76,6 +76,7 @@ class Watcher:
         self._folder = settings.directory / FOLDER
         self._page = PageWriter(settings.directory)
         self._publishing = threading.Lock()
+        self._shown: Page | None = None
         self._more = 0
         self._generation = self._new_generation()
         self._epoch = 0
@@ -187,8 +188,7 @@ class Watcher:
         except (sqlite3.Error, OSError) as error:
             self._fail(error)
             return False
-        if any(busy):
-            self._publish()
+        self._publish()  # what a scan found, or is tried again, is known from nothing else
         return any(busy)
 
     def _idle_tree(self, tree: Tree) -> bool:
@@ -255,7 +255,6 @@ class Watcher:
                 if path is not None:
                     with self.events.lock:
                         self.dirty.add(tree.number, path, LOOK | DEEP)
-                    self._publish()
 
     def _work_log_in(self) -> None:
         log = Path(f"{self._index.path}-wal")
@@ -418,7 +417,9 @@ class Watcher:
         with self._publishing:
             changes = self.dirty.changes + self._more
             page = Page(self._generation, changes, self._epoch, self._ready, self._is_dirty())
-            self._page.publish(page)
+            if page != self._shown:
+                self._page.publish(page)
+                self._shown = page
 
     def _is_dirty(self) -> bool:
         waiting = any(tree.found or tree.deep or tree.suspended or tree.left for tree in self.trees)

@@ -74,7 +74,7 @@ def _handled(request: dict[str, Any], watcher: Watcher) -> tuple[dict[str, Any],
         watcher.protected(int(request["epoch"]), int(request["cut"]))
     elif command == "accept":
         mounts = {bytes.fromhex(path): bytes.fromhex(found) for path, found in request["mounts"]}
-        accept(watcher.trees, bytes.fromhex(request["tree"]), bool(request["root"]), mounts)
+        accept(watcher.trees, bytes.fromhex(request["tree"]), bytes.fromhex(request["root"]), mounts)
     elif command == "scan":
         tree, read_all = bytes.fromhex(request["tree"]), bool(request["read_all"])
         return {"ok": True, "scan": ask_scan(watcher.trees, tree, read_all)}, None

@@ -20,7 +20,9 @@ def shown(tree: Tree, in_doubt: bool) -> dict[str, Any]:
         "scans_done": tree.scans_done,
         "watched": not tree.unwatched,
         "why_not_whole": _why(tree, in_doubt),
+        "reading": bool(tree.found or tree.deep or tree.suspended or tree.left),
         "root_fault": tree.root_fault,
+        "root_found": tree.root_found.hex(),
         "mount_faults": [
             {"path": path.hex(), "found": fault.found.hex(), "why": fault.why}
             for path, fault in tree.mount_faults.items()

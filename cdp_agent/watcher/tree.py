@@ -50,7 +50,8 @@ class Tree:
         row: its number in the index; 0 before there is one.
         root: open while a take or a scan uses it.
         root_fault: why its directory cannot be used; empty where it can.
-        accept_root: an operator said that the directory which is there is the tree.
+        root_found: the identity of a directory that is there and is not the tree's; empty: none is.
+        accept_root: that of the directory which an operator said to be the tree; empty: none.
         mount_faults: mount points that are not what they were; nothing is said of what is below them.
         accepted_mounts: of those the ones that an operator accepted, and what was there.
         accepts_mounts: with its directory he accepted whatever is mounted in it, until it is whole.
@@ -76,7 +77,8 @@ class Tree:
     row: int = 0
     root: Root | None = None
     root_fault: str = "it was not looked at yet"
-    accept_root: bool = False
+    root_found: bytes = b""
+    accept_root: bytes = b""
     mount_faults: dict[bytes, MountFault] = field(default_factory=dict)
     accepted_mounts: dict[bytes, bytes] = field(default_factory=dict)
     accepts_mounts: bool = False

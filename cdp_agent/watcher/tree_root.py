@@ -34,6 +34,7 @@ def open_root(tree: Tree, index: Index, dirty: Dirty, events: Events) -> bool:
 def _opened(tree: Tree, index: Index) -> str:
     """Why it is not open; empty where it is."""
     path = tree.settings.path
+    tree.root_found = b""
     try:
         if tree.root is not None:
             now = os.stat(path)
@@ -41,20 +42,22 @@ def _opened(tree: Tree, index: Index) -> str:
             if is_it and not tree.accept_root:
                 return ""
             tree.reset()
-        mounts = Mounts(index, tree.row, tree.accepted_mounts, tree.accept_root or tree.accepts_mounts)
+        mounts = Mounts(index, tree.row, tree.accepted_mounts, tree.accepts_mounts)
         root = Root(path, tree.settings.one_file_system, mounts)
     except OSError as error:
         return f"{path} cannot be opened: {error.strerror or 'unreadable'}"
     identity = root.identity()
     known = next((row for row in index.trees() if row.number == tree.row), None)
-    fault = "" if tree.accept_root else _fault(tree, index, root, identity, known)
+    is_accepted, tree.accept_root = tree.accept_root == identity, b""
+    fault = "" if is_accepted else _fault(tree, index, root, identity, known)
     if fault:
         root.close()
+        tree.root_found = identity
         return fault
-    if tree.accept_root or known is None or known.root != identity:
+    if is_accepted:
+        tree.accepts_mounts = mounts.accepts_all = True
+    if is_accepted or known is None or known.root != identity:
         index.set_tree(tree.row, root=identity)
-        tree.accepts_mounts = tree.accepts_mounts or tree.accept_root
-        tree.accept_root = False
     tree.root = root
     return ""
 

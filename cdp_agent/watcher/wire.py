@@ -4,12 +4,12 @@
     {"command": "take", "epoch": 3, "cut": 18, "hold": true}      the answer carries the batch's descriptor
     {"command": "place", "batch": 7, "epoch": 3, "cut": 19}
     {"command": "protected", "epoch": 3, "cut": 18}
-    {"command": "accept", "tree": "...", "root": true, "mounts": [["path in hex", "what is there in hex"]]}
+    {"command": "accept", "tree": "...", "root": "what is there", "mounts": [["path", "what is there"]]}
     {"command": "scan", "tree": "...", "read_all": false}         the answer has the number of the scan
     {"command": "status"}
 
-The answer is `{"ok": true, ...}` or `{"ok": false, "error": why}`. Only encoding and sockets; who asks what
-and when does not belong here.
+The answer is `{"ok": true, ...}` or `{"ok": false, "error": why}`. Bytes are in hex. Only encoding and
+sockets; who asks what and when does not belong here.
 """
 
 from __future__ import annotations

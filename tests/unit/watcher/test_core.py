@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.watcher.gathered import Limits
+from cdp_agent.watcher.page import PageReader
 from tests.unit.watcher.model import Site
 
 
@@ -64,6 +65,23 @@ def test_a_directory_that_only_got_an_attribute(site: Site) -> None:
     os.setxattr(site.tree / "a", "user.test", b"x")
     site.take()
     site.assert_same()
+
+
+def test_what_a_scan_found_is_published(site: Site) -> None:
+    (site.tree / "g").write_bytes(b"x")
+    begun(site)
+    reader = PageReader(site.directory)
+    site.watcher.idle()
+    before = reader.read()
+    assert before is not None
+    assert not before.dirty
+    tree = site.watcher.trees[0]
+    tree.scan_wanted = tree.read_all = True
+    site.idle()
+    page = reader.read()
+    reader.close()
+    assert page is not None
+    assert page.dirty
 
 
 def lost(site: Site) -> None:

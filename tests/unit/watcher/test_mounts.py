@@ -83,7 +83,7 @@ def assert_nothing_deleted(site: Site, before: set[bytes]) -> None:
 
 
 def accept_all(site: Site) -> None:
-    accept(site.watcher.trees, TREE, False, faults(site))
+    accept(site.watcher.trees, TREE, b"", faults(site))
 
 
 # --- with what is mounted -----------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_who_accepts_another_directory_accepts_what_is_mounted_in_it(new: New) -
     (site.tree / "d").mkdir(parents=True)
     (site.tree / "d/under").write_bytes(b"x")
     assert site.take().not_whole == (TREE,)
-    accept(site.watcher.trees, TREE, True, {})
+    accept(site.watcher.trees, TREE, site.watcher.trees[0].root_found, {})
     site.settle()
     site.assert_same()
 
@@ -296,10 +296,10 @@ def test_only_what_was_shown_is_accepted(new: New) -> None:
     umount(site.tree / "d")
     site.take()
     with pytest.raises(WatcherFailed, match="nothing of what was shown"):
-        accept(site.watcher.trees, TREE, True, {b"d": b"1 2", b"other": b""})
+        accept(site.watcher.trees, TREE, b"1 2", {b"d": b"1 2", b"other": b""})
     shown = faults(site)
     mount(site.tree / "d", "third")
-    accept(site.watcher.trees, TREE, False, shown)
+    accept(site.watcher.trees, TREE, b"", shown)
     site.idle()
     assert site.take().not_whole == (TREE,)
     assert b"d/a" in site.container.entries()

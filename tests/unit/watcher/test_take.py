@@ -207,7 +207,7 @@ def test_another_root_deletes_nothing_until_it_is_accepted(site: Site) -> None:
     taken = site.take()
     assert (taken.batch, taken.not_whole) == (0, (TREE,))
     assert "another directory" in site.watcher.status()["trees"][0]["why_not_whole"][0]
-    accept(site.watcher.trees, TREE, True, {})
+    accept(site.watcher.trees, TREE, site.watcher.trees[0].root_found, {})
     site.watcher.trees[0].retry_ns = 0
     site.settle()
     assert site.container.entries().keys() == {b""}
