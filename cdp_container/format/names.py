@@ -7,6 +7,7 @@ names of a tree say together (that each has its directory, which one is the newe
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ ROOT: Final = b""
 """The path of a tree's own directory."""
 
 _CUT_KEY: Final = struct.Struct("<QQ")
+_is_id: Final = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}").fullmatch
 
 
 class NameType(enum.StrEnum):
@@ -58,6 +60,7 @@ class NameType(enum.StrEnum):
 
 _TYPES: Final = {kind.value: kind for kind in NameType}
 _FILE: Final = NameType.FILE
+_DIRECTORY: Final = NameType.DIRECTORY
 _SYMLINK: Final = NameType.SYMLINK
 _NODES: Final = frozenset({NameType.CHAR, NameType.BLOCK})
 
@@ -125,6 +128,13 @@ def path_fault(path: bytes) -> str:
         if len(part) > COMPONENT_BYTES_MAX:
             return f"has a component of {len(part)} bytes (COMPONENT_BYTES_MAX)"
     return ""
+
+
+def is_component(name: bytes) -> bool:
+    """Whether it can be one component of a path."""
+    if not 0 < len(name) <= COMPONENT_BYTES_MAX or name in (b".", b".."):
+        return False
+    return b"/" not in name and b"\0" not in name
 
 
 def name_fault(name: Name) -> str:
@@ -262,6 +272,9 @@ def parse_name_key(key: bytes, what: str) -> tuple[bytes, bytes]:
 def parse_name(value: bytes, what: str) -> Name:
     """What a `name+` says. Raises DamagedObject where it contradicts the document."""
     members = load_object(value, RECORD_VALUE_BYTES_MAX, what)
+    plain = _plain(members)
+    if plain is not None:
+        return plain
     say = members.get
     kind = say("type")
     if not isinstance(kind, str) or kind not in _TYPES:
@@ -286,6 +299,36 @@ def parse_name(value: bytes, what: str) -> Name:
     if wrong:
         raise DamagedObject(what, f"it has {wrong}")
     return name
+
+
+def _plain(members: dict[str, Any]) -> Name | None:
+    """What a name like most says, checked at once; None of any other, and of one with something wrong."""
+    if "xattrs" in members or "target" in members or "device" in members:
+        return None
+    say = members.get
+    kind, hexed = say("type"), say("space")
+    mode, uid, gid = say("mode", 0), say("uid", 0), say("gid", 0)
+    mtime_ns, size_bytes = say("mtime_ns", 0), say("size_bytes", 0)
+    if not type(mode) is type(uid) is type(gid) is type(mtime_ns) is type(size_bytes) is int:
+        return None
+    if not (
+        0 <= mode <= MODE_MAX
+        and 0 <= uid <= OWNER_MAX
+        and 0 <= gid <= OWNER_MAX
+        and -I64_MAX <= mtime_ns <= I64_MAX
+    ):
+        return None
+    if kind == "directory":
+        if hexed is not None or size_bytes:
+            return None
+        return Name(_DIRECTORY, mode, uid, gid, mtime_ns)
+    if kind != "file" or not 0 <= size_bytes <= SPACE_BYTES_MAX:
+        return None
+    if hexed is None:
+        return None if size_bytes else Name(_FILE, mode, uid, gid, mtime_ns)
+    if type(hexed) is not str or not _is_id(hexed):
+        return None
+    return Name(_FILE, mode, uid, gid, mtime_ns, size_bytes, bytes.fromhex(hexed))
 
 
 def parse_tree(value: bytes, what: str) -> str:
