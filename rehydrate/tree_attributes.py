@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,15 +41,17 @@ class NotSet:
 
     counts: Counter[str] = field(default_factory=Counter)
     listed: list[tuple[bytes, str, str]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.counts)
 
     def add(self, path: bytes, kind: str, why: str) -> None:
-        """Note one."""
-        self.counts[kind] += 1
-        if len(self.listed) < LISTED_MAX:
-            self.listed.append((path, kind, why))
+        """Note one; may be called from several threads."""
+        with self._lock:
+            self.counts[kind] += 1
+            if len(self.listed) < LISTED_MAX:
+                self.listed.append((path, kind, why))
 
 
 @dataclass(frozen=True, slots=True)
