@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -250,10 +250,10 @@ def _fuse_class(binding: ModuleType) -> Any:  # noqa: ANN401 (a class of an unty
 def _same_directory() -> Iterator[None]:
     """Where the program stands when the block ends is where it stood."""
     with os_errors("note the working directory"):
-        before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield
-        with os_errors("go back to the working directory"):
+        with suppress(PermissionError):  # then no path from there led anywhere before
             os.fchdir(before)
     finally:
         os.close(before)
