@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdp_agent.cli.accepted import Running, load_running
+from cdp_agent.cli.vm_status import ask_hypervisors
 from cdp_agent.marker_hooks import Ran, quiesced
 from cdp_agent.streamer.control import MARKER_RULE, Answer, call, is_marker_name
 from cdp_container.clock import SystemClock
@@ -63,6 +64,7 @@ def ask_marker(
     running = load_running(config)
     directory = Path(running.settings.journal.directory)
     commands = _hooks(config, running, what) if hooks.run else []
+    ask_hypervisors(directory, running.identity)
     if commands:
         _send(directory, {"command": "status"}, what, timeout_seconds)  # else all would be frozen for nothing
     clock = SystemClock()
@@ -115,7 +117,9 @@ def ask_flush(config: Path, *, timeout_seconds: float) -> int:
 
     Raises AgentNotRunning, DomainReleased, Incomplete.
     """
-    directory = Path(load_running(config).settings.journal.directory)
+    running = load_running(config)
+    directory = Path(running.settings.journal.directory)
+    ask_hypervisors(directory, running.identity)
     place = _ask(directory, {"command": "flush"}, "flush", timeout_seconds)
     print(f"{place['epoch']}.{place['cut']}")
     return 0

@@ -7,6 +7,7 @@ it over from there, or refuses, and `reload` does while it runs.
 from __future__ import annotations
 
 import getpass
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -191,6 +192,8 @@ def streamer_settings(config: Path) -> StreamerSettings:
         copy_bytes_per_second=settings.copy_rate,
         compression_level=settings.compression_level,
         limits=settings.limits,
+        describe=(sys.executable, "-m", "cdp_agent.cli.main", "describer-process", "--config", str(config)),
+        vms_every_seconds=settings.vms_every,
         operator=operator(),
         software=software(),
     )

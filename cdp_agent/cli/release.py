@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdp_agent.cli.accepted import load_running
+from cdp_agent.cli.vm_status import ask_hypervisors
 from cdp_agent.releases import release_members
 from cdp_agent.streamer.control import call
 from cdp_agent.supervisor import is_locked
@@ -63,7 +64,10 @@ def release_site(config: Path, site: str, clock: Clock) -> None:
     """
     if not is_name(site):
         raise UsageError("release the domain", f"{site[:80]!r} is no name of a site", SITE_HINT)
-    waiting = _Waiting(_directory(config), clock, f"release the domain to {site}")
+    running = load_running(config)
+    directory = Path(running.settings.journal.directory)
+    ask_hypervisors(directory, running.identity)
+    waiting = _Waiting(directory, clock, f"release the domain to {site}")
     waiting.begin({"command": "release", "site": site})
     waiting.until(lambda notes: notes.released_to == site or not notes.releasing_to)
 

@@ -18,6 +18,7 @@ from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.last_error import LastError, newest_error
 from cdp_agent.cli.tree_status import tree_lines, tree_members, tree_problems
+from cdp_agent.cli.vm_status import vm_lines, vm_problems
 from cdp_agent.collector.last import LastPass, load_last, members_of, trouble_of
 from cdp_agent.collector.lock_note import LockNote, load_note, trouble_of_locks
 from cdp_agent.releases import release_hint, release_members, release_text
@@ -79,6 +80,7 @@ class Status:
     collection: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
     trees: dict[str, Any] | None = None
+    vms: list[dict[str, Any]] | None = None
 
     @property
     def on_target(self) -> bool:
@@ -145,6 +147,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
         + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
         + tree_problems(trees, running)
+        + vm_problems(facts.get("vms"), running and answering)
         + _stopped(load_last(directory), load_note(directory), clock.wall_ns())
         + _verified(load_verification(directory)),
         volumes=volumes,
@@ -155,6 +158,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         collection=members_of(load_last(directory)),
         verification=verification_members(load_verification(directory)),
         trees=trees,
+        vms=facts.get("vms"),
     )
 
 
@@ -324,6 +328,7 @@ def _print(status: Status) -> None:
         ("configuration", status.configuration),
         ("last error", str(status.last_error)),
         *tree_lines(status.trees),
+        *vm_lines(status.vms),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")
 

@@ -15,8 +15,15 @@ from typing import Final, NamedTuple
 from cdp_agent.streamer.coalesce import coalesce, take_batch
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
-from cdp_agent.streamer.step_types import Asked, CutRead, ReadCut, SealSegment, SegmentSealed, WriteCatalog
-from cdp_agent.streamer.steps import CATALOG_SEGMENTS
+from cdp_agent.streamer.step_types import (
+    CATALOG_SEGMENTS,
+    Asked,
+    CutRead,
+    ReadCut,
+    SealSegment,
+    SegmentSealed,
+    WriteCatalog,
+)
 from cdp_agent.streamer.trees import Batch, Taken, Trees
 from cdp_container.clock import Clock
 from cdp_container.domain.identity import SourceIdentity, TreeIdentity
@@ -148,8 +155,10 @@ class CutBuilder:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def read(self, effect: ReadCut) -> CutRead:
+    def read(self, effect: ReadCut, of_vms: Sequence[Record] = ()) -> CutRead:
         """Read and coalesce the next cut; the bytes follow when its segments are sealed.
+
+        `of_vms`: what it says of them.
 
         Raises:
             PositionUnknown, JournalDamaged: the journal does not hold what it should.
@@ -176,6 +185,7 @@ class CutBuilder:
         marked = [asked for asked in effect.asked if asked.name is not None and reached and not read.refused]
         records = itertools.chain(
             self._space_records() if effect.announce else (),
+            of_vms,
             self._marker_records(marked),
             () if batch is None else self._batch_records(effect.cut, batch),
         )

@@ -42,6 +42,8 @@ MARKER_BYTES_MAX: Final = 200
 MARKER_RULE: Final = f"a marker needs a printable name of up to {MARKER_BYTES_MAX} bytes"
 
 TAKEN: Final = "taken"
+DESCRIBE_COMMAND: Final = "describe"
+"""Ask hypervisors now; answered when they were asked."""
 CONFIGURE_COMMAND: Final = "configure"
 """Look at once whether the domain's configuration is what the owner wants; `reload` says so."""
 

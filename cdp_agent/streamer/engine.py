@@ -27,6 +27,7 @@ from cdp_agent.streamer.begin import (
 )
 from cdp_agent.streamer.build import NOT_WHOLE
 from cdp_agent.streamer.configuring import Configuring
+from cdp_agent.streamer.describing import Describing
 from cdp_agent.streamer.engine_types import (
     Answered,
     Counters,
@@ -74,6 +75,9 @@ class Engine:
         self.releasing = Releasing(identity.site, self._noted, outside.clock, self)
         self.configuring = Configuring(outside.patient, outside.configured, outside.clock, self._noted, self)
         self.planning = Planning(self)
+        self.describing = Describing(
+            outside.vms, identity, wishes.vms_every_ns, outside.clock, self._noted, self
+        )
         self.stream = st.StreamState(st.Pace(wishes.cadence_ns))
         self.jobs: list[Job] = []
         self.counters = Counters()
@@ -112,6 +116,8 @@ class Engine:
             self._look_at_trees(page)
             self._note_whole()
         self.configuring.poll()
+        self.describing.poll()
+        self._look_at_vms()
         self.tell_owner(ot.Tick())
         self.tell(st.Tick())
 
@@ -220,6 +226,13 @@ class Engine:
             trees.unprotected.look(is_quiet, self._outside.clock.wall_ns())
             self.tell(st.TreesLooked(ready and not page.overflowed, is_changed))
 
+    def _look_at_vms(self) -> None:
+        is_due = self.describing.is_due
+        if is_due and not self.stream.vms_changed:
+            self.tell_owner(ot.Activity())
+        if is_due != self.stream.vms_changed:
+            self.tell(st.VmsLooked(is_due))
+
     def _wants_epoch(self, tail: Position) -> bool:
         new = tail != self._noted.proven or bool(self.not_whole) or self._promises.count > 0
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
@@ -251,6 +264,7 @@ class Engine:
         if plan.why:
             noted.trouble("comparison", f"everything is compared with the newest cut: {plan.why}")
         self._sending = self._sending_of(epoch, plan, page)
+        self.describing.epoch_began(epoch.record.epoch, epoch.record.base.epoch)
         self.shown.standing = "copying" if plan.lacking else "streaming"
         if not plan.lacking:
             self._all_compared()
@@ -393,6 +407,7 @@ class Engine:
                 case st.Protected():
                     assert self._sending is not None, "the epoch began"
                     self._sending.protected(effect)
+                    self.describing.protected(effect.place.cut)
                     self._lacking = effect.lacking
                     self._note_whole()
                     self._noted.publish_proven(effect.position)
@@ -416,6 +431,9 @@ class Engine:
                 self._sending.put_segment(seq)
             case st.ForgetSegment(seq):
                 self._sending.forget_segment(seq)
+            case st.ReadCut():
+                of_vms = self.describing.take(effect.cut) if effect.vms else ()
+                self._sending.build(effect, of_vms)
             case _:
                 self._sending.build(effect)
 

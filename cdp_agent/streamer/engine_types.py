@@ -12,6 +12,8 @@ from cdp_agent.streamer.build import Entropy
 from cdp_agent.streamer.copy import Doubt
 from cdp_agent.streamer.payloads import Journal
 from cdp_agent.streamer.trees import Watcher
+from cdp_agent.streamer.vms import Noted as NotedVms
+from cdp_agent.vms.answer import Line
 from cdp_container.clock import Clock
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import End
@@ -34,6 +36,7 @@ class Lane(enum.Enum):
     WORK = "work"
     BUILD = "build"
     PUT = "put"
+    VMS = "vms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,30 @@ class Job:
 
     lane: Lane
     work: Callable[[], Done]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What hypervisors said; `failure`: why nothing is said of the VMs that `lines` lack."""
+
+    lines: tuple[Line, ...]
+    failure: str = ""
+
+
+class VmSource(Protocol):
+    """Who asks hypervisors, and what was noted of their answers."""
+
+    def ask(self) -> Round:
+        """Ask for every VM; takes long, and never for ever. Called by one thread at a time."""
+        ...
+
+    def load_noted(self) -> NotedVms:
+        """What was protected last; nothing where that is not known."""
+        ...
+
+    def save_noted(self, noted: NotedVms) -> None:
+        """Note it durably; raises CdpError."""
+        ...
 
 
 class Local(Protocol):
@@ -94,6 +121,7 @@ class Outside:
         configured: what this site wants the configuration to be; called by jobs.
         start_packing: how the builder packs frames; None packs them in its own thread.
         watcher: of the file trees; None where there are none.
+        vms: who asks hypervisors; None where there are no VMs to ask for.
     """
 
     store: Store
@@ -109,6 +137,7 @@ class Outside:
     before_put: Callable[[int], None] = lambda _: None
     configured: Configured = lambda in_force: in_force
     watcher: Watcher | None = None
+    vms: VmSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +149,7 @@ class Wishes:
     operator: str
     software: str
     copy_bytes_per_second: float = math.inf
+    vms_every_ns: int = 60_000_000_000
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import orjson
 
 from cdp_agent.releases import release_members
 from cdp_agent.streamer import steps
+from cdp_agent.streamer.describing import vm_members
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.payloads import Journal
 from cdp_agent.streamer.settings import FACTS_NAME
@@ -100,6 +101,7 @@ def describe(
         ),
         "not_whole": [names[space] for space in engine.not_whole],
         "trees": _trees(engine, identity),
+        "vms": vm_members(engine.describing.state),
         "window_bytes": steps.window_bytes(stream),
         "troubles": _troubles(engine),
         "last_error": engine.shown.last_error,

@@ -41,6 +41,7 @@ class LocalDirectory:
         self._boot = self.boot()
         self._sources = settings.identity.active
         self._trees = settings.identity.trees
+        self._vms = settings.identity.vms
         self._agent_file: object = None
         self._served = volumes_served((i, s.space, s.size_bytes) for i, s in self._sources.items())
 
@@ -61,7 +62,7 @@ class LocalDirectory:
         return page
 
     def _look_at_trees(self) -> None:
-        """No page tells of them: agent.json does, and is never changed in place."""
+        """No page tells of them, nor of VMs: agent.json does, and is never changed in place."""
         try:
             found = os.stat(self._directory / IDENTITY_NAME)
         except OSError:
@@ -69,8 +70,11 @@ class LocalDirectory:
         seen = found.st_ino, found.st_mtime_ns, found.st_ctime_ns
         if seen == self._agent_file:
             return
-        if load_identity(self._directory).trees != self._trees:
+        identity = load_identity(self._directory)
+        if identity.trees != self._trees:
             raise VolumesChanged("the streamer begins anew", "other file trees are protected")
+        if identity.vms != self._vms:
+            raise VolumesChanged("the streamer begins anew", "other VMs are described")
         self._agent_file = seen
 
     def shown(self) -> SplitterPage | None:

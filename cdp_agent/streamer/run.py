@@ -23,7 +23,14 @@ from typing import Any, Final
 
 from cdp_agent.releases import released
 from cdp_agent.site_word import configured_by
-from cdp_agent.streamer.control import CONFIGURE_COMMAND, TAKEN, Answer, ControlServer
+from cdp_agent.streamer.control import (
+    CONFIGURE_COMMAND,
+    DESCRIBE_COMMAND,
+    TAKEN,
+    Answer,
+    ControlServer,
+)
+from cdp_agent.streamer.describer import Describer
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Reply, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
@@ -282,6 +289,9 @@ class _Runner:
             before_put=self.limiter.wait,
             configured=configured_by(settings, store, self.entropy),
             watcher=self.watched,
+            vms=Describer(settings.describe, settings.directory, self.clock)
+            if settings.identity.vms
+            else None,
         )
         wishes = Wishes(
             cadence_ns=int(settings.cut_every_seconds * 1e9),
@@ -289,6 +299,7 @@ class _Runner:
             copy_bytes_per_second=settings.copy_bytes_per_second,
             operator=settings.operator,
             software=settings.software,
+            vms_every_ns=int(settings.vms_every_seconds * 1e9),
         )
         return Engine(settings.identity, wishes, outside)
 
@@ -317,6 +328,10 @@ class _Runner:
             if self.engine is not None:  # else it looks when it begins
                 self.engine.configuring.look()
             answer({"ok": True})
+        elif command == DESCRIBE_COMMAND and self.engine is not None:
+            self.engine.describing.ask_now(lambda: answer({"ok": True}))
+        elif command == DESCRIBE_COMMAND:
+            answer({"ok": False, "error": self.connecting.why})
         elif command == PLAN_COMMAND and self.engine is not None:
             self.engine.planning.ask(request, answer)
         elif command == PLAN_COMMAND:

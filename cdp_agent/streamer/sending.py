@@ -6,7 +6,7 @@ here: what is built and put, and when (`steps`), and the bytes (`build`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from cdp_agent.streamer.put import PutResult, put_object
 from cdp_agent.streamer.trees import Trees
 from cdp_container.errors import JournalDamaged
 from cdp_container.format.assemble import SealedObject
+from cdp_container.format.index import Record
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -119,15 +120,17 @@ class Sending:
 
     # --- reading and sealing -------------------------------------------------------------------
 
-    def build(self, effect: st.ReadCut | st.SealSegment | st.WriteCatalog) -> None:
-        """Read a cut or a round, seal a segment, or write a catalog."""
+    def build(
+        self, effect: st.ReadCut | st.SealSegment | st.WriteCatalog, of_vms: Sequence[Record] = ()
+    ) -> None:
+        """Read a cut or a round, seal a segment, or write a catalog; `of_vms`: what the cut says of VMs."""
         builder = self._builder
 
         def work() -> Done:
             try:
                 match effect:
                     case st.ReadCut():
-                        read = builder.read(effect)
+                        read = builder.read(effect, of_vms)
                         return lambda: self._cut_read(effect, read)
                     case st.SealSegment():
                         sealed, built = builder.seal(effect)

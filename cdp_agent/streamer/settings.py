@@ -16,6 +16,7 @@ from cdp_container.format.codec import ZSTD_LEVEL
 CADENCE_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 30
 RPO_TARGET_SECONDS: Final = 30.0
+VMS_EVERY_SECONDS: Final = 60.0
 FACTS_NAME: Final = "streamer.json"
 """What the streamer shows of itself, in the journal directory; here for those who need no streamer."""
 
@@ -40,6 +41,8 @@ class StreamerSettings:
         copy_bytes_per_second: what a copy reads of the volumes.
         compression_level: of zstd.
         limits: of bytes and requests per second, with their schedule.
+        describe: the command that asks hypervisors for the VMs.
+        vms_every_seconds: how often it is started.
         operator: who started the run, for the epoch record.
         software: name and version, for the records.
     """
@@ -57,5 +60,7 @@ class StreamerSettings:
     seal_credentials: bool | None = None
     retention: Callable[[], Retention | None] = lambda: None
     replicas: Callable[[], Sequence[str] | None] = lambda: None
+    describe: Sequence[str] = ()
+    vms_every_seconds: float = VMS_EVERY_SECONDS
     operator: str = ""
     software: str = ""

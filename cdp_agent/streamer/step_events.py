@@ -38,6 +38,7 @@ from cdp_agent.streamer.step_types import (
     TailMoved,
     Tick,
     TreesLooked,
+    VmsLooked,
 )
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE as NO_POSITION
@@ -67,6 +68,8 @@ def take(state: StreamState, event: Event, now_ns: int) -> Step:
             return replace(state, tail=tail, tail_seen_ns=seen_ns, applied=applied), ()
         case TreesLooked(ready, trees_changed):
             return replace(state, trees_ready=ready, trees_changed=trees_changed), ()
+        case VmsLooked(vms_changed):
+            return replace(state, vms_changed=vms_changed), ()
         case AskedFor(asked):
             assert len(state.asked) < ASKED_MAX
             return replace(state, asked=(*state.asked, asked)), ()
@@ -273,7 +276,7 @@ def _catalog_ended(state: StreamState, event: CatalogEnded, now_ns: int) -> Step
     if event.outcome is PutOutcome.STORED or state.catalog_failures + 1 == CATALOG_ATTEMPTS_MAX:
         done = list(state.catalogs)
         done[event.level] = event.number
-        return replace(state, catalogs=(done[0], done[1]), catalog_failures=0, catalog_at_ns=0), ()
+        return replace(state, catalogs=tuple(done), catalog_failures=0, catalog_at_ns=0), ()
     if event.outcome is PutOutcome.THROTTLED:
         state = _slowed(state, now_ns)
     failures = state.catalog_failures

@@ -17,6 +17,7 @@ from typing import Final
 
 from cdp_agent.streamer.step_events import Step, changed, take
 from cdp_agent.streamer.step_types import (
+    CATALOG_SEGMENTS,
     Asked,
     AskProof,
     Event,
@@ -36,8 +37,6 @@ WINDOW_BYTES_MAX: Final = 64 << 20
 FLYING_MAX: Final = 64
 """Sealed segments that are not acknowledged, however small: each is tried again by itself, and a store that
 takes none would meet more requests with every cut. Cuts wait meanwhile, and are the wider."""
-CATALOG_SEGMENTS: Final = (16, 256)
-"""How many segments a catalog of each level bundles."""
 
 
 def step(state: StreamState, event: Event, now_ns: int) -> Step:
@@ -110,11 +109,11 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         announce=state.announce or state.cut == 0,
         trees=_may_take(state),
         lacking_trees=state.trees,
+        vms=True,
     )
     changed_trees = state.trees_changed and not effect.trees
-    return replace(state, reading=True, asked=rest, taking=asked, fixed=(), trees_changed=changed_trees), (
-        effect,
-    )
+    state = replace(state, reading=True, asked=rest, taking=asked, fixed=(), trees_changed=changed_trees)
+    return replace(state, vms_changed=False), (effect,)
 
 
 def _copy(state: StreamState, source: int | None) -> Step:
@@ -128,6 +127,7 @@ def _copy(state: StreamState, source: int | None) -> Step:
         copy=source,
         announce=state.cut == 0,
         lacking_trees=state.lacking_trees,  # it is the instant of the cut before
+        vms=state.cut == 0,
     )
     return replace(state, reading=True, copying=True), (effect,)
 
@@ -137,7 +137,7 @@ def _is_new(state: StreamState) -> bool:
     in_journal = state.copy_from != NO_POSITION or state.tail != state.position
     # That a tree is whole again may be all that there is to say, and nothing else asks for a cut then.
     in_trees = (state.trees_changed or bool(state.lacking_trees)) and _may_take(state)
-    return in_journal or in_trees or _may_answer(state)
+    return in_journal or in_trees or state.vms_changed or _may_answer(state)
 
 
 def _may_take(state: StreamState) -> bool:
@@ -231,10 +231,11 @@ def _next_catalog(state: StreamState) -> WriteCatalog | None:
     """The next catalog over protected segments; the wider one first, as it replaces narrow ones."""
     if state.catalog_busy:
         return None
-    for level in (1, 0):
+    for level in reversed(range(len(CATALOG_SEGMENTS))):
         width = CATALOG_SEGMENTS[level]
         number = state.catalogs[level] + 1
-        narrower_done = level == 0 or state.catalogs[0] * CATALOG_SEGMENTS[0] >= number * width
+        narrower = level - 1
+        narrower_done = level == 0 or state.catalogs[narrower] * CATALOG_SEGMENTS[narrower] >= number * width
         if state.protected.seq >= number * width and narrower_done:
             return WriteCatalog(level, number, (number - 1) * width + 1, number * width)
     return None

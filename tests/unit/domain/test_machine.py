@@ -54,7 +54,7 @@ WEB = Description(
     left_out=("a TPM and its state",),
 )
 
-WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 DISKS = st.lists(
     st.builds(
         Disk,
