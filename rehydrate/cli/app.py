@@ -27,6 +27,7 @@ from rehydrate.cli.options import (
     Replica,
     Time,
     To,
+    TreeNames,
     TreePlaces,
     Trees,
     Volumes,
@@ -86,6 +87,7 @@ def points(
 def plan(
     address: Address,
     volume: Volumes = None,
+    tree: TreeNames = None,
     at: At = None,
     time: Time = None,
     marker: Marker = None,
@@ -105,6 +107,7 @@ def plan(
             volume or [],
             assume_rate,
             json,
+            tree or (),
         )
     )
 

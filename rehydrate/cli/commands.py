@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdp_container.clock import SystemClock
 from cdp_container.console import answer, printable, say
@@ -31,6 +31,10 @@ from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
 from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.restore import Source
+
+if TYPE_CHECKING:
+    from cdp_container.domain.namespace import Tree
+    from rehydrate.tree_totals import TreeTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,26 @@ def points(access: Access, last: int | None, plot: Path | None, as_json: bool) -
     return 0
 
 
-def plan(access: Access, choice: Choice, names: list[str], rate: int | None, as_json: bool) -> int:
-    """`rehydrate plan`."""
-    with _planned(access, choice, names) as (_, made):
-        members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND)
+def plan(
+    access: Access,
+    choice: Choice,
+    names: list[str],
+    rate: int | None,
+    as_json: bool,
+    trees: Sequence[str] = (),
+) -> int:
+    """`rehydrate plan`; volumes that are not named are left out where trees are."""
+    with _planned(access, choice, names, trees) as (source, made):
+        found = [_totals_of(source, made, one) for one in made.trees]
+        members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND, found)
         _answer(members, as_json, views.plan_text(members))
     return 0
+
+
+def _totals_of(source: Source, made: RestorePlan, tree: Tree) -> TreeTotals:
+    from rehydrate.tree_totals import totals_of
+
+    return totals_of(source, made.branch, tree)
 
 
 def history(access: Access, as_json: bool) -> int:
@@ -186,14 +204,16 @@ def _all_contents(container: Container) -> Contents:
 
 @contextmanager
 def _planned(
-    access: Access, choice: Choice, names: list[str], tolerant: bool = False
+    access: Access, choice: Choice, names: list[str], trees: Sequence[str]
 ) -> Iterator[tuple[Source, RestorePlan]]:
     flow = Flow()
     with _container(access, flow.refused) as container:
         container.require_key()
-        with closing(container.gather(scope_of(container.history, choice), at_once=flow)) as contents:
+        scope = scope_of(container.history, choice)
+        with closing(container.gather(scope, at_once=flow, keeps_names=bool(trees))) as contents:
             _tell(notes_of(container, contents))
-            made = plan_restore(container, contents, choice, names, tolerant)
+            wants_volumes = bool(names) or not trees
+            made = plan_restore(container, contents, choice, names, trees=trees, volumes=wants_volumes)
             _tell(made.notes)
             yield Source(container.store, container.keys, contents, flow), made
 

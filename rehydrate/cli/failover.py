@@ -249,7 +249,10 @@ def _check_all(run: _Run, container: Container, note: FailoverNote) -> _Made:
         for place in plan.trees:
             if place.rules is None:
                 run.report(f"note: {_UNKNOWN_RULES.format(place.tree.name)}")
-        failover_trees.check_trees(source, made, plan.trees, plan.settings, note.trees, run.where.delete)
+        for tree in failover_trees.check_trees(
+            source, made, plan.trees, plan.settings, note.trees, run.where.delete
+        ):
+            run.report(views.tree_plan_line(views.tree_plan_members(tree)))
         with _own_hints():
             check_fit(source, made, paths, _targets(note, made.cut.place, paths))
         return plan

@@ -27,7 +27,7 @@ from rehydrate.rehearsal.stages import Stages
 from rehydrate.restore import Source
 from rehydrate.tree_sources import TreePlace
 from rehydrate.tree_target import Ways
-from rehydrate.tree_totals import totals_of
+from rehydrate.tree_totals import TreeTotals, totals_of
 from rehydrate.wanted import Wanted
 
 TREES_BEHIND_SECONDS_MAX: Final = 60.0
@@ -88,13 +88,14 @@ def check_trees(
     settings: AgentSettings,
     begun: Begun,
     delete: bool,
-) -> None:
+) -> list[TreeTotals]:
     """What can be known before anything is claimed: that directories are free, apart, and have room.
 
-    All names are read, and checked whole. Raises TargetNotEmpty, TargetUnsuitable, ConfigInvalid,
-    LocalDiskFull, DamagedObject.
+    All names are read, and checked whole. Gives what each tree takes. Raises TargetNotEmpty,
+    TargetUnsuitable, ConfigInvalid, LocalDiskFull, DamagedObject.
     """
     _check_apart(places, settings)
+    found = []
     for place in places:
         what = f"restore the tree {place.tree.name} into {place.path}"
         holds = _holds(place, what)
@@ -103,9 +104,12 @@ def check_trees(
             raise TargetNotEmpty(
                 what, why, "choose another; --delete makes it the tree, and removes the rest"
             )
-        totals = totals_of(source, made.branch, place.tree).totals
+        found.append(totals_of(source, made.branch, place.tree))
         if not holds:
-            check_room(place.path if place.path.is_dir() else place.path.parent, totals.write_bytes, what)
+            check_room(
+                place.path if place.path.is_dir() else place.path.parent, found[-1].totals.write_bytes, what
+            )
+    return found
 
 
 def _holds(place: TreePlace, what: str) -> str:

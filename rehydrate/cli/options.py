@@ -54,3 +54,6 @@ TreePlaces = Annotated[
 WithoutTrees = Annotated[
     list[str] | None, typer.Option("--without-tree", help="A tree that is not protected any more.")
 ]
+TreeNames = Annotated[
+    list[str] | None, typer.Option("--tree", help="A file tree by its name or id; may be repeated.")
+]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cdp_container.domain.verify_types import Coverage, Report
     from cdp_container.format.place import Place
     from rehydrate.epochs import Epoch
+    from rehydrate.tree_totals import TreeTotals
     from rehydrate.unmerged import Unmerged
 
 POINT_MEMBERS = ("point", "time", "cut_time_ns", "protected", "markers", "notes")
@@ -143,9 +144,9 @@ def _state(point: Point) -> str:
     return state if point.skew is None else f"{state}, skewed"
 
 
-def plan_members(plan: RestorePlan, bytes_per_second: int) -> Members:
-    """A plan with its exact totals."""
-    totals = sum_of(plan.volumes)
+def plan_members(plan: RestorePlan, bytes_per_second: int, trees: Sequence[TreeTotals] = ()) -> Members:
+    """A plan with its exact totals: of its volumes, and of those trees that were looked at."""
+    totals = sum_of(plan.volumes) + sum((tree.totals for tree in trees), Totals())
     place = plan.cut.place
     return {
         "point": point_name(place.epoch, place.cut),
@@ -159,6 +160,7 @@ def plan_members(plan: RestorePlan, bytes_per_second: int) -> Members:
         "assumed_bytes_per_second": bytes_per_second,
         "estimated_seconds": round(totals.seconds(bytes_per_second, ASSUMED_GETS_PER_SECOND), 3),
         "volumes": [_volume_members(volume) for volume in plan.volumes],
+        "trees": [tree_plan_members(tree) for tree in trees],
     }
 
 
@@ -178,6 +180,26 @@ def _totals_members(totals: Totals) -> Members:
         "write_bytes": totals.write_bytes,
         "zero_bytes": totals.zero_bytes,
     }
+
+
+def tree_plan_members(tree: TreeTotals) -> Members:
+    """What one tree takes."""
+    return {
+        "name": tree.tree.name,
+        "names": tree.names,
+        "files_with_content": tree.files,
+        "content_bytes": tree.content_bytes,
+        **_totals_members(tree.totals),
+    }
+
+
+def tree_plan_line(tree: Mapping[str, Any]) -> str:
+    """The same in words."""
+    return printable(
+        f"tree {tree['name']}: {counted(tree['names'], 'name')}, {size_text(tree['content_bytes'])} in "
+        f"{counted(tree['files_with_content'], 'file')}; {counted(tree['gets'], 'GET')}, "
+        f"{size_text(tree['fetch_bytes'])} to fetch"
+    )
 
 
 def plan_text(members: Mapping[str, Any]) -> str:
@@ -201,7 +223,8 @@ def plan_text(members: Mapping[str, Any]) -> str:
     return "\n".join(
         (
             f"point {members['point']} of {members['time']} ({state}{marked})",
-            table(("VOLUME", "SIZE", "OBJECTS", "GETS", "FETCH", "WRITE"), rows),
+            *([table(("VOLUME", "SIZE", "OBJECTS", "GETS", "FETCH", "WRITE"), rows)] if rows else []),
+            *(tree_plan_line(tree) for tree in members["trees"]),
             f"{objects}, {gets}, {counted(members['fetch_bytes'], 'byte')} to fetch",
             f"{counted(members['write_bytes'], 'byte')} to write, about {estimate} at {rate}/s",
         )

@@ -63,6 +63,26 @@ def test_options_that_make_no_sense(run: Run, site: Site, place: Path, options: 
     assert run("restore", place, *options)[0] == 2
 
 
+def test_a_plan_says_what_a_tree_takes(run: Run, site: Site, place: Path) -> None:
+    disk = site.add_volume("disk", 1 << 20)
+    site.cut([write(disk, 0, b"x" * 4096)])
+    small_tree(site).cut()
+    planned = answer(run, "plan", place, "--tree", "home")
+    (tree,) = planned["trees"]
+    assert planned["volumes"] == []
+    assert (tree["name"], tree["names"], tree["files_with_content"], tree["content_bytes"]) == (
+        "home", 4, 2, 10_005,
+    )  # fmt: skip
+    target = place.parent / "there"
+    done = answer(run, "restore", place, "--tree", f"home={target}")
+    for member, did in (("gets", "gets"), ("fetch_bytes", "fetched_bytes")):
+        assert tree[member] == done["trees"][0][did] == planned[member]
+    both = answer(run, "plan", place, "--tree", "home", "--volume", "disk")
+    assert both["fetch_bytes"] > tree["fetch_bytes"]
+    assert "tree home: 4 names" in run("plan", place, "--tree", "home")[1]
+    assert run("plan", place, "--tree", "photos")[0] == 14
+
+
 @pytest.mark.parametrize("words", [["plan"], ["restore", "--target", "x.raw"]], ids=" ".join)
 def test_a_volume_of_a_domain_of_trees_alone(run: Run, site: Site, place: Path, words: list[str]) -> None:
     small_tree(site).cut()

@@ -1,0 +1,228 @@
+"""A volume and a tree protected at a, over to b, back to a: one history, whatever is lost or killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cdp_container.errors import ConfigInvalid
+from tests.e2e.processes import group_members, run
+from tests.e2e.site import BIN, END_SECONDS_MAX, MIB, Site, new_site
+from tests.e2e.test_failback import words_of as failback_words
+from tests.e2e.test_failover import force_word, pids_in
+from tests.e2e.test_failover import words_of as failover_words
+from tests.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync judges"),
+]
+
+VOLUMES = {"db": MIB}
+BIG_BYTES = 6 * MIB
+BIG_FILES = 4
+SEED = 771
+
+
+class Sites:
+    """Both, each with a directory that is its tree; `a` has the tree first."""
+
+    def __init__(self, a: Site, b: Site) -> None:
+        self.a, self.b = a, b
+        self.marked: dict[str, Path] = {}
+
+    def tree(self, site: Site) -> Path:
+        return site.root / ("home" if site is self.a else "elsewhere")
+
+    def configure(self, site: Site) -> None:
+        site.write_config(f"trees: [{{name: home, path: {self.tree(site)}, exclude: ['*.tmp']}}]")
+        text = site.config.read_text()
+        site.config.write_text(text.replace("site: a\n", f"site: {'a' if site is self.a else 'b'}\n"))
+
+    def mark(self, site: Site, name: str) -> None:
+        """A marker at which the tree is whole, and a copy of the tree as it is."""
+        wait_until(lambda: site.marker(name).code == 0, f"the marker {name}", END_SECONDS_MAX)
+        self.marked[name] = site.base / f"as-{name}"
+        subprocess.run(["cp", "-a", str(self.tree(site)), str(self.marked[name])], check=True)
+
+    def assert_marked(self, site: Site) -> None:
+        """Every marker's point, older owners' too, is the tree as it was then."""
+        for name, wanted in self.marked.items():
+            target = site.base / f"of-{name}-{len(list(site.base.iterdir()))}"
+            words = [str(BIN / "rehydrate"), "restore", site.store, "--tree", f"home={target}"]
+            words += ["--marker", name, *site.secret_options()]
+            run(words, site.environment(site.base / "home")).must()
+            assert differences(wanted, target) == [], name
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What rsync would do to make the other one equal: contents, links, attributes, and what is extra."""
+    words = ["rsync", "-aHAXni", "--checksum", "--delete", "--exclude=*.tmp", f"{one}/", f"{other}/"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def populate(tree: Path, rng: random.Random) -> None:
+    (tree / "big").mkdir(parents=True)
+    for number in range(BIG_FILES):
+        (tree / "big" / f"{number}").write_bytes(rng.randbytes(BIG_BYTES))
+    for number in range(60):
+        folder = tree / f"d{number % 6}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"f{number}").write_bytes(rng.randbytes(rng.randrange(1, 30_000)))
+    os.link(tree / "d1" / "f1", tree / "hard")
+    (tree / "link").symlink_to("d1/f1")
+    os.setxattr(tree / "d2" / "f2", "user.colour", b"green")
+    (tree / "d3").chmod(0o2750)
+
+
+def work(tree: Path, rng: random.Random) -> None:
+    """What users do: in place, by rename, links, attributes, removals."""
+    with (tree / "big" / "0").open("r+b") as file:
+        file.seek(rng.randrange(BIG_BYTES - 4096))
+        file.write(rng.randbytes(4096))
+    (tree / "d4").rename(tree / f"moved-{rng.randrange(10**9)}")
+    (tree / "d4").mkdir()
+    (tree / "d4" / "new").write_bytes(rng.randbytes(9000))
+    (tree / "hard").unlink()
+    os.link(tree / "d1" / "f7", tree / "hard")
+    (tree / "d5" / "f5").unlink(missing_ok=True)
+    os.setxattr(tree / "d2" / "f2", "user.colour", rng.randbytes(4))
+    (tree / "d2" / "f8").chmod(rng.choice((0o600, 0o640, 0o755)))
+
+
+@contextmanager
+def two_sites() -> Iterator[Sites]:
+    with new_site(VOLUMES, with_key=True) as a:
+        settings = a.settings.replace(f"{a.base}/a/j", f"{a.base}/r/a/j")
+        b = Site(a.base / "r", a.store, VOLUMES, a.secrets, settings, with_key=True)
+        b.root.mkdir(parents=True)
+        shutil.copy(a.private_key, b.private_key)
+        sites = Sites(a, b)
+        populate(sites.tree(a), random.Random(SEED))
+        sites.configure(a)
+        sites.configure(b)
+        a.init().must()
+        try:
+            yield sites
+        finally:
+            for site in (a, b):
+                for pid in pids_in(site.journal):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                log = site.journal / "agent.log"
+                print(f"--- {site.root}\n{log.read_text() if log.exists() else 'no log'}")
+
+
+def lose(site: Site) -> None:
+    for pid in pids_in(site.journal):
+        os.killpg(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: not group_members(pid), "the agent is dead", END_SECONDS_MAX)  # type: ignore[misc]
+
+
+def killed_amid(words: list[str], site: Site, tree: Path, seen: str) -> None:
+    """Begin a command, and kill it once a path of the tree is there."""
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=site.environment(site.base / "home"),
+        start_new_session=True,
+    )
+    try:
+        wait_until(
+            lambda: (tree / seen).exists() or process.poll() is not None, f"{seen} is there", END_SECONDS_MAX
+        )
+        assert process.poll() is None, "it was too quick to be killed"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stored_bytes(site: Site) -> int:
+    return sum(path.stat().st_size for path in (site.container / "log").rglob("*") if path.is_file())
+
+
+def write_volume(site: Site, image: bytearray, rng: random.Random) -> None:
+    data, offset = rng.randbytes(8192), rng.randrange(200) * 4096
+    with site.client("db") as client:
+        client.write(offset, data)
+    image[offset : offset + len(data)] = data
+
+
+def test_a_tree_goes_over_and_comes_back_with_one_history() -> None:
+    rng, image = random.Random(SEED + 1), bytearray(VOLUMES["db"])
+    with two_sites() as sites:
+        a, b = sites.a, sites.b
+        agent = a.start()
+        write_volume(a, image, rng)
+        sites.mark(a, "at-a")
+        agent.kill_group()  # the site is lost: what follows was never sent
+        tree_a, tree_b = sites.tree(a), sites.tree(b)
+        (tree_a / "never sent").write_bytes(b"only at a")
+        (tree_a / "d0" / "f0").write_bytes(b"diverged")
+        (tree_a / "cache.tmp").write_bytes(b"left out")
+        with (tree_a / "big" / "1").open("r+b") as file:
+            file.write(b"diverged in place")
+        before_bytes = stored_bytes(a)
+
+        # Over to b, killed once in the middle of the tree.
+        force = force_word(b)
+        options = ("--tree", f"home={tree_b}", "--force")
+        killed_amid(failover_words(b, *options, force), b, tree_b, "big/0")
+        assert not (b.journal / "agent.json").exists()
+        done = run(failover_words(b, *options[:2], "--force", force_word(b)), b.environment(b.base / "home"))
+        assert done.must().json["trees"] == [{"name": "home", "path": str(tree_b), "exclude": ["*.tmp"]}]
+        assert differences(sites.marked["at-a"], tree_b) == []
+        assert b.backing("db").read_bytes() == image
+
+        # It goes on as the same tree, and sends next to nothing of it again.
+        sites.mark(b, "first-at-b")
+        assert stored_bytes(a) - before_bytes < BIG_BYTES // 4
+        work(tree_b, rng)
+        write_volume(b, image, rng)
+        sites.mark(b, "at-b")
+        assert stored_bytes(a) - before_bytes < BIG_BYTES // 2
+        sites.assert_marked(b)
+
+        # Back to a, whose tree has diverged; killed once, while b goes on.
+        killed_amid(failback_words(a, "--once"), a, tree_a, "moved-" + moved_in(tree_b))
+        refused = a.agent_command("run")
+        assert "failback" in refused.must(ConfigInvalid.exit_code).err
+        work(tree_b, rng)
+        write_volume(b, image, rng)
+        sites.mark(b, "last-at-b")
+        lose(b)
+        back = run(failback_words(a, "--force", force_word(a)), a.environment(a.base / "home")).must()
+        (told,) = back.json["trees"]
+        assert told["kept"] >= 1 or list(a.journal.glob("diverged-1/trees/*"))
+        assert differences(sites.marked["last-at-b"], tree_a) == []
+        assert (tree_a / "cache.tmp").read_bytes() == b"left out"
+        kept = {path.name: path for path in a.journal.glob("diverged-1/trees/*/**/*") if path.is_file()}
+        assert kept["never sent"].read_bytes() == b"only at a"
+        assert kept["f0"].read_bytes() == b"diverged"
+        assert kept["1"].read_bytes().startswith(b"diverged in place")
+        assert a.backing("db").read_bytes() == image
+
+        # And a goes on.
+        work(tree_a, rng)
+        write_volume(a, image, rng)
+        sites.mark(a, "again-at-a")
+        sites.assert_marked(a)
+        assert stored_bytes(a) - before_bytes < BIG_BYTES
+
+
+def moved_in(tree: Path) -> str:
+    """The end of the name of a directory that was renamed."""
+    (found,) = tree.glob("moved-*")
+    return found.name.removeprefix("moved-")
