@@ -9,8 +9,8 @@ import pytest
 from cdp_agent.streamer import build
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.copying import Copying
-from cdp_agent.streamer.step_types import WriteCatalog
-from cdp_agent.streamer.steps import CATALOG_SEGMENTS, FLYING_MAX
+from cdp_agent.streamer.step_types import CATALOG_SEGMENTS, WriteCatalog
+from cdp_agent.streamer.steps import FLYING_MAX
 from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import SourceIdentity
 from cdp_container.format.assemble import SealedObject
@@ -21,7 +21,8 @@ from cdp_container.format.place import NOWHERE
 from cdp_container.format.seal import WriterKeys
 from cdp_container.journal.record import Record
 
-NARROW, WIDE = CATALOG_SEGMENTS
+NARROW, WIDE = CATALOG_SEGMENTS[0], CATALOG_SEGMENTS[-1]
+WIDEST = len(CATALOG_SEGMENTS) - 1
 
 
 class NoJournal:
@@ -56,7 +57,7 @@ def test_they_are_forgotten_once_they_are_in_the_widest_catalog() -> None:
     for number in range(1, WIDE // NARROW + 1):
         assert builder.catalog(WriteCatalog(0, number, (number - 1) * NARROW + 1, number * NARROW))
     assert len(builder._entries) == WIDE + NARROW
-    assert builder.catalog(WriteCatalog(1, 1, 1, WIDE))
+    assert builder.catalog(WriteCatalog(WIDEST, 1, 1, WIDE))
     assert [entry.seq for entry in builder._entries] == list(range(WIDE + 1, WIDE + NARROW + 1))
     assert builder._entries_bytes == 100 * NARROW
     assert builder.catalog(WriteCatalog(0, WIDE // NARROW + 1, WIDE + 1, WIDE + NARROW))

@@ -386,26 +386,30 @@ def test_catalogs_bundle_what_is_protected_and_are_merged() -> None:
     written = []
     for number in range(1, 257):
         play.protected(number * 100)
-        for _ in range(2):
+        for _ in range(3):
             for catalog in play.all(WriteCatalog):
                 written.append(catalog)
                 play.on(CatalogEnded(catalog.level, catalog.number, STORED))
-    assert written[0] == WriteCatalog(0, 1, 1, 16)
-    assert written[-2] == WriteCatalog(0, 16, 241, 256)
-    assert written[-1] == WriteCatalog(1, 1, 1, 256)
-    assert len(written) == 17
+    assert written[0] == WriteCatalog(0, 1, 1, 8)
+    assert written[8] == WriteCatalog(1, 1, 1, 64)
+    assert written[-3:] == [
+        WriteCatalog(0, 32, 249, 256),
+        WriteCatalog(1, 4, 193, 256),
+        WriteCatalog(2, 1, 1, 256),
+    ]
+    assert len(written) == 32 + 4 + 1
 
 
 def test_a_catalog_that_cannot_be_stored_is_left_out() -> None:
     play = Play().began()
-    for number in range(1, 17):
+    for number in range(1, 9):
         play.protected(number * 100)
     for _ in range(step_events.CATALOG_ATTEMPTS_MAX):
         assert play.one(WriteCatalog).number == 1
         play.on(CatalogEnded(0, 1, UNKNOWN))
         if steps.due_ns(play.state) is not None:
             play.until_due()
-    assert play.state.catalogs == (1, 0)
+    assert play.state.catalogs == (1, 0, 0)
 
 
 def test_nothing_is_protected_at_the_start() -> None:
