@@ -29,6 +29,7 @@ from rehydrate.cli.rehearsal_views import outcome_text, past_members, past_text
 from rehydrate.cli.stage_lines import StageLines
 from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
+from rehydrate.mount.driver import check_fuse
 from rehydrate.rehearsal import past
 from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Reviewed, command_of
 from rehydrate.rehearsal.counting import CountingStore, Counts
@@ -42,6 +43,7 @@ from rehydrate.rehearsal.stages import Stages
 from rehydrate.rehearsal.watch import Watch
 
 _SAMPLE: Final = "sample:"
+_ON_DEMAND: Final = "on-demand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def _keys_of(store: Store) -> list[str]:
 def sampling_of(content: str) -> Sampling:
     """From `--content`. Raises UsageError."""
     seed = int.from_bytes(os.urandom(8))
+    if content == _ON_DEMAND:
+        return Sampling(0.0, seed, on_demand=True)
     if content in ("all", "none"):
         return Sampling(1.0 if content == "all" else 0.0, seed)
     try:
@@ -96,7 +100,7 @@ def sampling_of(content: str) -> Sampling:
     except ValueError:
         percent = -1.0
     if not 0 < percent <= 100:
-        raise UsageError("read --content", f"{content!r} is not all, sample:PERCENT or none")
+        raise UsageError("read --content", f"{content!r} is not all, sample:PERCENT, none or on-demand")
     return Sampling(percent / 100, seed)
 
 
@@ -162,7 +166,11 @@ class _Run:
 
 
 def dr_test(access: Access, asked: Asked, parallel: int | None, output: Output, operator: str) -> int:
-    """`rehydrate dr-test`. Raises ChecksFailed, and whatever ends a restore."""
+    """`rehydrate dr-test`. Raises ChecksFailed, UsageError, and whatever ends a restore."""
+    if asked.sampling.on_demand:
+        if asked.keep:
+            raise UsageError("--keep", "with --content on-demand nothing is restored that could be kept")
+        check_fuse()
     clock = SystemClock()
     opening = _Opening(access, read_secret(access.passphrase_file, access.key_file))
     address = parse_address(access.address).address()

@@ -28,7 +28,7 @@ from rehydrate.cli.stage_lines import StageLines
 from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
 from rehydrate.meant import meant
-from rehydrate.mount.driver import Mount, check_directory
+from rehydrate.mount.driver import Mount, check_directory, check_fuse
 from rehydrate.mount.opened import Ways, mounted, shown_of
 from rehydrate.mount.shown import Shown
 from rehydrate.plan import Choice
@@ -87,6 +87,7 @@ def mount(asked: Asked) -> int:
     """`rehydrate mount`, until it is unmounted or ended. Raises as a restore, and as `Mount`."""
     asked = replace(asked, directory=asked.directory.absolute())
     check_directory(asked.directory)
+    check_fuse()
     clock = SystemClock()
     flow = Flow(clock)
     secret = read_secret(asked.access.passphrase_file, asked.access.key_file)

@@ -34,7 +34,7 @@ def dr_test(
     at: At = None,
     time: Time = None,
     marker: Marker = None,
-    content: Annotated[str, typer.Option(help="all, sample:PERCENT or none.")] = "all",
+    content: Annotated[str, typer.Option(help="all, sample:PERCENT, none or on-demand.")] = "all",
     check: Annotated[
         list[str] | None, typer.Option(help="A command to run when all is there; may be repeated.")
     ] = None,

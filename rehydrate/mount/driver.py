@@ -167,6 +167,11 @@ class _Hooked:
         self._mount.ended()
 
 
+def check_fuse() -> None:
+    """Raises DeviceError: this machine cannot mount."""
+    _binding()
+
+
 def check_directory(directory: Path) -> None:
     """Raises TargetUnsuitable, TargetNotEmpty: nothing can be mounted there."""
     what = f"mount {directory}"

@@ -148,6 +148,22 @@ class Shown:
         for below in entries:
             yield below.name, self._of(tree, below)
 
+    def walk(self, source: ShownSource) -> Iterator[tuple[bytes, Attributes]]:
+        """Every name of a volume or tree, its own first; others may ask meanwhile."""
+        file = source.file.encode()
+        tree = self._trees.get(file)
+        if tree is None:
+            yield file, self.attributes(file)
+            return
+        assert self._namespace is not None, "there is a tree"
+        entries = self._namespace.walk(tree)
+        while True:
+            with self._lock:
+                entry = next(entries, None)
+            if entry is None:
+                return
+            yield file + b"/" + entry.path if entry.name else file, self._of(tree, entry)
+
     def target(self, path: bytes) -> bytes:
         """Where a symlink leads. Raises FileNotFoundError; OSError where it is none."""
         name = self._name(path)

@@ -91,7 +91,7 @@ class Checks:
             fsck = Fsck(self.directory, self.wanted.limit_seconds, self.hide, self.clock, which_program)
             for source in self.sources:
                 if source.kind == "volume":
-                    yield from fsck.check(source) if self.sampling.is_all else _not_all(source)
+                    yield from fsck.check(source) if self.sampling.is_all else _not_all(source, self.sampling)
         for words in self.wanted.commands:
             yield self._command(words)
 
@@ -111,5 +111,6 @@ class Checks:
         return Verdict("command", name, FAILED, why, ended.seconds, ended.excerpt)
 
 
-def _not_all(source: Restored) -> Iterator[Verdict]:
-    yield Verdict("fsck", source.name, NOT_CHECKED, "not all of its content was fetched")
+def _not_all(source: Restored, sampling: Sampling) -> Iterator[Verdict]:
+    why = "content is fetched on demand" if sampling.on_demand else "not all of its content was fetched"
+    yield Verdict("fsck", source.name, NOT_CHECKED, why)

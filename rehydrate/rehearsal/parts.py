@@ -51,10 +51,14 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How much of the content is fetched: a share of the requests, from 0 to 1, drawn by a seed."""
+    """How much of the content is fetched: a share of the requests, from 0 to 1, drawn by a seed.
+
+    `on_demand`: what is asked for, when it is; the share is 0 then.
+    """
 
     share: float = 1.0
     seed: int = 0
+    on_demand: bool = False
 
     @property
     def is_all(self) -> bool:

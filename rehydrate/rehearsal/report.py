@@ -133,6 +133,8 @@ def content_text(asked: Asked) -> str:
     sampling = asked.sampling
     if sampling.is_all:
         return "all"
+    if sampling.on_demand:
+        return "on-demand"
     return f"sample:{sampling.share * 100:g}" if sampling.share else "none"
 
 

@@ -29,6 +29,7 @@ from rehydrate.rehearsal.checks import Checks, Reviewed, told_of
 from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, Part, Restored, Sampling, Verdict
 from rehydrate.rehearsal.programs import Redaction
+from rehydrate.rehearsal.shown import ShownPart
 from rehydrate.rehearsal.stages import CHECKS, CLEAN_UP, CONTENT, METADATA, NAMESPACE, Stages
 from rehydrate.rehearsal.trees import TreesPart
 from rehydrate.rehearsal.volumes import VolumesPart
@@ -165,6 +166,10 @@ class Rehearsal:
         self.found.notes.append(line)
         self.tell(line)
 
+    def _unreadable(self, error: CdpError) -> None:
+        """Told from any thread; whoever read it got an I/O error."""
+        self._note(f"unreadable: {error}")
+
     # --- stages 1 to 3 ---------------------------------------------------------------------------
 
     def _restore(self, workspace: Workspace) -> None:
@@ -205,7 +210,8 @@ class Rehearsal:
         container.require_key()
         history, choice = container.history, self.asked.choice
         scope = scope_of(history, choice)
-        contents = container.gather(scope, keeps_sums=True, at_once=self.flow, told=told, keeps_names=True)
+        sums = not self.asked.sampling.on_demand
+        contents = container.gather(scope, keeps_sums=sums, at_once=self.flow, told=told, keeps_names=True)
         self._stack.enter_context(closing(contents))
         wanted = meant(container, contents, choice, self.asked.names, self.asked.trees)
         made = plan_restore(
@@ -223,6 +229,10 @@ class Rehearsal:
             self.found.age = self._age(made)
         source = Source(container.store, container.keys, contents, self.flow)
         enter = self._stack.enter_context
+        if self.asked.sampling.on_demand:
+            shown = ShownPart(source, made, workspace.path, self.clock, self._unreadable)
+            self._parts.append(enter(shown))
+            return
         if made.volumes:
             self._parts.append(enter(VolumesPart(source, made.volumes, workspace.path, self.clock)))
         if made.trees:

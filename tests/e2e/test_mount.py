@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import TargetUnsuitable
+from cdp_container.errors import TargetUnsuitable, UsageError
 from tests.e2e.processes import Done, run
 from tests.e2e.site import BIN, MIB, Site, new_site
 from tests.e2e.test_tree_rsync import differences, native_tree
@@ -86,12 +86,13 @@ def checked(*command: str) -> Done:
 
 
 def test_a_point_is_there_as_it_was_and_goes_without_a_trace(site: Site, tree: Path) -> None:
+    before = purposes(site)  # of mounts that were killed
     with mounted(site) as shown:
         assert sorted(os.listdir(shown.directory)) == ["db.raw", "home.tree"]
         assert differences(tree, shown.directory / "home.tree") == ""
         assert filecmp.cmp(shown.directory / "db.raw", site.backing("db"), shallow=False)
         checked("e2fsck", "-f", "-n", str(shown.directory / "db.raw")).must()
-        assert purposes(site) == ["mount"]
+        assert purposes(site) == ["mount", *before]
         with pytest.raises(OSError, match="Read-only file system"):
             (shown.directory / "home.tree" / "new").write_bytes(b"x")
         if not missing_for_loops():
@@ -102,7 +103,7 @@ def test_a_point_is_there_as_it_was_and_goes_without_a_trace(site: Site, tree: P
             assert shown.wait() == 0, shown.said()
         assert not is_mounted(shown.directory)
         assert "Traceback" not in shown.said()
-    assert purposes(site) == []
+    assert purposes(site) == before
 
 
 def _read_by_loop(site: Site, shown: Mounted) -> None:
@@ -150,6 +151,28 @@ def test_what_is_damaged_or_gone_is_an_error_to_who_reads_it(site: Site, tree: P
         largest.write_bytes(kept)
         assert filecmp.cmp(raw, site.backing("db"), shallow=False)
         assert shown.said().count("unreadable:") == 1
+
+
+def test_a_rehearsal_shows_it_and_fetches_what_its_checks_ask(site: Site, tree: Path) -> None:
+    into, history = site.base / "dr", site.base / "history"
+    large = "docs/file 5"
+    check = f"cmp '{tree / large}' '{into}/mount/home.tree/{large}'"
+    base = [str(BIN / "rehydrate"), "dr-test", site.store, "--into", str(into), "--history", str(history)]
+    command = [*base, "--content", "on-demand", "--json", *site.secret_options()]
+    holds_open = "sh -c 'exec sleep 600 <$CDP_DR_VOLUME_DB & test -s $CDP_DR_VOLUME_DB'"
+    done = run([*command, "--check", check, "--check", holds_open], environment(site)).must()
+    report = json.loads(done.out)
+    states = {(one["kind"], one["subject"]): one["state"] for one in report["checks"]}
+    assert [state for (kind, _), state in states.items() if kind == "command"] == ["passed"] * 2
+    assert {state for (kind, _), state in states.items() if kind == "names"} == {"passed"}
+    assert {state for (kind, _), state in states.items() if kind in ("checksums", "fsck")} == {"not checked"}
+    assert (report["outcome"], report["content"], report["rto"]) == ("passed", "on-demand", None)
+    gets = {stage["name"]: stage["requests_by_kind"].get("GET", 0) for stage in report["stages"]}
+    assert gets["content"] == 0
+    assert gets["checks"] > 0
+    assert not into.exists()
+    assert "dr-test" not in purposes(site)
+    run([*command, "--keep"], environment(site)).must(UsageError.exit_code)
 
 
 @pytest.mark.needs(*missing_for_others())
