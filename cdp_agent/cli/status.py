@@ -120,7 +120,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     if not splitter.generation:
         facts |= {"lag_seconds": None, "lag_bytes": None, "lag_unknown": "nothing was ever copied"}
     shown = _read_json(directory / "splitter.json")
-    trees = tree_members(directory, identity, facts)
+    trees = tree_members(directory, identity, facts, load_notes(directory))
     volumes = list(shown.get("volumes", []))
     limit_bytes = splitter.limit_bytes or settings.journal.limit
     return Status(

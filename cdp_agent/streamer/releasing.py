@@ -25,6 +25,8 @@ from cdp_container.journal.shared import SplitterPage
 
 NOTHING_DONE: Final = "nothing was changed; `cdp-agent status` tells more"
 TAKE_BACK_FIRST: Final = "`cdp-agent release --cancel` first"
+TREES_NOT_WHOLE: Final = "not every file tree is wholly in the container yet"
+TREES_HINT: Final = "`cdp-agent status` says why; stop what writes into them, or take one out and `reload`"
 _ON_THE_WAY: Final = frozenset(ot.Phase) - {ot.Phase.ACTIVE, ot.Phase.RELEASING, ot.Phase.RELEASED}
 
 
@@ -137,7 +139,12 @@ class Releasing:
         if page.sync_failed:
             return Told("a disk failed, and may lack what guests wrote", "wait until it is mended")
         answered = refusal(page, bool(machines.not_whole or machines.stream.lacking), 0)
-        return Told() if answered is None else Told(answered.why, answered.hint or NOTHING_DONE)
+        if answered is not None:
+            return Told(answered.why, answered.hint or NOTHING_DONE)
+        if machines.stream.lacking_trees:
+            # Guests would be kept waiting for as long as a first copy takes.
+            return Told(TREES_NOT_WHOLE, TREES_HINT, again=True)
+        return Told()
 
     def _claim(self) -> None:
         if self._machines.run.phase is ot.Phase.IDLE:
@@ -182,7 +189,9 @@ class Releasing:
             return
         self.waits_for = self._missing(page)
         if self.waits_for or self._flushing:
-            self.waits_for = self.waits_for or "everything that guests wrote to be protected"
+            trees = ", and every file tree to be whole in the final cut"
+            lacking = trees if self._machines.stream.lacking_trees else ""
+            self.waits_for = self.waits_for or f"everything that guests wrote to be protected{lacking}"
         elif self._final is None:
             self._ask_flush()
         else:

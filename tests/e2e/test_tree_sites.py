@@ -129,24 +129,29 @@ def lose(site: Site) -> None:
         wait_until(lambda pid=pid: not group_members(pid), "the agent is dead", END_SECONDS_MAX)  # type: ignore[misc]
 
 
-def killed_amid(words: list[str], site: Site, tree: Path, seen: str) -> None:
-    """Begin a command, and kill it once a path of the tree is there."""
-    process = subprocess.Popen(
+def begin(words: list[str], site: Site) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=site.environment(site.base / "home"),
+        text=True,
         start_new_session=True,
     )
+
+
+def killed_amid(words: list[str], site: Site, tree: Path, seen: str) -> None:
+    """Begin a command, and kill it once a path of the tree is there."""
+    process = begin(words, site)
     try:
         wait_until(
             lambda: (tree / seen).exists() or process.poll() is not None, f"{seen} is there", END_SECONDS_MAX
         )
-        assert process.poll() is None, "it was too quick to be killed"
+        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def stored_bytes(site: Site) -> int:
@@ -218,8 +223,22 @@ def test_a_tree_goes_over_and_comes_back_with_one_history() -> None:
         work(tree_a, rng)
         write_volume(a, image, rng)
         sites.mark(a, "again-at-a")
-        sites.assert_marked(a)
         assert stored_bytes(a) - before_bytes < BIG_BYTES
+
+        # By plan to b, which follows meanwhile: what is written before the release is there.
+        (tree_b / "cache.tmp").write_bytes(b"left out")
+        following = begin(failback_words(b), b)
+        work(tree_a, rng)
+        (tree_a / "just before").write_bytes(b"the release")
+        a.agent_command("release", "--to", "b").must()
+        out, err = following.communicate(timeout=END_SECONDS_MAX)
+        assert following.returncode == 0, (out, err)
+        assert differences(tree_a, tree_b) == []
+        (tree_a / "too late").write_bytes(b"x")
+        said = " ".join(a.status().json["problems"])
+        assert "file trees are not protected, as the domain is released to site 'b'" in said
+        sites.mark(b, "again-at-b")
+        sites.assert_marked(b)
 
 
 def moved_in(tree: Path) -> str:

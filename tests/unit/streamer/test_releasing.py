@@ -6,17 +6,21 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cdp_agent.streamer.releasing import Releasing
+from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Notes, save_notes
+from cdp_container.domain.owner_types import Phase
 from cdp_container.errors import LocalDiskFull
 from cdp_container.format.domain import Owner, OwnerState, build_owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE
-from cdp_container.journal.shared import GateLevel
+from cdp_container.journal.shared import GateLevel, SplitterPage
 from tests.unit.streamer.site import DEADLINE_SECONDS, AgentSite
 from tests.waiting import wait_until
 
@@ -154,6 +158,27 @@ def test_a_source_that_is_not_whole_refuses(tmp_path: Path) -> None:
         assert "not every volume is wholly in the container" in answer["error"]
         assert "wait until" in answer["hint"]
     assert site.notes().releasing_to == ""
+
+
+@pytest.mark.parametrize("lacking", [(), (b"t" * 16,)])
+def test_a_tree_that_is_not_whole_refuses_for_now(tmp_path: Path, lacking: tuple[bytes, ...]) -> None:
+    """Else guests could not write for as long as a first copy takes."""
+    saved: list[Notes] = []
+
+    def save(notes: Notes) -> bool:
+        saved.append(notes)
+        return True
+
+    noted = SimpleNamespace(notes=Notes(), save=save, publish_gate=lambda: None)
+    machines = SimpleNamespace(
+        run=SimpleNamespace(phase=Phase.ACTIVE),
+        stream=SimpleNamespace(lacking=(), lacking_trees=lacking),
+        not_whole=(),
+    )
+    releasing = Releasing("site-a", noted, SystemClock(), machines)  # type: ignore[arg-type]  # what it asks
+    told = releasing.begin("site-b", SplitterPage(generation=1, running=True))
+    assert (told.again, bool(told.refused)) == (bool(lacking), bool(lacking))
+    assert bool(saved) is not bool(lacking)
 
 
 def test_another_release_is_refused_while_one_is_under_way(tmp_path: Path) -> None:
