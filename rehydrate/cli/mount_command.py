@@ -18,6 +18,8 @@ from cdp_container.domain.budget import budget_of
 from cdp_container.domain.holding import LOOK_SECONDS, Holding
 from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import CdpError, HoldLost, MissingObject, UsageError, counted
+from cdp_container.format.domain import ObjectName
+from cdp_container.format.place import Place
 from cdp_container.store.api import Store
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
@@ -149,24 +151,24 @@ def _opened(job: _Job) -> tuple[Source, RestorePlan, Shown]:
 
 def _serve(job: _Job, made: RestorePlan, shown: Shown, mount: Mount) -> None:
     """Say that it is there, and keep it held until it is not; to be interrupted is to be ended."""
+    assert job.container is not None, "opened"
     try:
         say(_mounted_text(job, made, shown))
         while not mount.wait(LOOK_SECONDS):
-            _hold_on(job, made)
+            hold_on(job.holding, made.cut.place, job.container.history.owner.ledger)
     except KeyboardInterrupt:
         return
 
 
-def _hold_on(job: _Job, made: RestorePlan) -> None:
+def hold_on(holding: Holding, place: Place, ledger: ObjectName | None) -> None:
     """Hold anew where the hold was taken away: what was collected meanwhile cannot be read, the rest can."""
-    assert job.container is not None, "opened"
     try:
-        job.holding.check()
+        holding.check()
     except HoldLost as error:
         tell(f"{error}: held anew; if something was collected meanwhile and cannot be read, mount again")
-        job.holding.place()
-        with suppress(HoldLost):
-            job.holding.narrow(made.cut.place, job.container.history.owner.ledger)
+        holding.place()
+        with suppress(HoldLost):  # told the next time
+            holding.narrow(place, ledger)
 
 
 def _mounted_text(job: _Job, made: RestorePlan, shown: Shown) -> str:
