@@ -87,7 +87,7 @@ simulate: setup ## Run the simulators over many seeds (SIMULATE_SEEDS=10000), al
 system-bench:
 	@deploy/system-packages.sh demo test bench
 
-bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal)
+bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal|trees)
 	$(PY) -m bench.run
 
 clean: ## Remove what `make` made

@@ -27,6 +27,7 @@ from bench import (
     restic,
     restore,
     stream,
+    trees,
 )
 from bench.knobs import PAIRS, Knobs, knobs
 from bench.machine import load, machine
@@ -46,6 +47,7 @@ GROUPS: Mapping[str, Group] = {
     liveness.GROUP: liveness.measure,
     concurrency.GROUP: concurrency.measure,
     rehearsal.GROUP: rehearsal.measure,
+    trees.GROUP: trees.measure,
 }
 RESULT = Path("build/bench.json")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""Files made in several directories at once: what a file system refuses is done otherwise, told, or ends it."""
+"""Files made in several directories at once: what is refused is done otherwise, told of, or ends it."""
 
 from __future__ import annotations
 
