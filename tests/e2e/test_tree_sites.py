@@ -166,75 +166,96 @@ def write_volume(site: Site, image: bytearray, rng: random.Random) -> None:
 
 
 def test_a_tree_goes_over_and_comes_back_with_one_history() -> None:
-    rng, image = random.Random(SEED + 1), bytearray(VOLUMES["db"])
     with two_sites() as sites:
-        a, b = sites.a, sites.b
+        story = Story(sites, random.Random(SEED + 1))
+        story.lost_at_a()
+        story.over_to_b()
+        story.back_to_a()
+        story.by_plan_to_b()
+
+
+class Story:
+    """The steps, each on from the one before. `image`: of the volume."""
+
+    def __init__(self, sites: Sites, rng: random.Random) -> None:
+        self.sites, self.rng = sites, rng
+        self.image = bytearray(VOLUMES["db"])
+        self.before_bytes = 0
+
+    def change(self, site: Site) -> None:
+        """Something new in tree and volume."""
+        work(self.sites.tree(site), self.rng)
+        write_volume(site, self.image, self.rng)
+
+    def sent_bytes(self) -> int:
+        """Since the first site was lost."""
+        return stored_bytes(self.sites.a) - self.before_bytes
+
+    def lost_at_a(self) -> None:
+        """What follows the marker was never sent."""
+        sites, a = self.sites, self.sites.a
         agent = a.start()
-        write_volume(a, image, rng)
+        write_volume(a, self.image, self.rng)
         sites.mark(a, "at-a")
-        agent.kill_group()  # the site is lost: what follows was never sent
-        tree_a, tree_b = sites.tree(a), sites.tree(b)
-        (tree_a / "never sent").write_bytes(b"only at a")
-        (tree_a / "d0" / "f0").write_bytes(b"diverged")
-        (tree_a / "cache.tmp").write_bytes(b"left out")
-        with (tree_a / "big" / "1").open("r+b") as file:
+        agent.kill_group()
+        tree = sites.tree(a)
+        (tree / "never sent").write_bytes(b"only at a")
+        (tree / "d0" / "f0").write_bytes(b"diverged")
+        (tree / "cache.tmp").write_bytes(b"left out")
+        with (tree / "big" / "1").open("r+b") as file:
             file.write(b"diverged in place")
-        before_bytes = stored_bytes(a)
+        self.before_bytes = stored_bytes(a)
 
-        # Over to b, killed once in the middle of the tree.
-        force = force_word(b)
-        options = ("--tree", f"home={tree_b}", "--force")
-        killed_amid(failover_words(b, *options, force), b, tree_b, "big/0")
+    def over_to_b(self) -> None:
+        """Killed once in the middle of the tree; then it goes on as the same tree, and little is sent."""
+        sites, b, tree = self.sites, self.sites.b, self.sites.tree(self.sites.b)
+        place = ("--tree", f"home={tree}", "--force")
+        killed_amid(failover_words(b, *place, force_word(b)), b, tree, "big/0")
         assert not (b.journal / "agent.json").exists()
-        done = run(failover_words(b, *options[:2], "--force", force_word(b)), b.environment(b.base / "home"))
-        assert done.must().json["trees"] == [{"name": "home", "path": str(tree_b), "exclude": ["*.tmp"]}]
-        assert differences(sites.marked["at-a"], tree_b) == []
-        assert b.backing("db").read_bytes() == image
-
-        # It goes on as the same tree, and sends next to nothing of it again.
+        done = run(failover_words(b, *place, force_word(b)), b.environment(b.base / "home")).must()
+        assert done.json["trees"] == [{"name": "home", "path": str(tree), "exclude": ["*.tmp"]}]
+        assert differences(sites.marked["at-a"], tree) == []
+        assert b.backing("db").read_bytes() == self.image
         sites.mark(b, "first-at-b")
-        assert stored_bytes(a) - before_bytes < BIG_BYTES // 4
-        work(tree_b, rng)
-        write_volume(b, image, rng)
+        assert self.sent_bytes() < BIG_BYTES // 4
+        self.change(b)
         sites.mark(b, "at-b")
-        assert stored_bytes(a) - before_bytes < BIG_BYTES // 2
+        assert self.sent_bytes() < BIG_BYTES // 2
         sites.assert_marked(b)
 
-        # Back to a, whose tree has diverged; killed once, while b goes on.
-        killed_amid(failback_words(a, "--once"), a, tree_a, "moved-" + moved_in(tree_b))
-        refused = a.agent_command("run")
-        assert "failback" in refused.must(ConfigInvalid.exit_code).err
-        work(tree_b, rng)
-        write_volume(b, image, rng)
+    def back_to_a(self) -> None:
+        """Its tree has diverged; killed once, while b goes on."""
+        sites, a, b = self.sites, self.sites.a, self.sites.b
+        tree = sites.tree(a)
+        killed_amid(failback_words(a, "--once"), a, tree, moved_in(sites.tree(b)))
+        assert "failback" in a.agent_command("run").must(ConfigInvalid.exit_code).err
+        self.change(b)
         sites.mark(b, "last-at-b")
         lose(b)
         back = run(failback_words(a, "--force", force_word(a)), a.environment(a.base / "home")).must()
-        (told,) = back.json["trees"]
-        assert told["kept"] >= 1 or list(a.journal.glob("diverged-1/trees/*"))
-        assert differences(sites.marked["last-at-b"], tree_a) == []
-        assert (tree_a / "cache.tmp").read_bytes() == b"left out"
+        assert [told["name"] for told in back.json["trees"]] == ["home"]
+        assert differences(sites.marked["last-at-b"], tree) == []
+        assert (tree / "cache.tmp").read_bytes() == b"left out"
         kept = {path.name: path for path in a.journal.glob("diverged-1/trees/*/**/*") if path.is_file()}
         assert kept["never sent"].read_bytes() == b"only at a"
         assert kept["f0"].read_bytes() == b"diverged"
         assert kept["1"].read_bytes().startswith(b"diverged in place")
-        assert a.backing("db").read_bytes() == image
-
-        # And a goes on.
-        work(tree_a, rng)
-        write_volume(a, image, rng)
+        assert a.backing("db").read_bytes() == self.image
+        self.change(a)
         sites.mark(a, "again-at-a")
-        assert stored_bytes(a) - before_bytes < BIG_BYTES
+        assert self.sent_bytes() < BIG_BYTES
 
-        # By plan to b, which follows meanwhile: what is written before the release is there.
-        (tree_b / "cache.tmp").write_bytes(b"left out")
+    def by_plan_to_b(self) -> None:
+        """It follows meanwhile; what is written before the release is there."""
+        sites, a, b = self.sites, self.sites.a, self.sites.b
         following = begin(failback_words(b), b)
-        work(tree_a, rng)
-        (tree_a / "just before").write_bytes(b"the release")
+        self.change(a)
+        (sites.tree(a) / "just before").write_bytes(b"the release")
         a.agent_command("release", "--to", "b").must()
-        out, err = following.communicate(timeout=END_SECONDS_MAX)
-        assert following.returncode == 0, (out, err)
-        assert differences(tree_a, tree_b) == []
-        (tree_a / "too late").write_bytes(b"x")
+        told, _ = following.communicate(timeout=END_SECONDS_MAX)
+        assert following.returncode == 0, told
+        assert differences(sites.tree(a), sites.tree(b)) == []
+        (sites.tree(a) / "too late").write_bytes(b"x")
         said = " ".join(a.status().json["problems"])
         assert "file trees are not protected, as the domain is released to site 'b'" in said
         sites.mark(b, "again-at-b")
@@ -242,6 +263,6 @@ def test_a_tree_goes_over_and_comes_back_with_one_history() -> None:
 
 
 def moved_in(tree: Path) -> str:
-    """The end of the name of a directory that was renamed."""
+    """The name of a directory that was renamed."""
     (found,) = tree.glob("moved-*")
-    return found.name.removeprefix("moved-")
+    return found.name
