@@ -55,8 +55,8 @@ BOTH |= {b"records": "<8sIIIIII", b"blob": ""}  # §3: parts and the layouts of 
 PARTS = {SEGMENT: BOTH, PACK: BOTH | {b"order": "<QQQ", b"seals": "<16sII", b"keys": "<80s"}}
 PARTS |= {CATALOG: {b"entries": "<H2xIIIQQ32s", b"heads": ""}, LEDGER: {b"runs": "<H6xQQQ32s"}}
 LAYOUTS = {name: layout for parts in PARTS.values() for name, layout in parts.items()}
-NEEDED = dict.fromkeys(b"space+ space= space- name+ name- tree+ tree-".split(), 1) | {b"marker": 0, b"cut": 0}
-RECORDS = NEEDED | {b"vm": 0, b"epoch": 0}  # kinds, and their critical bits
+NEEDED = dict.fromkeys((b"marker", b"cut", b"vm", b"epoch"), 0)  # kinds of records, and their critical bits
+NEEDED |= dict.fromkeys(b"space+ space= space- name+ name- tree+ tree-".split(), 1)
 
 Place = namedtuple("Place", "epoch cut seq")  # §6: a cut and its last segment; all 0: none
 Cut = namedtuple("Cut", "place not_whole time_ns names")  # a complete one; names are those of its markers
@@ -230,7 +230,7 @@ class Object:
         blob, at = self.parts.get(b"blob", b""), 0
         for name, flags, order, key_at, key_bytes, value_at, value_bytes in self.rows[b"records"]:
             name = name.rstrip(b"\0")
-            must(flags & 1 == RECORDS.get(name, 0), f"has a record {name!r} with a wrong critical bit")
+            must(flags & 1 == NEEDED.get(name, 0), f"has a record {name!r} with a wrong critical bit")
             fits = key_bytes <= RECORD_KEY_BYTES_MAX and value_bytes <= RECORD_VALUE_BYTES_MAX
             must(fits and (key_at, value_at) == (at, at + key_bytes), "has a record where it should not be")
             at = value_at + value_bytes

@@ -158,7 +158,7 @@ class CutBuilder:
     def read(self, effect: ReadCut, of_vms: Sequence[Record] = ()) -> CutRead:
         """Read and coalesce the next cut; the bytes follow when its segments are sealed.
 
-        `of_vms`: what it says of them.
+        `of_vms`: what it says of VMs, if it holds anything else or they are due.
 
         Raises:
             PositionUnknown, JournalDamaged: the journal does not hold what it should.
@@ -185,13 +185,15 @@ class CutBuilder:
         marked = [asked for asked in effect.asked if asked.name is not None and reached and not read.refused]
         records = itertools.chain(
             self._space_records() if effect.announce else (),
-            of_vms,
             self._marker_records(marked),
             () if batch is None else self._batch_records(effect.cut, batch),
         )
         contents = self._contents(chunks, batch)
         record = next(records, None)
         content = next(contents, None) if record is None else None
+        if of_vms and (effect.vms_due or record is not None or content is not None):
+            records = itertools.chain(of_vms[1:], () if record is None else (record,), records)
+            record = of_vms[0]
         self._cut = _Cut(marked[0].name if marked else None, record, records, contents, taken_ns, content)
         return replace(read, empty=record is None and content is None)
 

@@ -6,12 +6,12 @@ means for cuts does not belong here (`vms`), nor how the process is run (`descri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from cdp_agent.streamer.engine_types import Done, Job, Lane, Round, VmSource
 from cdp_agent.streamer.noted import Noted as Notes
-from cdp_agent.streamer.vms import Vms, answered, begun, epoch_began, protected, taken
+from cdp_agent.streamer.vms import Vms, answered, begun, epoch_began, offered, protected, taken
 from cdp_container.clock import Clock
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.errors import CdpError
@@ -111,12 +111,14 @@ class Describing:
         if self.state is not None:
             self.state = epoch_began(self.state, epoch, base)
 
-    def take(self, cut: int) -> tuple[Record, ...]:
-        """What this cut says of VMs; it must be taken then."""
-        if self.state is None:
-            return ()
-        self.state, records = taken(self.state, cut)
-        return records
+    def offer(self) -> tuple[Record, ...]:
+        """What the next cut says of VMs, if it comes to be."""
+        return () if self.state is None else offered(self.state)
+
+    def taken(self, cut: int, records: Sequence[Record]) -> None:
+        """This cut says what was offered."""
+        if self.state is not None:
+            self.state = taken(self.state, cut, records)
 
     def protected(self, cut: int) -> None:
         """Note what cuts up to this one say; tried again until that is durable."""

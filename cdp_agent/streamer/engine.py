@@ -9,7 +9,7 @@ becomes of an epoch's objects (`sending`), what is noted on this machine (`noted
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -53,6 +53,7 @@ from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_work import OwnerRequest, OwnerWork, do_work, request_owner
 from cdp_container.errors import JournalDamaged, PositionUnknown
+from cdp_container.format.index import Record
 from cdp_container.format.place import Place
 from cdp_container.format.seal import ReaderKeys
 from cdp_container.journal.position import NOWHERE, Position
@@ -432,14 +433,19 @@ class Engine:
             case st.ForgetSegment(seq):
                 self._sending.forget_segment(seq)
             case st.ReadCut():
-                of_vms = self.describing.take(effect.cut) if effect.vms else ()
-                self._sending.build(effect, of_vms)
+                # Of copies, which are of the instant before, only the first of an epoch.
+                says = effect.copy is None or effect.cut == 1
+                self._sending.build(effect, self.describing.offer() if says else ())
             case _:
                 self._sending.build(effect)
 
     def start(self, job: Job) -> None:
         """Have a job done by whoever drives the engine."""
         self.jobs.append(job)
+
+    def says(self, cut: int, of_vms: Sequence[Record]) -> None:
+        """See `Machines.says`."""
+        self.describing.taken(cut, of_vms)
 
     def may_put(self) -> bool:
         """Whether the lease holds at this moment; asked by any thread."""

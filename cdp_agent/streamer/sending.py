@@ -49,6 +49,10 @@ class Machines(Protocol):
         """Whether the lease holds at this moment; asked by any thread."""
         ...
 
+    def says(self, cut: int, of_vms: Sequence[Record]) -> None:
+        """This cut says so of VMs."""
+        ...
+
     def start(self, job: Job) -> None:
         """Have a job done."""
         ...
@@ -131,7 +135,7 @@ class Sending:
                 match effect:
                     case st.ReadCut():
                         read = builder.read(effect, of_vms)
-                        return lambda: self._cut_read(effect, read)
+                        return lambda: self._cut_read(effect, read, of_vms)
                     case st.SealSegment():
                         sealed, built = builder.seal(effect)
                         return lambda: self._sealed(sealed, built)
@@ -143,7 +147,9 @@ class Sending:
 
         self._machines.start(Job(Lane.BUILD, work))
 
-    def _cut_read(self, effect: st.ReadCut, read: st.CutRead) -> None:
+    def _cut_read(self, effect: st.ReadCut, read: st.CutRead, of_vms: Sequence[Record]) -> None:
+        if not read.empty:
+            self._machines.says(effect.cut, of_vms)
         if effect.trees:  # the cut may end behind the tail that was seen last
             self._machines.look_again()
         tail = self._tail_after_copy()

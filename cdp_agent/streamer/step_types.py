@@ -254,7 +254,7 @@ class ReadCut:
     tells how far it came. `asked` names the cut only if it came all the way. What was acknowledged before
     `taken_ns` of the wall clock lies below `to_position`. With `trees` ask the watcher first: the cut then
     ends where writes were held, or once it was asked for. `lacking_trees` are not whole in a cut to which the
-    watcher gives nothing. With `vms` it says what is new of VMs.
+    watcher gives nothing. With `vms_due` there is news of VMs, which is worth a cut by itself.
     """
 
     cut: int
@@ -266,7 +266,7 @@ class ReadCut:
     announce: bool
     trees: bool = False
     lacking_trees: tuple[bytes, ...] = ()
-    vms: bool = False
+    vms_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         announce=state.announce or state.cut == 0,
         trees=_may_take(state),
         lacking_trees=state.trees,
-        vms=True,
+        vms_due=state.vms_changed,
     )
     changed_trees = state.trees_changed and not effect.trees
     state = replace(state, reading=True, asked=rest, taking=asked, fixed=(), trees_changed=changed_trees)
@@ -127,7 +127,6 @@ def _copy(state: StreamState, source: int | None) -> Step:
         copy=source,
         announce=state.cut == 0,
         lacking_trees=state.lacking_trees,  # it is the instant of the cut before
-        vms=state.cut == 0,
     )
     return replace(state, reading=True, copying=True), (effect,)
 

@@ -110,20 +110,24 @@ def answered(state: Vms, lines: Sequence[Line], failure: str, wall_ns: int) -> V
     return replace(state, values=values, said=said)
 
 
-def taken(state: Vms, cut: int) -> tuple[Vms, tuple[Record, ...]]:
-    """What this cut says of VMs: whatever this epoch did not say yet."""
+def offered(state: Vms) -> tuple[Record, ...]:
+    """What the next cut says of VMs, if there is one: whatever this epoch did not say yet."""
+    new = sorted(vm for vm, value in state.values.items() if state.sent.get(vm) != digest_of(value))
+    return tuple(Record(RECORD, vm, state.values[vm], RECORD_KINDS[RECORD]) for vm in new)
+
+
+def taken(state: Vms, cut: int, records: Sequence[Record]) -> Vms:
+    """This cut says what was offered then; more may be known by now."""
     assert state.epoch > 0, "the epoch began"
-    digests = {vm: digest_of(value) for vm, value in state.values.items()}
-    new = {vm: digest for vm, digest in digests.items() if state.sent.get(vm) != digest}
-    if not new:
-        return state, ()
-    records = tuple(Record(RECORD, vm, state.values[vm], RECORD_KINDS[RECORD]) for vm in sorted(new))
+    if not records:
+        return state
+    new = {record.key: digest_of(record.value) for record in records}
     return replace(
         state,
         has={**state.has, **new},
         sent={**state.sent, **new},
         flying=(*state.flying, (cut, new)),
-    ), records
+    )
 
 
 def protected(state: Vms, cut: int) -> Vms:

@@ -5,7 +5,7 @@ A harness that finds nothing in these would find nothing in the real one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -26,6 +26,7 @@ from cdp_container.domain.owner_types import End
 from cdp_container.errors import DamagedObject
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.domain import Owner
+from cdp_container.format.index import Record as IndexRecord
 from cdp_container.format.layout import ExtentKind
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE, Position
@@ -51,9 +52,9 @@ def resume_at_a_local_note(patch: pytest.MonkeyPatch, world: World) -> None:
     notes: list[Position] = []
     taken = Sending._cut_read
 
-    def noting(self: Sending, effect: st.ReadCut, read: st.CutRead) -> None:
+    def noting(self: Sending, effect: st.ReadCut, read: st.CutRead, of_vms: Sequence[IndexRecord]) -> None:
         notes.append(read.position)
-        taken(self, effect, read)
+        taken(self, effect, read, of_vms)
 
     real = resume.plan_epoch
 
