@@ -155,7 +155,6 @@ class _Crew(Generic[T, R]):
         """Drop what is not begun and wait for the rest."""
         with self._lock:
             self._is_over = True
-            self._ready.clear()
             self._has_work.notify_all()
         for thread in self._threads:
             thread.join()
