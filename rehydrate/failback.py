@@ -148,6 +148,8 @@ class Failback:
         chosen = self._chosen(container, contents, choice)
         self._holding.narrow(chosen.cut.place, container.history.owner.ledger)
         self._open_disks(chosen)
+        if not (self._words.compare_all or (note is not None and (note.at or note.trees_ns))):
+            self.trees.check_there(chosen)
         note = note or self._begin(container.history, contents, chosen)
         if self._words.compare_all and not self._is_held:
             note = replace(note, doubts=tuple((volume.space, _TOLD) for volume in chosen.volumes))

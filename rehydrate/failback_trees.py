@@ -15,7 +15,7 @@ from cdp_container.domain.failback_note import FailbackNote
 from cdp_container.domain.history import History
 from cdp_container.domain.image import Branch
 from cdp_container.domain.tree_settings import is_within
-from cdp_container.errors import counted
+from cdp_container.errors import TargetUnsuitable, counted
 from cdp_container.format.names import shown
 from rehydrate.doubts import SLACK_NS
 from rehydrate.here import Here
@@ -70,6 +70,16 @@ class TreesBack:
             elif is_within(str(here.directory), here.trees[tree.name].path):
                 faults.append(f"{tree.name}/: the journal directory is in it")
         return faults
+
+    def check_there(self, chosen: Chosen) -> None:
+        """Raises TargetUnsuitable: what belongs there may not be mounted; another disk would be filled."""
+        for tree in chosen.trees:
+            path = Path(self._here.trees[tree.name].path)
+            if not path.is_dir() or not any(path.iterdir()):
+                hint = "mount what belongs there; or --compare-all, which restores all of it there"
+                raise TargetUnsuitable(
+                    f"bring {tree.name}/ in {path} back", "it is not there, or empty", hint
+                )
 
     def bring(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cdp_agent.watcher.index import INDEX_NAME
 from cdp_agent.watcher.page import FOLDER as AGENTS_FOLDER
 from cdp_container.domain.failback_note import load_failback, save_failback
 from cdp_container.domain.identity import TreeIdentity
-from cdp_container.errors import ConfigInvalid, DamagedObject, LocalDiskFull
+from cdp_container.errors import ConfigInvalid, DamagedObject, LocalDiskFull, TargetUnsuitable
 from cdp_container.format.names import ROOT, NameType
 from cdp_container.format.place import Place
 from rehydrate import agent_files, tree_evidence
@@ -30,8 +31,10 @@ LONG = b"l" * 3 * 4096
 class World(Overtaken):
     """A site whose directory `home` was its tree when it was overtaken, and the other site's writes."""
 
-    def __init__(self, tmp_path: Path, exclude: tuple[str, ...] = ()) -> None:
-        super().__init__(tmp_path, {"disk": 1 << 16})
+    def __init__(
+        self, tmp_path: Path, exclude: tuple[str, ...] = (), volumes: tuple[str, ...] = ("disk",)
+    ) -> None:
+        super().__init__(tmp_path, dict.fromkeys(volumes, 1 << 16))
         self.home = Tree(self.site, "home")
         for name in (b"same", b"theirs", b"both", b"mine"):
             self.home.file(name, name * 3000)
@@ -88,6 +91,40 @@ def test_a_directory_that_nobody_wrote_becomes_the_cut_and_nothing_is_kept(world
     assert world.back() == place
     assert_same(world.path, world.home.at[place])
     assert (world.path / "theirs").stat().st_ino == inode
+    assert not world.kept().exists()
+
+
+def test_a_domain_of_trees_alone(tmp_path: Path) -> None:
+    world = World(tmp_path, volumes=())
+    place = world.overtaken()
+    (world.path / "extra").write_bytes(b"only here")
+    assert world.back() == place
+    assert_same(world.path, world.home.at[place])
+    world.assert_kept({"extra": b"only here"})
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_directory_that_is_gone_or_not_mounted_is_filled_only_where_told(world: World, empty: bool) -> None:
+    place = world.overtaken()
+    shutil.rmtree(world.path)
+    if empty:
+        world.path.mkdir()
+    for _ in range(2):
+        with pytest.raises(TargetUnsuitable, match="empty"):
+            world.back()
+    assert world.back(Words(compare_all=True)) == place
+    assert_same(world.path, world.home.at[place])
+
+
+def test_a_later_failback_knows_the_cut_before_as_its_own(world: World) -> None:
+    """What the first one brought is no evidence, though the other site wrote on since."""
+    world.overtaken()
+    world.back()
+    world.home.write(b"fresh", b"again" * 1000, mtime_ns=9)
+    world.home.remove(b"theirs")
+    place = world.home.cut()
+    assert world.back() == place
+    assert_same(world.path, world.home.at[place])
     assert not world.kept().exists()
 
 
