@@ -153,6 +153,27 @@ def test_no_more_than_are_fixed_are_begun_before_one_ends() -> None:
     assert list(Flow(fixed=5).run(work, items(), identity)) == list(range(40))
 
 
+def test_bytes_that_would_be_too_many_wait_while_requests_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowing, "BYTES_IN_FLIGHT_MAX", 100)
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            if number == 4:
+                assert begun.acquire(timeout=30)
+                assert begun.acquire(timeout=30)
+                assert not begun.acquire(timeout=0.1)
+                may_end.set()
+            yield 50
+
+    def work(item: int) -> int:
+        begun.release()
+        assert may_end.wait(timeout=30)
+        return item
+
+    assert list(Flow(fixed=16).run(work, items(), identity)) == [50] * 20
+
+
 def test_a_large_request_that_ends_makes_room_for_many_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowing, "BYTES_IN_FLIGHT_MAX", 100)
     together = threading.Barrier(10)
