@@ -22,6 +22,8 @@ from tests.trees import Tree
 from tests.unit.rehydrate.trees import source_of
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 KIB, MIB = 1 << 10, 1 << 20
 DISK_BYTES = 3 * MIB + 512
 
