@@ -256,9 +256,9 @@ class Round:
         digest = digest_of(record.value)
         if row is None or row.digest != digest:
             self.gathered.name(tree.row, path, record)
-        if row is not None and row.file is not None and row.file != file:
-            self._orphans.add(row.file)
         self._index.put_name(tree.row, path, row, kind, file, stamp, digest)
+        if row is not None and row.file is not None and row.file != file:
+            self._lose_name(tree, row.file)
 
     # --- files ------------------------------------------------------------------------------
 
@@ -350,7 +350,12 @@ class Round:
         self._directories.discard((tree.number, path))
         tree.troubles.pop(path, None)
         if file is not None:
-            self._orphans.add(file)
+            self._lose_name(tree, file)
+
+    def _lose_name(self, tree: Tree, file: int) -> None:
+        """It may have been written through the name that it had, of which only that name's event told."""
+        self._orphans.add(file)
+        self._linked.extend((tree, other) for other in self._index.names_of(file))
 
     # --- the end ----------------------------------------------------------------------------
 

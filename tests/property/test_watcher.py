@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cdp_agent.watcher.gathered import Limits
-from tests.unit.watcher.model import Site, assert_same, directory_entries
+from tests.unit.watcher.model import FreeHold, Site, assert_same, directory_entries
+from tests.unit.watcher.test_take import ActingHold
 
 PATHS = ("a", "b", "c\udcff", "d.tmp", "a/a", "a/b", "b/a", "b/c", "a/a/b", "a/a/a")
 paths = st.sampled_from(PATHS).map(Path)
@@ -88,6 +89,17 @@ class TreeMachine(RuleBasedStateMachine):
     def link(self, old: Path, new: Path) -> None:
         self.attempt(lambda: os.link(self.at(old), self.at(new), follow_symlinks=False))
 
+    @rule(old=paths, new=paths, byte=st.integers(0, 255), whole=st.booleans())
+    def write_linked(self, old: Path, new: Path, byte: int, whole: bool) -> None:
+        """Known by several names, written through one."""
+        self.attempt(lambda: self.openable(old).touch())
+        self.link(old, new)
+        self.take(lose=False)
+        if whole:
+            self.site.settle()
+        self.write_in_place(new, 0, byte)
+        self.take(lose=False)
+
     @rule(path=paths)
     def symlink(self, path: Path) -> None:
         self.attempt(lambda: os.symlink("a/../elsewhere", self.at(path)))
@@ -151,6 +163,14 @@ class TreeMachine(RuleBasedStateMachine):
         if not lose and not taken.not_whole and not taken.skewed:
             assert_same(self.site.container.entries(), directory_entries(self.site.tree))
 
+    @rule(path=paths, offset=st.sampled_from((0, 4096, 1 << 20)), byte=st.integers(0, 255))
+    def take_while_it_is_written(self, path: Path, offset: int, byte: int) -> None:
+        """Before the hold, and under it: what was read for this batch is read again."""
+        self.write_in_place(path, offset + 8192, byte)
+        self.site.new_hold = lambda: ActingHold(lambda: self.write_in_place(path, offset, byte))
+        self.take(lose=False)
+        self.site.new_hold = FreeHold
+
     @rule()
     def settle(self) -> None:
         self.site.settle()
@@ -184,7 +204,7 @@ class TreeMachine(RuleBasedStateMachine):
 
 TestTrees = TreeMachine.TestCase
 TestTrees.settings = settings(
-    max_examples=40,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

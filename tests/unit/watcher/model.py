@@ -103,10 +103,13 @@ class Container:
         return found
 
     def check(self) -> None:
-        """Every name but the root has its directory, at every cut."""
-        for tree, path in self.names:
+        """Every name but the root has its directory, and names of one space agree, at every cut."""
+        links: dict[bytes, Name] = {}
+        for (tree, path), said in self.names.items():
             if path:
                 assert self.names[tree, path.rpartition(b"/")[0]].type is NameType.DIRECTORY, path
+            if said.space is not None:
+                assert links.setdefault(said.space, said) == said, path
 
     def check_spaces(self) -> None:
         """No space is without a name, once all was told."""

@@ -1,0 +1,188 @@
+"""All names of a file are told as one; what is read twice for a batch is told whole; what appears is walked.
+
+Each test is of one line of the watcher without which something of the container would be wrong for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cdp_agent.watcher.dirty import DEEP, LOOK, READ
+from cdp_agent.watcher.gathered import Gathered, Limits
+from cdp_agent.watcher.round import Round
+from cdp_agent.watcher.tree_root import open_root
+from tests.unit.watcher.model import FreeHold, Site
+from tests.unit.watcher.test_take import ActingHold
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    (site.tree / "a").mkdir()
+    (site.tree / "a/f").write_bytes(b"first")
+    (site.tree / "wide").write_bytes(b"".join(bytes([number]) * BLOCK for number in range(1, 5)))
+    os.link(site.tree / "a/f", site.tree / "g")
+    os.link(site.tree / "a/f", site.tree / "a/h")
+    site.begin()
+    site.settle()
+    yield site
+    site.close()
+
+
+def put(path: Path, offset: int, data: bytes) -> None:
+    """Write in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+# --- hard links --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("through", ["a/f", "g", "a/h"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: put(path, 0, b"longer than it was"),
+        lambda path: os.truncate(path, 2),
+        lambda path: path.chmod(0o600),
+        lambda path: os.setxattr(path, "user.test", b"x"),
+        lambda path: os.utime(path, ns=(1, 2)),
+    ],
+    ids=["written", "cut", "mode", "attribute", "time"],
+)
+def test_what_is_done_through_one_name_is_told_of_all(
+    site: Site, through: str, change: Callable[[Path], object]
+) -> None:
+    change(site.tree / through)
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_what_is_done_through_a_new_name_is_told_of_the_old_ones(site: Site) -> None:
+    os.link(site.tree / "g", site.tree / "new")
+    put(site.tree / "new", 0, b"through the new one")
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_a_name_that_another_file_takes_leaves_the_others_as_they_are(site: Site) -> None:
+    (site.tree / "other").write_bytes(b"another")
+    os.rename(site.tree / "other", site.tree / "g")
+    put(site.tree / "a/f", 0, b"FIRST")
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_what_was_written_through_a_name_that_is_gone_since(site: Site) -> None:
+    put(site.tree / "g", 0, b"through g")
+    (site.tree / "g").unlink()
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_what_was_written_through_a_name_that_another_file_has_since(site: Site) -> None:
+    (site.tree / "other").write_bytes(b"another")
+    put(site.tree / "g", 0, b"through g")
+    os.rename(site.tree / "other", site.tree / "g")
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_what_was_written_through_a_name_that_moved_away_with_its_directory(site: Site) -> None:
+    put(site.tree / "a/f", 0, b"through a")
+    os.rename(site.tree / "a", site.directory / "away")
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_names_agree_though_a_limit_ends_the_batch(site: Site) -> None:
+    site.watcher._limits = Limits(records=1)
+    os.rename(site.tree / "g", site.tree / "a/renamed")
+    put(site.tree / "a/renamed", 0, b"written since")
+    for _ in range(8):
+        site.take()
+    site.settle()
+    site.assert_same()
+
+
+def test_a_renamed_file_has_one_name_though_a_limit_ends_the_batch(site: Site) -> None:
+    site.watcher._limits = Limits(records=1)
+    os.rename(site.tree / "wide", site.tree / "0")
+    put(site.tree / "0", 0, b"written since")
+    with site.watcher.events.lock:
+        site.watcher.events.overflow()
+    site.settle()
+    site.assert_same()
+
+
+# --- read twice in one batch -------------------------------------------------------------------
+
+
+def test_what_did_not_change_again_under_the_hold_is_told_too(site: Site) -> None:
+    put(site.tree / "wide", 0, b"before the hold")
+    site.new_hold = lambda: ActingHold(lambda: put(site.tree / "wide", 2 * BLOCK, b"under the hold"))
+    taken = site.take()
+    assert (taken.not_whole, taken.skewed) == ((), ())
+    site.assert_same()
+
+
+def test_what_was_undone_again_under_the_hold_is_told_too(site: Site) -> None:
+    put(site.tree / "wide", 0, b"\xff")
+    site.new_hold = lambda: ActingHold(lambda: put(site.tree / "wide", 0, b"\1"))
+    assert site.take().skewed == ()
+    site.assert_same()
+
+
+def test_what_was_cut_and_grew_under_the_hold_is_told_too(site: Site) -> None:
+    def cut_and_grow() -> None:
+        os.truncate(site.tree / "wide", BLOCK + 10)
+        os.truncate(site.tree / "wide", 3 * BLOCK)
+
+    put(site.tree / "wide", 3 * BLOCK, b"before the hold")
+    site.new_hold = lambda: ActingHold(cut_and_grow)
+    assert site.take().skewed == ()
+    site.new_hold = FreeHold
+    site.assert_same()
+
+
+def test_a_file_of_several_names_is_read_again_under_the_hold(site: Site) -> None:
+    put(site.tree / "g", 0, b"BEFORE")
+    site.new_hold = lambda: ActingHold(lambda: put(site.tree / "a/h", 0, b"UNDER!"))
+    assert site.take().skewed == ()
+    site.assert_same()
+
+
+# --- directories that appear -------------------------------------------------------------------
+
+
+def test_a_directory_that_appears_is_to_be_walked(site: Site) -> None:
+    os.mkdir(site.tree / "made")
+    os.mkdir(site.directory / "moved")
+    os.rename(site.directory / "moved", site.tree / "moved")
+    (site.tree / "file").write_bytes(b"x")
+    site.watcher.events.drain()
+    bits = site.watcher.dirty.of(0)
+    assert (bits[b"made"], bits[b"moved"], bits[b"file"]) == (LOOK | DEEP, LOOK | DEEP, LOOK | READ)
+    site.settle()
+    site.assert_same()
+
+
+@pytest.mark.parametrize(("bits", "walked"), [(LOOK, []), (LOOK | DEEP, [b"a"])])
+def test_what_appeared_is_walked_though_it_is_known_and_watched(
+    site: Site, bits: int, walked: list[bytes]
+) -> None:
+    """Its watches may have the paths of where it was meanwhile."""
+    watcher, tree = site.watcher, site.watcher.trees[0]
+    site.take()
+    assert open_root(tree, watcher._index, watcher.dirty, watcher.events)
+    made = Round(watcher._index, watcher.events, site.clock, os.urandom, Gathered(Limits(), lambda: True))
+    assert made.look(tree, b"a", bits)
+    assert [scan.path for scan in tree.deep] == walked
+    tree.reset()
