@@ -16,7 +16,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         build, "take_batch", lambda records, bytes_max: coalesce.take_batch(records, 24, 60_000)
     )
-    monkeypatch.setattr(steps, "CATALOG_SEGMENTS", (2, 4, 16))
+    monkeypatch.setattr(steps, "CATALOG_SEGMENTS", (4, 8, 16))
     monkeypatch.setattr(steps, "PUTS_MAX", 4)
     monkeypatch.setattr(steps, "WINDOW_BYTES_MAX", 40_000)
     monkeypatch.setattr(seal, "AESGCM", CountingGCM)
