@@ -146,21 +146,22 @@ def make(directory: Path, segments: int) -> None:
     entries: list[Entry] = []
     for number, built in enumerate(site.segments(disk, later), 1):
         at = directory / ("container" if number <= segments else "later")
-        _write(at / built.key, built.data, cut_ns(number), is_real=number > segments - TAIL)
+        put_file(at / built.key, built.data, cut_ns(number), is_real=number > segments - TAIL)
         head_bytes = parse_preamble(built.data, built.key).head_length
         head = built.data[:head_bytes]
         entries.append(Entry(ObjectKind.SEGMENT, 1, number, len(built.data), built.digest, head))
         if number in (segments - TAIL, later - TAIL) or len(entries) == CATALOG_SEGMENTS:
             catalog = site.catalog(entries, number)
-            _write(at / catalog.key, catalog.data, cut_ns(number), is_real=True)
+            put_file(at / catalog.key, catalog.data, cut_ns(number), is_real=True)
             entries = []
     for at, newest in ((directory / "later", later), (directory / "container", segments)):
         site.protect(Place(1, newest, newest))
         owner = store.get(OWNER_KEY).data
-        _write(at / OWNER_KEY, owner, cut_ns(newest), is_real=True)
+        put_file(at / OWNER_KEY, owner, cut_ns(newest), is_real=True)
 
 
-def _write(path: Path, data: bytes, stored_ns: int, *, is_real: bool) -> None:
+def put_file(path: Path, data: bytes, stored_ns: int, *, is_real: bool) -> None:
+    """A file of the container as it was stored then; one that is not real has its length alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         if is_real:
@@ -181,7 +182,7 @@ def grow(directory: Path) -> None:
 
 def look(directory: Path) -> dict[str, Any]:
     """A pass up to its plan."""
-    found = look_only(_around(directory), Wishes(software="bench"))
+    found = look_only(around_of(directory), Wishes(software="bench"))
     return {
         "objects": len(found.alive.objects),
         "kept": len(found.kept),
@@ -191,7 +192,7 @@ def look(directory: Path) -> dict[str, Any]:
 
 def usage(directory: Path) -> dict[str, Any]:
     """The account of the container."""
-    found = look_at(_around(directory), Wishes(software="bench"))
+    found = look_at(around_of(directory), Wishes(software="bench"))
     assert found.known is not None, found.doubts
     inventories = open_inventories(str(directory / "container"))
     seen = survey(inventories, found.known, found.now_ns, {})
@@ -200,7 +201,8 @@ def usage(directory: Path) -> dict[str, Any]:
     return {kind.value: amount.bytes for kind, amount in seen.usage.amounts.items() if amount.bytes}
 
 
-def _around(directory: Path) -> Around:
+def around_of(directory: Path) -> Around:
+    """Of a pass over it."""
     site = Long(MemoryStore(SystemClock()), 1)
     store = DirectoryStore(directory / "container")
     collector = Collector(store, (), site.domain, "site-a", dict, lambda _: None, lambda _: None)

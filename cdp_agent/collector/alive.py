@@ -16,7 +16,7 @@ from cdp_agent.collector.counting import Past, check_facts, counting
 from cdp_agent.collector.intervals import Found, State, glanced, runs_by_age, shown_of, updated
 from cdp_agent.collector.lines import lines_of
 from cdp_agent.collector.live_records import live_records
-from cdp_agent.collector.remembered import Remembered
+from cdp_agent.collector.remembered import Remembered, numbered
 from cdp_agent.collector.results import pieces_of
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.extents.beneath import OldestData
@@ -69,7 +69,7 @@ class AliveObjects:
     """See `alive_types.Alive`; good until `remembered` changes."""
 
     def __init__(
-        self, state: State, found: list[Found], records: dict[int, list[int]], retained: Collection[Place]
+        self, state: State, found: list[Found], records: dict[int, Ints], retained: Collection[Place]
     ) -> None:
         self._state = state
         self._found = {each.number: each for each in found}
@@ -86,7 +86,8 @@ class AliveObjects:
 
     def records(self, key: str) -> list[int]:
         """See `Alive`."""
-        return self._records.get(self._rows[key], [])
+        found: list[int] = self._records.get(self._rows[key], np.zeros(0, dtype=np.int64)).tolist()
+        return found
 
     def pieces(self, key: str) -> Table:
         """See `Alive`. Raises CacheDamaged."""
@@ -139,18 +140,21 @@ class AliveObjects:
         live["is_void"] = pieces["frame"] == NONE_U32
         for name in ("epoch", "seq", "cut"):
             live[name] = runs[name]
-        spaces = np.frombuffer(b"".join(self._state.tables.spaces), dtype="V16")
         if len(live):
-            live["space"] = spaces[runs["space"]]
+            live["space"] = self._state.tables.spaces[runs["space"]]
         return live
 
     def over_data(self, pieces: Table) -> Flags:
         """See `Alive`. Raises CacheDamaged."""
         over = np.zeros(len(pieces), dtype=np.bool_)
-        for number, space in enumerate(self._state.tables.spaces):
-            ours = np.flatnonzero(pieces["space"] == np.frombuffer(space, dtype="V16")[0])
-            if len(ours):
-                over[ours] = self._over_data(pieces[ours], number)
+        if not len(pieces):
+            return over
+        spaces, of = numbered(pieces["space"])
+        order = np.argsort(of, kind="stable")
+        firsts = np.searchsorted(of[order], np.arange(len(spaces)))
+        for space, ours in zip(spaces, np.split(order, firsts[1:]), strict=True):
+            number = int(np.flatnonzero(self._state.tables.spaces == space)[0])
+            over[ours] = self._over_data(pieces[ours], number)
         return over
 
     def _over_data(self, pieces: Table, space: int) -> Flags:
@@ -214,7 +218,7 @@ def _ordinals(runs: Table, pieces: Table) -> tuple[Ints, Ints]:
 
 
 def _objects(
-    state: State, found: list[Found], records: dict[int, list[int]], retained: Collection[Place]
+    state: State, found: list[Found], records: dict[int, Ints], retained: Collection[Place]
 ) -> Table:
     tables = state.tables
     rows, live_rows, share = _shares(state, found)
@@ -243,8 +247,9 @@ def _shares(state: State, found: list[Found]) -> tuple[Ints, Ints, Floats]:
     """For each object: extents that count, how many are visible, which share of what frames hold that is."""
     tables = state.tables
     count = len(tables.facts)
-    counted = tables.runs[state.counting.runs]
-    rows = np.bincount(counted["object"], weights=counted["count"], minlength=count).astype(np.int64)
+    counted = state.counting.runs
+    of, weights = tables.runs["object"][counted], tables.runs["count"][counted]
+    rows = np.bincount(of, weights=weights, minlength=count).astype(np.int64)
     whole = np.bincount(tables.runs["object"], weights=tables.runs["frame_bytes"], minlength=count)
     live_rows = np.zeros(count, dtype=np.int64)
     live: Floats = np.zeros(count, dtype=np.float64)

@@ -5,10 +5,12 @@ Where they are kept, and which objects count, does not belong here (remembered, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -71,14 +73,21 @@ cover of `[start, end)`, below all extents of its cut, which a record lays.
 EXTENT: Final = np.dtype([("start", "<i8"), ("length", "<u4"), ("frame", "<u4"), ("share", "<f4")])
 """An extent; `share`: the stored bytes of its frame per raw byte, 0 in a void."""
 
+NAME: Final = np.dtype(
+    [("row", "<i4"), ("epoch", "<i8"), ("cut", "<i8"), ("seq", "<i8"), ("high", "<u8"), ("low", "<u8")]
+)
+"""A record of a name, there or gone: its row in the object, its place, its key's digest. There are many."""
+
 KEPT_ALWAYS: Final = frozenset({"space=", "space-", "tree-", "epoch"})
 """Records that are live whatever is newer: they cover, or are asked for by their key alone."""
 
 _VALUED: Final = frozenset({"space+", "space=", "space-", "marker", "cut"})
 """Records whose values are remembered."""
 
+_NAMES: Final = frozenset({"name+", "name-"})
+_DIGEST: Final = struct.Struct("<QQ")
 _COVERING_END: Final = np.iinfo(np.int64).max
-_LENGTHS: Final = struct.Struct("<III")
+_LENGTHS: Final = struct.Struct("<IIII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,8 @@ class ObjectFacts:
         fact: one row of type FACT.
         runs: of type RUN.
         spaces: the ids that `runs` number.
+        records: but those of names.
+        names: of type NAME.
     """
 
     fact: Table
@@ -107,6 +118,7 @@ class ObjectFacts:
     spaces: tuple[bytes, ...]
     records: tuple[RecordFact, ...] = ()
     not_whole: tuple[bytes, ...] = ()
+    names: Table = field(default_factory=lambda: np.zeros(0, dtype=NAME))
 
 
 def facts_of(found: Found, seen: Seen) -> tuple[ObjectFacts, Table]:
@@ -118,10 +130,14 @@ def facts_of(found: Found, seen: Seen) -> tuple[ObjectFacts, Table]:
     if head is None:
         raise KeyMissing(f"read {found.key}", "it is sealed, and there is no index key")
     places = _places(head)
-    records = tuple(
-        _record_fact(head, row, record, places[record.order or 0])
-        for row, record in enumerate(head.index.iter_records())
-    )
+    records: list[RecordFact] = []
+    names: list[tuple[int, ...]] = []
+    for row, record in enumerate(head.index.iter_records()):
+        place = places[record.order or 0]
+        if record.name in _NAMES:
+            names.append((row, *_numbers(place), *_digest(record.key)))
+        else:
+            records.append(_record_fact(head, row, record, place))
     extents, runs = _tables(head, places)
     spaces = list(head.index.spaces)
     covers = _covers(head, records, spaces, len(runs))
@@ -129,8 +145,9 @@ def facts_of(found: Found, seen: Seen) -> tuple[ObjectFacts, Table]:
         fact=_fact(found, seen, len(extents), int(frame_rows(head.index.frame_table)["stored_length"].sum())),
         runs=np.concatenate((runs, covers)),
         spaces=tuple(spaces),
-        records=records,
+        records=tuple(records),
         not_whole=seen.preamble.not_whole,
+        names=np.array(names, dtype=NAME),
     )
     return facts, extents
 
@@ -191,9 +208,16 @@ def _record_fact(head: Head, row: int, record: Record, place: Place) -> RecordFa
     return RecordFact(row, place, record.name, record.key, value)
 
 
-def _covers(head: Head, records: tuple[RecordFact, ...], spaces: list[bytes], first: int) -> Table:
+def _digest(key: bytes) -> tuple[int, int]:
+    """Of a name's key; that two have one does not happen."""
+    high, low = _DIGEST.unpack(hashlib.blake2b(key, digest_size=_DIGEST.size).digest())
+    return high, low
+
+
+def _covers(head: Head, records: Sequence[RecordFact], spaces: list[bytes], first: int) -> Table:
     """The covers that records lay; spaces that no extent names are added to the list."""
     covers: list[tuple[float, ...]] = []
+    numbers = {space: number for number, space in enumerate(spaces)}
     for record in records:
         if record.name == "space=":
             start = (record.value or {}).get("size_bytes")
@@ -205,9 +229,10 @@ def _covers(head: Head, records: tuple[RecordFact, ...], spaces: list[bytes], fi
         else:
             continue
         if start < _COVERING_END:
-            if record.key not in spaces:
+            if record.key not in numbers:
+                numbers[record.key] = len(spaces)
                 spaces.append(record.key)
-            number, space, place = first + len(covers), spaces.index(record.key), record.place
+            number, space, place = first + len(covers), numbers[record.key], record.place
             covers.append(
                 (number, space, place.epoch, place.cut, place.seq, COVER_ROW, 0, start, _COVERING_END, 0.0)
             )
@@ -226,16 +251,25 @@ def packed(facts: ObjectFacts) -> bytes:
         rest["not_whole"] = [space.hex() for space in facts.not_whole]
     spaces, runs = b"".join(facts.spaces), facts.runs.tobytes()
     more = json.dumps(rest).encode() if rest else b""
-    return _LENGTHS.pack(len(runs), len(spaces), len(more)) + facts.fact.tobytes() + runs + spaces + more
+    names = facts.names.tobytes()
+    lengths = _LENGTHS.pack(len(runs), len(spaces), len(names), len(more))
+    return b"".join((lengths, facts.fact.tobytes(), runs, spaces, names, more))
 
 
-def split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """The parts of packed facts: the FACT row, the RUN rows, the spaces' ids, and the rest."""
-    runs, spaces, _ = _LENGTHS.unpack_from(data)
+def split(data: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """The parts of packed facts: the FACT row, the RUN rows, the spaces' ids, the NAME rows, and the rest."""
+    runs, spaces, names, _ = _LENGTHS.unpack_from(data)
     at_runs = _LENGTHS.size + FACT.itemsize
     at_spaces = at_runs + runs
-    at_rest = at_spaces + spaces
-    return data[_LENGTHS.size : at_runs], data[at_runs:at_spaces], data[at_spaces:at_rest], data[at_rest:]
+    at_names = at_spaces + spaces
+    at_rest = at_names + names
+    return (
+        data[_LENGTHS.size : at_runs],
+        data[at_runs:at_spaces],
+        data[at_spaces:at_names],
+        data[at_names:at_rest],
+        data[at_rest:],
+    )
 
 
 def unpacked_rest(data: bytes) -> tuple[tuple[RecordFact, ...], tuple[bytes, ...]]:
@@ -243,7 +277,7 @@ def unpacked_rest(data: bytes) -> tuple[tuple[RecordFact, ...], tuple[bytes, ...
     if not data:
         return (), ()
     rest = json.loads(data)
-    places: dict[Place, Place] = {}  # of a tree's names there may be millions: they share what is the same
+    places: dict[Place, Place] = {}  # of removed files there may be many: they share what is the same
     records = []
     for row, epoch, cut, seq, name, key, value in rest.get("records", ()):
         place = Place(epoch, cut, seq)

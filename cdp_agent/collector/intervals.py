@@ -71,12 +71,12 @@ class _Grouped:
 
 
 def _groups(state: State) -> _Grouped:
-    runs = state.tables.runs[state.counting.runs]
-    numbers = state.lines.numbers_of(runs["epoch"], runs["seq"])
+    table, at = state.tables.runs, state.counting.runs
+    numbers = state.lines.numbers_of(table["epoch"][at], table["seq"][at])
     within = numbers != NO_INTERVAL
-    runs, numbers = runs[within], numbers[within]
-    order = np.lexsort((*_ages(state.tables, runs), -numbers))[::-1]
-    runs, numbers = runs[order], numbers[order]
+    at, numbers = at[within], numbers[within]
+    order = np.lexsort((*_ages(state.tables, table[at]), -numbers))[::-1]
+    runs, numbers = table[at[order]], numbers[order]  # once: of files there are millions
     begins = _begins(numbers)
     bounds = np.append(begins, len(runs))
     return _Grouped(runs, numbers[begins], bounds, _is_free(state.tables, runs, begins))

@@ -17,25 +17,24 @@ from cdp_agent.collector.facts import KEPT_ALWAYS, RecordFact
 from cdp_agent.collector.lines import NO_INTERVAL, Lines
 from cdp_agent.collector.remembered import Tables
 from cdp_container.domain.ledgers import Ledger
+from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
 from cdp_container.format.layout import ObjectKind
 from cdp_container.format.place import Place
 
 _OF_CUTS: Final = frozenset({"cut", "skew"})
 """Records that tell of one cut alone, which their key names."""
-_SAME_KEY: Final = {"name-": "name+"}
-"""Of a path counts what was said of it last: that it is there, or that it is gone."""
 _CUT_KEY: Final = struct.Struct("<QQ")
 _PLACES: Final = np.dtype([("epoch", "<i8"), ("seq", "<i8")])
 
 
 def live_records(
     tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines, retained: Collection[Place]
-) -> dict[int, list[int]]:
-    """For each object (row) in force that has live records, their rows in its records part."""
+) -> dict[int, Ints]:
+    """For each object (row) in force that has live records, their rows in its records part, sorted."""
     asked_for = {(place.epoch, place.cut) for place in (*retained, past.newest, *past.bases.values())}
     newest: dict[tuple[int, str, bytes], tuple[Place, int, int, int]] = {}
-    live: dict[int, list[int]] = {}
+    live = live_names(tables, counts, past, ledger, lines)
     for row, record, number, kind in _counted(tables, counts, past, ledger, lines):
         if record.name in _OF_CUTS:
             if _named(record) in asked_for:
@@ -43,12 +42,44 @@ def live_records(
         elif record.name in KEPT_ALWAYS:
             live.setdefault(row, []).append(record.row)
         elif number != NO_INTERVAL:
-            key = number, _SAME_KEY.get(record.name, record.name), record.key
+            key = number, record.name, record.key
             this = record.place, kind, row, record.row
             newest[key] = max(newest.get(key, this), this)
     for _, _, row, record_row in newest.values():
         live.setdefault(row, []).append(record_row)
-    return {row: sorted(found) for row, found in live.items()}
+    return {row: np.sort(np.array(found, dtype=np.int64)) for row, found in live.items()}
+
+
+def live_names(
+    tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines
+) -> dict[int, list[int]]:
+    """The same of names, not sorted: of a path counts what was said of it last, that it is there or gone."""
+    names = tables.names
+    if not len(names):
+        return {}
+    in_force = np.zeros(len(tables.keys), dtype=np.bool_)
+    in_force[counts.objects] = True
+    at = np.flatnonzero(in_force[names["object"]])
+    intervals = lines.numbers_of(names["epoch"][at], names["seq"][at])
+    kinds = tables.facts["kind"][names["object"][at]]
+    wanted = intervals != NO_INTERVAL
+    of_packs = np.flatnonzero(kinds == ObjectKind.PACK)
+    wanted[of_packs] &= row_counts(names[at[of_packs]][["epoch", "seq"]], past, ledger)
+    at, intervals, kinds = at[wanted], intervals[wanted].astype(np.int32), kinds[wanted].astype(np.int8)
+    high, low = names["high"][at], names["low"][at]
+    places = names["seq"][at], names["cut"][at], names["epoch"][at]
+    order = np.lexsort((names["row"][at], names["object"][at], kinds, *places, intervals, low, high))
+    is_last = np.zeros(len(order), dtype=np.bool_)
+    is_last[-1:] = True
+    for column in (high, low, intervals):
+        ordered = column[order]
+        is_last[:-1] |= ordered[1:] != ordered[:-1]
+    newest = at[order[is_last]]
+    newest = newest[np.argsort(names["object"][newest], kind="stable")]
+    objects, firsts = np.unique(names["object"][newest], return_index=True)
+    beyonds = [*firsts[1:].tolist(), len(newest)]
+    found_in = zip(objects.tolist(), firsts.tolist(), beyonds, strict=False)
+    return {row: names["row"][newest[first:beyond]].tolist() for row, first, beyond in found_in}
 
 
 def _named(record: RecordFact) -> tuple[int, int]:

@@ -5,7 +5,7 @@ Which objects there are, and which of them count, does not belong here (reading,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from cdp_agent.collector.cache import Cache, CacheDamaged, checksum
 from cdp_agent.collector.facts import (
     EXTENT,
     FACT,
+    NAME,
     RUN,
     ObjectFacts,
     RecordFact,
@@ -32,11 +33,20 @@ PART_ROWS: Final = 4096
 KEEP_OBJECTS: Final = 4096
 """New objects after which all so far are made durable: what a pass that is killed need not read again."""
 
+_PARTS_MAX: Final = 1 << 32
+"""More than any object has."""
+
 LOAD_OBJECTS: Final = 256
 """Facts of so many objects are read at once; a big pack's are a few MiB."""
 
 RUNS: Final = np.dtype([*((name, RUN[name]) for name in RUN.names or ()), ("object", "<i8")])
 """A RUN with the object's row in the tables, and the space's number among all."""
+
+NAMES: Final = np.dtype([*((name, NAME[name]) for name in NAME.names or ()), ("object", "<i4")])
+"""A NAME with the object's row in the tables."""
+
+SPACE: Final = np.dtype("V16")
+"""The id of a space."""
 
 
 @dataclass(slots=True)
@@ -48,18 +58,20 @@ class Tables:
         keys: in the container.
         facts: of type FACT.
         runs: of type RUNS, by object and then in their order.
-        spaces: the ids that `runs` number.
-        records: by row, of those that have any.
+        spaces: the ids (SPACE) that `runs` number.
+        records: by row, of those that have any; but those of names.
         not_whole: by row, of those that have any.
+        names: of type NAMES, by object and then in their order.
     """
 
     ids: Ints
     keys: list[str]
     facts: Table
     runs: Table
-    spaces: list[bytes]
+    spaces: Table
     records: dict[int, tuple[RecordFact, ...]] = field(default_factory=dict)
     not_whole: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
+    names: Table = field(default_factory=lambda: np.zeros(0, dtype=NAMES))
 
 
 class Remembered:
@@ -114,87 +126,84 @@ class Remembered:
     def extents_of(self, runs: Table) -> Table:
         """The extents (EXTENT) of some runs of RUNS, one after another. Raises CacheDamaged.
 
-        Where several of an object follow each other it is read but once.
+        What was kept together is read but once, whatever order the runs have: files have one extent each.
         """
-        found: list[Table] = []
-        for row, first, count in _stretches(runs):
-            number = int(self.tables().ids[row])
-            found.append(self._rows(number, first, count))
-        rows = np.concatenate(found) if found else np.zeros(0, dtype=EXTENT)
-        if len(rows) != int(runs["count"].sum()):
-            raise CacheDamaged("an object has not as many extents as its runs")
+        counts = runs["count"]
+        before = np.cumsum(counts) - counts
+        count = int(counts.sum())
+        objects = np.repeat(runs["object"], counts)
+        numbers = np.repeat(runs["first"] - before, counts) + np.arange(count)
+        order = np.lexsort((numbers, objects))
+        parts = objects[order] * _PARTS_MAX + numbers[order] // PART_ROWS
+        begins = np.flatnonzero(np.diff(parts, prepend=-1)).tolist()
+        rows = np.zeros(count, dtype=EXTENT)
+        for low, high in zip(begins, [*begins[1:], count], strict=False):
+            row, part = divmod(int(parts[low]), _PARTS_MAX)
+            where = order[low:high]
+            within = numbers[where] - part * PART_ROWS
+            found = self._part(int(self.tables().ids[row]), part)
+            if within[-1] >= len(found):
+                raise CacheDamaged("an object has not as many extents as its runs")
+            rows[where] = found[within]
         return rows
 
-    def _rows(self, number: int, first: int, count: int) -> Table:
-        low, high = first // PART_ROWS, (first + count - 1) // PART_ROWS
-        parts = [
-            data
-            for (data,) in self.cache.checked(
-                "SELECT data, crc FROM extents WHERE object = ? AND part BETWEEN ? AND ? ORDER BY part",
-                number,
-                low,
-                high,
-            )
-        ]
-        rows = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype=EXTENT)
-        return rows[first - low * PART_ROWS :][:count]
-
-
-def _stretches(runs: Table) -> Iterator[tuple[int, int, int]]:
-    """(object, first, count): neighbouring runs of one object that go on in each other are one."""
-    if len(runs) == 0:
-        return
-    ends = runs["first"] + runs["count"]
-    goes_on = (runs["object"][1:] == runs["object"][:-1]) & (runs["first"][1:] == ends[:-1])
-    begins = np.flatnonzero(np.concatenate((np.array([True]), ~goes_on)))
-    lasts = np.concatenate((begins[1:], np.array([len(runs)]))) - 1
-    firsts = runs["first"][begins]
-    yield from zip(
-        runs["object"][begins].tolist(), firsts.tolist(), (ends[lasts] - firsts).tolist(), strict=True
-    )
+    def _part(self, number: int, part: int) -> Table:
+        statement = "SELECT data, crc FROM extents WHERE object = ? AND part = ?"
+        found = [data for (data,) in self.cache.checked(statement, number, part)]
+        return np.frombuffer(b"".join(found), dtype=EXTENT)
 
 
 def _loaded(cache: Cache) -> Tables:
     ids: list[int] = []
     keys: list[str] = []
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    spaces: dict[bytes, int] = {}
-    numbers: list[list[int]] = []
-    lists: dict[bytes, list[int]] = {}
-    tables = Tables(np.zeros(0, dtype=np.int64), keys, np.zeros(0), np.zeros(0), [])
+    parts: tuple[list[bytes], list[bytes], list[bytes], list[bytes]] = ([], [], [], [])
+    tables = Tables(np.zeros(0, dtype=np.int64), keys, np.zeros(0), np.zeros(0), np.zeros(0, dtype=SPACE))
     try:
         for row, (number, key, data) in enumerate(
             cache.checked("SELECT id, key, data, crc FROM objects ORDER BY id", at_once=LOAD_OBJECTS)
         ):
-            fact, runs, names, rest = split(data)
+            *tabled, rest = split(data)
             ids.append(number)
             keys.append(key)
-            parts[0].append(fact)
-            parts[1].append(runs)
-            if names not in lists:
-                ids_of = [names[at : at + 16] for at in range(0, len(names), 16)]
-                lists[names] = [spaces.setdefault(space, len(spaces)) for space in ids_of]
-            numbers.append(lists[names])
+            for found, part in zip(parts, tabled, strict=True):
+                found.append(part)
             if rest:
                 tables.records[row], tables.not_whole[row] = unpacked_rest(rest)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise CacheDamaged(f"a row is no object: {error}") from error
     tables.ids = np.array(ids, dtype=np.int64)
     tables.facts = np.frombuffer(b"".join(parts[0]), dtype=FACT)
-    tables.spaces = list(spaces)
-    counts = [len(part) // RUN.itemsize for part in parts[1]]
-    tables.runs = _all_runs(np.frombuffer(b"".join(parts[1]), dtype=RUN), counts, numbers)
+    tables.runs = _of_objects(parts[1], RUN, RUNS)
+    firsts = np.cumsum([0, *(len(part) // SPACE.itemsize for part in parts[2])])[:-1]
+    tables.spaces, numbers = numbered(np.frombuffer(b"".join(parts[2]), dtype=SPACE))
+    if len(tables.runs):
+        tables.runs["space"] = numbers[firsts[tables.runs["object"]] + tables.runs["space"]]
+    tables.names = _of_objects(parts[3], NAME, NAMES)
     return tables
 
 
-def _all_runs(runs: Table, counts: Sequence[int], numbers: list[list[int]]) -> Table:
-    """Runs with their object, and with spaces numbered among all instead of in their object."""
-    table = np.zeros(len(runs), dtype=RUNS)
-    for name in RUN.names or ():
-        table[name] = runs[name]
-    table["object"] = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-    known = np.array([number for each in numbers for number in each], dtype=np.int64)
-    before = np.cumsum([0, *(len(each) for each in numbers)])[:-1]
-    if len(table):
-        table["space"] = known[before[table["object"]] + table["space"]]
+def _of_objects(parts: list[bytes], kind: np.dtype[np.void], with_object: np.dtype[np.void]) -> Table:
+    """The rows of all objects, each with its object; `parts` are let go of on the way, as they are many."""
+    counts = [len(part) // kind.itemsize for part in parts]
+    table = np.zeros(sum(counts), dtype=with_object)
+    at = 0
+    for first in range(0, len(parts), LOAD_OBJECTS):
+        rows = np.frombuffer(b"".join(parts[first : first + LOAD_OBJECTS]), dtype=kind)
+        parts[first : first + LOAD_OBJECTS] = [b""] * len(parts[first : first + LOAD_OBJECTS])
+        for name in kind.names or ():
+            table[name][at : at + len(rows)] = rows[name]
+        at += len(rows)
+    table["object"] = np.repeat(np.arange(len(counts)), counts)
     return table
+
+
+def numbered(ids: Table) -> tuple[Table, Ints]:
+    """The ids of spaces, each once, and for every one its number among them."""
+    halves = np.frombuffer(ids.tobytes(), dtype="<u8").reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    ordered = halves[order]
+    is_new = np.ones(len(order), dtype=np.bool_)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[order] = np.cumsum(is_new) - 1
+    return ids[order[is_new]], numbers

@@ -9,7 +9,7 @@ only bytes are lost. How packs are filled does not belong here (packing), nor wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -93,19 +93,17 @@ def alike(pieces: Table) -> Ints:
     return np.zeros(len(pieces), dtype=np.int64)
 
 
-def warmth_of(
-    spaces: Sequence[bytes], runs: Table, extents: Table, lasts: Mapping[int, int], turn: float
-) -> Warmth:
+def warmth_of(spaces: Table, runs: Table, extents: Table, lasts: Mapping[int, int], turn: float) -> Warmth:
     """From what was written lately.
 
     Args:
-        spaces: the ids that `runs` number.
+        spaces: the ids (SPACE) that `runs` number.
         runs: RUNS of segments.
         extents: theirs (EXTENT), one after another.
         lasts: for every epoch that counts the last seq.
         turn: see `Warmth`.
     """
-    numbers = np.array([_number(space) for space in spaces], dtype=np.uint64)
+    numbers = _numbers(spaces)
     of = np.repeat(runs["space"], runs["count"])
     data = extents["frame"] != NONE_U32
     regions = _regions(numbers[of[data]], extents["start"][data])
@@ -118,10 +116,6 @@ def warmth_of(
         before[epoch] = newest
         newest += lasts[epoch]
     return Warmth(written / mean, before, newest, max(turn, 1.0))
-
-
-def _number(space: bytes) -> int:
-    return int.from_bytes(space[:8], "little")
 
 
 def _numbers(spaces: Table) -> NDArray[np.uint64]:

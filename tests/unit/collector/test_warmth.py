@@ -24,7 +24,7 @@ def warmth(*written: tuple[int, int, int]) -> Warmth:
     for at, (space, region, length) in enumerate(written):
         runs["space"][at], extents["start"][at] = space, region * REGION_BYTES + 4096
         extents["length"][at] = length
-    return warmth_of([DISK, OTHER], runs, extents, LASTS, TURN)
+    return warmth_of(np.frombuffer(DISK + OTHER, dtype="V16"), runs, extents, LASTS, TURN)
 
 
 def piece(space: bytes, region: int, epoch: int = 5, seq: int = 400) -> Table:
@@ -52,7 +52,7 @@ def test_what_is_alike_is_told_apart_by_age(epoch: int, seq: int, group: int) ->
 def test_voids_do_not_count_and_nothing_at_all_is_cold() -> None:
     runs, extents = np.zeros(1, dtype=RUNS), np.zeros(1, dtype=EXTENT)
     runs["count"], extents["length"], extents["frame"] = 1, 1 << 30, NONE_U32
-    found = warmth_of([DISK], runs, extents, {}, 0.0)
+    found = warmth_of(np.frombuffer(DISK, dtype="V16"), runs, extents, {}, 0.0)
     assert found.groups(piece(DISK, 0)).tolist() == [COLD]
     assert warmth().groups(np.zeros(0, dtype=LIVE)).tolist() == []
 
