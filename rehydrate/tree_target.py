@@ -222,16 +222,17 @@ class TreeTarget:
             os.mkdir(entry.name, 0o700, dir_fd=directory)
             if was_there:
                 self.attributes.make_plain(self.directories.descend(entry.path))
-        elif kind is NameType.SYMLINK:
-            os.symlink(entry.what.target, entry.name, dir_fd=directory)
-            self.attributes.set_named(entry.path, directory, entry.name, entry.what)
-        else:
-            self._make_node(directory, entry)
+        elif not self._link(entry):
+            if kind is NameType.SYMLINK:
+                os.symlink(entry.what.target, entry.name, dir_fd=directory)
+                self.attributes.set_named(entry.path, directory, entry.name, entry.what)
+            elif not self._make_node(directory, entry):
+                return
+            self._note_linked(entry, twins)
 
     def _make_file(self, directory: int, entry: Entry, twins: Twins) -> None:
         name = entry.what
-        linked = name.space is not None and name.space in twins
-        if linked and self._link(entry):
+        if self._link(entry):
             return
         fd = os.open(entry.name, _CREATE, 0o600, dir_fd=directory)
         try:
@@ -242,13 +243,17 @@ class TreeTarget:
                 self.attributes.set_open(entry.path, fd, name, entry.parent not in self._existing)
         finally:
             os.close(fd)
-        if linked and name.space is not None:
-            self._linked[name.space] = entry.path
+        self._note_linked(entry, twins)
+
+    def _note_linked(self, entry: Entry, twins: Twins) -> None:
+        """What comes later of the same inode is linked to this."""
+        space = entry.what.space
+        if space is not None and space in twins:
+            self._linked.setdefault(space, entry.path)
 
     def _link(self, entry: Entry) -> bool:
         """Make a hard link of what was made before; False where nothing was."""
-        assert entry.what.space is not None
-        first = self._linked.get(entry.what.space)
+        first = None if entry.what.space is None else self._linked.get(entry.what.space)
         if first is None:
             return False
         parent, _, base = first.rpartition(b"/")
@@ -260,14 +265,16 @@ class TreeTarget:
             os.close(source)
         return True
 
-    def _make_node(self, directory: int, entry: Entry) -> None:
+    def _make_node(self, directory: int, entry: Entry) -> bool:
+        """Whether it could be made."""
         device = os.makedev(*entry.what.device) if entry.what.device is not None else 0
         try:
             os.mknod(entry.name, _FORMATS[entry.what.type] | 0o600, device, dir_fd=directory)
         except PermissionError as error:
             self.not_set.add(entry.path, NODE, os.strerror(error.errno or 0))
-        else:
-            self.attributes.set_named(entry.path, directory, entry.name, entry.what)
+            return False
+        self.attributes.set_named(entry.path, directory, entry.name, entry.what)
+        return True
 
     # --- what is there -------------------------------------------------------------------------------
 
@@ -286,11 +293,27 @@ class TreeTarget:
             if name.type is NameType.FILE:
                 if self._keep_file(directory, entry, status, twins):
                     return True
-            elif status.st_nlink == 1 and self._is_same_node(directory, entry, status):
-                self.attributes.set_named(entry.path, directory, entry.name, name)
+            elif self._keep_node(directory, entry, status, twins):
                 return True
         self._remove(self.directories.descend(entry.parent), entry.path, entry.name, status)
         return False
+
+    def _keep_node(self, directory: int, entry: Entry, status: os.stat_result, twins: Twins) -> bool:
+        """Whether a link or node that is there is the one, by itself or with all names of it."""
+        if not self._is_same_node(directory, entry, status) or not self._is_ours(entry, status, twins):
+            return False
+        directory = self.directories.descend(entry.parent)
+        self.attributes.set_named(entry.path, directory, entry.name, entry.what)
+        self._note_linked(entry, twins)
+        return True
+
+    def _is_ours(self, entry: Entry, status: os.stat_result, twins: Twins) -> bool:
+        """Whether what is there has no names but this entry's; of a later one, whether it is the first."""
+        space, mine = entry.what.space, (status.st_dev, status.st_ino)
+        if space is not None and space in self._linked:
+            return self._inode(self._linked[space]) == mine
+        paths = [entry.path] if space is None else twins.get(space, [entry.path])
+        return status.st_nlink == 1 or sum(self._inode(path) == mine for path in paths) == status.st_nlink
 
     def _is_same_node(self, directory: int, entry: Entry, status: os.stat_result) -> bool:
         name = entry.what
@@ -300,12 +323,10 @@ class TreeTarget:
 
     def _keep_file(self, directory: int, entry: Entry, status: os.stat_result, twins: Twins) -> bool:
         name = entry.what
-        paths = twins.get(name.space, [entry.path]) if name.space is not None else [entry.path]
+        if not self._is_ours(entry, status, twins):
+            return False
         if name.space is not None and name.space in self._linked:
-            return self._inode(self._linked[name.space]) == (status.st_dev, status.st_ino)
-        mine = (status.st_dev, status.st_ino)
-        if status.st_nlink > 1 and sum(self._inode(path) == mine for path in paths) != status.st_nlink:
-            return False  # it has names elsewhere, which are none of ours
+            return True
         same = (status.st_size, status.st_mtime_ns) == (name.size_bytes, name.mtime_ns)
         directory = self.directories.descend(entry.parent)
         is_compared = self._ways.checksum or (self._keeper is not None and self._keeper.compares(name))
@@ -319,8 +340,7 @@ class TreeTarget:
             return False
         elif name.size_bytes:
             self._laid.add(name, KEPT)
-        if len(paths) > 1 and name.space is not None:
-            self._linked[name.space] = entry.path
+        self._note_linked(entry, twins)
         return True
 
     def _refresh(self, directory: int, entry: Entry, status: os.stat_result) -> bool:

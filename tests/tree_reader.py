@@ -68,18 +68,19 @@ def extract(container: Container, names: Names, target: bytes, cut: Cut) -> None
         full, space = os.path.join(target, path) if path else target, value.get("space")
         if value["type"] == "directory":
             os.mkdir(full, 0o700)
+        elif space in made:
+            os.link(made[space], full, follow_symlinks=False)
         elif value["type"] == "symlink":
             os.symlink(bytes.fromhex(value["target"]), full)
         elif value["type"] == "fifo":
             os.mkfifo(full, 0o600)
-        elif space in made:
-            os.link(made[space], full)
         elif value["type"] == "file":
             with open(full, "x+b") as file:
                 if space:
-                    made[space] = full
                     content(container, bytes.fromhex(space), file, cut)
                 file.truncate(value.get("size_bytes", 0))
+        if space and os.path.lexists(full):
+            made.setdefault(space, full)
     for path, value in sorted(names.items(), reverse=True):
         full, time = os.path.join(target, path) if path else target, value.get("mtime_ns", 0)
         if value["type"] in ("directory", "file", "fifo"):

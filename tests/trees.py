@@ -175,7 +175,7 @@ KINDS = {
 
 
 def found_in(directory: Path) -> tuple[dict[bytes, Name], dict[bytes, bytes], list[frozenset[bytes]]]:
-    """What stands in a directory: names (without spaces), contents, and which names are links of one file."""
+    """What stands in a directory: names (without spaces), contents, and which names are of one inode."""
     names: dict[bytes, Name] = {}
     contents: dict[bytes, bytes] = {}
     inodes: dict[tuple[int, int], set[bytes]] = {}
@@ -189,9 +189,10 @@ def found_in(directory: Path) -> tuple[dict[bytes, Name], dict[bytes, bytes], li
         names[path] = _found(full, status, kind)
         if kind is NameType.DIRECTORY:
             waiting += [path + b"/" + name if path else name for name in os.listdir(full)]
-        elif kind is NameType.FILE:
+            continue
+        if kind is NameType.FILE:
             contents[path] = Path(os.fsdecode(full)).read_bytes()
-            inodes.setdefault((status.st_dev, status.st_ino), set()).add(path)
+        inodes.setdefault((status.st_dev, status.st_ino), set()).add(path)
     return names, contents, sorted((frozenset(twins) for twins in inodes.values()), key=sorted)
 
 
@@ -221,7 +222,8 @@ def expected_of(state: State) -> tuple[dict[bytes, Name], dict[bytes, bytes], li
     }
     files = [path for path, name in state.names.items() if name.type is NameType.FILE]
     groups: dict[bytes, set[bytes]] = {}
-    for path in files:
-        groups.setdefault(state.names[path].space or b"alone " + path, set()).add(path)
+    for path, name in state.names.items():
+        if name.type is not NameType.DIRECTORY:
+            groups.setdefault(name.space or b"alone " + path, set()).add(path)
     contents = {path: state.content(path) for path in files}
     return names, contents, sorted((frozenset(twins) for twins in groups.values()), key=sorted)

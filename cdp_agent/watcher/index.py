@@ -19,7 +19,7 @@ from cdp_container.format.limits import SUM_BLOCK_BYTES
 from cdp_container.format.names import NameType
 
 INDEX_NAME: Final = "index.db"
-VERSION: Final = 2
+VERSION: Final = 3
 CHUNK_BYTES: Final = 1 << 20
 """One row of sums is for so much of a file."""
 BLOCKS: Final = CHUNK_BYTES // SUM_BLOCK_BYTES
@@ -321,6 +321,15 @@ class Index:
         """A file by its row."""
         row = self.run("SELECT id, inode, space, size, doubt FROM files WHERE id=?", (number,)).fetchone()
         return FileRow(*row)
+
+    def kind_of(self, number: int) -> int | None:
+        """The type of a file's names; None where it has none. Ghosts have no file."""
+        row = self.run("SELECT type FROM names WHERE file=? LIMIT 1", (number,)).fetchone()
+        return None if row is None else row[0]
+
+    def leave_inode(self, number: int) -> None:
+        """A file does not have the inode any more by which it was known."""
+        self.run("UPDATE files SET inode=NULL WHERE id=?", (number,))
 
     def add_file(self, tree: int, inode: bytes | None, space: bytes, size: int = 0) -> FileRow:
         """A file that the container has nothing of."""

@@ -77,7 +77,7 @@ class Round:
         self._entropy = entropy
         self.gathered = gathered
         self._reader = FileReader(index, clock, gathered)
-        self._orphans: set[int] = set()
+        self._orphans: dict[int, int] = {}
         self._directories: set[tuple[int, bytes]] = set()
         self._linked: list[tuple[Tree, bytes]] = []
         self.instant_ns = 0
@@ -218,9 +218,16 @@ class Round:
     def _other(self, tree: Tree, path: bytes, found: os.stat_result, row: NameRow | None) -> None:
         kind = type_of(found)
         assert kind is not None
-        if row is None or row.stamp != stamp_of(found, tree.open_root.device):
-            stamp = self._stamp(tree, found)
-            self._put(tree, path, row, TYPE_NUMBERS[kind], None, stamp, self._said(tree, path, found))
+        if row is not None and row.stamp == stamp_of(found, tree.open_root.device):
+            return
+        stamp, number = self._stamp(tree, found), TYPE_NUMBERS[kind]
+        file = self._file_row(tree, stamp_inode(stamp), row, 0, number)
+        if file.inode is None:
+            self._index.set_file(file.id, stamp_inode(stamp), 0)
+        # Only what has several names is told to be one thing; here it is known as one from the first.
+        space = file.space if found.st_nlink > 1 else None
+        self._put(tree, path, row, number, file.id, stamp, self._said(tree, path, found, space))
+        self._look_at_links(tree, path, found, file, row)
 
     def _said(
         self, tree: Tree, path: bytes, found: os.stat_result, space: bytes | None = None, size: int = 0
@@ -258,7 +265,7 @@ class Round:
             self.gathered.name(tree.row, path, record)
         self._index.put_name(tree.row, path, row, kind, file, stamp, digest)
         if row is not None and row.file is not None and row.file != file:
-            self._lose_name(tree, row.file)
+            self._lose_name(tree, row.file, row.type)
 
     # --- files ------------------------------------------------------------------------------
 
@@ -268,21 +275,33 @@ class Round:
         stamp = stamp_of(found, tree.open_root.device)
         if row is not None and row.stamp == stamp and not bits & READ:
             return True
-        file = self._file_row(tree, stamp_inode(stamp), row, found.st_size)
+        file = self._file_row(tree, stamp_inode(stamp), row, found.st_size, FILE)
         captured = self._reader.read.get(file.id)
         is_half = tree.suspended is not None and tree.suspended.file == file.id
         if not is_half and (captured is None or captured.stamp != stamp or bits & READ):
             captured = self._reader.content(tree, path, file, stamp_inode(stamp))
         self._put_file(tree, path, row, file, captured or Captured(found, stamp, found.st_size, False))
+        self._look_at_links(tree, path, found, file, row)
+        return True
+
+    def _look_at_links(
+        self, tree: Tree, path: bytes, found: os.stat_result, file: FileRow, row: NameRow | None
+    ) -> None:
+        """All names of an inode are brought up to date together."""
         if found.st_nlink > 1 or not (file.is_new or (row is not None and row.file == file.id)):
             others = self._index.names_of(file.id)
             self._linked.extend((tree, other) for other in others if other != path)
-        return True
 
-    def _file_row(self, tree: Tree, inode: bytes, row: NameRow | None, size: int) -> FileRow:
-        """The file that an inode is, or a new one."""
+    def _file_row(self, tree: Tree, inode: bytes, row: NameRow | None, size: int, kind: int) -> FileRow:
+        """The file that an inode is, or a new one; what was of another type is another one."""
         file = self._index.file_by_inode(tree.row, inode)
-        if file is None and row is not None and row.file is not None:
+        is_mine = row is not None and file is not None and (row.file, row.type) == (file.id, kind)
+        if file is not None and not is_mine:
+            was = self._index.kind_of(file.id) or self._orphans.get(file.id)
+            if was not in (None, kind):
+                self._index.leave_inode(file.id)
+                file = None
+        if file is None and row is not None and row.file is not None and row.type == kind:
             known = self._index.file(row.file)
             if known.inode is None:
                 return known  # the container told of it, which knows no inodes
@@ -329,7 +348,7 @@ class Round:
             self._events.forget(tree.number, path)
             if not self._remove_below(tree, path):
                 return False
-        self._remove(tree, path, row.id, row.file)
+        self._remove(tree, path, row.id, row.type, row.file)
         return True
 
     def _remove_below(self, tree: Tree, path: bytes) -> bool:
@@ -341,20 +360,20 @@ class Round:
                 below = joined(parent, name)
                 if kind == DIRECTORY:
                     self._events.forget(tree.number, below)
-                self._remove(tree, below, number, file)
+                self._remove(tree, below, number, kind, file)
         return True
 
-    def _remove(self, tree: Tree, path: bytes, row: int, file: int | None) -> None:
+    def _remove(self, tree: Tree, path: bytes, row: int, kind: int, file: int | None) -> None:
         self._index.remove_name(row)
         self.gathered.name(tree.row, path, name_gone(tree.id, path))
         self._directories.discard((tree.number, path))
         tree.troubles.pop(path, None)
         if file is not None:
-            self._lose_name(tree, file)
+            self._lose_name(tree, file, kind)
 
-    def _lose_name(self, tree: Tree, file: int) -> None:
+    def _lose_name(self, tree: Tree, file: int, kind: int) -> None:
         """It may have been written through the name that it had, of which only that name's event told."""
-        self._orphans.add(file)
+        self._orphans[file] = kind
         self._linked.extend((tree, other) for other in self._index.names_of(file))
 
     # --- the end ----------------------------------------------------------------------------
@@ -362,9 +381,13 @@ class Round:
     def finish(self, protected: Sequence[Tree]) -> None:
         """Gather what goes without a path: spaces without a name, trees that came, left or were renamed."""
         gathered, index = self.gathered, self._index
-        for number in self._orphans:
-            if not index.names_of(number):
+        for number, kind in self._orphans.items():
+            if index.names_of(number):
+                continue
+            if kind == FILE:
                 gathered.remove_file(index, index.file(number))
+            else:
+                index.remove_file(number)  # it has no content that had to be covered
         self._orphans.clear()
         said = {tree.row: tree for tree in protected}
         for known in index.trees():

@@ -75,14 +75,14 @@ _ANY_XATTRS: Final = """
 SELECT EXISTS (SELECT 1 FROM names WHERE more IS NOT NULL AND instr(more, CAST('"xattrs":[[' AS BLOB)))
 """
 _TWINS: Final = """
-SELECT min(tree), max(tree), min(mode), max(mode), min(uid), max(uid), min(gid), max(gid),
-    min(mtime_ns), max(mtime_ns), min(size_bytes), max(size_bytes),
+SELECT min(tree), max(tree), min(type), max(type), min(mode), max(mode), min(uid), max(uid),
+    min(gid), max(gid), min(mtime_ns), max(mtime_ns), min(size_bytes), max(size_bytes),
     min(coalesce(more, x'')), max(coalesce(more, x'')), min(CAST(parent || '/' || name AS BLOB)), space
 FROM names WHERE space IN (SELECT space FROM linked) GROUP BY space HAVING count(*) > 1
 """
 _AGREE: Final = """
-UPDATE names SET (mode, uid, gid, mtime_ns, size_bytes, more) = (
-    SELECT mode, uid, gid, mtime_ns, size_bytes, more FROM names WHERE space = ?1
+UPDATE names SET (type, mode, uid, gid, mtime_ns, size_bytes, more) = (
+    SELECT type, mode, uid, gid, mtime_ns, size_bytes, more FROM names WHERE space = ?1
     ORDER BY mtime_ns DESC, parent, name LIMIT 1
 ) WHERE space = ?1
 """

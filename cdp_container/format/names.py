@@ -78,7 +78,8 @@ class Name(NamedTuple):
         gid: the group's.
         mtime_ns: since 1970, may be negative.
         size_bytes: of a file.
-        space: of a file: the id of its content; None where it is empty and has no other names.
+        space: of a file: the id of its content; None where it is empty and has no other names. Of a link or
+            node that has other names: what they share. Never of a directory.
         target: of a symlink.
         xattrs: extended attributes, POSIX ACLs among them, each name once.
         device: of a node: major and minor number.
@@ -144,8 +145,10 @@ def name_fault(name: Name) -> str:
         return "mode or owner out of range"
     if not (-I64_MAX - 1 <= mtime_ns <= I64_MAX and 0 <= size_bytes <= SPACE_BYTES_MAX):
         return "a time or size out of range"
-    if kind is not _FILE and (space is not None or size_bytes):
+    if size_bytes and kind is not _FILE:
         return f"a {kind} with content"
+    if space is not None and kind is _DIRECTORY:
+        return "a directory with a space"
     if space is None:
         if size_bytes:
             return "a size and no space"

@@ -44,12 +44,15 @@ def native_tree(root: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(root)
         listener.bind("socket")
+    for name in ("link", "pipe", "socket"):
+        os.link(root / name, root / "docs" / f"{name} too", follow_symlinks=False)
     os.setxattr(root / "docs" / "file 1", "user.colour", b"red\0\xff")
     os.setxattr(root / "docs" / "deep", "user.tag", b"")
     os.setxattr(root / "docs" / "file 2", "system.posix_acl_access", ACL)
     os.setxattr(root / "docs" / "deep", "system.posix_acl_default", ACL)
     if os.geteuid() == 0:
         os.mknod(root / "null", 0o020666, os.makedev(1, 3))
+        os.link(root / "null", root / "zero")
         os.mknod(root / "loop", 0o060660, os.makedev(7, 99))
         os.chown(root / "docs" / "file 3", 12345, 54321)
         os.chown(root / "dangling", 12345, 5, follow_symlinks=False)
@@ -66,13 +69,14 @@ def captured(site: Site, root: Path) -> Tree:
         name = names[path]
         if not path:
             continue
-        if name.type is NameType.FILE and first_of[path] != path:
+        if first_of.get(path, path) != path:
             home.link(first_of[path], path)
         elif name.type is NameType.FILE:
             members = {"mode": name.mode, "uid": name.uid, "gid": name.gid, "mtime_ns": name.mtime_ns}
             home.file(path, contents[path], xattrs=name.xattrs, **members)
         else:
-            home.add(path, name)
+            is_one = [path] in map(list, links) or name.type is NameType.DIRECTORY
+            home.add(path, name if is_one else name._replace(space=site.rng.randbytes(16)))
     return home
 
 

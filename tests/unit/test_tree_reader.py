@@ -38,8 +38,10 @@ def busy(site: Site) -> Tree:
     home.file(b"d/b\xff", bytes(9000) + b"x" * 5000)
     home.link(b"d/a", b"linked")
     home.file(b"empty")
-    home.add(b"link", file(target=b"d/a")._replace(type=NameType.SYMLINK))
-    home.add(b"pipe", file()._replace(type=NameType.FIFO))
+    home.add(b"link", file(target=b"d/a", space=b"l" * 16)._replace(type=NameType.SYMLINK))
+    home.link(b"link", b"another link")
+    home.add(b"pipe", file(space=b"p" * 16)._replace(type=NameType.FIFO))
+    home.link(b"pipe", b"d/pipe")
     return home
 
 
@@ -58,7 +60,7 @@ def test_every_cut_is_extracted(site: Site, tmp_path: Path, capsys: pytest.Captu
     places.append(home.cut())
     site.collect(1, 1, 2)
     assert run(site, tmp_path, "list") == 0
-    assert "tree 'home' has 7 names" in capsys.readouterr().out
+    assert "tree 'home' has 9 names" in capsys.readouterr().out
     assert run(site, tmp_path, "extract", "home", str(tmp_path / "newest")) == 0
     for place in places:
         target = tmp_path / str(place.cut)

@@ -120,6 +120,14 @@ def test_hard_links_that_do_not_agree(site: Site, change: dict[str, object]) -> 
     refused(site, home.cut(), "do not agree")
 
 
+def test_hard_links_of_several_types(site: Site) -> None:
+    home = Tree(site)
+    name = home.add(b"a", Name(NameType.FIFO, space=b"s" * 16))
+    home.link(b"a", b"c")
+    home.add(b"b", name._replace(type=NameType.SOCKET))
+    refused(site, home.cut(), "do not agree")
+
+
 def test_hard_links_across_trees(site: Site) -> None:
     home, other = Tree(site, "home"), Tree(site, "other")
     other.add(b"b", home.file(b"a", b"hello"))

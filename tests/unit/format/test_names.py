@@ -87,6 +87,7 @@ WRONG_VALUES: dict[str, Any] = {
     "a size beyond all": FILE | {"size_bytes": I64_MAX + 1},
     "a negative size": FILE | {"size_bytes": -1},
     "a size without a space": {"type": "file", "size_bytes": 1},
+    "a symlink with a size": {"type": "symlink", "target": "61", "space": SPACE.hex(), "size_bytes": 1},
     "a directory with content": {"type": "directory", "space": SPACE.hex()},
     "a fifo with a size": {"type": "fifo", "size_bytes": 1},
     "a space that is too short": FILE | {"space": SPACE.hex()[2:]},
@@ -146,7 +147,8 @@ def test_any_value_is_a_name_or_damage(value: dict[str, Any]) -> None:
 @st.composite
 def names(draw: st.DrawFn) -> Name:
     kind = draw(st.sampled_from(list(NameType)))
-    space = draw(st.none() | st.binary(min_size=16, max_size=16)) if kind is NameType.FILE else None
+    ids = st.none() | st.binary(min_size=16, max_size=16)
+    space = None if kind is NameType.DIRECTORY else draw(ids)
     node = kind in (NameType.CHAR, NameType.BLOCK)
     number = st.integers(0, 2**32 - 1)
     return Name(
@@ -155,7 +157,7 @@ def names(draw: st.DrawFn) -> Name:
         uid=draw(st.integers(0, OWNER_MAX)),
         gid=draw(st.integers(0, OWNER_MAX)),
         mtime_ns=draw(st.integers(-I64_MAX - 1, I64_MAX)),
-        size_bytes=0 if space is None else draw(st.integers(0, I64_MAX)),
+        size_bytes=0 if space is None or kind is not NameType.FILE else draw(st.integers(0, I64_MAX)),
         space=space,
         target=draw(_texts(1, 4096)) if kind is NameType.SYMLINK else b"",
         xattrs=tuple(

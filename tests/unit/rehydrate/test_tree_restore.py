@@ -62,6 +62,10 @@ def busy_tree(site: Site) -> Tree:
     home.file(b"docs/attributes", b"x", xattrs=((b"user.colour", b"red\0\xff"), (b"user.empty", b"")))
     home.add(b"docs/dir attributes", directory(xattrs=((b"user.tag", b"1"),)))
     home.add(b"link", node(NameType.SYMLINK, target=b"../../etc/passwd"))
+    home.add(b"link twice", node(NameType.SYMLINK, target=b"docs", space=b"l" * 16))
+    home.link(b"link twice", b"docs/link twice")
+    home.add(b"pipe twice", node(NameType.FIFO, space=b"p" * 16))
+    home.link(b"pipe twice", b"docs/pipe twice")
     home.add(b"dangling", node(NameType.SYMLINK, target=b"\xff nowhere", mtime_ns=2))
     home.add(b"pipe", node(NameType.FIFO, mode=0o622))
     home.add(b"socket", node(NameType.SOCKET, mode=0o700))
@@ -242,7 +246,15 @@ def test_hard_links_come_together_and_apart(site: Site, tmp_path: Path) -> None:
     home.file(b"b", b"z" * 5000, mtime_ns=5)
     home.link(b"c", b"d")
     second = home.cut()
-    for place in (first, second, first, second):
+    home.add(b"s", node(NameType.SYMLINK, target=b"a", space=b"s" * 16))
+    home.link(b"s", b"t")
+    home.add(b"u", node(NameType.SYMLINK, target=b"a"))
+    third = home.cut()
+    home.remove(b"t")
+    home.add(b"t", node(NameType.SYMLINK, target=b"a"))
+    home.link(b"s", b"u")
+    fourth = home.cut()
+    for place in (first, second, first, second, third, fourth, third, first, fourth):
         restore(site, place, tmp_path / "to", ways=Ways(delete=True), sums=True)
         assert_same(tmp_path / "to", home.at[place])
 

@@ -143,7 +143,7 @@ def directory_entries(root: Path) -> dict[bytes, Entry]:
             tuple((os.fsencode(key), os.getxattr(full, key, follow_symlinks=False)) for key in keys),
             (os.major(found.st_rdev), os.minor(found.st_rdev)) if is_node else None,
             Path(os.fsdecode(full)).read_bytes() if is_file else None,
-            tuple(sorted(links[found.st_dev, found.st_ino])) if is_file else (path,),
+            (path,) if stat.S_ISDIR(found.st_mode) else tuple(sorted(links[found.st_dev, found.st_ino])),
         )
     return entries
 

@@ -11,7 +11,8 @@ import pytest
 
 from cdp_agent.watcher.gathered import Limits
 from cdp_agent.watcher.page import PageReader
-from tests.unit.watcher.model import Site
+from cdp_agent.watcher.stamp import stamp_inode, stamp_of
+from tests.unit.watcher.model import TREE, Site
 
 
 @pytest.fixture
@@ -57,6 +58,64 @@ def test_changes(site: Site) -> None:
     (site.tree / "b").write_bytes(b"a file now")
     assert site.take().not_whole == ()
     site.assert_same()
+
+
+def test_names_of_links_and_nodes_are_one_thing(site: Site) -> None:
+    (site.tree / "s").symlink_to("nowhere")
+    os.mkfifo(site.tree / "p")
+    os.link(site.tree / "p", site.tree / "p2")
+    if os.geteuid() == 0:
+        os.mknod(site.tree / "null", 0o020666, os.makedev(1, 3))
+        os.link(site.tree / "null", site.tree / "zero")
+    begun(site).assert_same()
+    assert site.container.names[TREE, b"s"].space is None
+    (site.tree / "d").mkdir()
+    os.link(site.tree / "s", site.tree / "d/s", follow_symlinks=False)
+    assert site.take().not_whole == ()
+    site.assert_same()
+    space = site.container.names[TREE, b"s"].space
+    assert space is not None
+    os.link(site.tree / "s", site.tree / "third", follow_symlinks=False)
+    os.utime(site.tree / "s", ns=(1, 1), follow_symlinks=False)
+    site.take()
+    site.assert_same()
+    os.rename(site.tree / "third", site.tree / "fourth")
+    (site.tree / "s").unlink()
+    (site.tree / "p2").unlink()
+    site.take()
+    site.settle()
+    site.assert_same()
+    assert site.container.names[TREE, b"fourth"].space == space
+    for path in ("fourth", "d/s", "p"):
+        (site.tree / path).unlink()
+    site.settle()
+    site.assert_same()
+    assert site.watcher._index.run("SELECT count(*) FROM files").fetchone()[0] in (0, 1)
+
+
+def test_an_inode_that_is_of_another_type_now_is_another_thing(site: Site) -> None:
+    (site.tree / "a").write_bytes(b"x" * 5000)
+    (site.tree / "s").symlink_to("nowhere")
+    os.link(site.tree / "s", site.tree / "s2", follow_symlinks=False)
+    begun(site)
+    run = site.watcher._index.run
+    before = {path: site.container.names[TREE, path].space for path in (b"a", b"s")}
+    for name in ("a", "s", "s2"):
+        (site.tree / name).unlink()
+    (site.tree / "link").symlink_to("elsewhere")
+    os.link(site.tree / "link", site.tree / "link2", follow_symlinks=False)
+    (site.tree / "file").write_bytes(b"new")
+    # As if the file system had given the inodes again at once.
+    run("UPDATE files SET inode=NULL")
+    device = os.stat(site.tree).st_dev
+    for old, new in ((b"a", "link"), (b"s", "file")):
+        inode = stamp_inode(stamp_of(os.lstat(site.tree / new), device))
+        run("UPDATE files SET inode=? WHERE id=(SELECT file FROM names WHERE name=?)", (inode, old))
+    site.settle()
+    site.assert_same()
+    now = {said.space for said in site.container.names.values()} - {None}
+    assert len(now) == 2
+    assert not now & set(before.values())
 
 
 def test_a_directory_that_only_got_an_attribute(site: Site) -> None:
