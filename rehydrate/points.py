@@ -25,7 +25,7 @@ from cdp_container.format.names import Skew, shown
 from cdp_container.format.place import NOWHERE, Place
 from rehydrate.container import Container
 from rehydrate.damage import record_doubts, with_map_hint
-from rehydrate.plan import Choice, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
+from rehydrate.plan import Choice, Totals, VolumePlan, candidates, choose_cut, pick_volumes, plan_volume
 from rehydrate.thinned import Candidate, gaps, picked
 from rehydrate.wanted import Wanted, check_known, pick_trees, unfit
 
@@ -190,7 +190,7 @@ def chosen_point(
     """
     container.require_key()
     wanted = Wanted(whole_domain=True)
-    cut = _sound_cut(container.history, contents, choice, wanted, accept_loss)
+    cut = sound_cut(container.history, contents, choice, wanted, accept_loss)
     branch = container.history.branch_of(cut.place)
     volumes, trees = _picked(contents, branch, cut, wanted), pick_trees(contents, branch, cut, wanted)
     return Chosen(cut, branch, tuple(volumes), tuple(trees))
@@ -205,11 +205,12 @@ def plan_restore(
     trees: Sequence[str] = (),
     volumes: bool = True,
     wanted: Wanted | None = None,
+    counts: bool = True,
 ) -> RestorePlan:
     """The exact plan for some volumes (all if no names are given) and trees at the chosen cut.
 
     Without `volumes` for none; `wanted` says all of that in place of them. What a tree takes is known once
-    its names are read (tree_restore).
+    its names are read (tree_restore). Without `counts` nobody asks what volumes take, which costs time.
 
     Everything that the cut needs is checked to be there, and to hang together, before the plan exists. If
     damage is tolerated, segments may be missing or unreadable: the choice then means what is left.
@@ -228,7 +229,7 @@ def plan_restore(
     faults: tuple[Fault, ...] = ()
     hidden: tuple[str, ...] = ()
     try:
-        cut = _sound_cut(history, contents, choice, wanted)
+        cut = sound_cut(history, contents, choice, wanted)
     except BROKEN as error:
         if not tolerant:
             stopped = _with_way_out(error, history, contents, choice, wanted)
@@ -242,11 +243,7 @@ def plan_restore(
             f"damage may hide what was meant, {point} is what is left of it: {error.what}: {error.why}",
         )
     branch = history.branch_of(cut.place)
-    extents = contents.extents()
-    plans = [
-        plan_volume(volume, extents, runs_of(contents, branch, volume.space), contents.objects)
-        for volume in _picked(contents, branch, cut, wanted)
-    ]
+    plans = [_plan_of(contents, branch, volume, counts) for volume in _picked(contents, branch, cut, wanted)]
     found = pick_trees(contents, branch, cut, wanted)
     doubts = (*hidden, *record_doubts(contents, branch, faults))
     notes = (
@@ -258,6 +255,13 @@ def plan_restore(
         doubts = (*history.notes, *doubts)  # each says that there may have been newer ones than the newest
     protected = history.is_protected(cut.place)
     return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts, tuple(found))
+
+
+def _plan_of(contents: Contents, branch: Branch, volume: Volume, counts: bool) -> VolumePlan:
+    runs = runs_of(contents, branch, volume.space)
+    if not counts:
+        return VolumePlan(volume, runs, Totals(), frozenset())
+    return plan_volume(volume, contents.extents(), runs, contents.objects)
 
 
 def _picked(contents: Contents, branch: Branch, cut: Cut, wanted: Wanted) -> list[Volume]:
@@ -280,7 +284,7 @@ def _skew_notes(contents: Contents, cut: Cut, trees: Sequence[Tree]) -> tuple[st
     return (f"skewed: {many} changed while this cut was taken: {named}",)
 
 
-def _sound_cut(
+def sound_cut(
     history: History, contents: Contents, choice: Choice, wanted: Wanted, accept_loss: bool = False
 ) -> Cut:
     """The cut that was asked for, after a check of all that it needs, and of all that decides which it is."""

@@ -46,7 +46,7 @@ def show_object(container: Container, what: str) -> Members:
     parsed = parse_key(key)
     if parsed is None:
         raise UsageError(
-            "show an object", f"{what!r} is no key of a container", "say owner, epochs, config or a key"
+            "show an object", f"{what!r} is no key of a container", "say owner, epochs, config, vms or a key"
         )
     try:
         data = container.store.get(key).data

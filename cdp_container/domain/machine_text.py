@@ -32,7 +32,7 @@ def configuration_lines(configuration: Configuration, volumes: Mapping[bytes, st
     for word, values in (("consoles", one.consoles), ("tags", one.tags), ("permissions", one.permissions)):
         if values:
             yield f"  {word}: {', '.join(values)}"
-    for word, value in (("owner", one.owner), ("note", " / ".join(one.note.split("\n")).strip())):
+    for word, value in (("owner", one.owner), ("note", " / ".join(one.note.strip().split("\n")))):
         if value:
             yield f"  {word}: {value}"
     for word in one.left_out:

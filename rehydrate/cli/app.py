@@ -439,15 +439,19 @@ def unhold(
 @app.command()
 def show(
     address: Address,
-    what: Annotated[str, typer.Argument(help="owner, epochs, config, or the key of an object.")],
+    what: Annotated[str, typer.Argument(help="owner, epochs, config, vms, or the key of an object.")],
+    at: At = None,
+    time: Time = None,
+    marker: Marker = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
-    """Print what an object says."""
+    """Print what an object says, or what the VMs were at a point."""
     from rehydrate.cli import commands
 
-    return guarded(lambda: commands.show(commands.Access(address, passphrase_file, key_file), what, json))
+    access = commands.Access(address, passphrase_file, key_file)
+    return guarded(lambda: commands.show(access, what, commands.choice_of(at, time, marker), json))
 
 
 @app.command()

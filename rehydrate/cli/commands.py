@@ -132,13 +132,49 @@ def history(access: Access, as_json: bool) -> int:
     return 0
 
 
-def show(access: Access, what: str, as_json: bool) -> int:
-    """`rehydrate show`."""
+def show(access: Access, what: str, choice: Choice, as_json: bool) -> int:
+    """`rehydrate show`; the point is for `vms` alone."""
     from rehydrate.show import show_object
 
+    if what == "vms":
+        return _show_vms(access, choice, as_json)
+    if choice != Choice():
+        raise UsageError("show an object", "--at, --time and --marker are for `vms`")
     with _container(access) as container:
         members = show_object(container, what)
         _answer(members, as_json, tree(members))
+    return 0
+
+
+def _show_vms(access: Access, choice: Choice, as_json: bool) -> int:
+    """The configurations of VMs at a point."""
+    from cdp_container.domain.machine_text import configuration_lines, configuration_members
+    from rehydrate.vms import vms_at
+
+    with (
+        _container(access) as container,
+        closing(container.gather(scope_of(container.history, choice))) as found,
+    ):
+        _tell(notes_of(container, found))
+        seen = vms_at(container, found, choice)
+    place, members = seen.cut.place, seen.members
+    point = f"{place.epoch}.{place.cut}"
+    vms = [
+        {
+            "name": one.configuration.name,
+            "vm": one.vm.hex(),
+            **configuration_members(one.configuration),
+            "volumes": {
+                disk.name: seen.volumes.get(disk.volume)
+                for disk in one.configuration.description.disks
+                if disk.volume is not None
+            },
+        }
+        for one in members
+    ]
+    lines = [line for one in members for line in configuration_lines(one.configuration, seen.volumes)]
+    text = "\n".join(map(printable, lines)) if lines else f"no VM is described at {point}"
+    _answer({"point": point, "cut_time_ns": seen.cut.time_ns, "vms": vms}, as_json, text)
     return 0
 
 

@@ -1,0 +1,43 @@
+"""The VMs of a domain as they were at a point: which there are, and what their configurations were.
+
+How they are printed does not belong here (`cdp_container.domain.machine_text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.image import Cut, volumes_of
+from cdp_container.domain.machine_records import Member, members_at
+from rehydrate.container import Container
+from rehydrate.plan import Choice
+from rehydrate.points import sound_cut
+from rehydrate.wanted import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class VmsAt:
+    """The VMs of a cut, by name; `volumes`: names of its volumes by the ids of their spaces."""
+
+    cut: Cut
+    members: tuple[Member, ...]
+    volumes: Mapping[bytes, str]
+
+
+def vms_at(container: Container, contents: Contents, choice: Choice) -> VmsAt:
+    """What the domain's VMs were at the point that was asked for.
+
+    Raises:
+        NoSuchPoint: there is no such point.
+        KeyMissing: the container is sealed and there is no key.
+        MissingObject, DamagedObject and their kin: something that leads there cannot be read, and may have
+            said something of them; or a configuration makes no sense.
+        NewerFormat: a configuration was written by a later release.
+    """
+    container.require_key()
+    cut = sound_cut(container.history, contents, choice, Wanted())
+    branch = container.history.branch_of(cut.place)
+    names = {volume.space: volume.name for volume in volumes_of(contents, branch, cut)}
+    return VmsAt(cut, tuple(members_at(contents.vm_records, branch)), names)
