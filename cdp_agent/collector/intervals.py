@@ -33,6 +33,7 @@ from cdp_container.format.layout import ObjectKind
 
 KEEP_PIECES: Final = 1 << 20
 """New pieces after which results are made durable."""
+_ALL: Final = slice(None)
 NO_RESULT: Final = 0
 """The id of one that is not remembered: its pieces are nowhere."""
 
@@ -75,22 +76,24 @@ def _groups(state: State) -> _Grouped:
     numbers = state.lines.numbers_of(table["epoch"][at], table["seq"][at])
     within = numbers != NO_INTERVAL
     at, numbers = at[within], numbers[within]
-    order = np.lexsort((*_ages(state.tables, table[at]), -numbers))[::-1]
+    order = np.lexsort((*_ages(state.tables, table, at), -numbers))[::-1]
     runs, numbers = table[at[order]], numbers[order]  # once: of files there are millions
     begins = _begins(numbers)
     bounds = np.append(begins, len(runs))
     return _Grouped(runs, numbers[begins], bounds, _is_free(state.tables, runs, begins))
 
 
-def _ages(tables: Tables, runs: Table) -> tuple[Ints | Flags, ...]:
-    """What sorts runs from the oldest to the newest, the last one counting most.
+def _ages(tables: Tables, runs: Table, at: Ints | slice = _ALL) -> tuple[Ints | Flags, ...]:
+    """What sorts some runs (`at`) from the oldest to the newest, the last one counting most.
 
     Within a cut records apply before extents. Of two packs that hold one row the later one's counts.
     """
     facts = tables.facts
     ranks = np.empty(len(facts), dtype=np.int64)
     ranks[np.lexsort((facts["number"], facts["epoch"], facts["kind"]))] = np.arange(len(facts))
-    return runs["run"], ranks[runs["object"]], runs["seq"], runs["count"] > 0, runs["cut"], runs["epoch"]
+    column = {name: runs[name][at] for name in ("run", "object", "seq", "count", "cut", "epoch")}
+    ranked, is_extent = ranks[column["object"]], column["count"] > 0
+    return column["run"], ranked, column["seq"], is_extent, column["cut"], column["epoch"]
 
 
 def runs_by_age(tables: Tables, runs: Table) -> Table:

@@ -6,6 +6,7 @@ import random
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cdp_agent.collector.alive import alive_of
@@ -13,6 +14,7 @@ from cdp_agent.collector.cache import NAME, CacheDamaged
 from cdp_agent.collector.counting import Past
 from cdp_agent.collector.remembered import Remembered
 from cdp_container.domain.ledgers import NO_LEDGER
+from cdp_container.extents.tables import Table
 from cdp_container.format.place import NOWHERE, Place
 from tests.liveness_story import DOMAIN, Story
 
@@ -97,3 +99,26 @@ def test_without_any_cut_nothing_is_live(tmp_path: Path) -> None:
     assert len(alive.objects) == 0
     assert alive.needed_by([]) == set()
     remembered.close()
+
+
+def test_extents_of_many_files_are_read_but_once_in_whatever_order(
+    written: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered = Remembered(written.directory, DOMAIN)
+    runs = remembered.tables().runs
+    runs = runs[runs["count"] > 0]
+    in_order = remembered.extents_of(runs)
+    asked: list[tuple[int, int]] = []
+    real = Remembered._part
+
+    def part(self: Remembered, number: int, part: int) -> Table:
+        asked.append((number, part))
+        return real(self, number, part)
+
+    monkeypatch.setattr(Remembered, "_part", part)
+    backwards = remembered.extents_of(runs[::-1])
+    remembered.close()
+    assert len(asked) == len(set(asked)) > 0
+    firsts = np.cumsum(runs["count"]) - runs["count"]
+    pieces = [in_order[at : at + count] for at, count in zip(firsts, runs["count"], strict=True)]
+    assert np.concatenate(pieces[::-1]).tobytes() == backwards.tobytes()
