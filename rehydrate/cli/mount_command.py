@@ -137,9 +137,7 @@ def _opened(job: _Job) -> tuple[Source, RestorePlan, Shown]:
         contents = container.gather(scope, at_once=job.flow, told=told, keeps_names=True)
         job.stack.enter_context(closing(contents))
     wanted = meant(container, contents, asked.choice, asked.names, asked.trees)
-    made = plan_restore(
-        container, contents, asked.choice, wanted.names, trees=wanted.trees, volumes=wanted.volumes
-    )
+    made = plan_restore(container, contents, asked.choice, wanted=wanted, counts=False)
     for note in (*notes_of(container, contents), *made.notes):
         tell(note)
     place = made.cut.place

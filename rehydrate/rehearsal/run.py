@@ -210,13 +210,13 @@ class Rehearsal:
         container.require_key()
         history, choice = container.history, self.asked.choice
         scope = scope_of(history, choice)
-        sums = not self.asked.sampling.on_demand
-        contents = container.gather(scope, keeps_sums=sums, at_once=self.flow, told=told, keeps_names=True)
+        is_restored = not self.asked.sampling.on_demand
+        contents = container.gather(
+            scope, keeps_sums=is_restored, at_once=self.flow, told=told, keeps_names=True
+        )
         self._stack.enter_context(closing(contents))
         wanted = meant(container, contents, choice, self.asked.names, self.asked.trees)
-        made = plan_restore(
-            container, contents, choice, wanted.names, trees=wanted.trees, volumes=wanted.volumes
-        )
+        made = plan_restore(container, contents, choice, wanted=wanted, counts=is_restored)
         place = made.cut.place
         self.holding.narrow(place, history.owner.ledger)
         self.asked = replace(self.asked, choice=Choice(at=(place.epoch, place.cut)))

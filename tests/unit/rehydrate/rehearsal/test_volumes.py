@@ -36,6 +36,18 @@ def site() -> Site:
     return site
 
 
+def test_a_plan_that_nobody_counts_is_of_the_same_volumes(site: Site) -> None:
+    container = open_container(site.store, Secret())
+    with closing(container.gather(container.history.branch_of(container.history.newest))) as contents:
+        counted, plain = (
+            plan_restore(container, contents, Choice(), counts=counts) for counts in (True, False)
+        )
+        assert (counted.cut, counted.rests_on, counted.notes) == (plain.cut, plain.rests_on, plain.notes)
+        assert [one.volume for one in counted.volumes] == [one.volume for one in plain.volumes]
+        assert counted.volumes[0].totals.gets
+        assert plain.volumes[0].totals == Totals()
+
+
 @contextmanager
 def part_of(site: Site, where: Path) -> Iterator[VolumesPart]:
     container = open_container(site.store, Secret())
