@@ -13,7 +13,7 @@ import pytest
 
 from cdp_agent.cli import tree_requests
 from cdp_agent.cli.tree_requests import accept_tree, scan_tree, show_trees
-from cdp_agent.watcher.asked import accept
+from cdp_agent.watcher.asked import accept, ask_scan
 from cdp_agent.watcher.client import WatcherClient
 from cdp_agent.watcher.reading import FileReader
 from cdp_agent.watcher.server import serve
@@ -160,8 +160,7 @@ def test_a_scan_reads_all_where_that_is_wanted(site: Site, monkeypatch: pytest.M
 
 def test_a_scan_that_a_doubt_ended_still_reads_all(site: Site) -> None:
     tree = site.watcher.trees[0]
-    with serving(site):
-        number = WatcherClient(site.directory).scan(TREE, True)
+    number = ask_scan(site.watcher.trees, TREE, True)
     site.watcher._begin_scan(tree, False)
     with site.watcher.events.lock:
         site.watcher.dirty.doubt(0)
