@@ -104,10 +104,10 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 import signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from rehydrate import restore
-def _get(*_):
+def fetched(*_):
     print("asked", flush=True)
     threading.Event().wait()
-restore._get = _get
+restore.fetched = fetched
 from rehydrate.cli.main import main
 sys.exit(main())
 """
