@@ -31,6 +31,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Make .venv with the locked dependencies and the two commands
+	@deploy/libvirt.sh $(VENV)
 
 $(VENV)/.dependencies: requirements.lock deploy/venv.sh
 	deploy/venv.sh $(PYTHON) $(VENV)

@@ -15,7 +15,8 @@ demo_set=(
     "qemu-utils" "qemu-system-x86" "qemu-block-extra" "libnbd-bin" "nbdfuse libnbd-bin" "fio" "e2fsprogs"
     "fuse3" "util-linux" "procps" "make" "mount"
 )
-test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl" "rsync")
+test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl" "rsync"
+    "libvirtd libvirt-daemon" "libvirt-daemon-driver-qemu" "virsh libvirt-clients" "libvirt-dev" "pkg-config" "gcc" "python3-dev")
 bench_set=("restic")
 
 needs=()

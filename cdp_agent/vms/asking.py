@@ -32,7 +32,7 @@ ASKED_AT_ONCE: Final = 16
 """Threads that ask; those that hang take theirs with them."""
 DESCRIBE_SECONDS_MAX: Final = 20.0
 """Of a round; who started it kills it then."""
-ROUND_SECONDS: Final = 15.0
+ROUND_SECONDS: Final = 10.0
 """What was not answered by then is told, while there is time to tell it."""
 VM_SECONDS: Final = 5.0
 """Of one QEMU."""

@@ -272,7 +272,9 @@ def _disks(
 ) -> tuple[tuple[Disk, ...], dict[str, DiskSource]]:
     disks: dict[str, Disk] = {}
     sources: dict[str, DiskSource] = {}
-    for block in blocks:
+    paths = [one["path"] for one in devices]
+    # As their devices come: QEMU lists drives of the old kind first.
+    for block in sorted(blocks, key=lambda block: _place(_device_of(block, devices), paths)):
         if str(block.get("device", "")).startswith("pflash") or not block.get("qdev"):
             continue  # firmware, or what no device shows to the guest
         name = _disk_name(block)
@@ -292,6 +294,10 @@ def _disks(
     return tuple(disks.values()), sources
 
 
+def _place(device: Answers, paths: Sequence[str]) -> int:
+    return paths.index(device["path"]) if device else len(paths)
+
+
 def _disk_name(block: Answers) -> str:
     """What its owner called it: the device, the drive, the node; else its place among devices."""
     parts = str(block["qdev"]).split("/")
@@ -302,7 +308,7 @@ def _disk_name(block: Answers) -> str:
 
 def _device_of(block: Answers, devices: Sequence[Answers]) -> Answers:
     """The device that shows a block device: itself, or what it is a part of."""
-    path = str(block["qdev"])
+    path = str(block.get("qdev"))
     return next((one for one in devices if path == one["path"] or path.startswith(f"{one['path']}/")), {})
 
 
