@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import AlreadyRunning, BackingUnreadable
 from cdp_container.journal.served import DiskId, disk_of, disks_served, volumes_served
 from nbd_export.backend import Extent, State
+from nbd_export.files import Files
 
 
 @dataclass(slots=True)

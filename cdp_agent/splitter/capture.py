@@ -26,7 +26,6 @@ from cdp_agent.splitter.appending import Appending
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
 from cdp_agent.splitter.failures import Failures, JournalUnusable
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.intent import IntentMissing, Intents, WriteIntent
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.mending import Mending
@@ -39,6 +38,7 @@ from cdp_container.errors import CdpError, JournalFull
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Note
 from cdp_container.journal.shared import SplitterPage
+from nbd_export.files import Files
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.map_file import MapFile, create_map, open_map
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import JournalDamaged
@@ -24,6 +23,7 @@ from cdp_container.journal.block_map import (
     set_bits,
     touched_blocks,
 )
+from nbd_export.files import Files
 
 _log: Final = logging.getLogger(__name__)
 

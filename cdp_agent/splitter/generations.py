@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.finding import file_of
 from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
@@ -20,6 +19,7 @@ from cdp_container.journal.files import JournalFile, list_numbers
 from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.shared import SharedPages
+from nbd_export.files import Files
 
 
 @dataclass(frozen=True, slots=True)

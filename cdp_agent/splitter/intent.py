@@ -19,10 +19,8 @@ from typing import Final
 
 import numpy as np
 
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.map_file import MapFile, create_map, open_map
 from cdp_agent.splitter.settings import VolumeSettings
-from cdp_agent.splitter.shared_sync import SharedSync
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.block_map import (
     MapHeader,
@@ -30,6 +28,8 @@ from cdp_container.journal.block_map import (
     intent_map_name,
     set_bits,
 )
+from nbd_export.files import Files
+from nbd_export.shared_sync import SharedSync
 
 CLEAR: Final = 0
 ROUNDS_KEPT: Final = 12

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import NEXT_FILE_AT, SPARE_FILES_MAX
 from cdp_container.errors import JournalFull
 from cdp_container.journal.files import JournalFile, file_name
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import FILE_HEADER_BYTES, FileHeader, encode_file_header
+from nbd_export.files import Files
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

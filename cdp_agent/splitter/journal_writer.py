@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_run import JournalRun, RunFile
 from cdp_container.errors import JournalFull
 from cdp_container.journal.position import Position
@@ -25,6 +24,7 @@ from cdp_container.journal.record import (
     encode_writes,
     padded_bytes,
 )
+from nbd_export.files import Files
 
 BLOCK_BYTES: Final = 4096  # the largest sector of a guest's disk
 _PADDINGS: Final = tuple(bytes(count) for count in range(8))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from cdp_agent.splitter.files import Files
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.block_map import (
     MAP_HEADER_BYTES,
@@ -18,6 +17,7 @@ from cdp_container.journal.block_map import (
     decode_map_header,
     encode_map_header,
 )
+from nbd_export.files import Files
 
 
 class MapFile:

@@ -18,12 +18,12 @@ from typing import Final
 
 from cdp_agent.splitter.appending import Appending
 from cdp_agent.splitter.backing import Backing, forget_cached
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.splitter.redo import redo_all
 from cdp_agent.splitter.syncing import Syncing
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Note
+from nbd_export.files import Files
 
 _log: Final = logging.getLogger(__name__)
 

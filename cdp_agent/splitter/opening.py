@@ -15,7 +15,6 @@ from typing import Final, TypeAlias
 from cdp_agent.splitter.backing import Backing, forget_cached, open_backing, served_before, served_by
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.finding import Finding, Found, where_given_up
 from cdp_agent.splitter.generations import Generations
 from cdp_agent.splitter.intent import WriteIntent, read_intent
@@ -35,6 +34,7 @@ from cdp_container.journal.position import NOWHERE, Position
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Note, Record
 from cdp_container.journal.shared import SharedPages, SplitterPage
+from nbd_export.files import Files
 
 JOURNAL: Final = "journal"
 SHARED: Final = "shared"

@@ -22,7 +22,6 @@ from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.closing import GATE_SECONDS, Closing
 from cdp_agent.splitter.ending import stop as end_capture
-from cdp_agent.splitter.files import Files, OsFiles
 from cdp_agent.splitter.holding import HoldServer
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.reloading import Decision, reload_volumes
@@ -38,6 +37,7 @@ from cdp_container.errors import CdpError, DeviceError, ReloadRefused
 from cdp_container.journal.shared import GateLevel, SharedPages
 from nbd_export.backend import FixedExports
 from nbd_export.errors import SocketInUse
+from nbd_export.files import Files, OsFiles
 from nbd_export.polling import polling_loop
 from nbd_export.server import NbdServer, serve
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 from cdp_agent.splitter.backing import Backing
-from cdp_agent.splitter.files import Files
 from cdp_container.errors import BackingChanged, JournalDamaged
 from cdp_container.journal.position import Position
 from cdp_container.journal.read_back import MTIME_SLACK_SECONDS, READ_BACK_BYTES_MAX, newest_untouched
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind, Record
+from nbd_export.files import Files
 
 
 def redo(

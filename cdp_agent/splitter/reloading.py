@@ -17,11 +17,11 @@ from typing import Final, Protocol
 
 from cdp_agent.splitter.backing import Backing, open_backing, served_by
 from cdp_agent.splitter.capture import Capture
-from cdp_agent.splitter.files import Files
 from cdp_agent.splitter.settings import DRAIN_SECONDS, VolumeSettings
 from cdp_agent.splitter.volume import Volume
 from cdp_container.errors import BackingUnreadable, ReloadRefused
 from cdp_container.journal.record import Note
+from nbd_export.files import Files
 
 QUIET_SECONDS_MAX: Final = 5.0
 """So long guests may wait for those of a disk that is slow."""

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from cdp_agent.splitter.appending import Appending
 from cdp_agent.splitter.backing import Backing, sync_of
-from cdp_agent.splitter.files import Files
-from cdp_agent.splitter.shared_sync import SharedSync
 from cdp_agent.splitter.threads import nothing
 from cdp_container.clock import Clock
+from nbd_export.files import Files
+from nbd_export.shared_sync import SharedSync
 
 
 class Syncing:

@@ -18,11 +18,11 @@ from cdp_agent.splitter.backing import Backing, extents_of
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.failures import JournalUnusable
 from cdp_agent.splitter.intent import IntentMissing
-from cdp_agent.splitter.ranges import RangesInFlight
 from cdp_agent.splitter.settings import INLINE_BYTES_MAX, READ_AHEAD_BYTES_MAX, SUMMED_BY_THREAD_BYTES_MIN
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Kind, payload_crc
 from nbd_export.backend import Extent
+from nbd_export.ranges import RangesInFlight
 
 
 class Volume:

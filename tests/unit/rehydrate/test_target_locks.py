@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.splitter.backing import open_backing
-from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.settings import VolumeSettings
 from cdp_container.errors import (
     AlreadyRunning,
     TargetNotEmpty,
 )
+from nbd_export.files import OsFiles
 from rehydrate import localio
 from rehydrate.target import open_target
 from tests.unit.rehydrate.targets import SIZE, interrupted, view

@@ -18,13 +18,13 @@ from typing import Any
 from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.ending import stop
-from cdp_agent.splitter.files import Buffer, OsFiles
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, VolumeSettings
 from cdp_agent.splitter.volume import Volume
 from cdp_container.journal.reader import JournalReader
 from cdp_container.journal.record import Kind
 from cdp_container.journal.shared import SharedPages, StreamerPage
+from nbd_export.files import Buffer, OsFiles
 
 DOMAIN = bytes(range(16))
 SECTOR_BYTES = 512

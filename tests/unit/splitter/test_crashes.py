@@ -16,9 +16,9 @@ from random import Random
 import pytest
 
 from cdp_agent.splitter import opening
-from cdp_agent.splitter.files import Buffer
 from cdp_container.errors import JournalDamaged
 from cdp_container.journal.shared import StreamerPage
+from nbd_export.files import Buffer
 from tests.unit.splitter.machine import SECTOR_BYTES, Lossy, Machine, Splitter
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from cdp_agent.splitter.backing import extents_of
-from cdp_agent.splitter.files import OsFiles
 from nbd_export.backend import Extent, State
+from nbd_export.files import OsFiles
 
 SIZE = 8 << 20
 MIB = 1 << 20

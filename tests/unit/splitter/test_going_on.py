@@ -12,7 +12,6 @@ from random import Random
 import pytest
 
 from cdp_agent.splitter.dirty_blocks import DirtyBlocks
-from cdp_agent.splitter.files import OsFiles
 from cdp_container.journal import block_map
 from cdp_container.journal.block_map import (
     DIRTY_BLOCK_BYTES,
@@ -22,6 +21,7 @@ from cdp_container.journal.block_map import (
     set_bits,
 )
 from cdp_container.journal.shared import StreamerPage
+from nbd_export.files import OsFiles
 from tests.unit.splitter.machine import FILE_BYTES, Lossy, Machine, Splitter, give_up, overflow, run
 
 BLOCK = DIRTY_BLOCK_BYTES

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.splitter.files import Buffer
 from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.shared import SharedPage, SplitterPage
+from nbd_export.files import Buffer
 from tests.unit.splitter.machine import Lossy, Machine, Splitter, run
 from tests.unit.splitter.test_failures import failing, healthy
 from tests.waiting import turn, until

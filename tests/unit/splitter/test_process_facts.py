@@ -12,9 +12,9 @@ import pytest
 
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.failures import Failure, Failures
-from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.process import _Process
 from cdp_agent.splitter.settings import SplitterSettings
+from nbd_export.files import OsFiles
 
 
 class SettableClock:

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.splitter.files import OsFiles
 from cdp_agent.splitter.journal_run import JournalRun
 from cdp_agent.splitter.journal_writer import JournalWriter
 from cdp_agent.streamer.control import call
@@ -48,6 +47,7 @@ from cdp_container.journal.record import Kind
 from cdp_container.journal.served import disks_served, volumes_served
 from cdp_container.journal.shared import SharedPages, SplitterPage
 from cdp_container.store.directory import DirectoryStore
+from nbd_export.files import OsFiles
 from tests.recovery import Recovery
 from tests.waiting import wait_until
 

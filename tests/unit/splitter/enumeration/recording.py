@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from cdp_agent.splitter.files import Buffer, OsFiles
 from cdp_agent.splitter.opening import SHARED
 from cdp_agent.splitter.threads import Threads, nothing
 from cdp_container.journal import shared
+from nbd_export.files import Buffer, OsFiles
 from tests.unit.splitter.enumeration.owed import Answered, Asked, Started
 from tests.unit.splitter.enumeration.power import Call, Named, NamesSynced, Sized, Synced, Unlinked, Wrote
 from tests.waiting import turn

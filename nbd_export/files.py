@@ -1,4 +1,4 @@
-"""The splitter's edge to the kernel: reading, writing, syncing files and block devices.
+"""An export's edge to the kernel: reading, writing, syncing files and block devices.
 
 Behind a protocol, so that a test can lose what was not synced, tear a write, or fail any call.
 What does not belong here: which file, which offset, and what an error means.
@@ -30,7 +30,7 @@ _CANNOT_TELL: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class Files(Protocol):
-    """What the splitter does with descriptors. Every method raises OSError as the kernel does."""
+    """What an export does with descriptors. Every method raises OSError as the kernel does."""
 
     def open(self, path: Path, create: bool = False) -> int:
         """Open for reading and writing; the descriptor is the caller's."""

@@ -1,6 +1,6 @@
 """One sync for many flushes: who wants one while one runs shares the next.
 
-What does not belong here: what is synced, and what a failure means (`syncing`).
+What does not belong here: what is synced, and what a failure means (the export).
 """
 
 from __future__ import annotations
