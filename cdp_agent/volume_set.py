@@ -20,12 +20,10 @@ from cdp_container.domain.identity import (
     AgentIdentity,
     SourceIdentity,
     TreeIdentity,
-    VmIdentity,
     encode_identity,
     load_identity,
 )
 from cdp_container.domain.tree_settings import TreeSettings
-from cdp_container.domain.vm_settings import VmSettings
 from cdp_container.errors import BackingUnreadable, CdpError, ReloadRefused
 
 WANTED_PREFIX: Final = "agent.wanted-"
@@ -75,29 +73,6 @@ def changed_trees(
     ]
     trees += [_changed_tree(TreeIdentity(name, "", entropy(16)), new) for name, new in by_name.items()]
     return replace(identity, trees=tuple(trees))
-
-
-def changed_vms(
-    identity: AgentIdentity, wanted: Sequence[VmSettings], entropy: Callable[[int], bytes]
-) -> AgentIdentity:
-    """agent.json with these VMs. A VM keeps its id, whoever knows its configuration; what goes is marked.
-
-    One that nobody here knows, as a failover brought it, stays until it was configured.
-    """
-    by_name = {vm.name: vm for vm in wanted}
-    vms = [vm if vm.removed else _changed_vm(vm, by_name.pop(vm.name, None)) for vm in identity.vms]
-    vms += [_changed_vm(VmIdentity(name, entropy(16)), new) for name, new in by_name.items()]
-    return replace(identity, vms=tuple(vms))
-
-
-def _changed_vm(vm: VmIdentity, wanted: VmSettings | None) -> VmIdentity:
-    if wanted is None:
-        return replace(vm, removed=True) if vm.kind else vm
-    ways = {"proxmox": wanted.proxmox, "qmp": wanted.qmp, "description": wanted.description}
-    kind, at, domain = next(((kind, at, "") for kind, at in ways.items() if at is not None), ("", "", ""))
-    if wanted.libvirt is not None:
-        kind, at, domain = "libvirt", wanted.libvirt.uri, wanted.libvirt.domain
-    return replace(vm, kind=kind, at=at, domain=domain, disks=tuple(wanted.disks.items()))
 
 
 def _changed_tree(tree: TreeIdentity, wanted: TreeSettings | None) -> TreeIdentity:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_agent.cli.children import load_agent
-from cdp_agent.volume_set import changed_trees, changed_vms
+from cdp_agent.volume_set import changed_trees
 from cdp_container.console import say
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import AgentIdentity
@@ -28,6 +28,7 @@ from cdp_container.domain.settings import (
     dump_settings,
     parse_settings,
 )
+from cdp_container.domain.vm_settings import changed_vms
 from cdp_container.errors import CdpError, ConfigInvalid
 
 ACCEPTED_NAME: Final = "accepted.yaml"

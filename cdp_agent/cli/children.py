@@ -18,7 +18,7 @@ from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.adopt import touched_since
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.settings import StreamerSettings
-from cdp_agent.volume_set import changed_trees, changed_vms, removed_of, volumes_of
+from cdp_agent.volume_set import changed_trees, removed_of, volumes_of
 from cdp_agent.watcher.settings import SCAN_SECONDS, TreeSettings, WatcherSettings
 from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
@@ -28,6 +28,7 @@ from cdp_container.domain.replica_places import published
 from cdp_container.domain.retention import Retention
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
 from cdp_container.domain.tree_settings import TreeSettings as TreeConfig
+from cdp_container.domain.vm_settings import changed_vms
 from cdp_container.errors import BackingChanged, BackingUnreadable, ConfigInvalid
 from cdp_container.journal.shared import SharedPages
 from nbd_export.tls import TlsFiles

@@ -18,7 +18,7 @@ from cdp_agent.sealed import check_sealing, sealed_credentials
 from cdp_agent.site_word import ca_of
 from cdp_agent.supervisor import take_lock
 from cdp_agent.tree_paths import refuse_trees
-from cdp_agent.volume_set import changed_trees, changed_vms
+from cdp_agent.volume_set import changed_trees
 from cdp_container.clock import Clock
 from cdp_container.domain.configured import sources_of
 from cdp_container.domain.durable import replace_file
@@ -34,6 +34,7 @@ from cdp_container.domain.owner import first_owner
 from cdp_container.domain.replica_places import published
 from cdp_container.domain.retention import build_retention
 from cdp_container.domain.settings import AgentSettings
+from cdp_container.domain.vm_settings import changed_vms
 from cdp_container.errors import (
     CdpError,
     ContainerExists,

@@ -27,11 +27,12 @@ from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.control import CONFIGURE_COMMAND, call
 from cdp_agent.supervisor import take_lock
 from cdp_agent.tree_paths import refuse_trees
-from cdp_agent.volume_set import Decision, changed_identity, changed_trees, changed_vms, withdraw_all
+from cdp_agent.volume_set import Decision, changed_identity, changed_trees, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import load_notes
+from cdp_container.domain.vm_settings import changed_vms
 from cdp_container.errors import AlreadyRunning, BackingUnreadable, CdpError, ReloadRefused
 
 APPLIED_SECONDS_MAX: Final = 60.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdp_agent.vms.found import Found, check_document
-from cdp_container.domain.machine import VERSION, read_description
-from cdp_container.domain.machine_records import Native, NativeKind
+from cdp_container.domain.machine import VERSION, Native, NativeKind, read_description
 from cdp_container.domain.yaml_page import load_page
 from cdp_container.errors import CdpError, HypervisorFailed
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from cdp_container.domain.machine import Description, Disk, Nic
-from cdp_container.domain.machine_records import NATIVE_BYTES_MAX, Native
+from cdp_container.domain.machine import NATIVE_BYTES_MAX, Description, Disk, Native, Nic
 from cdp_container.errors import HypervisorFailed
 
 SECRET: Final = "a password, which is taken out of the document"  # noqa: S105  that there is one, not which

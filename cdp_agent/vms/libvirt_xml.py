@@ -22,9 +22,10 @@ from cdp_container.domain.machine import (
     DiskKind,
     Firmware,
     FirmwareKind,
+    Native,
+    NativeKind,
     Nic,
 )
-from cdp_container.domain.machine_records import Native, NativeKind
 from cdp_container.errors import HypervisorFailed
 
 DEPTH_MAX: Final = 64

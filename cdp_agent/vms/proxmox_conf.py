@@ -20,9 +20,10 @@ from cdp_container.domain.machine import (
     DiskKind,
     Firmware,
     FirmwareKind,
+    Native,
+    NativeKind,
     Nic,
 )
-from cdp_container.domain.machine_records import Native, NativeKind
 from cdp_container.errors import HypervisorFailed
 
 _LINE: Final = re.compile(r"([a-z][a-z0-9_-]*):\s*(.*?)\s*")

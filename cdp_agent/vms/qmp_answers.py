@@ -23,9 +23,10 @@ from cdp_container.domain.machine import (
     DiskKind,
     Firmware,
     FirmwareKind,
+    Native,
+    NativeKind,
     Nic,
 )
-from cdp_container.domain.machine_records import Native, NativeKind
 from cdp_container.errors import HypervisorFailed
 
 Answers = Mapping[str, Any]

@@ -12,30 +12,28 @@ import enum
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
+from cdp_container.domain.machine_members import TEXT_CHARS_MAX as TEXT_CHARS_MAX
+from cdp_container.domain.machine_members import WORDS_MAX, Said
 from cdp_container.errors import DamagedObject, LimitExceeded, NewerFormat
 from cdp_container.format.jsontext import JsonObject, dump_object, load_object
-from cdp_container.format.layout import ID_BYTES
 from cdp_container.format.members import U64_MAX
 
 VERSION: Final = 1
 DESCRIPTION_BYTES_MAX: Final = 192 << 10
 """Of a description as JSON; with NATIVE_BYTES_MAX it fits a record."""
-TEXT_CHARS_MAX: Final = 4_096
-"""Of one text; a note may be as long as NOTE_CHARS_MAX."""
+NATIVE_BYTES_MAX: Final = 128 << 10
+"""Of the hypervisor's own document, in UTF-8. As JSON it may be twice as long."""
 NOTE_CHARS_MAX: Final = 16_384
 DISKS_MAX: Final = 256
 NICS_MAX: Final = 64
-WORDS_MAX: Final = 1_000
-"""Entries of one list of text."""
 CPUS_MAX: Final = 65_536
 VARIABLES_BYTES_MAX: Final = 64 << 20
 """Of UEFI variables as they lie in their store: 64 MiB on aarch64, nearly all of it zeros."""
 VARIABLES_TEXT_CHARS_MAX: Final = 128 << 10
 """Of the same, compressed and in base64."""
 
-_Found = TypeVar("_Found")
 Extra: TypeAlias = Mapping[str, Any]
 """Members that a later release added, kept as they are."""
 
@@ -169,6 +167,32 @@ class Description:
         return replace(self, left_out=tuple(new))
 
 
+class NativeKind(enum.StrEnum):
+    """Whose document it is."""
+
+    LIBVIRT = "libvirt"
+    PROXMOX = "proxmox"
+    QMP = "qmp"
+    BY_HAND = "description"
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The hypervisor's own document. `kind` is one of NativeKind, or what a later release knows."""
+
+    kind: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a `vm` record says of a VM: its name in the domain, what it is, and the document it came from."""
+
+    name: str
+    description: Description
+    native: Native
+
+
 def pack_variables(data: bytes) -> str | None:
     """UEFI variables as a description has them; None where they are too large for one."""
     if len(data) > VARIABLES_BYTES_MAX:
@@ -295,7 +319,7 @@ def parse_description(data: bytes, what: str) -> Description:
 
 def read_description(members: JsonObject, what: str) -> Description:
     """A description from its members; raises as `parse_description` does."""
-    said = _Said(members, what)
+    said = Said(members, what)
     version = said.number("version", U64_MAX, 1, VERSION)
     if version > VERSION:
         raise NewerFormat(what, f"it is of version {version}, and this release knows {VERSION}")
@@ -336,13 +360,13 @@ def read_description(members: JsonObject, what: str) -> Description:
     )
 
 
-def _firmware(said: _Said) -> Firmware:
+def _firmware(said: Said) -> Firmware:
     variables = said.text_or_none("variables", VARIABLES_TEXT_CHARS_MAX)
     kind = said.choice("kind", FirmwareKind, FirmwareKind.BIOS)
     return Firmware(kind, said.flag("secure_boot"), variables, said.unknown())
 
 
-def _disk(said: _Said) -> Disk:
+def _disk(said: Said) -> Disk:
     return Disk(
         name=said.text("name"),
         volume=said.id_or_none("volume"),
@@ -356,7 +380,7 @@ def _disk(said: _Said) -> Disk:
     )
 
 
-def _nic(said: _Said) -> Nic:
+def _nic(said: Said) -> Nic:
     return Nic(
         name=said.text("name"),
         mac=said.text_or_none("mac"),
@@ -368,130 +392,10 @@ def _nic(said: _Said) -> Nic:
     )
 
 
-def _boot(said: _Said) -> DirectBoot:
+def _boot(said: Said) -> DirectBoot:
     return DirectBoot(
         kernel=said.text("kernel"),
         initrd=said.text_or_none("initrd"),
         command_line=said.text("command_line", "", NOTE_CHARS_MAX),
         extra=said.unknown(),
     )
-
-
-_Choice = TypeVar("_Choice", bound=enum.StrEnum)
-
-
-class _Said:
-    """The members of one object of a description; what is asked for counts as known."""
-
-    def __init__(self, members: JsonObject, what: str) -> None:
-        self._members = members
-        self._what = what
-        self._known: set[str] = set()
-
-    def fault(self, name: str, why: str) -> DamagedObject:
-        """The error of one member."""
-        return DamagedObject(self._what, f"its member {name!r} {why}")
-
-    def unknown(self) -> dict[str, Any]:
-        """The members that nothing was asked of."""
-        return {name: value for name, value in self._members.items() if name not in self._known}
-
-    def text(self, name: str, left_out: str | None = None, chars_max: int = TEXT_CHARS_MAX) -> str:
-        """Printable text, line breaks aside; where it is left out, `left_out`, if there is one."""
-        value = self._get(name)
-        if value is None and left_out is not None:
-            return left_out
-        return self._checked(name, value, chars_max)
-
-    def text_or_none(self, name: str, chars_max: int = TEXT_CHARS_MAX) -> str | None:
-        """The same, None for null and what is left out."""
-        value = self._get(name)
-        return None if value is None else self._checked(name, value, chars_max)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A list of text."""
-        return tuple(self._checked(name, value, TEXT_CHARS_MAX) for value in self._list(name, WORDS_MAX))
-
-    def number(self, name: str, most: int, least: int, left_out: int) -> int:
-        """A whole number from `least` to `most`."""
-        found = self.number_or_none(name, most, least)
-        return left_out if found is None else found
-
-    def number_or_none(self, name: str, most: int, least: int) -> int | None:
-        """The same, None for null and what is left out."""
-        value = self._get(name)
-        if value is None:
-            return None
-        if type(value) is not int or not least <= value <= most:
-            raise self.fault(name, "is no whole number, or out of range")
-        return value
-
-    def flag(self, name: str) -> bool:
-        """True or false; false where it is left out."""
-        value = self._get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self.fault(name, "is not true or false")
-        return bool(value)
-
-    def id_or_none(self, name: str) -> bytes | None:
-        """An id in lower-case hex."""
-        text = self.text_or_none(name)
-        if text is None:
-            return None
-        try:
-            found = bytes.fromhex(text)
-        except ValueError:
-            found = b""
-        if len(found) != ID_BYTES or found.hex() != text:
-            raise self.fault(name, "is no id")
-        return found
-
-    def choice(self, name: str, kinds: type[_Choice], left_out: _Choice) -> _Choice:
-        """One of a few words."""
-        value = self._get(name)
-        return left_out if value is None else self.choice_of(value, name, kinds)
-
-    def choice_of(self, value: object, name: str, kinds: type[_Choice]) -> _Choice:
-        """The word that a value is."""
-        if not isinstance(value, str) or value not in {kind.value for kind in kinds}:
-            raise self.fault(name, f"is none of {', '.join(kinds)}")
-        return kinds(value)
-
-    def object_or_none(self, name: str) -> _Said | None:
-        """An object, None for null and what is left out."""
-        value = self._get(name)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.fault(name, "is no object")
-        return _Said(value, self._what)
-
-    def objects(self, name: str, most: int) -> list[_Said]:
-        """A list of objects."""
-        values = self._list(name, most)
-        if not all(isinstance(value, dict) for value in values):
-            raise self.fault(name, "is no list of objects")
-        return [_Said(value, self._what) for value in values]
-
-    def _list(self, name: str, most: int) -> list[Any]:
-        value = self._get(name)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise self.fault(name, "is no list")
-        if len(value) > most:
-            raise LimitExceeded(self._what, f"its member {name!r} has {len(value)} entries, more than {most}")
-        return value
-
-    def _checked(self, name: str, value: object, chars_max: int) -> str:
-        if not isinstance(value, str):
-            raise self.fault(name, "is no text")
-        if len(value) > chars_max:
-            raise LimitExceeded(self._what, f"its member {name!r} has {len(value)} characters")
-        if "\0" in value:
-            raise self.fault(name, "has a zero byte")
-        return value
-
-    def _get(self, name: str) -> Any:  # noqa: ANN401  # the getters above decide what it is
-        self._known.add(name)
-        return self._members.get(name)

@@ -5,21 +5,23 @@ What is in a description does not belong here (`machine`), nor how a hypervisor 
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from cdp_container.domain.contents import VmRecord
 from cdp_container.domain.image import Branch, on_branch
+from cdp_container.domain.machine import NATIVE_BYTES_MAX as NATIVE_BYTES_MAX
 from cdp_container.domain.machine import (
     TEXT_CHARS_MAX,
-    Description,
     build_description,
     description_members,
     read_description,
 )
-from cdp_container.errors import DamagedObject, LimitExceeded
+from cdp_container.domain.machine import Configuration as Configuration
+from cdp_container.domain.machine import Native as Native
+from cdp_container.domain.machine import NativeKind as NativeKind
+from cdp_container.errors import CdpError, DamagedObject, LimitExceeded
 from cdp_container.format.index import Record
 from cdp_container.format.jsontext import load_object
 from cdp_container.format.layout import ID_BYTES
@@ -28,34 +30,6 @@ from cdp_container.format.members import Members
 from cdp_container.format.records import make_record
 
 RECORD: Final = "vm"
-NATIVE_BYTES_MAX: Final = 128 << 10
-"""Of the hypervisor's own document, in UTF-8. As JSON it may be twice as long."""
-
-
-class NativeKind(enum.StrEnum):
-    """Whose document it is."""
-
-    LIBVIRT = "libvirt"
-    PROXMOX = "proxmox"
-    QMP = "qmp"
-    BY_HAND = "description"
-
-
-@dataclass(frozen=True, slots=True)
-class Native:
-    """The hypervisor's own document. `kind` is one of NativeKind, or what a later release knows."""
-
-    kind: str
-    document: str
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """What a `vm` record says of a VM: its name in the domain, what it is, and the document it came from."""
-
-    name: str
-    description: Description
-    native: Native
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +85,20 @@ def newest_values(records: Iterable[VmRecord], branch: Branch) -> dict[bytes, by
         if on_branch(record.place, branch):
             found[record.vm] = record.value
     return found
+
+
+def members_known(records: Iterable[VmRecord], branch: Branch, told: Callable[[str], None]) -> list[Member]:
+    """The VMs that a cut has, as far as their configurations make sense; `told`: of each other one."""
+    members = []
+    for vm, value in newest_values(records, branch).items():
+        try:
+            configuration = parse_vm(value, f"VM {vm.hex()}")
+        except CdpError as error:
+            told(f"its configuration cannot be used: {error}")
+            continue
+        if configuration is not None:
+            members.append(Member(vm, configuration))
+    return sorted(members, key=lambda member: (member.configuration.name, member.vm))
 
 
 def members_at(records: Iterable[VmRecord], branch: Branch) -> list[Member]:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cdp_container.domain.machine import Description, Disk, DiskKind, FirmwareKind, Nic, description_members
-from cdp_container.domain.machine_records import Configuration
+from cdp_container.domain.machine import (
+    Configuration,
+    Description,
+    Disk,
+    DiskKind,
+    FirmwareKind,
+    Nic,
+    description_members,
+)
 
 
 def configuration_members(configuration: Configuration) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""The VMs of a configuration: where each one's own configuration is asked for. PURE.
+"""The VMs of a configuration: where each one's own is asked for, and what agent.json says of them then.
 
 How a hypervisor is asked does not belong here (`cdp_agent.vms`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
+from cdp_container.domain.identity import AgentIdentity, VmIdentity
 from cdp_container.domain.setting_types import AbsolutePath, Name, Strict
 
 VMS_MAX: Final = 256
@@ -73,3 +75,26 @@ def vm_faults(vms: Sequence[VmSettings], volumes: Sequence[str]) -> list[str]:
         unknown = sorted({volume for volume in vm.disks.values() if volume is not None} - {*volumes})
         faults += [f"vms: {vm.name}: disks: there is no volume {volume}" for volume in unknown]
     return faults
+
+
+def changed_vms(
+    identity: AgentIdentity, wanted: Sequence[VmSettings], entropy: Callable[[int], bytes]
+) -> AgentIdentity:
+    """agent.json with these VMs. A VM keeps its id, whoever knows its configuration; what goes is marked.
+
+    One that nobody here knows, as a failover brought it, stays until it was configured.
+    """
+    by_name = {vm.name: vm for vm in wanted}
+    vms = [vm if vm.removed else _changed_vm(vm, by_name.pop(vm.name, None)) for vm in identity.vms]
+    vms += [_changed_vm(VmIdentity(name, entropy(16)), new) for name, new in by_name.items()]
+    return replace(identity, vms=tuple(vms))
+
+
+def _changed_vm(vm: VmIdentity, wanted: VmSettings | None) -> VmIdentity:
+    if wanted is None:
+        return replace(vm, removed=True) if vm.kind else vm
+    ways = {"proxmox": wanted.proxmox, "qmp": wanted.qmp, "description": wanted.description}
+    kind, at, domain = next(((kind, at, "") for kind, at in ways.items() if at is not None), ("", "", ""))
+    if wanted.libvirt is not None:
+        kind, at, domain = "libvirt", wanted.libvirt.uri, wanted.libvirt.domain
+    return replace(vm, kind=kind, at=at, domain=domain, disks=tuple(wanted.disks.items()))

@@ -21,11 +21,13 @@ from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.failover_note import FailoverNote, drop_note, save_note
 from cdp_container.domain.holding import Holding
-from cdp_container.domain.identity import AgentIdentity, TreeIdentity, load_identity
+from cdp_container.domain.identity import AgentIdentity, TreeIdentity, VmIdentity, load_identity
+from cdp_container.domain.machine_records import members_known
 from cdp_container.domain.namespace import trees_of
 from cdp_container.domain.owner_runner import OwnerRunner, force_word, owner_line
 from cdp_container.domain.places import open_container_store
 from cdp_container.domain.settings import AgentSettings, load_settings
+from cdp_container.domain.vm_settings import changed_vms
 from cdp_container.errors import TargetNotEmpty, UsageError
 from cdp_container.format.credentials import Credentials
 from cdp_container.format.domain import Owner
@@ -301,8 +303,12 @@ def _placed(
     identity = agent_files.identity_of(
         container, run.asked.site, volumes, paths, [*(place.identity for place in trees), *gone]
     )
+    known = members_known(contents.vm_records, made.branch, lambda why: run.report(f"note: {why}"))
+    vms = tuple(VmIdentity(member.configuration.name, member.vm) for member in known)
+    identity = replace(identity, vms=vms)
     settings = _settings(run, identity, note)
-    return _Made(made, paths, trees, as_configured(identity, settings), settings)
+    identity = changed_vms(as_configured(identity, settings), settings.vms, os.urandom)
+    return _Made(made, paths, trees, identity, settings)
 
 
 def _settings(run: _Run, identity: AgentIdentity, note: FailoverNote) -> AgentSettings:
