@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final, NoReturn
-from xml.etree.ElementTree import Element, TreeBuilder, tostring
-from xml.parsers import expat  # what it must not do is refused in `_tree`
+from functools import partial
+from typing import Final
+from xml.etree.ElementTree import Element, tostring
 
 from cdp_agent.vms.found import NO_SOURCE, SECRET, DiskSource, Found, booted_in, check_document
 from cdp_container.domain.machine import (
@@ -26,11 +26,9 @@ from cdp_container.domain.machine import (
     NativeKind,
     Nic,
 )
+from cdp_container.domain.xml_page import load_xml
 from cdp_container.errors import HypervisorFailed
 
-DEPTH_MAX: Final = 64
-"""Elements within elements; a domain has about ten levels."""
-ELEMENTS_MAX: Final = 20_000
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 
 _UNITS: Final = {
@@ -61,7 +59,7 @@ _WORDS: Final = {
 
 def parse_domain(text: str, what: str) -> Found:
     """What a domain's XML says; `what` names it in errors. Raises HypervisorFailed."""
-    root = _tree(check_document(text, what), what)
+    root = load_xml(check_document(text, what), partial(HypervisorFailed, what))
     if root.tag != "domain":
         raise HypervisorFailed(what, f"it is XML, but not a domain: {root.tag[:80]!r}")
     name = _text(root, "name")
@@ -104,38 +102,6 @@ def parse_domain(text: str, what: str) -> Found:
 
 
 # --- the text ------------------------------------------------------------------------------------
-
-
-def _tree(text: str, what: str) -> Element:
-    """The elements. Raises HypervisorFailed for what is no XML, or more than a domain is."""
-    builder = TreeBuilder()
-    depth = elements = 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth, elements
-        depth, elements = depth + 1, elements + 1
-        if depth > DEPTH_MAX or elements > ELEMENTS_MAX:
-            raise HypervisorFailed(what, "it has more elements than a domain has")
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(tag)
-
-    def refuse(*_: object) -> NoReturn:
-        raise HypervisorFailed(what, "it has a document type or entities, which no domain has")
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
-    parser.ExternalEntityRefHandler = refuse
-    try:
-        parser.Parse(text, True)
-    except expat.ExpatError as error:
-        raise HypervisorFailed(what, f"it is no XML: {error}") from error
-    return builder.close()
 
 
 def _without_secrets(root: Element, text: str) -> tuple[str, bool]:
