@@ -1,4 +1,4 @@
-"""What a table of names is filled from: of every name the newest word on a branch, directory by directory.
+"""What a table of names is filled from: of every name the newest word on a branch, in the order of a walk.
 
 Nothing is judged here but which word counts. What the names say together does not belong here (namespace),
 nor how they are kept as they were read (name_spool).
@@ -7,12 +7,15 @@ nor how they are kept as they were read (name_spool).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from cdp_container.domain.byte_order import in_order, like_the_last
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.image import Branch, on_branch
+from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
 from cdp_container.format.layout import ID_BYTES
 from cdp_container.format.place import Place
@@ -21,46 +24,80 @@ ROWS_AT_ONCE: Final = 10_000
 """Rows whose bytes are copied together: one slice of what is mapped takes as long as many of a copy."""
 SPREAD_MAX: Final = 4
 """Bytes of a copy by bytes that rows name in it; where they lie further apart each is taken by itself."""
-SORTED_DIRECTORIES_MAX: Final = 200_000
-"""Directories that are put in order, some 30 MiB; names of others come as they were told."""
+_SLASH: Final = ord("/")
 
 
-def newest_rows(contents: Contents, branch: Branch) -> Table:
-    """Of every name the newest row on a branch, those that are gone left out (NAME_ROWS).
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The bytes of some rows, in memory: where each begins in `data`, first its key, then its value."""
 
-    Names of one directory are together, directories in order: what is filled by them grows at its end.
-    """
+    data: bytes
+    starts: Ints
+
+
+def on_the_branch(contents: Contents, branch: Branch) -> Table:
+    """The rows of names that count on a branch (NAME_ROWS), the oldest first."""
     rows = contents.names.rows()
     rows = rows[_counting(rows, contents, branch)]
-    data = contents.names.bytes()
-    rows = rows[np.lexsort((np.arange(len(rows)), rows["seq"], rows["epoch"]))[::-1]]  # the newest first
-    keys, directories = _keyed(rows, data)
-    _, firsts, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    newest = np.zeros(len(rows), dtype=np.bool_)
-    newest[firsts] = True
-    if len(firsts) < len(rows):
-        again = counts[inverse] > 1
-        newest[again] = False
-        newest[_exactly_newest(rows, np.flatnonzero(again), data)] = True
-    kept = np.flatnonzero(newest & (rows["value_length"] > 0))[::-1]
-    return rows[kept[np.argsort(directories[kept], kind="stable")]]
+    return rows[np.lexsort((np.arange(len(rows)), rows["seq"], rows["epoch"]))]
 
 
-def said(rows: Table, data: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of each row, in their order."""
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        part = rows[first : first + ROWS_AT_ONCE]
-        lengths = part["key_length"].astype(np.int64) + part["value_length"]
-        low, high = int(part["at"].min()), int((part["at"] + lengths).max())
-        wheres = zip(part["at"].tolist(), part["key_length"].tolist(), lengths.tolist(), strict=True)
-        if high - low <= SPREAD_MAX * int(lengths.sum()):
-            copied = bytes(data[low:high])
-            for at, key_length, length in wheres:
-                start = at - low
-                yield copied[start : start + key_length], copied[start + key_length : start + length]
-        else:
-            for at, key_length, length in wheres:
-                yield bytes(data[at : at + key_length]), bytes(data[at + key_length : at + length])
+def newest_rows(rows: Table, data: memoryview) -> tuple[Table, Ints, Ints]:
+    """Of every name the newest row, those that are gone left out (NAME_ROWS).
+
+    Args:
+        rows: the oldest first.
+        data: what they point into.
+
+    Returns:
+        The rows, by directory (its tree, then its path), then by name; of each the bytes of its key that are
+        its directory's; and the numbers of the rows that begin a directory.
+    """
+    lengths = directory_lengths(rows, data)
+    starts = rows["at"].astype(np.int64)
+    begins = np.flatnonzero(~like_the_last(data, starts, lengths))
+    order, is_same = in_order(data, starts[begins], lengths[begins])
+    numbers = np.zeros(len(begins), dtype=np.int64)
+    numbers[order] = np.cumsum(~is_same) - 1
+    directories = np.repeat(numbers, np.diff(begins, append=len(rows)))
+    name_starts = np.minimum(lengths + 1, rows["key_length"])
+    name_starts[lengths == ID_BYTES] = ID_BYTES
+    order, is_same = in_order(data, starts + name_starts, rows["key_length"] - name_starts, directories)
+    is_newest = np.append(~is_same[1:], True)[: len(rows)]
+    kept = order[is_newest & (rows["value_length"][order] > 0)]
+    directories = directories[kept]
+    firsts = np.flatnonzero(np.diff(directories, prepend=-1))
+    return rows[kept], lengths[kept], firsts
+
+
+def copied(rows: Table, data: memoryview) -> Copied:
+    """The bytes of rows, ROWS_AT_ONCE or so."""
+    lengths = rows["key_length"].astype(np.int64) + rows["value_length"]
+    at = rows["at"].astype(np.int64)
+    low, high = int(at.min(initial=0 if not len(at) else at[0])), int((at + lengths).max(initial=0))
+    if high - low <= SPREAD_MAX * int(lengths.sum()):
+        return Copied(bytes(data[low:high]), at - low)
+    wheres = zip(at.tolist(), (at + lengths).tolist(), strict=True)
+    return Copied(b"".join([data[start:end] for start, end in wheres]), np.cumsum(lengths) - lengths)
+
+
+def parts(count: int) -> Iterator[tuple[int, int]]:
+    """Stretches of so many rows whose bytes are copied together."""
+    for first in range(0, count, ROWS_AT_ONCE):
+        yield first, min(first + ROWS_AT_ONCE, count)
+
+
+def directory_lengths(rows: Table, data: memoryview) -> Ints:
+    """Of each key the bytes of its directory: the tree's id, and what is before the last slash."""
+    found = np.full(len(rows), ID_BYTES, dtype=np.int64)
+    for first, beyond in parts(len(rows)):
+        part = copied(rows[first:beyond], data)
+        slashes = np.flatnonzero(np.frombuffer(part.data, dtype=np.uint8) == _SLASH)
+        ends = part.starts + rows["key_length"][first:beyond]
+        last = np.searchsorted(slashes, ends) - 1
+        lengths = np.append(slashes, -1)[last] - part.starts
+        found[first:beyond] = np.maximum(lengths, ID_BYTES)
+    return found
 
 
 def _counting(rows: Table, contents: Contents, branch: Branch) -> Table:
@@ -86,33 +123,3 @@ def _removals(contents: Contents, branch: Branch) -> dict[bytes, Place]:
         if record.name == "tree-" and on_branch(record.place, branch):
             found[record.tree] = max(record.place, found.get(record.tree, record.place))
     return found
-
-
-def _keyed(rows: Table, data: memoryview) -> tuple[Table, Table]:
-    """Of each row a number for its key (different ones: different keys), and one for its directory."""
-    keys = np.zeros(len(rows), dtype=np.int64)
-    numbers = np.zeros(len(rows), dtype=np.int32)
-    parents: dict[bytes, int] = {}
-    beyond = SORTED_DIRECTORIES_MAX
-    last, last_number = b"", beyond  # most rows are in the directory of the one before
-    for at, (key, _) in enumerate(said(rows, data)):
-        keys[at] = hash(key)
-        parent = key[: max(key.rfind(b"/", ID_BYTES), ID_BYTES)]
-        if parent != last:
-            last = parent
-            last_number = parents.get(parent, beyond)
-            if last_number == beyond and len(parents) < beyond:
-                last_number = parents[parent] = len(parents)
-        numbers[at] = last_number
-    ranks = np.full(beyond + 1, beyond, dtype=np.int32)
-    for rank, parent in enumerate(sorted(parents)):
-        ranks[parents[parent]] = rank
-    return keys, ranks[numbers]
-
-
-def _exactly_newest(rows: Table, numbers: Table, data: memoryview) -> list[int]:
-    """Of rows whose hashes others share, the first of each key."""
-    seen: dict[bytes, int] = {}
-    for number, (key, _) in zip(numbers.tolist(), said(rows[numbers], data), strict=True):
-        seen.setdefault(key, number)
-    return list(seen.values())

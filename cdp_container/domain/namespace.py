@@ -1,93 +1,43 @@
 """The names of trees as they were at one cut: found, checked whole, and walked parents first.
 
-They lie in a temporary table on disk, so memory does not grow with them. What the content of files is does
-not belong here (file_runs), nor what is done with a name (rehydrate).
+They lie in a temporary table on disk, so memory grows little with them. What the content of files is does not
+belong here (file_runs), how they are kept and found neither (name_table), nor what is done with a name
+(rehydrate).
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
+from cdp_container.domain.byte_order import in_order
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.image import Branch, Cut, on_branch
-from cdp_container.domain.name_rows import newest_rows, said
-from cdp_container.domain.spool import typed
+from cdp_container.domain.name_rows import on_the_branch
+from cdp_container.domain.name_spool import NAME_ROWS
+from cdp_container.domain.name_table import XATTRS, Entry, NameTable
+from cdp_container.domain.spool import Spool
 from cdp_container.errors import DamagedObject
+from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
-from cdp_container.format.jsontext import dump_object
 from cdp_container.format.layout import ID_BYTES
-from cdp_container.format.limits import COMPONENT_BYTES_MAX
-from cdp_container.format.names import (
-    ROOT,
-    Name,
-    NameType,
-    is_component,
-    name_members,
-    parse_name,
-    parse_name_key,
-    shown,
-)
+from cdp_container.format.names import ROOT, Name, NameType, name_added, shown
+from cdp_container.format.plain_names import TYPES
 
-CACHE_KIB: Final = 64 << 10
-"""What SQLite keeps of the table in memory."""
+__all__ = ["Entry", "Namespace", "Tree", "trees_of"]
 
-_TYPES: Final = tuple(NameType)
-_new: Final = tuple.__new__
-_IDS: Final = np.dtype([("first", "<u8"), ("rest", "<u8")])
-_NUMBERS: Final = {kind: number for number, kind in enumerate(_TYPES)}
-_DIRECTORY: Final = _NUMBERS[NameType.DIRECTORY]
-_SCHEMA: Final = """
-CREATE TABLE names (
-    tree INTEGER, parent BLOB, name BLOB, type INTEGER, mode INTEGER, uid INTEGER, gid INTEGER,
-    mtime_ns INTEGER, size_bytes INTEGER, space BLOB, more BLOB, PRIMARY KEY (tree, parent, name)
-) WITHOUT ROWID;
-CREATE TABLE linked (space BLOB PRIMARY KEY) WITHOUT ROWID;
-"""
-_MARK_LINKED: Final = "INSERT OR IGNORE INTO linked VALUES (?)"
-_INSERT: Final = "INSERT INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_WALK: Final = """
-SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
-WHERE tree = ? ORDER BY parent, name
-"""
-_LIST: Final = """
-SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
-WHERE tree = ? AND parent = ? AND name != x'' ORDER BY name
-"""
-_DIRECTORIES: Final = """
-SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
-WHERE tree = ? AND type = ? ORDER BY parent DESC, name DESC
-"""
-_LINKS: Final = """
-SELECT space, parent, name FROM names WHERE tree = ? AND space IN (SELECT space FROM linked)
-ORDER BY parent, name
-"""
-_FIND: Final = """
-SELECT parent, name, type, mode, uid, gid, mtime_ns, size_bytes, space, more FROM names
-WHERE tree = ? AND parent = ? AND name = ?
-"""
-_ANY_XATTRS: Final = """
-SELECT EXISTS (SELECT 1 FROM names WHERE more IS NOT NULL AND instr(more, CAST('"xattrs":[[' AS BLOB)))
-"""
-_TWINS: Final = """
-SELECT min(tree), max(tree), min(type), max(type), min(mode), max(mode), min(uid), max(uid),
-    min(gid), max(gid), min(mtime_ns), max(mtime_ns), min(size_bytes), max(size_bytes),
-    min(coalesce(more, x'')), max(coalesce(more, x'')), min(CAST(parent || '/' || name AS BLOB)), space
-FROM names WHERE space IN (SELECT space FROM linked) GROUP BY space HAVING count(*) > 1
-"""
-_AGREE: Final = """
-UPDATE names SET (type, mode, uid, gid, mtime_ns, size_bytes, more) = (
-    SELECT type, mode, uid, gid, mtime_ns, size_bytes, more FROM names WHERE space = ?1
-    ORDER BY mtime_ns DESC, parent, name LIMIT 1
-) WHERE space = ?1
-"""
 MADE_UP_MODE: Final = 0o700
 """Of a directory that no name is left of: nobody but its owner is let in."""
+
+_DIRECTORY: Final = TYPES.index(NameType.DIRECTORY)
+_IDS: Final = np.dtype([("first", "<u8"), ("rest", "<u8")])
+_PLAINLY: Final = ("type", "mode", "uid", "gid", "mtime_ns", "size_bytes")
+COPIED_BYTES: Final = 16 << 20
+"""Of the names' bytes, at a time, where something is made up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +47,6 @@ class Tree:
     tree: bytes
     name: str
     whole: bool
-
-
-class Entry(NamedTuple):
-    """One name: the path of its directory, its own last component (both empty: the root), and what it is."""
-
-    parent: bytes
-    name: bytes
-    what: Name
-
-    @property
-    def path(self) -> bytes:
-        """Relative to the tree."""
-        return self.parent + b"/" + self.name if self.parent else self.name
 
 
 def trees_of(contents: Contents, branch: Branch, cut: Cut) -> list[Tree]:
@@ -150,183 +87,194 @@ class Namespace:
         assert contents.keeps_names, "names are kept only where they were asked for"
         self.trees = tuple(trees)
         self.made_up: list[bytes] = []
-        self._numbers = {tree.tree: number for number, tree in enumerate(trees)}
-        # An empty name is a file of SQLite's own, which goes when it is closed.
-        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        try:
-            self._fill(contents, branch)
-            if mends:
-                self._mend()
+        ids = {tree.tree for tree in trees}
+        rows, data = on_the_branch(contents, branch), contents.names.bytes()
+        with ExitStack() as stack:
+            self._take(stack, NameTable(rows, data, ids))
+            told = self._mended() if mends else []
+            if told:
+                rows, data = _with(rows, data, told)
+                self._take(stack, NameTable(rows, data, ids))
             self._check()
-        except sqlite3.Error as error:
-            self._table.close()
-            raise typed(OSError(getattr(error, "sqlite_errorcode", 0), str(error))) from error
-        except BaseException:
-            self._table.close()
-            raise
+            self._closing = stack.pop_all()
 
     def walk(self, tree: Tree) -> Iterator[Entry]:
         """Every name of a tree: the root first, the names of one directory together, parents before them."""
-        return map(_entry, self._table.execute(_WALK, (self._numbers[tree.tree],)))
+        return self._table.entries(np.arange(*self._rows_of(tree)))
 
     def listing(self, tree: Tree, path: bytes) -> list[Entry]:
         """The names in a directory, sorted; empty where there is none."""
-        return list(map(_entry, self._table.execute(_LIST, (self._numbers[tree.tree], path))))
+        found = self._table.entries(np.arange(*self._table.of_directory(tree.tree + path)))
+        return [entry for entry in found if entry.name]
 
     def directories(self, tree: Tree) -> Iterator[Entry]:
         """The directories of a tree, those below before those above; the root is the last."""
-        return map(_entry, self._table.execute(_DIRECTORIES, (self._numbers[tree.tree], _DIRECTORY)))
+        return self._table.entries(self._directories_of(tree)[::-1])
 
     def twins(self, tree: Tree) -> dict[bytes, list[bytes]]:
         """The contents that have several names, hard links: their paths, in the order of the walk."""
+        first, beyond = self._rows_of(tree)
+        mine = np.sort(self._linked[(self._linked >= first) & (self._linked < beyond)])
         found: dict[bytes, list[bytes]] = {}
-        if not self._has_links:
-            return found
-        for space, parent, name in self._table.execute(_LINKS, (self._numbers[tree.tree],)):
-            found.setdefault(space, []).append(parent + b"/" + name if parent else name)
+        for entry in self._table.entries(mine):
+            assert entry.what.space is not None
+            found.setdefault(entry.what.space, []).append(entry.path)
         return found
 
     def find(self, tree: Tree, path: bytes) -> Entry | None:
         """The name of a path, if it is there."""
-        return self._find(self._numbers[tree.tree], path)
+        number = self._table.find(tree.tree, path)
+        return None if number is None else self._table.entry(number)
 
     def counts(self, tree: Tree) -> dict[NameType, int]:
         """How many names of each type a tree has."""
-        query = "SELECT type, count(*) FROM names WHERE tree = ? GROUP BY type"
-        return {
-            _TYPES[kind]: count for kind, count in self._table.execute(query, (self._numbers[tree.tree],))
-        }
+        first, beyond = self._rows_of(tree)
+        counts = np.bincount(self._plain["type"][first:beyond], minlength=len(TYPES)).tolist()
+        return {kind: count for kind, count in zip(TYPES, counts, strict=True) if count}
 
     def may_have_xattrs(self) -> bool:
         """False where no name of any tree has extended attributes."""
-        return bool(self._table.execute(_ANY_XATTRS).fetchone()[0])
+        return bool((self._table.names["more"] & XATTRS).any())
 
     def close(self) -> None:
         """Give the table's disk space back."""
-        self._table.close()
+        self._closing.close()
 
-    def _find(self, number: int, path: bytes) -> Entry | None:
-        parent, _, name = path.rpartition(b"/")
-        row = self._table.execute(_FIND, (number, parent, name)).fetchone()
-        return None if row is None else _entry(row)
+    def _take(self, stack: ExitStack, table: NameTable) -> None:
+        """Have this table from now on, and of it the rows whose content others share."""
+        stack.callback(table.close)
+        self._table = table
+        self._plain = table.names["plain"]
+        self._linked = _linked(self._plain)
 
-    def _fill(self, contents: Contents, branch: Branch) -> None:
-        for pragma in (f"cache_size = -{CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
-            self._table.execute(f"PRAGMA {pragma}")
-        self._table.executescript(_SCHEMA)
-        rows = newest_rows(contents, branch)
-        spaces = bytearray()
-        self._table.execute("BEGIN")
-        self._table.executemany(_INSERT, self._values(rows, contents.names.bytes(), spaces))
-        self._table.executemany(_MARK_LINKED, _shared(spaces))
-        self._table.execute("COMMIT")
-        self._has_links = self._table.execute("SELECT 1 FROM linked LIMIT 1").fetchone() is not None
+    def _rows_of(self, tree: Tree) -> tuple[int, int]:
+        first, beyond = self._table.of_tree(tree.tree)
+        return int(self._table.firsts[first]), int(self._table.firsts[beyond])
 
-    def _values(self, rows: Table, data: memoryview, spaces: bytearray) -> Iterator[tuple[object, ...]]:
-        """What is inserted; `spaces` gets the contents' ids, one behind the other."""
-        numbers, types = self._numbers, _NUMBERS
-        last, parent, number = b"", b"", numbers.get(b"")
-        for key, value in said(rows, data):
-            directory = key[: max(key.rfind(b"/", ID_BYTES), ID_BYTES)]
-            name = key[ID_BYTES:] if len(directory) == ID_BYTES else key[len(directory) + 1 :]
-            if directory != last or len(key) > COMPONENT_BYTES_MAX or not is_component(name):
-                parse_name_key(key, "a name")
-                last, parent, number = directory, directory[ID_BYTES:], numbers.get(key[:ID_BYTES])
-            if number is None:
-                continue  # its tree is not wanted, or left the domain
-            found = _parsed(value, key)
-            kind, mode, uid, gid, mtime_ns, size_bytes, space, target, xattrs, device = found
-            more = dump_object(name_members(found)) if target or xattrs or device else None
-            if kind is not NameType.DIRECTORY and len(key) == ID_BYTES:
-                raise DamagedObject(f"the tree {self.trees[number].name!r}", "its root is no directory")
-            if space is not None:
-                spaces += space
-            yield number, parent, name, types[kind], mode, uid, gid, mtime_ns, size_bytes, space, more
+    def _directories_of(self, tree: Tree) -> Ints:
+        first, beyond = self._rows_of(tree)
+        return first + np.flatnonzero(self._plain["type"][first:beyond] == _DIRECTORY)
 
     def _check(self) -> None:
         """Where trees are whole: that names stand in directories, and that names of one content agree."""
-        for number, tree in enumerate(self.trees):
-            if tree.whole and self._find(number, ROOT) is None:
+        for tree in self.trees:
+            root = self._table.find(tree.tree, ROOT)
+            if root is not None and self._plain["type"][root] != _DIRECTORY:
+                raise DamagedObject(f"the tree {tree.name!r}", "its root is no directory")
+            if root is None and tree.whole:
                 raise DamagedObject(f"the tree {tree.name!r}", "it has no root at this cut")
-        for _, parent, is_there in self._homeless():
+        for tree, parent in self._homeless():
+            is_there = self._table.find(tree.tree, parent) is not None
             why = "it has names below it, and is no directory" if is_there else "it has names below it"
             raise DamagedObject(f"the path {shown(parent)} of a tree", why)
-        for *_, path, _ in self._quarrels():
-            what = f"the file {shown(path.lstrip(b'/'))}"
+        for rows in self._quarrels():
+            what = f"the file {shown(self._table.entry(int(rows.min())).path)}"
             raise DamagedObject(what, "its names do not agree on what it is")
 
-    def _homeless(self) -> Iterator[tuple[int, bytes, bool]]:
+    def _homeless(self) -> Iterator[tuple[Tree, bytes]]:
         """Of whole trees the paths below which names stand and that are no directories."""
-        parents = "SELECT DISTINCT tree, parent FROM names WHERE parent != x''"
-        with closing(self._table.cursor()) as cursor:
-            for number, parent in cursor.execute(parents):
-                if not self.trees[number].whole:
-                    continue
-                above, _, name = parent.rpartition(b"/")
-                found = self._table.execute(_FIND, (number, above, name)).fetchone()
-                if found is None or found[2] != _DIRECTORY:
-                    yield number, parent, found is not None
+        names, firsts = self._table.names, self._table.firsts
+        for tree in self.trees:
+            if not tree.whole:
+                continue
+            first, beyond = self._table.of_tree(tree.tree)
+            parents = firsts[first:beyond]
+            parents = parents[names["directory_length"][parents] > ID_BYTES]
+            homes = self._directories_of(tree)
+            starts = np.concatenate((names["at"][homes], names["at"][parents]))
+            lengths = np.concatenate((names["key_length"][homes], names["directory_length"][parents]))
+            order, is_same = in_order(self._table.data, starts, lengths.astype(np.int64))
+            for at in order[(order >= len(homes)) & ~is_same].tolist():
+                row = parents[at - len(homes)]
+                yield tree, self._table.key(int(row))[ID_BYTES : int(names["directory_length"][row])]
 
-    def _quarrels(self) -> Iterator[tuple[int, int, bytes, bytes]]:
-        """Contents of whole trees whose names do not agree: lowest and highest tree, a path, the space."""
-        with closing(self._table.cursor()) as cursor:
-            for *pairs, path, space in cursor.execute(_TWINS):
-                if pairs[::2] != pairs[1::2] and all(tree.whole for tree in self.trees):
-                    yield pairs[0], pairs[1], path, space
+    def _quarrels(self) -> Iterator[Ints]:
+        """Of contents of trees that are all whole, the rows of names that do not agree."""
+        if not all(tree.whole for tree in self.trees):
+            return
+        plain, more = self._plain[self._linked], self._table.names["more"][self._linked]
+        is_first = np.append(True, _ids(plain)[1:] != _ids(plain)[:-1])[: len(plain)]
+        agrees = more == np.append(more[:1], more[:-1])
+        for column in _PLAINLY:
+            agrees[1:] &= plain[column][1:] == plain[column][:-1]
+        trees = np.searchsorted(
+            [self._rows_of(tree)[0] for tree in self._by_id()], self._linked, side="right"
+        )
+        agrees[1:] &= trees[1:] == trees[:-1]
+        for at in np.flatnonzero(agrees & ~is_first & (more > 0)).tolist():
+            one, other = (self._table.entry(int(number)).what for number in self._linked[at - 1 : at + 1])
+            agrees[at] = sorted(one.xattrs) == sorted(other.xattrs) and one[:8] == other[:8]
+            agrees[at] &= one.device == other.device
+        group = np.cumsum(is_first)
+        for number in np.unique(group[~is_first & ~agrees]).tolist():
+            yield self._linked[group == number]
 
-    def _mend(self) -> None:
-        """See `mends`."""
+    def _by_id(self) -> list[Tree]:
+        """The trees that have names, as their rows lie."""
+        trees = sorted(self.trees, key=lambda tree: tree.tree)
+        return [tree for tree in trees if len(range(*self._rows_of(tree)))]
+
+    def _mended(self) -> list[tuple[bytes, bytes]]:
+        """See `mends`: keys and values that were never told, and are to count."""
+        told: dict[bytes, bytes] = {}
         made: set[bytes] = set()
-        for number, tree in enumerate(self.trees):
-            if tree.whole and self._find(number, ROOT) is None:
-                self._make_up(number, ROOT, made)
-        for number, parent, _ in list(self._homeless()):
+        for tree in self.trees:
+            if tree.whole and self.find(tree, ROOT) is None:
+                self._make_up(tree, ROOT, told, made)
+        for tree, parent in self._homeless():
             path = parent
-            while path and not self._is_directory(number, path):
-                self._make_up(number, path, made)
+            while path and not self._is_directory(tree, path):
+                self._make_up(tree, path, told, made)
                 path = path.rpartition(b"/")[0]
         self.made_up = sorted(made)
-        for lowest, highest, _, space in list(self._quarrels()):
-            if lowest == highest:  # no damage makes a content that of two trees
-                self._table.execute(_AGREE, (space,))
+        for rows in self._quarrels():
+            youngest = max(rows.tolist(), key=lambda row: (int(self._plain["mtime_ns"][row]), -row))
+            keys = [self._table.key(row) for row in rows.tolist()]
+            if len({key[:ID_BYTES] for key in keys}) == 1:  # no damage makes a content that of two trees
+                what = self._table.entry(youngest).what
+                for key in keys:
+                    told.setdefault(key, name_added(key[:ID_BYTES], key[ID_BYTES:], what).value)
+        return list(told.items())
 
-    def _is_directory(self, number: int, path: bytes) -> bool:
-        found = self._find(number, path)
+    def _is_directory(self, tree: Tree, path: bytes) -> bool:
+        found = self.find(tree, path)
         return found is not None and found.what.type is NameType.DIRECTORY
 
-    def _make_up(self, number: int, path: bytes, made: set[bytes]) -> None:
-        root = self._find(number, ROOT)
+    def _make_up(self, tree: Tree, path: bytes, told: dict[bytes, bytes], made: set[bytes]) -> None:
+        root = self.find(tree, ROOT)
         uid, gid = (root.what.uid, root.what.gid) if root else (0, 0)
-        parent, _, name = path.rpartition(b"/")
-        row = (number, parent, name, _DIRECTORY, MADE_UP_MODE, uid, gid, 0, 0, None, None)
-        self._table.execute(_INSERT.replace("INSERT", "INSERT OR REPLACE", 1), row)
+        what = Name(NameType.DIRECTORY, MADE_UP_MODE, uid, gid)
+        told[tree.tree + path] = name_added(tree.tree, path, what).value
         made.add(path)
 
 
-def _parsed(value: bytes, key: bytes) -> Name:
-    try:
-        return parse_name(value, "a name")
-    except DamagedObject as error:
-        raise DamagedObject(f"the name {shown(key[ID_BYTES:])} of a tree", error.why) from error
+def _ids(plain: Table) -> Table:
+    """The contents' ids of rows (PLAIN), each as two numbers."""
+    found: Table = np.ascontiguousarray(plain["space"]).view(_IDS)[:, 0]
+    return found
 
 
-_Row = tuple[bytes, bytes, int, int, int, int, int, int, bytes | None, bytes | None]
+def _linked(plain: Table) -> Ints:
+    """The rows (PLAIN) whose content others have too, each content together, in the order of the walk."""
+    rows = np.flatnonzero(plain["has_space"])
+    ids = _ids(plain[rows])
+    order = np.lexsort((ids["rest"], ids["first"]))
+    is_new = np.append(True, ids[order][1:] != ids[order][:-1])[: len(rows)]
+    found: Ints = rows[order[~(is_new & np.append(is_new[1:], True)[: len(rows)])]]
+    return found
 
 
-def _entry(row: _Row) -> Entry:
-    parent, name, kind, mode, uid, gid, mtime_ns, size_bytes, space, more = row
-    if more is not None:
-        return Entry(parent, name, parse_name(more, "a name"))
-    # Millions of them: this way takes a third of the time that keywords and defaults take.
-    what = _new(Name, (_TYPES[kind], mode, uid, gid, mtime_ns, size_bytes, space, b"", (), None))
-    return _new(Entry, (parent, name, what))
-
-
-def _shared(spaces: bytearray) -> list[tuple[bytes]]:
-    """Of ids, one behind the other, those that may be there twice."""
-    ids = np.frombuffer(spaces, dtype=_IDS)
-    order = np.argsort(ids["first"])
-    sorted_first = ids["first"][order]
-    same = sorted_first[1:] == sorted_first[:-1]
-    alike = order[np.flatnonzero(np.concatenate((same, [False])) | np.concatenate(([False], same)))]
-    return [(ids[at].tobytes(),) for at in alike.tolist()]
+def _with(rows: Table, data: memoryview, told: Sequence[tuple[bytes, bytes]]) -> tuple[Table, memoryview]:
+    """The same, and behind them what is to count as the newest of all."""
+    every = Spool(np.dtype(np.uint8))
+    for start in range(0, len(data), COPIED_BYTES):
+        every.append(np.frombuffer(data[start : start + COPIED_BYTES], dtype=np.uint8))
+    more = np.zeros(len(told), dtype=NAME_ROWS)
+    more["key_length"] = [len(key) for key, _ in told]
+    more["value_length"] = [len(value) for _, value in told]
+    lengths = more["key_length"].astype(np.int64) + more["value_length"]
+    more["at"] = len(data) + np.cumsum(lengths) - lengths
+    every.append(np.frombuffer(b"".join(key + value for key, value in told), dtype=np.uint8))
+    table = memoryview(every.table().data)
+    every.close()
+    return np.concatenate((rows, more)), table

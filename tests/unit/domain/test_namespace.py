@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -12,7 +13,8 @@ from cdp_container.domain.contents import Contents
 from cdp_container.domain.gathering import gather
 from cdp_container.domain.image import cuts_of
 from cdp_container.domain.namespace import Namespace, trees_of
-from cdp_container.errors import CdpError, DamagedObject
+from cdp_container.domain.spool import Spool, typed
+from cdp_container.errors import DamagedObject, LocalDiskFull
 from cdp_container.format.index import Record
 from cdp_container.format.keys import segment_key
 from cdp_container.format.names import Name, NameType, SkewedFile, name_added, skewed, tree_added
@@ -236,6 +238,12 @@ def test_many_names_of_one_cut_in_several_segments(site: Site) -> None:
 def test_a_namespace_that_finds_no_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Tree(site)
     place = home.cut()
-    monkeypatch.setattr("cdp_container.domain.namespace._SCHEMA", "CREATE NONSENSE")
-    with pytest.raises(CdpError, match="keep an index"), namespace(site, place):
-        pass
+
+    def full(spool: Spool, rows: object) -> int:
+        raise typed(OSError(errno.ENOSPC, "no room"))
+
+    with gathered(site, place) as contents:
+        cut = cuts_of(contents, {1: 1})[-1]
+        monkeypatch.setattr(Spool, "append", full)
+        with pytest.raises(LocalDiskFull, match="keep an index"):
+            Namespace(contents, {1: 1}, trees_of(contents, {1: 1}, cut))

@@ -93,10 +93,9 @@ def test_owners_that_are_refused_are_told(
     assert done.not_set.counts == {OWNER: 41}, "and of the directory that was there"
 
 
-def test_more_directories_than_are_sorted(
+def test_names_whose_bytes_are_copied_in_parts(
     site: Site, home: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(name_rows, "SORTED_DIRECTORIES_MAX", 2)
     monkeypatch.setattr(name_rows, "ROWS_AT_ONCE", 3)
     home.cut()
     home.rename(b"d1", b"z")
