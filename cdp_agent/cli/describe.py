@@ -6,6 +6,7 @@ ends without waiting for those that do not come back. What the container has is 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from cdp_agent.cli.accepted import load_running
 from cdp_agent.cli.children import load_agent
@@ -24,6 +26,9 @@ from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.machine_text import configuration_lines, configuration_members
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import Incomplete
+
+_PR_SET_PDEATHSIG: Final = 1
+"""Of prctl: a signal for when whoever started us ends."""
 
 
 def describe_vms(config: Path, clock: Clock, *, as_json: bool) -> int:
@@ -42,7 +47,8 @@ def describe_vms(config: Path, clock: Clock, *, as_json: bool) -> int:
 
 def tell_vms(config: Path, clock: Clock) -> int:
     """Write one line for each VM as soon as it is known, for the streamer. See `cdp_agent.vms.answer`."""
-    # Whoever started it kills it then; if that is gone, too, the kernel does.
+    # Whoever started it kills it then; if that ends before, the kernel does.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(DESCRIBE_SECONDS_MAX) + 1)
     settings, identity = load_agent(config, other_volumes=True)

@@ -38,7 +38,8 @@ VM_SECONDS: Final = 5.0
 """Of one QEMU."""
 THREADS: Final = "describe-"
 """How the names of the threads begin."""
-_QCOW2: Final = b"QFI\xfb"
+_SIGNATURE: Final = slice(0x28, 0x2C), b"_FVH"
+"""Where a firmware volume says that it is one: nothing else is ever taken for variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,4 +180,5 @@ def read_variables(path: Path) -> str | None:
             data = file.read(VARIABLES_BYTES_MAX + 1)
     except OSError:
         return None
-    return None if data.startswith(_QCOW2) or not data else pack_variables(data)
+    where, signature = _SIGNATURE
+    return pack_variables(data) if data[where] == signature else None

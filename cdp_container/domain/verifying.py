@@ -18,11 +18,12 @@ from cdp_container.domain.heads import BROKEN, Broken
 from cdp_container.domain.history import History
 from cdp_container.domain.image import Cut, cuts_of, on_branch
 from cdp_container.domain.ledgers import Ledger
+from cdp_container.domain.machine_records import newest_values, parse_vm
 from cdp_container.domain.namespace import Namespace, trees_of
 from cdp_container.domain.parallel import in_parallel
 from cdp_container.domain.verify_object import Checked, Told, check
 from cdp_container.domain.verify_types import Finding, Opened, Report
-from cdp_container.errors import DamagedObject, MissingObject
+from cdp_container.errors import DamagedObject, LimitExceeded, MissingObject
 from cdp_container.format.domain import PlanState
 from cdp_container.format.keys import (
     CONFIG_PREFIX,
@@ -170,6 +171,7 @@ def _judge(report: Report, history: History, contents: Contents, scope: Mapping[
     good = [cut for cut in cuts if sound.fault_at(cut.place) is None]
     if good and not contents.sealed:
         report.findings.extend(_wrong_names(history, contents, good))
+        report.findings.extend(_wrong_vms(history, contents, good[-1]))
     report.points, report.sound_points = len(cuts), len(good)
     report.way_out = _way_out(history, contents, sound)
 
@@ -193,6 +195,16 @@ def _wrong_names(history: History, contents: Contents, good: Sequence[Cut]) -> I
         except DamagedObject as error:
             what = f"tree {tree.name!r} at {cut.place.epoch}.{cut.place.cut}"
             yield Finding(DamagedObject(what, f"{error.what}: {error.why}"), what, needed=True)
+
+
+def _wrong_vms(history: History, contents: Contents, newest: Cut) -> Iterator[Finding]:
+    """VMs whose configuration makes no sense at the newest sound point."""
+    for vm, value in newest_values(contents.vm_records, history.branch_of(newest.place)).items():
+        try:
+            parse_vm(value, f"VM {vm.hex()}")
+        except (DamagedObject, LimitExceeded) as error:
+            what = f"VM {vm.hex()} at {newest.place.epoch}.{newest.place.cut}"
+            yield Finding(DamagedObject(what, error.why), what, needed=True)
 
 
 def _is_needed(parsed: ParsedKey | None, scope: Mapping[int, int], ledger: Ledger) -> bool:

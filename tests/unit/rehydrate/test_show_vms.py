@@ -85,3 +85,15 @@ def test_what_may_be_in_a_segment_that_is_gone_is_not_made_up(run: Run, protecte
 def test_a_point_is_for_vms_alone(run: Run, protected: Site, place: Path) -> None:
     refused(run, 2, "show", place, "owner", "--at", "1.1")
     refused(run, 13, "show", place, "vms", "--at", "9.9")
+
+
+def test_verify_names_a_configuration_that_makes_no_sense(run: Run, protected: Site, place: Path) -> None:
+    assert run("verify", place)[0] == 0
+    protected.say(Record("vm", VM, b'{"name":"web"}', critical=False))
+    protected.protect(protected.cut([]))
+    code, stdout, _ = run("verify", place)
+    assert code != 0
+    assert f"VM {VM.hex()} at 1.3" in stdout
+    protected.say(vm_record(VM, None))
+    protected.protect(protected.cut([]))
+    assert run("verify", place)[0] == 0
