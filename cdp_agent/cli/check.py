@@ -11,7 +11,7 @@ from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.children import load_agent, tls_files
 from cdp_agent.sealed import check_sealing
 from cdp_agent.tree_paths import refuse_trees
-from cdp_agent.vms.libvirt_asked import load_libvirt
+from cdp_agent.vms.libvirt_asked import check_libvirt
 from cdp_container.console import print_error
 from cdp_container.domain.identity import IDENTITY_NAME, AgentIdentity
 from cdp_container.domain.places import check_places
@@ -104,7 +104,7 @@ def _show_vms(settings: AgentSettings) -> None:
     for vm in settings.vms:
         at = vm.proxmox or vm.qmp or vm.description
         if vm.libvirt is not None:
-            load_libvirt(f"VM {vm.name}")
+            check_libvirt(f"VM {vm.name}")
             at = f"domain {vm.libvirt.domain} at {vm.libvirt.uri}"
         elif at is not None and vm.qmp is None and not os.path.isfile(at):
             raise ConfigInvalid(f"VM {vm.name} cannot be described", f"there is no file {at}")

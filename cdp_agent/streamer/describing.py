@@ -20,6 +20,10 @@ from cdp_container.format.index import Record
 WAITING_MAX: Final = 64
 """Commands that wait for a round; whoever comes later does not wait."""
 TOPIC: Final = "vms.json"
+PROBLEM_CHARS_MAX: Final = 300
+SHOWN_MAX: Final = 8
+WORD_CHARS_MAX: Final = 100
+"""What `status` is told of each VM fits its answer, however many there are."""
 
 
 class Machines(Protocol):
@@ -156,10 +160,16 @@ def vm_members(state: Vms | None) -> list[dict[str, Any]] | None:
                 "at": vm.at or None,
                 "asked": said is not None,
                 "known_ns": None if said is None else said.known_ns or None,
-                "problem": None if said is None else said.problem or None,
+                "problem": None if said is None else said.problem[:PROBLEM_CHARS_MAX] or None,
                 "problem_ns": None if said is None else said.problem_ns or None,
-                "unprotected": [] if said is None else list(said.unprotected),
-                "odd": [] if said is None else list(said.odd),
+                "unprotected": [] if said is None else _shown(said.unprotected),
+                "odd": [] if said is None else _shown(said.odd),
             }
         )
     return members or None
+
+
+def _shown(words: Sequence[str]) -> list[str]:
+    """Of many the first: a VM may have hundreds of disks, and a domain hundreds of VMs."""
+    more = [f"and {len(words) - SHOWN_MAX} more"] if len(words) > SHOWN_MAX else []
+    return [*(word[:WORD_CHARS_MAX] for word in words[:SHOWN_MAX]), *more]

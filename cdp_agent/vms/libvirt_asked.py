@@ -6,6 +6,7 @@ What the XML says does not belong here (`libvirt_xml`).
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +51,12 @@ def load_libvirt(what: str) -> Any:  # noqa: ANN401  a module without types
         return importlib.import_module("libvirt")
     except ImportError as error:
         raise HypervisorFailed(what, NOT_THERE, NOT_THERE_HINT) from error
+
+
+def check_libvirt(what: str) -> None:
+    """Raises HypervisorFailed where it is not installed. It is not loaded for that."""
+    if importlib.util.find_spec("libvirt") is None:
+        raise HypervisorFailed(what, NOT_THERE, NOT_THERE_HINT)
 
 
 def _domain(libvirt: Any, connection: Any, domain: str) -> Any:  # noqa: ANN401

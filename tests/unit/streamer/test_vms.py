@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import orjson
+
+from cdp_agent.streamer.control import ANSWER_BYTES_MAX
+from cdp_agent.streamer.describing import vm_members
 from cdp_agent.streamer.step_types import (
     CutRead,
     ReadCut,
@@ -192,3 +196,17 @@ def test_what_becomes_known_while_a_cut_is_read_is_not_taken_for_said() -> None:
     state = taken(answered(state, lines(web=b'{"a":2}'), "", 8), 1, records)
     assert state.is_due
     assert values_of(state, 2)[1] == {WEB: b'{"a":2}'}
+
+
+def test_what_status_is_told_fits_its_answer_however_many_there_are() -> None:
+    many = tuple(
+        VmIdentity(f"vm-{n}", n.to_bytes(16, "big"), "qmp", "/run/" + "x" * 100) for n in range(1, 257)
+    )
+    disks = tuple("d" * 250 + str(number) for number in range(256))
+    said = [Line(vm.vm, b'{"a":1}', "", disks, disks) for vm in many]
+    state = answered(begun(many, Noted()), said, "", 7)
+    state = answered(state, [], "p" * 5000, 8)
+    members = vm_members(state)
+    assert members is not None
+    assert len(orjson.dumps(members)) < ANSWER_BYTES_MAX * 0.7
+    assert members[0]["unprotected"][-1] == "and 248 more"
