@@ -24,6 +24,7 @@ from cdp_container.errors import TargetNotEmpty, TargetUnsuitable
 from cdp_container.extents.intervals import Flags
 from cdp_container.format.names import ROOT, Name, NameType, shown
 from rehydrate.localio import lock_alone, os_errors
+from rehydrate.mounted import mounts_below
 from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, same_attributes, xattrs_of
 from rehydrate.tree_dirs import Directories
 from rehydrate.tree_making import Makers
@@ -133,6 +134,8 @@ class TreeTarget:
         self.attributes = Attributes(self.not_set, Me(os.geteuid(), os.getegid()))
         self._existing: set[bytes] = set() if is_empty and _is_plain(root) else {ROOT}
         self._stays: Callable[[bytes], bool] = lambda path: True
+        self._mounts: frozenset[bytes] = frozenset()
+        self._unpurged: set[bytes] = set()  # mounts in which nothing of the tree was met so far
         self._linked: dict[bytes, bytes] = {}  # by content, the path that was made first
         self._laid = Laid()
 
@@ -148,12 +151,14 @@ class TreeTarget:
             told: see `Told`.
 
         Raises:
-            TargetNotEmpty: a directory that is not empty stands where something else belongs.
+            TargetNotEmpty: a directory that is not empty stands where something else belongs, or is to go and
+                something is mounted there.
             LocalDiskFull, AccessDenied, DeviceError, TargetUnsuitable: as the file system says.
         """
         self._stays = stays
         untold = 0
         with os_errors(f"restore into {self.path}"):
+            self._find_mounts()
             if ROOT in self._existing:
                 self._purge(ROOT)
             with closing(Makers(self.attributes)) as makers:
@@ -162,6 +167,7 @@ class TreeTarget:
                         continue
                     directory = self.directories.descend(entry.parent)
                     was_there = entry.parent in self._existing
+                    self._purge_mount(entry.parent)
                     if not was_there and _is_plain_file(entry, twins):
                         if entry.what.size_bytes:
                             self._laid.add(entry.what, NEW)
@@ -288,7 +294,10 @@ class TreeTarget:
         if stat.S_IFMT(status.st_mode) == _FORMATS[name.type]:
             if name.type is NameType.DIRECTORY:
                 self._existing.add(entry.path)
-                self._purge(entry.path)
+                if entry.path in self._mounts:
+                    self._unpurged.add(entry.path)
+                else:
+                    self._purge(entry.path)
                 return True
             if name.type is NameType.FILE:
                 if self._keep_file(directory, entry, status, twins):
@@ -372,6 +381,27 @@ class TreeTarget:
             raise
         return status.st_dev, status.st_ino
 
+    def _find_mounts(self) -> None:
+        """What is mounted below must not be emptied with `delete`. A keeper sees to that by himself."""
+        if not self._ways.delete or self._keeper is not None:
+            return
+        top = os.readlink(b"/proc/self/fd/%d" % self.directories.root)
+        found = mounts_below(Path(os.fsdecode(top)))
+        self._mounts = frozenset(os.path.relpath(os.fsencode(mount), top) for mount in found)
+        for mount in sorted(self._mounts):
+            if not self._stays(mount):
+                self._refuse_mount(mount)
+
+    def _purge_mount(self, path: bytes) -> None:
+        """The tree has something in a directory: if it was mounted over, that is the tree's."""
+        if path in self._unpurged:
+            self._unpurged.remove(path)
+            self._purge(path)
+
+    def _refuse_mount(self, mount: bytes) -> None:
+        why = f"something is mounted at {shown(mount)}, where the tree has no directory"
+        raise TargetNotEmpty(f"restore into {self.path}", why, "unmount it, or leave out --delete")
+
     def _purge(self, path: bytes) -> None:
         """With `delete`, take away what stands in a directory that was there and is not to stay."""
         if not self._ways.delete:
@@ -394,6 +424,9 @@ class TreeTarget:
         elif not stat.S_ISDIR(status.st_mode):
             os.unlink(base, dir_fd=directory)
         elif self._ways.delete:
+            for mount in self._mounts:
+                if mount == path or mount.startswith(path + b"/"):
+                    self._refuse_mount(mount)
             self.directories.forget(path)
             shutil.rmtree(base, dir_fd=directory)
         else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count, islice
@@ -16,16 +15,13 @@ from typing import Final
 
 from cdp_container.errors import AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
 from rehydrate.localio import os_errors
+from rehydrate.mounted import mounts_below
 
 MARK_NAME: Final = ".dr-test"
 """A file that is there, and locked, as long as a rehearsal has the directory."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE: Final = 10_000
 """Names of a directory that are looked at together: it may have millions."""
-MOUNTS: Final = Path("/proc/self/mountinfo")
-_MOUNT_POINT: Final = 4
-"""Which field of a line there it is; blanks in it are written as octal codes."""
-_OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 class Workspace:
@@ -198,15 +194,3 @@ def _is_locked(mark: Path) -> bool:
         return False
     finally:
         os.close(fd)
-
-
-def mounts_below(path: Path, table: Path = MOUNTS) -> list[Path]:
-    """What is mounted at or below a directory, but for the directory itself."""
-    found = []
-    for line in table.read_bytes().splitlines():
-        fields = line.split(b" ")
-        if len(fields) > _MOUNT_POINT:
-            place = Path(os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), fields[_MOUNT_POINT])))
-            if path in place.parents:
-                found.append(place)
-    return found

@@ -8,6 +8,8 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from tests.trees import ME, MTIME_NS, Tree, directory, file
 from tests.unit.rehydrate.trees import CountingStore, assert_same, restore
 
 ROOT_ONLY = os.geteuid() == 0
+NEEDS_ROOT = pytest.mark.needs(*(() if ROOT_ONLY else ("root, who alone may mount",)))
 
 
 def node(kind: NameType, **members: object) -> Name:
@@ -179,6 +182,61 @@ def test_what_is_there_stays_unless_told(site: Site, tmp_path: Path) -> None:
     done = restore(site, place, target, ways=Ways(delete=True))
     assert done.removed == 4
     assert_same(target, home.at[place])
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Mounts a directory, on the same file system, that holds a file; gives that file."""
+    with ExitStack() as stack:
+
+        def mount(point: Path) -> Path:
+            precious = tmp_path / f"precious{len(list(tmp_path.iterdir()))}"
+            (precious / "below").mkdir(parents=True)
+            (precious / "below" / "file").write_bytes(b"nobody else has it")
+            point.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "--bind", precious, point], check=True)
+            stack.callback(subprocess.run, ["umount", point], check=True)
+            return precious / "below" / "file"
+
+        yield mount
+
+
+@NEEDS_ROOT
+def test_nothing_is_deleted_in_what_is_mounted_below(
+    site: Site, tmp_path: Path, mounted: Callable[[Path], Path]
+) -> None:
+    """The tree has the directory that is mounted over, and nothing in it: what is left out of a tree."""
+    home = busy_tree(site)
+    home.add(b"mnt", directory())
+    home.add(b"shared", directory())
+    home.file(b"shared/ours", b"of the tree")
+    place = home.cut()
+    target = tmp_path / "to"
+    restore(site, place, target)
+    spared, cleared = mounted(target / "mnt"), mounted(target / "shared")
+    (target / "stranger").write_bytes(b"")
+    done = restore(site, place, target, ways=Ways(delete=True))
+    assert spared.read_bytes() == b"nobody else has it"
+    assert not cleared.exists(), "where the tree has something, it is the tree's to clear"
+    assert done.removed == 2
+    assert (target / "shared" / "ours").read_bytes() == b"of the tree"
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("place_of_it", ["new/bind", "new", "small", "docs/new"])
+def test_a_mount_where_the_tree_has_no_directory_is_refused_whole(
+    place_of_it: str, site: Site, tmp_path: Path, mounted: Callable[[Path], Path]
+) -> None:
+    place = busy_tree(site).cut()
+    target = tmp_path / "to"
+    target.mkdir()
+    strangers(target)
+    spared = mounted(target / place_of_it)
+    with pytest.raises(TargetNotEmpty, match="mounted at"):
+        restore(site, place, target, ways=Ways(delete=True))
+    assert spared.read_bytes() == b"nobody else has it"
+    if place_of_it != "small":
+        assert (target / "my dir" / "inside").exists(), "refused before anything goes"
 
 
 def test_what_stands_in_the_way_is_replaced(site: Site, tmp_path: Path) -> None:

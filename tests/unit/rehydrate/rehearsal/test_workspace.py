@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cdp_container.errors import AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
+from rehydrate.mounted import mounts_below
 from rehydrate.rehearsal import workspace as working
-from rehydrate.rehearsal.workspace import MARK_NAME, mounts_below, taken
+from rehydrate.rehearsal.workspace import MARK_NAME, taken
 
 
 def test_what_was_made_goes_and_so_does_the_directory(tmp_path: Path) -> None:
