@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -10,6 +11,19 @@ from cdp_container.domain.machine import NATIVE_BYTES_MAX, Description, Disk, Na
 from cdp_container.errors import HypervisorFailed
 
 SECRET: Final = "a password, which is taken out of the document"  # noqa: S105  that there is one, not which
+
+TAKEN_OUT: Final = "…"
+"""What stands where a password stood."""
+_PASSWORD: Final = re.compile(r"(\bpassw(?:or)?d=)(?!on\b|off\b)[^,\s'\"]+", re.IGNORECASE)
+_SECRET_DATA: Final = re.compile(r"(\bsecret,[^\s'\"]*?\bdata=)[^,\s'\"]+")
+_USER: Final = re.compile(r"(\w://)[^/@\s'\"]+@")
+
+
+def without_passwords(arguments: str) -> str:
+    """Arguments of QEMU, or names of its files, without passwords that stand in them."""
+    for pattern in (_PASSWORD, _SECRET_DATA):
+        arguments = pattern.sub(rf"\1{TAKEN_OUT}", arguments)
+    return _USER.sub(rf"\1{TAKEN_OUT}@", arguments)
 
 
 @dataclass(frozen=True, slots=True)

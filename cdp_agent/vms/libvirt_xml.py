@@ -12,7 +12,15 @@ from functools import partial
 from typing import Final
 from xml.etree.ElementTree import Element, tostring
 
-from cdp_agent.vms.found import NO_SOURCE, SECRET, DiskSource, Found, booted_in, check_document
+from cdp_agent.vms.found import (
+    NO_SOURCE,
+    SECRET,
+    DiskSource,
+    Found,
+    booted_in,
+    check_document,
+    without_passwords,
+)
 from cdp_container.domain.machine import (
     Bus,
     Console,
@@ -31,6 +39,7 @@ from cdp_container.errors import HypervisorFailed
 
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 
+_ARGUMENT: Final = "qemu:arg"
 _UNITS: Final = {
     "b": 1, "bytes": 1, "KB": 10**3, "k": 1 << 10, "KiB": 1 << 10, "MB": 10**6, "M": 1 << 20, "MiB": 1 << 20,
     "GB": 10**9, "G": 1 << 30, "GiB": 1 << 30, "TB": 10**12, "T": 1 << 40, "TiB": 1 << 40,
@@ -110,6 +119,11 @@ def _without_secrets(root: Element, text: str) -> tuple[str, bool]:
     for graphics in root.findall("devices/graphics"):
         for name in ("passwd", "passwdValidTo"):
             had |= graphics.attrib.pop(name, None) is not None
+    for argument in root.iter(_ARGUMENT):
+        value = argument.get("value") or ""
+        if without_passwords(value) != value:
+            argument.set("value", without_passwords(value))
+            had = True
     return (tostring(root, encoding="unicode"), True) if had else (text, False)
 
 

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import unquote
 
-from cdp_agent.vms.found import NO_SOURCE, SECRET, DiskSource, Found, booted_in, check_document
+from cdp_agent.vms.found import (
+    NO_SOURCE,
+    SECRET,
+    DiskSource,
+    Found,
+    booted_in,
+    check_document,
+    without_passwords,
+)
 from cdp_container.domain.machine import (
     Bus,
     Console,
@@ -152,7 +160,8 @@ def _without_secrets(text: str) -> tuple[str, bool]:
     """The document without the lines that hold secrets, in all of its sections."""
     lines = text.splitlines(keepends=True)
     kept = [line for line in lines if line.partition(":")[0].strip() not in _SECRETS]
-    return "".join(kept), len(kept) < len(lines)
+    kept = [without_passwords(line) if line.startswith("args:") else line for line in kept]
+    return "".join(kept), kept != lines
 
 
 def _options(text: str, first: str) -> Options:

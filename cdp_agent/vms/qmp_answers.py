@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from cdp_agent.vms.found import NO_SOURCE, DiskSource, Found, booted_in, check_document
+from cdp_agent.vms.found import NO_SOURCE, DiskSource, Found, booted_in, check_document, without_passwords
 from cdp_container.domain.machine import (
     Bus,
     Console,
@@ -161,11 +161,16 @@ def _block(ask: Ask, one: Answers) -> dict[str, Any]:
     if qdev:
         kept["type"] = _property(ask, str(qdev), "type")
     if isinstance(inserted, dict):
-        kept |= {name: inserted.get(name) for name in ("drv", "ro", "file", "backing_file")}
+        kept |= {name: inserted.get(name) for name in ("drv", "ro")}
+        kept |= {name: _clean(inserted.get(name)) for name in ("file", "backing_file")}
         node = str(inserted.get("node-name", ""))
         if not node.startswith("#"):  # QEMU made that one up
             kept["node-name"] = node
     return {name: value for name, value in kept.items() if value is not None}
+
+
+def _clean(file: object) -> str | None:
+    return without_passwords(file) if isinstance(file, str) else None
 
 
 def _chardev(one: Answers) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cdp_agent.vms.by_hand import parse_by_hand
-from cdp_agent.vms.found import Found
+from cdp_agent.vms.found import SECRET, Found, without_passwords
 from cdp_agent.vms.libvirt_xml import hot_plugged, parse_domain
 from cdp_agent.vms.proxmox_conf import parse_conf, parse_storages
 from cdp_agent.vms.qmp_answers import parse_answers
@@ -91,3 +91,31 @@ def test_what_is_attached_until_the_next_stop_is_told() -> None:
         "network card a: attached until the next stop",
     )
     assert hot_plugged(kept, kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("-vnc :1,password=on", "-vnc :1,password=on"),
+        ("-spice port=5900,password=hunter2,x=1", "-spice port=5900,password=…,x=1"),
+        ("-object secret,id=s0,data=hunter2,format=raw", "-object secret,id=s0,data=…,format=raw"),
+        ("-fw_cfg name=opt/x,data=y", "-fw_cfg name=opt/x,data=y"),
+        ("-drive password-secret=s0", "-drive password-secret=s0"),
+        ("https://ute:hunter2@host/x.iso", "https://…@host/x.iso"),
+        ("nbd+unix:///root?socket=/x@y", "nbd+unix:///root?socket=/x@y"),
+    ],
+)
+def test_passwords_in_arguments(before: str, after: str) -> None:
+    assert without_passwords(before) == after
+    assert without_passwords(after) == after
+
+
+def test_passwords_in_arguments_are_taken_out_of_documents_too() -> None:
+    text = (DIRECTORY / "virt-aarch64.xml").read_text()
+    found = parse_domain(text.replace("value='-d'", "value='secret,id=a,data=hunter2'"), "it")
+    assert "hunter2" not in found.native.document
+    assert "qemu:commandline" in found.native.document
+    assert SECRET in found.description.left_out
+    conf = parse_conf("memory: 1\nargs: -spice password=hunter2\n", "1", "it")
+    assert conf.native.document == "memory: 1\nargs: -spice password=…\n"
+    assert SECRET in conf.description.left_out
