@@ -18,7 +18,6 @@ header=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("incl
 [ -e "$header" ] || missing "needs $header (python3-dev)"
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 pip="$venv/bin/python -m pip install -q --no-deps --require-hashes --no-build-isolation"
 locked=$(mktemp)
 trap 'rm -f "$log" "$locked"' EXIT
@@ -28,5 +27,6 @@ if $pip --only-binary :all: -r "$locked" >"$log" 2>&1 && $pip -r requirements-li
     touch "$mark"
 else
     tail -n 5 "$log"
-    missing "it could not be built"
+    touch "$mark" # not again with every make
+    missing "it could not be built (rm $mark to try again)"
 fi
