@@ -1,7 +1,8 @@
 """Going into a tree by descriptors: from its root down, never through a link, never onto another file system.
 
-A path is what it was when it was opened: nothing is opened twice within one pass, and all is let go of after
-it. What is found there is decided by others.
+A directory that is open is used again only while the kernel says that it is still at its path: one that was
+moved meanwhile is another directory's place, or nobody's. All is let go of after a pass. What is found there
+is decided by others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _LISTING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _NO_XATTRS: Final = frozenset({errno.EOPNOTSUPP, errno.ENODATA, errno.EINVAL})
+_DELETED: Final = b" (deleted)"
+"""What the kernel puts behind the path of a directory that is gone."""
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 
@@ -50,6 +53,7 @@ class Root:
         self._one = one_file_system
         self.mounts = mounts
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._top = b""
 
     def identity(self) -> bytes:
         """What tells this directory from another one that is mounted in its place, over reboots."""
@@ -67,26 +71,40 @@ class Root:
         self._open.clear()
 
     def directory(self, path: bytes) -> int:
-        """A descriptor for what is below this directory; valid until the next call.
+        """A descriptor for what is below the directory that is at this path now; valid until the next call.
 
         Raises OSError: it is gone, no directory (any more), or foreign. MountChanged: it, or one above it, is
         not what the container was told of.
         """
-        fd = self._open.get(path)
-        if fd is not None:
-            self._open.move_to_end(path)
-            return fd
         at, fd = len(path), self.fd
-        while (at := path.rfind(b"/", 0, at)) > 0:
+        while at > 0:
             if path[:at] in self._open:
                 fd = self._open[path[:at]]
-                break
+                if self._is_at(fd, path[:at]):
+                    self._open.move_to_end(path[:at])
+                    break
+                self.let_go()
+                fd = self.fd
+            at = path.rfind(b"/", 0, at)
         at = max(at, 0)
         for name in path[at:].split(b"/"):
             if name:
                 at = path.index(name, at) + len(name)
                 fd = self._enter(fd, path[:at], name)
         return fd
+
+    def _is_at(self, fd: int, path: bytes) -> bool:
+        """Whether an open directory is still at its path: who moved it may have been heard of already."""
+        if path.endswith(_DELETED):
+            return False
+        try:
+            there = _path_of(fd)
+            if there == self._top + path:
+                return True
+            self._top = _path_of(self.fd).rstrip(b"/") + b"/"
+        except OSError:
+            return False  # it is longer than the kernel tells
+        return there == self._top + path
 
     def _enter(self, parent: int, path: bytes, name: bytes) -> int:
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -168,3 +186,7 @@ class Root:
                 if error.errno not in _NO_XATTRS:
                     raise
         return tuple(found)
+
+
+def _path_of(fd: int) -> bytes:
+    return os.readlink(b"/proc/self/fd/%d" % fd)

@@ -80,6 +80,7 @@ class Round:
         self._orphans: dict[int, int] = {}
         self._directories: set[tuple[int, bytes]] = set()
         self._linked: list[tuple[Tree, bytes]] = []
+        self._shared: dict[int, tuple[Tree, int, Name]] = {}
         self.instant_ns = 0
         """What changed later than this by its change time is noted in `late`; 0: nothing is."""
         self.late: set[tuple[int, bytes]] = set()
@@ -226,7 +227,9 @@ class Round:
             self._index.set_file(file.id, stamp_inode(stamp), 0)
         # Only what has several names is told to be one thing; here it is known as one from the first.
         space = file.space if found.st_nlink > 1 else None
-        self._put(tree, path, row, number, file.id, stamp, self._said(tree, path, found, space))
+        said = self._said(tree, path, found, space)
+        self._put(tree, path, row, number, file.id, stamp, said)
+        self._share(tree, file.id, number, found, said)
         self._look_at_links(tree, path, found, file, row)
 
     def _said(
@@ -292,6 +295,11 @@ class Round:
             others = self._index.names_of(file.id)
             self._linked.extend((tree, other) for other in others if other != path)
 
+    def _share(self, tree: Tree, file: int, kind: int, found: os.stat_result, said: Name) -> None:
+        """What all names of a file have to say, if it has several: see `_agree`."""
+        if found.st_nlink > 1 or file in self._shared:
+            self._shared[file] = tree, kind, said
+
     def _file_row(self, tree: Tree, inode: bytes, row: NameRow | None, size: int, kind: int) -> FileRow:
         """The file that an inode is, or a new one; what was of another type is another one."""
         file = self._index.file_by_inode(tree.row, inode)
@@ -314,6 +322,7 @@ class Round:
         stamp = captured.stamp if captured.proven else stamp_of(captured.stat, root.device, proven=False)
         said = self._said(tree, path, captured.stat, file.space, captured.size)
         self._put(tree, path, row, FILE, file.id, stamp, said)
+        self._share(tree, file.id, FILE, captured.stat, said)
 
     def resume(self, tree: Tree) -> None:
         """Go on with a file that the batch before did not come through."""
@@ -378,9 +387,22 @@ class Round:
 
     # --- the end ----------------------------------------------------------------------------
 
+    def _agree(self) -> None:
+        """All names of a file say what was found last, also where it changed between looking at two."""
+        for file, (tree, kind, said) in self._shared.items():
+            for path in self._index.names_of(file):
+                row = self._index.name(tree.row, path)
+                record = name_added(tree.id, path, said)
+                digest = digest_of(record.value)
+                if row is not None and row.is_certain and (row.type, row.digest != digest) == (kind, True):
+                    self.gathered.name(tree.row, path, record)
+                    # The stamp stays what it was: whoever looks at that name next finds it to be different.
+                    self._index.put_name(tree.row, path, row, kind, file, row.stamp, digest)
+
     def finish(self, protected: Sequence[Tree]) -> None:
         """Gather what goes without a path: spaces without a name, trees that came, left or were renamed."""
         gathered, index = self.gathered, self._index
+        self._agree()
         for number, kind in self._orphans.items():
             if index.names_of(number):
                 continue
