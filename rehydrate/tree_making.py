@@ -39,20 +39,26 @@ class Makers:
 
     def __init__(self, attributes: Attributes) -> None:
         self._attributes = attributes
-        self._umask = _umask()
+        self._refused = _SPECIAL | _umask()
+        self._is_root = attributes.me.uid == 0
+        self._me = (attributes.me.uid, attributes.me.gid)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
         self._waiting: deque[Future[int]] = deque()
         self._parent = b""
         self._directory = -1
         self._open: list[Entry] = []
 
-    def add(self, entry: Entry, directory: int) -> int:
+    def add(self, entry: Entry) -> bool:
+        """Have a file made beside the last one; False where it is not so: then its directory is needed."""
+        if entry.parent != self._parent or not 0 < len(self._open) < TOGETHER_MAX:
+            return False
+        self._open.append(entry)
+        return True
+
+    def begin(self, entry: Entry, directory: int) -> int:
         """Have a file made in an open directory; gives how many were done since the last call."""
-        done = 0
-        if self._open and (entry.parent != self._parent or len(self._open) >= TOGETHER_MAX):
-            done = self._hand_out()
-        if not self._open:
-            self._parent, self._directory = entry.parent, os.dup(directory)
+        done = self._hand_out() if self._open else 0
+        self._parent, self._directory = entry.parent, os.dup(directory)
         self._open.append(entry)
         return done
 
@@ -83,7 +89,7 @@ class Makers:
         try:
             for entry in entries:
                 name = entry.what
-                if self._is_simple(name) and self._make_node(directory, entry):
+                if not name.size_bytes and self._is_simple(name) and self._make_node(directory, entry):
                     continue
                 fd = os.open(entry.name, _CREATE, 0o600, dir_fd=directory)
                 try:
@@ -99,26 +105,26 @@ class Makers:
 
     def _is_simple(self, name: Name) -> bool:
         """Whether an empty file gets all that it needs by two or three calls, without being opened."""
-        if name.size_bytes or name.xattrs or name.mode & (_SPECIAL | self._umask):
+        if name.xattrs or name.mode & self._refused:
             return False
-        return self._attributes.me.uid == 0 or self._attributes.me.owns(name)
+        return self._is_root or self._attributes.me.owns(name)
 
     def _make_node(self, directory: int, entry: Entry) -> bool:
         """Make it so; False where the file system makes no files in this way."""
-        name = entry.what
+        _, base, name = entry
         try:
-            os.mknod(entry.name, stat.S_IFREG | name.mode, dir_fd=directory)
+            os.mknod(base, stat.S_IFREG | name.mode, dir_fd=directory)
         except OSError as error:
             if error.errno in _NO_NODES:
                 return False
             raise
         try:
-            if not self._attributes.me.owns(name):
-                os.chown(entry.name, name.uid, name.gid, dir_fd=directory, follow_symlinks=False)
+            if (name.uid, name.gid) != self._me:
+                os.chown(base, name.uid, name.gid, dir_fd=directory, follow_symlinks=False)
             times = (name.mtime_ns, name.mtime_ns)
-            os.utime(entry.name, ns=times, dir_fd=directory, follow_symlinks=False)
+            os.utime(base, ns=times, dir_fd=directory, follow_symlinks=False)
         except OSError:
-            fd = os.open(entry.name, _OPEN, dir_fd=directory)
+            fd = os.open(base, _OPEN, dir_fd=directory)
             try:
                 self._attributes.set_open(entry.path, fd, name)  # each by itself: it notes what is refused
             finally:

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -37,6 +39,7 @@ COMPARED: Final = 2
 TOLD_EVERY: Final = 1_000
 """Names between two words on how far it is."""
 
+_FILE: Final = NameType.FILE
 _FORMATS: Final = {
     NameType.FILE: stat.S_IFREG,
     NameType.DIRECTORY: stat.S_IFDIR,
@@ -46,6 +49,7 @@ _FORMATS: Final = {
     NameType.BLOCK: stat.S_IFBLK,
     NameType.SOCKET: stat.S_IFSOCK,
 }
+_PARENT_OF: Final = itemgetter(Entry._fields.index("parent"))
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -162,23 +166,25 @@ class TreeTarget:
             if ROOT in self._existing:
                 self._purge(ROOT)
             with closing(Makers(self.attributes)) as makers:
-                for entry in entries:
-                    if not entry.name:
-                        continue
-                    directory = self.directories.descend(entry.parent)
-                    was_there = entry.parent in self._existing
-                    self._purge_mount(entry.parent)
-                    if not was_there and _is_plain_file(entry, twins):
-                        if entry.what.size_bytes:
-                            self._laid.add(entry.what, NEW)
-                        untold += makers.add(entry, directory)
-                    else:
-                        self._make(directory, entry, twins, was_there)
-                        untold += 1
-                    self._laid.names += 1
-                    if untold >= TOLD_EVERY:
-                        told(untold)
-                        untold = 0
+                for parent, inside in groupby(entries, key=_PARENT_OF):
+                    was_there = parent in self._existing
+                    self._purge_mount(parent)
+                    for entry in inside:
+                        if not entry.name:
+                            continue
+                        self._laid.names += 1
+                        if not was_there and _is_plain_file(entry, twins):
+                            if entry.what.size_bytes:
+                                self._laid.add(entry.what, NEW)
+                            if makers.add(entry):
+                                continue
+                            untold += makers.begin(entry, self.directories.descend(parent))
+                        else:
+                            self._make(self.directories.descend(parent), entry, twins, was_there)
+                            untold += 1
+                        if untold >= TOLD_EVERY:
+                            told(untold)
+                            untold = 0
                 untold += makers.finish()
         told(untold)
         return self._laid
@@ -442,7 +448,8 @@ class TreeTarget:
 
 def _is_plain_file(entry: Entry, twins: Twins) -> bool:
     """Whether it is a file, and has no other names."""
-    return entry.what.type is NameType.FILE and entry.what.space not in twins
+    what = entry.what
+    return what.type is _FILE and (what.space is None or what.space not in twins)
 
 
 def _is_writable(directory: int, base: bytes) -> bool:
