@@ -2,10 +2,11 @@
 
     python -m bench.tree_pass_alone make DIRECTORY FILES
     python -m bench.tree_pass_alone pass DIRECTORY
+    python -m bench.tree_pass_alone whole DIRECTORY
 
 `make` fills DIRECTORY/container with an encrypted domain of a tree of so many files, and its history: of
-each ten files one is renamed, one written anew, one removed. `pass` makes one up to its plan; it prints
-its seconds and the peak of memory, as JSON.
+each ten files one is renamed, one written anew, one removed. `pass` makes one up to its plan, `whole` a whole
+one, that packs and deletes; they print their seconds and the peak of memory, as JSON.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bench.pass_alone import Long, around_of, cut_ns, put_file, timed
-from cdp_agent.collector.collect import look_only
+from cdp_agent.collector.collect import look_only, run_pass
 from cdp_agent.collector.pass_types import Wishes
+from cdp_container.domain.owner_types import ChangePlan
+from cdp_container.format.domain import build_owner, parse_owner
 from cdp_container.format.holds import Holds, build_holds
 from cdp_container.format.index import Record
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY
@@ -107,12 +111,35 @@ def look(directory: Path) -> dict[str, Any]:
     }
 
 
+def whole(directory: Path) -> dict[str, Any]:
+    """A pass to its end; the streamer's part is done here."""
+    around = around_of(directory)
+    store = around.store
+
+    def change(wanted: ChangePlan) -> None:
+        blob = store.get(OWNER_KEY)
+        owner = parse_owner(blob.data, OWNER_KEY, around.identity.domain)
+        after = replace(owner, version=owner.version + 1, plan=wanted.plan, ledger=wanted.ledger)
+        store.put_if(OWNER_KEY, build_owner(after), blob.found.tag)
+
+    collector = replace(around.collector, change=change)
+    passed = run_pass(replace(around, collector=collector), Wishes(grace_seconds=0, software="bench"))
+    assert passed.finished is not None, passed.why_not
+    counted = passed.packing
+    return {
+        "deleted": passed.finished.deleted,
+        "packs": counted.packs,
+        "packed_mib": counted.packed_bytes / 2**20,
+        "copied_frames": counted.copied_frames,
+    }
+
+
 def main() -> None:
     verb, directory = sys.argv[1], Path(sys.argv[2]).absolute()
     if verb == "make":
         make(directory, int(sys.argv[3]))
     else:
-        print(json.dumps(timed(look, directory)))
+        print(json.dumps(timed({"pass": look, "whole": whole}[verb], directory)))
 
 
 if __name__ == "__main__":

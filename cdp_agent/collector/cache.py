@@ -16,7 +16,7 @@ from cdp_container.errors import CdpError, LocalDiskFull
 
 T = TypeVar("T")
 
-VERSION: Final = 2
+VERSION: Final = 3
 NAME: Final = "facts.db"
 PAGE_BYTES: Final = 32 << 10
 """A table of a hundred extents and its neighbours fit into one."""

@@ -17,11 +17,11 @@ import numpy as np
 
 from cdp_container.domain.heads import Seen
 from cdp_container.errors import DamagedObject, KeyMissing
-from cdp_container.extents.liveness import COVER_ROW
+from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table, extent_rows, frame_rows, order_rows, stretches
 from cdp_container.format.head import Head
 from cdp_container.format.index import Record
-from cdp_container.format.layout import ExtentKind, ObjectKind
+from cdp_container.format.layout import ID_BYTES, ExtentKind, ObjectKind
 from cdp_container.format.limits import SPACE_BYTES_MAX
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import Preamble
@@ -67,19 +67,27 @@ RUN: Final = np.dtype(
 
 They lie within `[start, end)`. `run`: its number in the object; `space`: in the object's list;
 `frame_bytes`: the stored bytes of frames by the shares that the extents have of them. A count of 0 is a
-cover of `[start, end)`, below all extents of its cut, which a record lays.
+cover of `[start, end)`, below all extents of its cut, which record `first` of the object lays.
 """
 
 EXTENT: Final = np.dtype([("start", "<i8"), ("length", "<u4"), ("frame", "<u4"), ("share", "<f4")])
 """An extent; `share`: the stored bytes of its frame per raw byte, 0 in a void."""
 
 NAME: Final = np.dtype(
-    [("row", "<i4"), ("epoch", "<i8"), ("cut", "<i8"), ("seq", "<i8"), ("high", "<u8"), ("low", "<u8")]
+    [
+        ("row", "<i4"),
+        ("gone", "?"),
+        ("epoch", "<i8"),
+        ("cut", "<i8"),
+        ("seq", "<i8"),
+        ("high", "<u8"),
+        ("low", "<u8"),
+    ]
 )
 """A record of a name, there or gone: its row in the object, its place, its key's digest. There are many."""
 
 KEPT_ALWAYS: Final = frozenset({"space=", "space-", "tree-", "epoch"})
-"""Records that are live whatever is newer: they cover, or are asked for by their key alone."""
+"""Records that are live whatever is newer: they cover, while they do, or are asked for by their key alone."""
 
 _VALUED: Final = frozenset({"space+", "space=", "space-", "marker", "cut"})
 """Records whose values are remembered."""
@@ -88,6 +96,8 @@ _NAMES: Final = frozenset({"name+", "name-"})
 _DIGEST: Final = struct.Struct("<QQ")
 _COVERING_END: Final = np.iinfo(np.int64).max
 _LENGTHS: Final = struct.Struct("<IIII")
+LENGTHS_BYTES: Final = _LENGTHS.size
+"""With which packed facts begin: what `lengths_of` wants of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,7 @@ def facts_of(found: Found, seen: Seen) -> tuple[ObjectFacts, Table]:
     for row, record in enumerate(head.index.iter_records()):
         place = places[record.order or 0]
         if record.name in _NAMES:
-            names.append((row, *_numbers(place), *_digest(record.key)))
+            names.append((row, record.name == "name-", *_numbers(place), *_digest(record.key)))
         else:
             records.append(_record_fact(head, row, record, place))
     extents, runs = _tables(head, places)
@@ -234,7 +244,7 @@ def _covers(head: Head, records: Sequence[RecordFact], spaces: list[bytes], firs
                 spaces.append(record.key)
             number, space, place = first + len(covers), numbers[record.key], record.place
             covers.append(
-                (number, space, place.epoch, place.cut, place.seq, COVER_ROW, 0, start, _COVERING_END, 0.0)
+                (number, space, place.epoch, place.cut, place.seq, record.row, 0, start, _COVERING_END, 0.0)
             )
     return np.array(covers, dtype=RUN)
 
@@ -254,6 +264,19 @@ def packed(facts: ObjectFacts) -> bytes:
     names = facts.names.tobytes()
     lengths = _LENGTHS.pack(len(runs), len(spaces), len(names), len(more))
     return b"".join((lengths, facts.fact.tobytes(), runs, spaces, names, more))
+
+
+def lengths_of(beginnings: Sequence[tuple[bytes, int]]) -> tuple[Ints, Ints, Ints]:
+    """How many runs, spaces and names some packed facts have.
+
+    Of each the first LENGTHS_BYTES are given, and how many there are. Raises ValueError, TypeError.
+    """
+    lengths = np.frombuffer(b"".join(begun for begun, _ in beginnings), dtype="<u4").astype(np.int64)
+    lengths = lengths.reshape(-1, LENGTHS_BYTES // 4)
+    wholes = np.array([whole for _, whole in beginnings], dtype=np.int64)
+    if np.any(lengths.sum(axis=1) + LENGTHS_BYTES + FACT.itemsize != wholes):
+        raise ValueError("facts are not as long as they say")
+    return lengths[:, 0] // RUN.itemsize, lengths[:, 1] // ID_BYTES, lengths[:, 2] // NAME.itemsize
 
 
 def split(data: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:

@@ -1,7 +1,8 @@
 """Which records must be carried on when their objects go.
 
-Of records with one key the newest of each interval is live; what covers is kept always, what a pack remembers
-of a collected cut as long as that cut may be asked for (docs/collection.md, "What is live").
+Of records with one key the newest of each interval is live; what covers as long as there is something that it
+may cover, what a pack remembers of a collected cut as long as that cut may be asked for (docs/collection.md,
+"What is live"). Which names are live is in `live_names`, what covers nothing in `idle_covers`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 
 from cdp_agent.collector.counting import Counting, Past, row_counts
 from cdp_agent.collector.facts import KEPT_ALWAYS, RecordFact
+from cdp_agent.collector.idle_covers import idle_covers
 from cdp_agent.collector.lines import NO_INTERVAL, Lines
+from cdp_agent.collector.live_names import live_names
 from cdp_agent.collector.remembered import Tables
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.extents.intervals import Ints
@@ -34,52 +37,32 @@ def live_records(
     """For each object (row) in force that has live records, their rows in its records part, sorted."""
     asked_for = {(place.epoch, place.cut) for place in (*retained, past.newest, *past.bases.values())}
     newest: dict[tuple[int, str, bytes], tuple[Place, int, int, int]] = {}
-    live = live_names(tables, counts, past, ledger, lines)
+    live: list[tuple[int, int]] = []
+    idle = idle_covers(tables)
     for row, record, number, kind in _counted(tables, counts, past, ledger, lines):
         if record.name in _OF_CUTS:
             if _named(record) in asked_for:
-                live.setdefault(row, []).append(record.row)
+                live.append((row, record.row))
         elif record.name in KEPT_ALWAYS:
-            live.setdefault(row, []).append(record.row)
+            if (row, record.row) not in idle:
+                live.append((row, record.row))
         elif number != NO_INTERVAL:
             key = number, record.name, record.key
             this = record.place, kind, row, record.row
             newest[key] = max(newest.get(key, this), this)
-    for _, _, row, record_row in newest.values():
-        live.setdefault(row, []).append(record_row)
-    return {row: np.sort(np.array(found, dtype=np.int64)) for row, found in live.items()}
+    live += [(row, record_row) for _, _, row, record_row in newest.values()]
+    return _by_object(live, live_names(tables, counts, past, ledger, lines))
 
 
-def live_names(
-    tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines
-) -> dict[int, list[int]]:
-    """The same of names, not sorted: of a path counts what was said of it last, that it is there or gone."""
-    names = tables.names
-    if not len(names):
-        return {}
-    in_force = np.zeros(len(tables.keys), dtype=np.bool_)
-    in_force[counts.objects] = True
-    at = np.flatnonzero(in_force[names["object"]])
-    intervals = lines.numbers_of(names["epoch"][at], names["seq"][at])
-    kinds = tables.facts["kind"][names["object"][at]]
-    wanted = intervals != NO_INTERVAL
-    of_packs = np.flatnonzero(kinds == ObjectKind.PACK)
-    wanted[of_packs] &= row_counts(names[at[of_packs]][["epoch", "seq"]], past, ledger)
-    at, intervals, kinds = at[wanted], intervals[wanted].astype(np.int32), kinds[wanted].astype(np.int8)
-    high, low = names["high"][at], names["low"][at]
-    places = names["seq"][at], names["cut"][at], names["epoch"][at]
-    order = np.lexsort((names["row"][at], names["object"][at], kinds, *places, intervals, low, high))
-    is_last = np.zeros(len(order), dtype=np.bool_)
-    is_last[-1:] = True
-    for column in (high, low, intervals):
-        ordered = column[order]
-        is_last[:-1] |= ordered[1:] != ordered[:-1]
-    newest = at[order[is_last]]
-    newest = newest[np.argsort(names["object"][newest], kind="stable")]
-    objects, firsts = np.unique(names["object"][newest], return_index=True)
-    beyonds = [*firsts[1:].tolist(), len(newest)]
-    found_in = zip(objects.tolist(), firsts.tolist(), beyonds, strict=False)
-    return {row: names["row"][newest[first:beyond]].tolist() for row, first, beyond in found_in}
+def _by_object(live: list[tuple[int, int]], names: Table) -> dict[int, Ints]:
+    others = np.array(live, dtype=np.int64).reshape(-1, 2)
+    objects = np.concatenate((others[:, 0], names["object"]))
+    rows = np.concatenate((others[:, 1], names["row"]))
+    order = np.lexsort((rows, objects))
+    objects, rows = objects[order], rows[order]
+    begins = np.flatnonzero(np.diff(objects, prepend=-1)).tolist()
+    beyonds = [*begins[1:], len(rows)]
+    return {int(objects[low]): rows[low:high] for low, high in zip(begins, beyonds, strict=False)}
 
 
 def _named(record: RecordFact) -> tuple[int, int]:

@@ -5,10 +5,11 @@ Which objects there are, and which of them count, does not belong here (reading,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from cdp_agent.collector.cache import Cache, CacheDamaged, checksum
 from cdp_agent.collector.facts import (
     EXTENT,
     FACT,
+    LENGTHS_BYTES,
     NAME,
     RUN,
     ObjectFacts,
     RecordFact,
+    lengths_of,
     packed,
     split,
     unpacked_rest,
@@ -36,10 +39,21 @@ KEEP_OBJECTS: Final = 4096
 _PARTS_MAX: Final = 1 << 32
 """More than any object has."""
 
-LOAD_OBJECTS: Final = 256
+LOAD_OBJECTS: Final = 16
 """Facts of so many objects are read at once; a big pack's are a few MiB."""
 
-RUNS: Final = np.dtype([*((name, RUN[name]) for name in RUN.names or ()), ("object", "<i8")])
+LOAD_BYTES: Final = 1 << 20
+"""Of facts that go into the tables at once."""
+
+LOAD_ROWS: Final = 1 << 17
+"""Runs that get the numbers of their spaces at once."""
+
+_NARROW: Final = frozenset({"run", "space", "first", "count"})
+"""What fits into 32 bits, of a RUN in memory: of files there are millions."""
+
+RUNS: Final = np.dtype(
+    [*((name, "<i4" if name in _NARROW else RUN[name]) for name in RUN.names or ()), ("object", "<i8")]
+)
 """A RUN with the object's row in the tables, and the space's number among all."""
 
 NAMES: Final = np.dtype([*((name, NAME[name]) for name in NAME.names or ()), ("object", "<i4")])
@@ -154,52 +168,89 @@ class Remembered:
 
 
 def _loaded(cache: Cache) -> Tables:
-    ids: list[int] = []
-    keys: list[str] = []
-    parts: tuple[list[bytes], list[bytes], list[bytes], list[bytes]] = ([], [], [], [])
-    tables = Tables(np.zeros(0, dtype=np.int64), keys, np.zeros(0), np.zeros(0), np.zeros(0, dtype=SPACE))
+    """Everything that is kept. Twice as much of it is never held: tables are made as long as they get."""
+    beginnings = cache.rows("SELECT substr(data, 1, ?), length(data) FROM objects ORDER BY id", LENGTHS_BYTES)
     try:
-        for row, (number, key, data) in enumerate(
-            cache.checked("SELECT id, key, data, crc FROM objects ORDER BY id", at_once=LOAD_OBJECTS)
+        loading = _Loading(beginnings)
+        for number, key, data in cache.checked(
+            "SELECT id, key, data, crc FROM objects ORDER BY id", at_once=LOAD_OBJECTS
         ):
-            *tabled, rest = split(data)
-            ids.append(number)
-            keys.append(key)
-            for found, part in zip(parts, tabled, strict=True):
-                found.append(part)
-            if rest:
-                tables.records[row], tables.not_whole[row] = unpacked_rest(rest)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+            loading.take(number, key, data)
+        loading.end()
+    except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
         raise CacheDamaged(f"a row is no object: {error}") from error
-    tables.ids = np.array(ids, dtype=np.int64)
-    tables.facts = np.frombuffer(b"".join(parts[0]), dtype=FACT)
-    tables.runs = _of_objects(parts[1], RUN, RUNS)
-    firsts = np.cumsum([0, *(len(part) // SPACE.itemsize for part in parts[2])])[:-1]
-    tables.spaces, numbers = numbered(np.frombuffer(b"".join(parts[2]), dtype=SPACE))
-    if len(tables.runs):
-        tables.runs["space"] = numbers[firsts[tables.runs["object"]] + tables.runs["space"]]
-    tables.names = _of_objects(parts[3], NAME, NAMES)
+    tables = loading.tables
+    firsts = np.cumsum(loading.space_counts) - loading.space_counts
+    tables.spaces, numbers = numbered(loading.spaces)
+    for at in range(0, len(tables.runs), LOAD_ROWS):
+        some = tables.runs[at : at + LOAD_ROWS]
+        some["space"] = numbers[firsts[some["object"]] + some["space"]]
     return tables
 
 
-def _of_objects(parts: list[bytes], kind: np.dtype[np.void], with_object: np.dtype[np.void]) -> Table:
-    """The rows of all objects, each with its object; `parts` are let go of on the way, as they are many."""
-    counts = [len(part) // kind.itemsize for part in parts]
-    table = np.zeros(sum(counts), dtype=with_object)
-    at = 0
-    for first in range(0, len(parts), LOAD_OBJECTS):
-        rows = np.frombuffer(b"".join(parts[first : first + LOAD_OBJECTS]), dtype=kind)
-        parts[first : first + LOAD_OBJECTS] = [b""] * len(parts[first : first + LOAD_OBJECTS])
-        for name in kind.names or ():
-            table[name][at : at + len(rows)] = rows[name]
-        at += len(rows)
-    table["object"] = np.repeat(np.arange(len(counts)), counts)
-    return table
+class _Loading:
+    """Tables that are filled object by object; `spaces`: those of each, one after another."""
+
+    def __init__(self, beginnings: Sequence[tuple[Any, ...]]) -> None:
+        runs, self.space_counts, names = lengths_of([(begun, whole) for begun, whole in beginnings])
+        count = len(beginnings)
+        self.spaces = np.zeros(self.space_counts.sum(), dtype=SPACE)
+        self.tables = Tables(
+            ids=np.zeros(count, dtype=np.int64),
+            keys=[],
+            facts=np.zeros(count, dtype=FACT),
+            runs=np.zeros(runs.sum(), dtype=RUNS),
+            spaces=self.spaces,
+            names=np.zeros(names.sum(), dtype=NAMES),
+        )
+        self.tables.runs["object"] = np.repeat(np.arange(count), runs)
+        self.tables.names["object"] = np.repeat(np.arange(count), names)
+        self._waiting: tuple[list[bytes], ...] = ([], [], [], [])
+        self._bytes = 0
+        self._filled = [0, 0, 0, 0]
+
+    def take(self, number: int, key: str, data: bytes) -> None:
+        """The next object."""
+        row = len(self.tables.keys)
+        *tabled, rest = split(data)
+        self.tables.ids[row] = number
+        self.tables.keys.append(key)
+        if rest:
+            self.tables.records[row], self.tables.not_whole[row] = unpacked_rest(rest)
+        for waiting, part in zip(self._waiting, tabled, strict=True):
+            waiting.append(part)
+        self._bytes += len(data)
+        if self._bytes >= LOAD_BYTES:
+            self._fill()
+
+    def end(self) -> None:
+        """There are no more of them. Raises CacheDamaged."""
+        self._fill()
+        tables = self.tables
+        wanted = [len(tables.facts), len(tables.runs), len(self.spaces), len(tables.names)]
+        if len(tables.keys) != len(tables.ids) or self._filled != wanted:
+            raise CacheDamaged("objects are not as many and as long as they were")
+
+    def _fill(self) -> None:
+        """What waits goes into the tables: many objects at once, as most of them are small."""
+        tables = self.tables
+        kinds = (tables.facts, FACT), (tables.runs, RUN), (self.spaces, SPACE), (tables.names, NAME)
+        for at, (table, kind) in enumerate(kinds):
+            rows = np.frombuffer(b"".join(self._waiting[at]), dtype=kind)
+            self._waiting[at].clear()
+            first = self._filled[at]
+            self._filled[at] = beyond = first + len(rows)
+            if kind.names is None or table.dtype == kind:
+                table[first:beyond] = rows
+                continue
+            for name in kind.names:
+                table[name][first:beyond] = rows[name]
+        self._bytes = 0
 
 
 def numbered(ids: Table) -> tuple[Table, Ints]:
     """The ids of spaces, each once, and for every one its number among them."""
-    halves = np.frombuffer(ids.tobytes(), dtype="<u8").reshape(-1, 2)
+    halves = np.ascontiguousarray(ids).view("<u8").reshape(-1, 2)
     order = np.lexsort((halves[:, 1], halves[:, 0]))
     ordered = halves[order]
     is_new = np.ones(len(order), dtype=np.bool_)
