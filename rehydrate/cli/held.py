@@ -9,11 +9,14 @@ import getpass
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import printable, say
 from cdp_container.domain.holding import Holding, Reader
+from cdp_container.errors import HoldLost
+from cdp_container.format.domain import ObjectName
+from cdp_container.format.place import Place
 from cdp_container.store.api import Store
 
 
@@ -46,3 +49,14 @@ def holding_for(
     reader = Reader(site or platform.node(), operator or user_name(), purpose)
     with Holding(store, reader, SystemClock() if clock is None else clock, os.urandom, tell) as holding:
         yield holding
+
+
+def hold_on(holding: Holding, place: Place, ledger: ObjectName | None) -> None:
+    """Hold anew where the hold was taken away: what was collected meanwhile cannot be read, the rest can."""
+    try:
+        holding.check()
+    except HoldLost as error:
+        tell(f"{error}: held anew; if something was collected meanwhile and cannot be read, begin again")
+        holding.place()
+        with suppress(HoldLost):  # told the next time
+            holding.narrow(place, ledger)

@@ -15,6 +15,8 @@ NEXT_STEPS: Final = {
     "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",
     "mount": "nothing was changed, and nothing is mounted; the same command begins again",
+    "serve": "what was acknowledged is in the overlay; the same command goes on with it",
+    "serving": _READING,
     "hold": "it may be placed even so: `rehydrate holds` lists it",
     "unhold": "it may be gone even so: `rehydrate holds` tells",
     "rescue": "nothing half-done looks done; the same command begins again",

@@ -17,15 +17,13 @@ from cdp_container.console import printable, say
 from cdp_container.domain.budget import budget_of
 from cdp_container.domain.holding import LOOK_SECONDS, Holding
 from cdp_container.domain.opening import is_superseded
-from cdp_container.errors import CdpError, HoldLost, MissingObject, UsageError, counted
-from cdp_container.format.domain import ObjectName
-from cdp_container.format.place import Place
+from cdp_container.errors import CdpError, MissingObject, UsageError, counted
 from cdp_container.store.api import Store
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
 from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
 from rehydrate.cli.console import read_secret
-from rehydrate.cli.held import holding_for, tell
+from rehydrate.cli.held import hold_on, holding_for, tell
 from rehydrate.cli.stage_lines import StageLines
 from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
@@ -156,17 +154,6 @@ def _serve(job: _Job, made: RestorePlan, shown: Shown, mount: Mount) -> None:
             hold_on(job.holding, made.cut.place, job.container.history.owner.ledger)
     except KeyboardInterrupt:
         return
-
-
-def hold_on(holding: Holding, place: Place, ledger: ObjectName | None) -> None:
-    """Hold anew where the hold was taken away: what was collected meanwhile cannot be read, the rest can."""
-    try:
-        holding.check()
-    except HoldLost as error:
-        tell(f"{error}: held anew; if something was collected meanwhile and cannot be read, mount again")
-        holding.place()
-        with suppress(HoldLost):  # told the next time
-            holding.narrow(place, ledger)
 
 
 def _mounted_text(job: _Job, made: RestorePlan, shown: Shown) -> str:

@@ -13,12 +13,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from cdp_container.domain.file_runs import FileRuns, file_runs
 from cdp_container.domain.image import Branch
+from cdp_container.errors import (
+    CdpError,
+    DamagedObject,
+    ForeignObject,
+    LimitExceeded,
+    MissingObject,
+    NewerFormat,
+)
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.resolve import resolve
 from cdp_container.extents.tables import RUNS, Table
@@ -46,6 +54,9 @@ AHEAD_SHARE: Final = 4
 NEAR_BYTES: Final = 1 << 20
 """Who reads no farther than this from where he was reads on: kernels ask for neighbours in any order."""
 
+UNREADABLE: Final = (DamagedObject, MissingObject, ForeignObject, NewerFormat, LimitExceeded)
+"""What no waiting mends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -53,6 +64,37 @@ class Content:
 
     space: bytes | None
     size_bytes: int
+
+
+class Stretch(NamedTuple):
+    """Bytes that stand one behind the other from an offset on."""
+
+    offset: int
+    data: memoryview
+
+    @property
+    def end(self) -> int:
+        """The byte behind it."""
+        return self.offset + len(self.data)
+
+
+class Lost(NamedTuple):
+    """Bytes from an offset up to another that cannot be read, and why."""
+
+    offset: int
+    end: int
+    error: CdpError
+
+
+class Near(NamedTuple):
+    """What a range holds but for its zeros, each list in its order.
+
+    `wanted` lies in the range, or is `lost`. `others` lie near by in the same frames: somebody may keep them.
+    """
+
+    wanted: list[Stretch]
+    others: list[Stretch]
+    lost: list[Lost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +149,50 @@ class Reader:
         end = min(offset + length, content.size_bytes)
         steps = range(offset, end, STEP_BYTES)
         return b"".join(self._step(content, start, min(start + STEP_BYTES, end)) for start in steps)
+
+    def near(self, content: Content, start: int, end: int) -> Near:
+        """What is in a range, and what else of the content came with it: see `Near`.
+
+        The range is not longer than STEP_BYTES. Raises as `Frames.get`, but not for what is UNREADABLE.
+        """
+        assert 0 <= start < end <= content.size_bytes, (start, end)
+        assert end - start <= STEP_BYTES, (start, end)
+        keys = list(dict.fromkeys(_frames_of(list(self._pieces(content, start, end)))))
+        frames, errors = self._each(keys)
+        found = Near([], [], [])
+        low = start // WINDOW_BYTES * WINDOW_BYTES
+        high = min(-(-end // WINDOW_BYTES) * WINDOW_BYTES, content.size_bytes)
+        wanted = set(keys)
+        for offset, length, number, frame, position, kind in self._pieces(content, low, high) if keys else ():
+            key, beyond = (number, frame), offset + length
+            if kind != ExtentKind.DATA or key not in wanted:
+                continue
+            if key in errors:
+                at, until = max(offset, start), min(beyond, end)
+                if at < until:
+                    found.lost.append(Lost(at, until, errors[key]))
+                continue
+            raw = memoryview(frames[key])[position : position + length]
+            for at, until in ((offset, start), (max(offset, start), end), (max(offset, end), high)):
+                until = min(until, beyond)
+                if at < until:
+                    into = found.wanted if start <= at < end else found.others
+                    into.append(Stretch(at, raw[at - offset : until - offset]))
+        return found
+
+    def _each(self, keys: list[FrameKey]) -> tuple[dict[FrameKey, bytes], dict[FrameKey, CdpError]]:
+        """Frames, together where that goes well; else one by one, and why some cannot be read."""
+        try:
+            return self.frames.get(keys), {}
+        except UNREADABLE:
+            frames: dict[FrameKey, bytes] = {}
+            errors: dict[FrameKey, CdpError] = {}
+            for key in keys:
+                try:
+                    frames.update(self.frames.get([key]))
+                except UNREADABLE as error:
+                    errors[key] = error
+            return frames, errors
 
     def ahead(self, content: Content, start: int, end: int) -> None:
         """Fetch what will be read soon. Raises Incomplete: this was closed."""

@@ -23,6 +23,7 @@ from cdp_container.errors import (
     UsageError,
 )
 from rehydrate.cli import mount_command
+from rehydrate.cli.held import hold_on
 from rehydrate.mount import driver
 from rehydrate.mount.opened import Ways
 from tests.containers import Site, write
@@ -128,12 +129,12 @@ def test_a_hold_that_was_taken_away_is_placed_anew(empty: Site, capsys: pytest.C
         holding.place()
         holding.narrow(cut, empty.owner.ledger)
         before = holding.hold_id
-        mount_command.hold_on(holding, cut, empty.owner.ledger)
+        hold_on(holding, cut, empty.owner.ledger)
         assert (holding.hold_id, said) == (before, [])
         give_roster(empty.store, empty.domain)
         clock.ahead_ns = HOLD_TERM_SECONDS * 10**9
         holding.look()
-        mount_command.hold_on(holding, cut, empty.owner.ledger)
+        hold_on(holding, cut, empty.owner.ledger)
         (hold_id,) = holds_in(empty.store, empty.domain)
         assert before != hold_id == holding.hold_id
         assert holds_in(empty.store, empty.domain)[hold_id].cut == cut

@@ -1,0 +1,299 @@
+"""`rehydrate serve`, from its options to its end: the point is opened under a hold, an overlay served.
+
+How it is served stands in rehydrate.serve; the options in serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from cdp_container.clock import SystemClock
+from cdp_container.console import printable, say
+from cdp_container.domain.holding import Holding
+from cdp_container.domain.opening import is_superseded
+from cdp_container.errors import CdpError, Incomplete, TargetUnsuitable, UsageError, counted
+from cdp_container.format.place import Place
+from cdp_container.store.address import parse_address
+from cdp_container.store.api import Store
+from cdp_container.store.retry import Patience, with_retries
+from cdp_container.telling import point_name, time_text
+from nbd_export.files import OsFiles
+from nbd_export.polling import polling_loop
+from rehydrate.anew import read_until_found
+from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
+from rehydrate.cli.console import read_secret
+from rehydrate.cli.held import hold_on, holding_for, tell
+from rehydrate.cli.stage_lines import StageLines
+from rehydrate.cli.text import size_text
+from rehydrate.container import Container, Secret
+from rehydrate.file_names import file_names
+from rehydrate.flow import Flow
+from rehydrate.ondemand.reader import Content, Reader
+from rehydrate.plan import Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.rehearsal.counting import CountingStore
+from rehydrate.rehearsal.stages import METADATA, Stages
+from rehydrate.restore import Source
+from rehydrate.serve import directory as overlays_of
+from rehydrate.serve import process
+from rehydrate.serve.image import Image, Threads
+from rehydrate.serve.kept import Kept, KeptVolume, save_kept
+from rehydrate.serve.origin import Origin
+from rehydrate.serve.overlay import Overlay
+
+CACHE_BYTES: Final = 64 << 20
+"""Frames that are kept in memory: what is fetched is kept on disk."""
+
+PATIENCE: Final = Patience(attempts_max=3, deadline_seconds=5.0, pause_seconds_max=1.0)
+"""Of one request for content: it is asked for again and again, and the end of the process waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be served, from where to where, and how."""
+
+    access: Access
+    choice: Choice
+    names: tuple[str, ...]
+    overlay: Path
+    ways: process.Ways
+    read_only: bool
+    at_once: int
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of the command; `stack` closes what one reading has open."""
+
+    asked: Asked
+    kept: Kept | None
+    store: Store
+    flow: Flow
+    holding: Holding
+    secret: Secret
+    stages: Stages
+    stack: ExitStack = field(default_factory=ExitStack)
+    container: Container | None = None
+
+    def is_moved(self) -> bool:
+        """Whether another ledger is in force than the one that is read by."""
+        return self.container is not None and is_superseded(self.store, self.container.history.owner)
+
+
+class _Ended(Exception):
+    """It was ended before all was here: the hold is left, for who goes on."""
+
+
+def serve(asked: Asked) -> int:
+    """`rehydrate serve`, until it is ended. Raises as a restore, and as `directory.locked`."""
+    asked = replace(asked, overlay=asked.overlay.absolute())
+    with overlays_of.locked(asked.overlay) as kept:
+        if kept is not None and kept.is_finished:
+            _check_finished(asked, kept)
+            is_durable = _served(asked, kept, None)
+        else:
+            try:
+                is_durable = _serve_with_container(asked, kept)
+            except _Ended as ended:
+                is_durable = ended.args[0]
+    if not is_durable:
+        raise Incomplete("end", "what was written last could not be made durable", "see above what failed")
+    say("ended: what was acknowledged is durable")
+    return 0
+
+
+def _check_finished(asked: Asked, kept: Kept) -> None:
+    """What can be told without the container."""
+    what = f"serve into {asked.overlay}"
+    if asked.choice.at not in (None, kept.point):
+        raise TargetUnsuitable(
+            what, f"it is of the point {point_name(*kept.point)}", "choose another directory"
+        )
+    unknown = (
+        set(asked.names) - {one.name for one in kept.volumes} - {one.space.hex() for one in kept.volumes}
+    )
+    if unknown:
+        raise TargetUnsuitable(what, f"it has no volume {min(unknown)!r}", "choose another directory")
+
+
+def _serve_with_container(asked: Asked, kept: Kept | None) -> bool:
+    clock = SystemClock()
+    flow = Flow(clock)
+    secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
+    counting: list[CountingStore] = []
+
+    def around(store: Store) -> Store:
+        counting.append(CountingStore(store))
+        return counting[0]
+
+    with (
+        store_of(asked.access.address, flow.refused, around) as store,
+        holding_for(store, "serve") as holding,
+    ):
+        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, as_json=False, stages=1))
+        job = _Job(asked, kept, store, flow, holding, secret, stages)
+        holding.place(
+            (kept.hold,) if kept is not None and kept.hold else (), None if kept is None else kept.point
+        )
+        with closing(job.stack):
+            source, made = read_until_found(lambda _: _opened(job), holding, job.is_moved, tell)
+            content = with_retries(
+                counting[0], clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, PATIENCE, flow.refused
+            )
+            source = replace(source, store=content)
+            wanted = _wanted(job, made)
+            if kept is None or not kept.is_made:
+                if kept is not None:
+                    overlays_of.check_same(asked.overlay, kept, wanted)
+                kept = overlays_of.make(asked.overlay, OsFiles(), wanted)
+            else:
+                overlays_of.check_same(asked.overlay, kept, wanted)
+                kept = replace(kept, hold=wanted.hold)
+                save_kept(asked.overlay, kept)
+            reader = Reader(source, made.branch, _unread, CACHE_BYTES, asked.at_once)
+            with closing(reader):
+                held = _Held(job, kept, reader, made.cut.place)
+                is_durable = _served(asked, kept, held)
+        if not held.is_let_go:
+            holding.keeps = True
+            raise _Ended(is_durable)
+    return is_durable
+
+
+def _opened(job: _Job) -> tuple[Source, RestorePlan]:
+    """One reading: everything but content."""
+    job.stack.close()
+    asked, kept = job.asked, job.kept
+    job.container, job.secret = open_asking(job.store, job.secret, asked.access.replica)
+    container = job.container
+    container.require_key()
+    if kept is not None and container.history.domain != kept.domain:
+        why = f"it is of the domain {kept.domain.hex()}"
+        raise TargetUnsuitable(f"serve into {asked.overlay}", why, "choose another, empty directory")
+    choice = asked.choice
+    if kept is not None and choice == Choice():
+        choice = Choice(at=kept.point)
+    with job.stages.stage(METADATA, "objects") as stage:
+
+        def told(done: int, total: int) -> None:
+            if stage.total != total:
+                stage.expect(total)
+            stage.advance(done - stage.done)
+            job.holding.check()
+
+        contents = container.gather(scope_of(container.history, choice), at_once=job.flow, told=told)
+        job.stack.enter_context(closing(contents))
+    names = asked.names
+    if kept is not None and not names:
+        names = tuple(one.space.hex() for one in kept.volumes)
+    made = plan_restore(container, contents, choice, names, counts=False)
+    for note in (*notes_of(container, contents), *made.notes):
+        tell(note)
+    job.holding.narrow(made.cut.place, container.history.owner.ledger)
+    job.asked = replace(asked, choice=Choice(at=(made.cut.place.epoch, made.cut.place.cut)))
+    return Source(container.store, container.keys, contents, job.flow), made
+
+
+def _wanted(job: _Job, made: RestorePlan) -> Kept:
+    """What the overlay is for, by the container."""
+    assert job.container is not None, "opened"
+    volumes = [plan.volume for plan in made.volumes]
+    if not volumes:
+        raise UsageError("serve", "the point has no volumes", "`rehydrate mount` shows file trees")
+    files = file_names([(one.name, one.space) for one in volumes], "")
+    return Kept(
+        domain=job.container.history.domain,
+        address=parse_address(job.asked.access.address).address(),
+        point=(made.cut.place.epoch, made.cut.place.cut),
+        time_ns=made.cut.time_ns,
+        volumes=tuple(
+            KeptVolume(one.space, one.name, file, one.size_bytes)
+            for one, file in zip(volumes, files, strict=True)
+        ),
+        hold=job.holding.hold_id,
+    )
+
+
+class _Held:
+    """See `process.Container`."""
+
+    def __init__(self, job: _Job, kept: Kept, reader: Reader, place: Place) -> None:
+        self._job = job
+        self._kept = kept
+        self._reader = reader
+        self._place = place
+        self.is_let_go = False
+
+    def origin(self, volume: KeptVolume) -> Origin:
+        """Where what is not here of a volume is."""
+        return Origin(self._reader, Content(volume.space, volume.size_bytes))
+
+    def look(self) -> None:
+        """See `Container.look`."""
+        assert self._job.container is not None, "opened"
+        if not self.is_let_go:
+            hold_on(self._job.holding, self._place, self._job.container.history.owner.ledger)
+
+    def let_go(self) -> None:
+        """See `Container.let_go`."""
+        save_kept(self._job.asked.overlay, replace(self._kept, is_finished=True, hold=""))
+        self.is_let_go = True
+        self._job.holding.drop()
+
+    def stop(self) -> None:
+        """See `Container.stop`."""
+        self._reader.stop()
+
+
+def _served(asked: Asked, kept: Kept, held: _Held | None) -> bool:
+    with (
+        overlays_of.opened(asked.overlay, OsFiles(), kept, overlays_of.boot_id()) as overlays,
+        _threads() as threads,
+        asyncio.Runner(loop_factory=polling_loop) as runner,
+    ):
+        return runner.run(_run(asked, kept, held, overlays, threads))
+
+
+@contextmanager
+def _threads() -> Iterator[Threads]:
+    threads = Threads()
+    try:
+        yield threads
+    finally:
+        threads.end()
+
+
+async def _run(
+    asked: Asked, kept: Kept, held: _Held | None, overlays: Sequence[Overlay], threads: Threads
+) -> bool:
+    images = [
+        Image(one.file, overlay, threads, None if held is None else held.origin(one), tell, asked.read_only)
+        for one, overlay in zip(kept.volumes, overlays, strict=True)
+    ]
+    facts: dict[str, Any] = {"point": point_name(*kept.point), "container": kept.address}
+    service = process.Service(asked.overlay, images, threads, held, asked.ways, tell, facts)
+    return await service.run(lambda: say(_opened_text(asked, kept, images)))
+
+
+def _opened_text(asked: Asked, kept: Kept, images: Sequence[Image]) -> str:
+    total_bytes = sum(image.size_bytes for image in images)
+    here_bytes = sum(image.overlay.here_bytes for image in images)
+    here = (
+        "all is here" if kept.is_finished else f"{size_text(here_bytes)} of {size_text(total_bytes)} are here"
+    )
+    socket = asked.overlay / process.NBD_SOCKET
+    return printable(
+        f"serving {asked.overlay}: point {point_name(*kept.point)} of {time_text(kept.time_ns)}, "
+        f"{counted(len(images), 'volume')}, {here}: "
+        + ", ".join(f"nbd+unix:///{image.name}?socket={socket}" for image in images)
+    )
+
+
+def _unread(error: CdpError) -> None:
+    """Images tell what it means."""

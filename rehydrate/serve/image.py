@@ -1,0 +1,361 @@
+"""One volume as an NBD export: what is here at once, else as soon as it was fetched; writes stay here.
+
+All that decides runs in the event loop, between two suspensions: which blocks are here is looked at and
+marked there. Fetching runs in threads, and so does what may wait for a disk; its range is held meanwhile.
+
+What does not belong here: where bytes are (overlay), what of them is damaged (origin), fetching what nobody
+asked for (filling).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from cdp_container.errors import CdpError
+from nbd_export.backend import Extent, State
+from nbd_export.errors import BackendError, NbdErrno
+from nbd_export.ranges import RangesInFlight
+from nbd_export.shared_sync import SharedSync
+from rehydrate.serve.map_file import BLOCK_BYTES
+from rehydrate.serve.origin import FETCH_BYTES_MAX, Damage, Fetched, Source
+from rehydrate.serve.overlay import Overlay, Part, fitting
+
+INLINE_BYTES_MAX: Final = 64 << 10
+"""What is not longer goes to the page cache within the event loop: less than the way to a thread and back."""
+
+IO_THREADS: Final = 8
+"""Threads for what may wait for a disk."""
+
+FETCH_THREADS: Final = 64
+"""Requests of guests and of the filling that wait for the store at the same time; more wait for them."""
+
+PAUSE_SECONDS_MIN: Final = 0.1
+PAUSE_SECONDS_MAX: Final = 2.0
+"""Between two tries while the store is away: first the one, twice as much each time, up to the other."""
+
+TOUCH_BYTES: Final = 1 << 20
+"""The surroundings of what was touched, which are filled first."""
+
+TOUCHED_MAX: Final = 1 << 16
+"""So many surroundings are remembered, 64 GiB of them."""
+
+DAMAGES_MAX: Final = 1000
+"""Damaged ranges that are remembered by name."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Threads:
+    """Where what waits waits; all images share them."""
+
+    io: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(IO_THREADS, "overlay"))
+    fetching: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(FETCH_THREADS, "fetch"))
+    syncing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "sync"))
+
+    def end(self) -> None:
+        """Let them finish what they were handed, and end."""
+        for pool in (self.fetching, self.io, self.syncing):
+            pool.shutdown(cancel_futures=True)
+
+
+class Image:
+    """Implements `nbd_export.backend.Export`.
+
+    Args:
+        name: of the export.
+        overlay: what is here.
+        threads: see `Threads`.
+        source: where the rest is; None where all is here.
+        told: given lines for people.
+        read_only: whether guests may write.
+    """
+
+    description = "a volume at a point, served while it is fetched"
+
+    def __init__(
+        self,
+        name: str,
+        overlay: Overlay,
+        threads: Threads,
+        source: Source | None,
+        told: Callable[[str], None],
+        read_only: bool = False,
+    ) -> None:
+        self.name = name
+        self.size_bytes = overlay.size_bytes
+        self.read_only = read_only
+        self.overlay = overlay
+        self._threads = threads
+        self._source = source
+        self._told = told
+        self._ranges = RangesInFlight()
+        self._shared = SharedSync(self._sync_once)
+        self._ended = asyncio.Event()
+        self.waiting = 0
+        """Requests of guests that wait for the store now."""
+        self.is_away = False
+        """Whether the store did not answer the last time."""
+        self._touched: set[int] = set()
+        self.touched_order: list[int] = []
+        """The surroundings of what guests asked for and was not here, in this order."""
+        self.damages: dict[int, Damage] = {}
+
+    # --- Export ----------------------------------------------------------------------------------
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See `Export.read`."""
+        overlay = self.overlay
+        if not overlay.has(offset, length):
+            await self._bring(offset, length)
+        if length <= INLINE_BYTES_MAX:
+            data = overlay.read_cached(offset, length)
+            if data is not None:
+                return data
+        return await self._in_io(lambda: overlay.read(offset, length))
+
+    async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
+        """See `Export.write`."""
+        overlay = self.overlay
+        overlay.refuse_failed()
+        if not self._write_now(offset, data):
+            start, end = self._blocks_around(offset, len(data))
+            async with self._ranges.hold(start, end - start):
+                await self._bring_edges(offset, len(data))
+                await self._in_io(lambda: overlay.write(offset, data))
+                overlay.mark(offset, len(data))
+        if fua:
+            await self.flush()
+
+    def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        """See `Export.write_now`."""
+        if self.overlay.failure is not None:
+            return 0
+        done = 0
+        try:
+            for offset, data in writes:
+                if not self._write_now(offset, data):
+                    break
+                done += 1
+        except OSError:  # it comes again by `write`, and is told there
+            return done
+        return done
+
+    async def zero(self, offset: int, length: int, fua: bool, may_trim: bool) -> None:
+        """See `Export.zero`."""
+        overlay = self.overlay
+        overlay.refuse_failed()
+        start, end = self._blocks_around(offset, length)
+        async with self._ranges.hold(start, end - start):
+            await self._bring_edges(offset, length)
+            await self._in_io(lambda: overlay.zero(offset, length, may_trim))
+            overlay.mark(offset, length)
+        if fua:
+            await self.flush()
+
+    async def trim(self, offset: int, length: int, fua: bool) -> None:
+        """See `Export.trim`; what was trimmed reads as zeros."""
+        await self.zero(offset, length, fua, may_trim=True)
+
+    async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
+        """See `Export.extents`; what is zeros is not known before it was asked for."""
+        return [Extent(length, State.DATA)]
+
+    async def cache(self, offset: int, length: int) -> None:
+        """See `Export.cache`."""
+
+    async def flush(self) -> None:
+        """See `Export.flush`; what is marked is durable then, too."""
+        self.overlay.refuse_failed()
+        if self.overlay.is_dirty:
+            await self._shared.wait_for_next()
+        else:
+            await self._shared.wait_for_running()  # it began after all that was answered before this call
+
+    # --- what else is done with it ---------------------------------------------------------------
+
+    def end(self) -> None:
+        """Whoever waits for the store waits no longer, and gets an error: the process ends."""
+        self._ended.set()
+
+    def let_go(self) -> None:
+        """Of the container: all is here."""
+        assert self.overlay.is_whole, "what is not here comes from there"
+        self._source = None
+
+    async def fill(self, start: int, end: int) -> int:
+        """Have a range of whole blocks here, that nobody asked for; gives the bytes that were missing.
+
+        Raises BackendError, OSError: of something in it that is damaged, or of the overlay.
+        """
+        missing = self.overlay.missing(start, end - start)
+        for low, high in missing:
+            await self._bring_run(low, high)
+        return sum(high - low for low, high in missing)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _blocks_around(self, offset: int, length: int) -> tuple[int, int]:
+        start = offset // BLOCK_BYTES * BLOCK_BYTES
+        return start, min(-(-(offset + length) // BLOCK_BYTES) * BLOCK_BYTES, self.size_bytes)
+
+    def _edges(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """The blocks of which a range covers but a part, and that are not here."""
+        start, end = self._blocks_around(offset, length)
+        edges = []
+        if offset > start:
+            edges.append((start, min(start + BLOCK_BYTES, end)))
+        if offset + length < end:
+            edges.append(((end - 1) // BLOCK_BYTES * BLOCK_BYTES, end))
+        return [one for one in dict.fromkeys(edges) if not self.overlay.has(one[0], one[1] - one[0])]
+
+    def _write_now(self, offset: int, data: bytes | memoryview) -> bool:
+        """Write at once if nothing is in the way; False if that cannot be, and nothing was done."""
+        length = len(data)
+        if length > INLINE_BYTES_MAX:
+            return False
+        start, end = self._blocks_around(offset, length)
+        if self._ranges.overlaps(start, end - start) or self._edges(offset, length):
+            return False
+        self.overlay.write(offset, data)
+        self.overlay.mark(offset, length)
+        return True
+
+    async def _bring(self, offset: int, length: int) -> None:
+        """Have all blocks of a range here, for a guest."""
+        for number in range(offset // TOUCH_BYTES, (offset + length - 1) // TOUCH_BYTES + 1):
+            if number not in self._touched and len(self._touched) < TOUCHED_MAX:
+                self._touched.add(number)
+                self.touched_order.append(number)
+        self.waiting += 1
+        try:
+            for start, end in self.overlay.missing(offset, length):
+                await self._bring_run(start, end)
+        finally:
+            self.waiting -= 1
+
+    async def _bring_edges(self, offset: int, length: int) -> None:
+        """The same for a write whose range is held: what it does not cover of its blocks must be here."""
+        self.waiting += 1
+        try:
+            for start, end in self._edges(offset, length):
+                fetched = await self._fetched(start, end)
+                for part in fetched.wanted:
+                    await self._in_io(partial(self._put, part))
+                    self.overlay.mark(part.offset, part.length)
+                self._keep_others(fetched.others)
+                _refuse_damaged(fetched)
+        finally:
+            self.waiting -= 1
+
+    async def _bring_run(self, start: int, end: int) -> None:
+        for low in range(start, end, FETCH_BYTES_MAX):
+            high = min(low + FETCH_BYTES_MAX, end)
+            fetched = await self._fetched(low, high)
+            for part in fetched.wanted:
+                await self._keep(part)
+            self._keep_others(fetched.others)
+            _refuse_damaged(fetched)
+
+    async def _keep(self, part: Part) -> None:
+        """Put what is not here meanwhile; what guests write waits for it, and it for what they began."""
+        if self._keep_now(part):
+            return
+        async with self._ranges.hold(part.offset, part.length):
+            for one in fitting([part], self.overlay.missing(part.offset, part.length)):
+                await self._in_io(partial(self._put, one))
+                self.overlay.mark(one.offset, one.length)
+
+    def _keep_others(self, parts: Sequence[Part]) -> None:
+        """What came with it, where nothing is in the way: it would be fetched again else."""
+        for part in parts:
+            for start in range(part.offset, part.end, INLINE_BYTES_MAX):
+                self._keep_now(*fitting([part], [(start, min(start + INLINE_BYTES_MAX, part.end))]))
+
+    def _keep_now(self, part: Part) -> bool:
+        if part.length > INLINE_BYTES_MAX or self._ranges.overlaps(part.offset, part.length):
+            return False
+        for one in fitting([part], self.overlay.missing(part.offset, part.length)):
+            self._put(one)
+            self.overlay.mark(one.offset, one.length)
+        return True
+
+    def _put(self, part: Part) -> None:
+        if part.data is None:
+            self.overlay.zero(part.offset, part.length, may_trim=True)
+        else:
+            self.overlay.write(part.offset, part.data)
+
+    async def _fetched(self, start: int, end: int) -> Fetched:
+        """What the source gives, however long that takes. Raises BackendError: it is ended."""
+        pause_seconds = PAUSE_SECONDS_MIN
+        while not self._ended.is_set():
+            source = self._source
+            assert source is not None, "all is here"
+            try:
+                found = await self._in_fetching(partial(source.fetch, start, end))
+            except CdpError as error:
+                if not self.is_away and not self._ended.is_set():
+                    self._told(f"{self.name}: reads of what is not here wait: {error}")
+                self.is_away = True
+            else:
+                self.is_away = False
+                self._note_damages(start, end, found.damages)
+                return found
+            await self._pause(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+        raise BackendError(NbdErrno.ESHUTDOWN, "it is ended")
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return
+
+    def _note_damages(self, start: int, end: int, damages: Sequence[Damage]) -> None:
+        """What is damaged of a range now: it may have been healed since the last time."""
+        for at in [at for at in self.damages if start <= at < end]:
+            if at not in (one.offset for one in damages):
+                del self.damages[at]
+        for one in damages:
+            if one.offset not in self.damages and len(self.damages) < DAMAGES_MAX:
+                self.damages[one.offset] = one
+                self._told(f"damaged: {self.name} from {one.offset} to {one.end}: {one.why}")
+
+    async def _sync_once(self) -> None:
+        sync = self.overlay.begin_sync()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads.syncing, sync)
+        except OSError as error:
+            self.overlay.failed(error)
+            self._told(
+                f"{self.name}: {error.strerror}: its overlay cannot be made durable; nothing more is written"
+            )
+            raise
+
+    async def _in_io(self, work: Callable[[], T]) -> T:
+        return await _to_its_end(self._threads.io, work)
+
+    async def _in_fetching(self, work: Callable[[], Fetched]) -> Fetched:
+        return await asyncio.get_running_loop().run_in_executor(self._threads.fetching, work)
+
+
+def _refuse_damaged(fetched: Fetched) -> None:
+    if fetched.damages:
+        raise BackendError(NbdErrno.EIO, fetched.damages[0].why)
+
+
+async def _to_its_end(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """What a thread gives; a cancelled caller waits for it too, for its range is held until it has ended."""
+    running = asyncio.get_running_loop().run_in_executor(pool, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
