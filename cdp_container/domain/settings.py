@@ -7,11 +7,9 @@ belong here: anything that needs the store or the disk (whether a backing file e
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -19,17 +17,14 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     PlainSerializer,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from cdp_container.domain.budget import budget_of
-from cdp_container.domain.config_words import fault_words
+from cdp_container.domain.page_faults import PAGE_BYTES_MAX, parse_page
 from cdp_container.domain.place_settings import LockSettings, directory_of, joined
 from cdp_container.domain.point_settings import (
     HOOKS_MAX,
@@ -52,16 +47,12 @@ from cdp_container.domain.setting_types import (
     written,
 )
 from cdp_container.domain.tree_settings import Apart, TreeSettings, source_faults
-from cdp_container.domain.vm_settings import VMS_MAX, LibvirtSettings, VmSettings, vm_faults
-from cdp_container.domain.yaml_page import PagePlace, dotted, load_page
+from cdp_container.domain.vm_settings import VMS_MAX, VmSettings, vm_faults
 from cdp_container.errors import ConfigInvalid
 
-CONFIG_BYTES_MAX = 1024 * 1024
-"""A configuration is a page or two; beyond this it is not one."""
+CONFIG_BYTES_MAX = PAGE_BYTES_MAX
 VOLUMES_MAX = 1024
 """Sources of one domain: the format's NOT_WHOLE_MAX."""
-FAULTS_SHOWN_MAX = 50
-"""Past this many faults a reader starts over anyway."""
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit for the path of a unix socket (sun_path less its zero)."""
 
@@ -365,65 +356,10 @@ def load_settings(path: Path) -> AgentSettings:
 
 def parse_settings(text: bytes, name: str) -> AgentSettings:
     """Check a configuration given as bytes; `name` is what faults call the file. Raises ConfigInvalid."""
-    if len(text) > CONFIG_BYTES_MAX:
-        raise ConfigInvalid(f"{name} is refused", f"it is larger than {CONFIG_BYTES_MAX} bytes")
-    document, lines, faults = load_page(text, name)
-    try:
-        settings = AgentSettings.model_validate(document)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            faults.append(_fault(detail, lines, name))
-    else:
-        if not faults:
-            return settings
-    shown = faults[:FAULTS_SHOWN_MAX]
-    if len(faults) > len(shown):
-        shown.append(f"and {len(faults) - len(shown)} more")
-    raise ConfigInvalid(f"{name} is refused", "\n".join(["", *shown]))
+    return parse_page(AgentSettings, text, name, "domain: shop", secretive=_SECRETIVE)[0]
 
 
 def dump_settings(settings: AgentSettings) -> bytes:
     """A configuration that says the same, for `parse_settings`."""
     document = settings.model_dump(exclude_none=True)
     return bytes(yaml.safe_dump(document, encoding="utf-8", allow_unicode=False))
-
-
-def _fault(detail: ErrorDetails, lines: Mapping[PagePlace, int], name: str) -> str:
-    place: PagePlace = tuple(detail["loc"])
-    line = next((lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in lines), 1)
-    return f"{name}:{line}: {dotted(place)}: {_reason(detail, place)}"
-
-
-def _reason(detail: ErrorDetails, place: PagePlace) -> str:
-    value = detail["input"]
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
-        return "unknown key" + (f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})")
-    if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
-        return "must be keys and values, like `domain: shop`"
-    if detail["type"] == "missing":
-        return "is missing"
-    key = next((part for part in reversed(place) if isinstance(part, str)), "")
-    limits = detail.get("ctx", {})
-    may_show = place[:1] not in _SECRETIVE
-    return fault_words(detail["type"], detail["msg"], value, limits, key, may_show)
-
-
-def _known_keys(place: PagePlace) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "journal": JournalSettings,
-        "volumes": VolumeSettings,
-        "trees": TreeSettings,
-        "vms": LibvirtSettings if place[2:3] == ("libvirt",) else VmSettings,
-        "nbd": TlsSettings if place[1:2] == ("tls",) else NbdSettings,
-        "alerts": AlertSettings,
-        "retention": RetentionSettings,
-        "lock": LockSettings,
-        "collection": CollectionSettings,
-        "verification": VerificationSettings,
-        "marker_hooks": MarkerHookSettings,
-        "limits": WindowSettings if place[1:2] == ("schedule",) else LimitsSettings,
-    }
-    model = models.get(str(place[0]), AgentSettings) if place else AgentSettings
-    return sorted(model.model_fields)
