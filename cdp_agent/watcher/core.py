@@ -11,7 +11,8 @@ import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,6 +122,7 @@ class Watcher:
             if self._index.meta("domain") == self._settings.domain:
                 known = begin_epoch(self._index, epoch, base, self._found)
             if known:
+                self._number_trees()
                 self._index.commit()
             else:
                 self._index.rollback()
@@ -129,7 +131,6 @@ class Watcher:
             known = False
         self._epoch = epoch
         if known:
-            self._number_trees()
             self._ready = True
         else:
             self._anew, self._anew_due_ns = (epoch, base), 0
@@ -151,14 +152,16 @@ class Watcher:
             raise WatcherFailed("nothing can be taken", str(error)) from error
 
     def place(self, batch: int, epoch: int, cut: int) -> None:
-        """See `WatcherClient.place`."""
-        self._index.place_batch(batch, epoch, cut)
+        """See `WatcherClient.place`. Raises WatcherFailed: the index is damaged, and dropped."""
+        with self._dropping():
+            self._index.place_batch(batch, epoch, cut)
 
     def protected(self, epoch: int, cut: int) -> None:
-        """See `WatcherClient.protected`."""
-        self._index.begin()
-        settle(self._index, epoch, cut)
-        self._index.commit()
+        """See `WatcherClient.protected`; as `place`."""
+        with self._dropping():
+            self._index.begin()
+            settle(self._index, epoch, cut)
+            self._index.commit()
 
     def status(self) -> dict[str, Any]:
         """What `status` shows."""
@@ -338,6 +341,15 @@ class Watcher:
             self.last_error = f"the index was damaged: {error}"
             _remove_database(path)
             return Index(path)
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        """An index that cannot be used is no longer believed: the streamer begins again, without it."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._fail(error)
+            raise WatcherFailed("nothing can be noted", str(error)) from error
 
     def _drop_index(self, error: Exception) -> None:
         self.last_error = f"the index is damaged: {error}"

@@ -20,6 +20,9 @@ from tests.unit.watcher.model import Site
 from tests.writes import Write
 
 
+TRIES_MAX = 4
+
+
 class StoredSite(Site):
     """A site whose batches become segments in a store, too."""
 
@@ -102,6 +105,50 @@ def test_a_damaged_index_is_made_anew(site: StoredSite) -> None:
     site.watcher = site.started()
     site.begin()
     site.settle()
+    site.assert_same()
+    site.watcher.close()
+
+
+def served(site: StoredSite) -> None:
+    """What a streamer does: it begins again where anything fails."""
+    for _ in range(TRIES_MAX):
+        try:
+            site.begin()
+            site.settle()
+            site.watcher.protected(site.epoch, site.place.cut)
+        except CdpError:
+            continue
+        return
+    raise AssertionError("it never became whole again")
+
+
+@pytest.mark.parametrize("page", range(17))
+def test_whatever_page_of_the_index_is_damaged_it_is_made_anew(site: StoredSite, page: int) -> None:
+    site.watcher.close()
+    index = site.directory / "watcher/index.db"
+    if index.stat().st_size <= page * 4096:
+        pytest.skip("the index has no such page")
+    (site.tree / "gone").unlink()
+    (site.tree / "new").write_bytes(b"n" * 5000)
+    with index.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xff" * 4096)
+    site.watcher = site.started()
+    served(site)
+    site.assert_same()
+    site.watcher.close()
+
+
+def test_an_index_that_goes_bad_meanwhile_is_made_anew(site: StoredSite) -> None:
+    site.watcher._index.run("DROP TABLE batches")
+    with pytest.raises(CdpError, match="batches"):
+        site.watcher.protected(site.epoch, site.place.cut)
+    (site.tree / "new").write_bytes(b"n" * 5000)
+    served(site)
+    site.watcher._index.run("DROP TABLE batches")
+    with pytest.raises(CdpError, match="batches"):
+        site.watcher.place(1, site.epoch, site.place.cut)
+    served(site)
     site.assert_same()
     site.watcher.close()
 
