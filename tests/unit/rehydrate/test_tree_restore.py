@@ -195,7 +195,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
             (precious / "below" / "file").write_bytes(b"nobody else has it")
             point.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", precious, point], check=True)
-            stack.callback(subprocess.run, ["umount", point], check=True)
+            stack.callback(lambda: subprocess.run(["umount", point], check=True))
             return precious / "below" / "file"
 
         yield mount

@@ -19,7 +19,6 @@ from tests.containers import Site as Domain
 from tests.unit.watcher.model import Site
 from tests.writes import Write
 
-
 TRIES_MAX = 4
 
 
