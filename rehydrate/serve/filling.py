@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from nbd_export.errors import BackendError, NbdErrno
+from nbd_export.errors import BackendError
 from rehydrate.serve.image import TOUCH_BYTES, Image
 
 STEP_BYTES: Final = 4 << 20
@@ -48,12 +48,13 @@ class Filling:
             for image, start, end in self._steps():
                 await self._give_way()
                 if len(running) >= STEPS_AT_ONCE:
-                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
                 if self._failure is not None:
                     break
                 running.add(asyncio.create_task(self._step(image, start, end)))
-            if running:
-                await asyncio.wait(running)
+            await asyncio.gather(*running)
         except asyncio.CancelledError:
             for task in running:
                 task.cancel()
@@ -93,9 +94,8 @@ class Filling:
     async def _step(self, image: Image, start: int, end: int) -> None:
         try:
             filled_bytes = await image.fill(start, end)
-        except BackendError as error:
-            if error.code is not NbdErrno.EIO:  # else the image noted what is damaged
-                raise
+        except BackendError:
+            return  # the image noted what is damaged, or it is ended
         except OSError as error:
             self._failure = error
         else:

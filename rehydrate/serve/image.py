@@ -194,8 +194,14 @@ class Image:
         Raises BackendError, OSError: of something in it that is damaged, or of the overlay.
         """
         missing = self.overlay.missing(start, end - start)
+        failure: BackendError | None = None
         for low, high in missing:
-            await self._bring_run(low, high)
+            try:
+                await self._bring_run(low, high)
+            except BackendError as error:  # what is damaged is noted; the other runs may be had
+                failure = error
+        if failure is not None:
+            raise failure
         return sum(high - low for low, high in missing)
 
     # --- inside ----------------------------------------------------------------------------------
