@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 OPEN_MAX: Final = 128
@@ -30,11 +28,10 @@ class Directories:
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.RLock()
 
-    @contextmanager
-    def at(self, path: bytes) -> Iterator[int]:
-        """The descriptor of a directory, while nobody else uses any: others wait."""
+    def open_in(self, path: bytes, name: bytes, flags: int) -> int:
+        """Open a file in a directory, while nobody else uses any: others wait."""
         with self._lock:
-            yield self._descend(path)
+            return os.open(name, flags, dir_fd=self._descend(path))
 
     def descend(self, path: bytes) -> int:
         """The same for who works alone; it stays open until OPEN_MAX others were asked for."""

@@ -316,7 +316,8 @@ class _Filler:
 
     def _write(self, number: int, pieces: list[tuple[Any, ...]], raw: memoryview | None) -> None:
         """Write a file's pieces of one frame, zeros where there is none, and complete it with the last."""
-        with self._target.file(self._entries[number]) as fd:
+        fd = self._target.open_file(self._entries[number])
+        try:
             for _, offset, length, _, _, position, _ in pieces:
                 if raw is not None:
                     write_all(fd, offset, raw[position : position + length])
@@ -327,6 +328,8 @@ class _Filler:
                 is_complete = not self._left[number]
             if is_complete and self._window.is_last:
                 self._complete(number, fd)
+        finally:
+            os.close(fd)
 
 
 def _write_zeros(fd: int, start: int, end: int) -> None:

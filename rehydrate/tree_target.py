@@ -192,12 +192,15 @@ class TreeTarget:
     @contextmanager
     def file(self, entry: Entry, flags: int = os.O_WRONLY) -> Iterator[int]:
         """A file that was laid out, opened; may be called from several threads."""
-        with self.directories.at(entry.parent) as directory:
-            fd = os.open(entry.name, flags | _NO_LINK, dir_fd=directory)
+        fd = self.open_file(entry, flags)
         try:
             yield fd
         finally:
             os.close(fd)
+
+    def open_file(self, entry: Entry, flags: int = os.O_WRONLY) -> int:
+        """The same for who closes it: of many small files even that counts."""
+        return self.directories.open_in(entry.parent, entry.name, flags | _NO_LINK)
 
     def complete(self, entry: Entry, fd: int, is_sound: bool = True) -> None:
         """Give a file whose content is there its owner, mode, attributes and time.

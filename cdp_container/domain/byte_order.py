@@ -40,8 +40,8 @@ def in_order(data: memoryview, starts: Ints, lengths: Ints, before: Ints | None 
     while len(at):
         mine = order[at]
         left = np.maximum(lengths[mine] - skip, 0)
-        word, used = _words(data, starts[mine] + skip, left), np.minimum(left, WORD_BYTES)
-        group = np.cumsum(is_new[at])
+        word, used = _words(data, starts[mine] + skip, left), np.minimum(left, WORD_BYTES).astype(np.uint8)
+        group = np.cumsum(is_new[at], dtype=np.int32)
         sub = np.lexsort((used, word, group))
         order[at] = mine[sub]
         word, used, group, left = word[sub], used[sub], group[sub], left[sub]
