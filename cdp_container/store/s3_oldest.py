@@ -203,12 +203,13 @@ class OldestS3Store(S3Store):
             except NotFound:
                 continue
             except AccessDenied as error:
-                raise self._locked(key, version) or error from error
+                raise self._locked(key, version) or error from error  # or StoreUnavailable: it may be locked
 
     def extend(self, key: str, mode: str, until_ns: int) -> None:
         """Lock an object until then at least, in a mode of S3 or as strictly as it is locked already.
 
-        Raises NotFound, AccessDenied.
+        Nothing is changed where nobody can tell how it is locked. Raises NotFound, AccessDenied,
+        StoreUnavailable.
         """
         oldest = self._known.get(key) or self._look(key)
         if oldest is None:
@@ -228,20 +229,30 @@ class OldestS3Store(S3Store):
             )
 
     def _retention(self, key: str, version: Version) -> _Retention | None:
-        """A version's lock, None where nothing tells of one."""
+        """A version's lock, None where the store says that it has none, or knows none.
+
+        Raises AccessDenied, StoreUnavailable and their kin: nobody knows then, and it may well be locked.
+        """
         try:
-            answer = self._control.get_object_retention(
-                Bucket=self._settings.bucket, Key=self._full(key), VersionId=version.name
-            )
-        except ClientError:
+            with self._errors("look at", key):
+                answer = self._control.get_object_retention(
+                    Bucket=self._settings.bucket, Key=self._full(key), VersionId=version.name
+                )
+        except (NotFound, StoreRefused):
             return None
         found = answer.get("Retention", {})
         until = found.get("RetainUntilDate")
         return None if until is None else _Retention(found.get("Mode", ""), until)
 
     def _locked(self, key: str, version: Version) -> ObjectLocked | None:
-        """What it means that a version cannot be deleted: its lock, or None where nothing tells of one."""
-        held = self._retention(key, version)
+        """What it means that a version cannot be deleted: its lock, or None where nothing tells of one.
+
+        Where we may not ask, either, the denial stands, and is told.
+        """
+        try:
+            held = self._retention(key, version)
+        except AccessDenied:
+            return None
         if held is None:
             return None
         locked = ObjectLocked(
