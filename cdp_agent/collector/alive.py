@@ -49,7 +49,7 @@ def alive_of(remembered: Remembered, past: Past, ledger: Ledger, retained: Colle
     check_facts(tables, past, ledger, counts)
     state = State(remembered, tables, counts, lines)
     found = updated(state)
-    records = live_records(tables, state.counting, past, ledger, lines, retained)
+    records = live_records(remembered, state.counting, past, ledger, lines, retained)
     return AliveObjects(state, found, records, retained)
 
 

@@ -13,8 +13,9 @@ from typing import Final
 from cdp_agent.collector.counting import Past
 from cdp_agent.collector.facts import facts_of
 from cdp_agent.collector.remembered import Remembered
-from cdp_container.domain.heads import Broken, Seen, read_catalogs, read_heads
+from cdp_container.domain.heads import FIRST_READ_BYTES, Broken, Seen, read_catalogs, read_heads
 from cdp_container.domain.ledgers import Ledger
+from cdp_container.domain.parallel import Fixed
 from cdp_container.errors import MissingObject, NotFound
 from cdp_container.format.keys import (
     CATALOG_PREFIX,
@@ -31,6 +32,8 @@ from cdp_container.store.api import Found, Store
 
 CATALOGS_WORTH: Final = 256
 """New heads from which on catalogs are read for them: fewer are asked for one by one."""
+LARGE_AT_ONCE: Final = Fixed(8)
+"""Heads of large objects in flight: of many files' names one may take 10 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +144,7 @@ def _heads(
         for seen in read_catalogs(store, CATALOG_PREFIX, domain, keys, left):
             if isinstance(seen, Seen):
                 yield seen
-    yield from read_heads(store, list(left.values()), domain, keys)
+    small = [one for one in left.values() if one.size <= FIRST_READ_BYTES]
+    large = [one for one in left.values() if one.size > FIRST_READ_BYTES]
+    yield from read_heads(store, small, domain, keys)
+    yield from read_heads(store, large, domain, keys, LARGE_AT_ONCE)

@@ -27,18 +27,20 @@ LIVE_NAMES: Final = np.dtype([("object", "<i4"), ("row", "<i4")])
 _NEVER: Final = np.iinfo(np.int64).max
 
 
-def live_names(tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines) -> Table:
-    """The names (LIVE_NAMES) that are live, in any order.
+def live_names(
+    tables: Tables, everything: Table, counts: Counting, past: Past, ledger: Ledger, lines: Lines
+) -> Table:
+    """Which of all names (NAMES) are live (LIVE_NAMES), in any order.
 
     Of a path counts what was said of it last in each interval, that it is there or gone. That it is gone is
     nothing that anybody needs where no object that is there says anything older of it.
     """
     in_force = np.zeros(len(tables.keys), dtype=np.bool_)
     in_force[counts.objects] = True
-    parts = 1 << (len(tables.names) // TOGETHER_NAMES).bit_length()
+    parts = 1 << (len(everything) // TOGETHER_NAMES).bit_length()
     found = [np.zeros(0, dtype=LIVE_NAMES)]
     for part in range(parts):
-        names = tables.names[tables.names["low"] % parts == part]
+        names = everything[everything["low"] % parts == part]
         kinds = tables.facts["kind"][names["object"]]
         intervals = lines.numbers_of(names["epoch"], names["seq"])
         counted = in_force[names["object"]] & (intervals != NO_INTERVAL)

@@ -18,7 +18,7 @@ from cdp_agent.collector.facts import KEPT_ALWAYS, RecordFact
 from cdp_agent.collector.idle_covers import idle_covers
 from cdp_agent.collector.lines import NO_INTERVAL, Lines
 from cdp_agent.collector.live_names import live_names
-from cdp_agent.collector.remembered import Tables
+from cdp_agent.collector.remembered import Remembered, Tables
 from cdp_container.domain.ledgers import Ledger
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
@@ -32,9 +32,18 @@ _PLACES: Final = np.dtype([("epoch", "<i8"), ("seq", "<i8")])
 
 
 def live_records(
-    tables: Tables, counts: Counting, past: Past, ledger: Ledger, lines: Lines, retained: Collection[Place]
+    remembered: Remembered,
+    counts: Counting,
+    past: Past,
+    ledger: Ledger,
+    lines: Lines,
+    retained: Collection[Place],
 ) -> dict[int, Ints]:
-    """For each object (row) in force that has live records, their rows in its records part, sorted."""
+    """For each object (row) in force that has live records, their rows in its records part, sorted.
+
+    Raises CacheDamaged.
+    """
+    tables = remembered.tables()
     asked_for = {(place.epoch, place.cut) for place in (*retained, past.newest, *past.bases.values())}
     newest: dict[tuple[int, str, bytes], tuple[Place, int, int, int]] = {}
     live: list[tuple[int, int]] = []
@@ -51,7 +60,7 @@ def live_records(
             this = record.place, kind, row, record.row
             newest[key] = max(newest.get(key, this), this)
     live += [(row, record_row) for _, _, row, record_row in newest.values()]
-    return _by_object(live, live_names(tables, counts, past, ledger, lines))
+    return _by_object(live, live_names(tables, remembered.names(), counts, past, ledger, lines))
 
 
 def _by_object(live: list[tuple[int, int]], names: Table) -> dict[int, Ints]:

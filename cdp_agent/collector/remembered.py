@@ -59,6 +59,8 @@ RUNS: Final = np.dtype(
 NAMES: Final = np.dtype([*((name, NAME[name]) for name in NAME.names or ()), ("object", "<i4")])
 """A NAME with the object's row in the tables."""
 
+_BEGINNINGS: Final = "SELECT substr(data, 1, ?), length(data) FROM objects ORDER BY id"
+
 SPACE: Final = np.dtype("V16")
 """The id of a space."""
 
@@ -75,7 +77,6 @@ class Tables:
         spaces: the ids (SPACE) that `runs` number.
         records: by row, of those that have any; but those of names.
         not_whole: by row, of those that have any.
-        names: of type NAMES, by object and then in their order.
     """
 
     ids: Ints
@@ -85,7 +86,6 @@ class Tables:
     spaces: Table
     records: dict[int, tuple[RecordFact, ...]] = field(default_factory=dict)
     not_whole: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
-    names: Table = field(default_factory=lambda: np.zeros(0, dtype=NAMES))
 
 
 class Remembered:
@@ -107,6 +107,13 @@ class Remembered:
         if self._tables is None:
             self._tables = _loaded(self.cache)
         return self._tables
+
+    def names(self) -> Table:
+        """All names (NAMES), by object and then in their order. Raises CacheDamaged.
+
+        They are read anew each time: of files there are millions, and hardly anybody wants to know.
+        """
+        return _names(self.cache)
 
     def add(self, key: str, facts: ObjectFacts, extents: Table) -> None:
         """Remember an object, in the place of what was known under its key. Raises LocalDiskFull."""
@@ -169,9 +176,8 @@ class Remembered:
 
 def _loaded(cache: Cache) -> Tables:
     """Everything that is kept. Twice as much of it is never held: tables are made as long as they get."""
-    beginnings = cache.rows("SELECT substr(data, 1, ?), length(data) FROM objects ORDER BY id", LENGTHS_BYTES)
     try:
-        loading = _Loading(beginnings)
+        loading = _Loading(cache.rows(_BEGINNINGS, LENGTHS_BYTES))
         for number, key, data in cache.checked(
             "SELECT id, key, data, crc FROM objects ORDER BY id", at_once=LOAD_OBJECTS
         ):
@@ -188,11 +194,44 @@ def _loaded(cache: Cache) -> Tables:
     return tables
 
 
+class _Filled:
+    """A table that is filled from the parts of object after object, many at once: most of them are small."""
+
+    def __init__(self, table: Table, kind: np.dtype[Any]) -> None:
+        self._table, self._kind = table, kind
+        self._waiting: list[bytes] = []
+        self._bytes = self._count = 0
+
+    def take(self, part: bytes) -> None:
+        """The rows of the next object."""
+        self._waiting.append(part)
+        self._bytes += len(part)
+        if self._bytes >= LOAD_BYTES:
+            self._fill()
+
+    def end(self) -> None:
+        """There are no more of them. Raises CacheDamaged."""
+        self._fill()
+        if self._count != len(self._table):
+            raise CacheDamaged("objects are not as long as they were")
+
+    def _fill(self) -> None:
+        rows = np.frombuffer(b"".join(self._waiting), dtype=self._kind)
+        first, self._count = self._count, self._count + len(rows)
+        self._waiting.clear()
+        self._bytes = 0
+        if self._table.dtype == self._kind:
+            self._table[first : self._count] = rows
+            return
+        for name in self._kind.names or ():
+            self._table[name][first : self._count] = rows[name]
+
+
 class _Loading:
     """Tables that are filled object by object; `spaces`: those of each, one after another."""
 
     def __init__(self, beginnings: Sequence[tuple[Any, ...]]) -> None:
-        runs, self.space_counts, names = lengths_of([(begun, whole) for begun, whole in beginnings])
+        runs, self.space_counts, _ = lengths_of([(begun, whole) for begun, whole in beginnings])
         count = len(beginnings)
         self.spaces = np.zeros(self.space_counts.sum(), dtype=SPACE)
         self.tables = Tables(
@@ -201,51 +240,44 @@ class _Loading:
             facts=np.zeros(count, dtype=FACT),
             runs=np.zeros(runs.sum(), dtype=RUNS),
             spaces=self.spaces,
-            names=np.zeros(names.sum(), dtype=NAMES),
         )
         self.tables.runs["object"] = np.repeat(np.arange(count), runs)
-        self.tables.names["object"] = np.repeat(np.arange(count), names)
-        self._waiting: tuple[list[bytes], ...] = ([], [], [], [])
-        self._bytes = 0
-        self._filled = [0, 0, 0, 0]
+        self._filled = (
+            _Filled(self.tables.facts, FACT),
+            _Filled(self.tables.runs, RUN),
+            _Filled(self.spaces, SPACE),
+        )
 
     def take(self, number: int, key: str, data: bytes) -> None:
         """The next object."""
         row = len(self.tables.keys)
-        *tabled, rest = split(data)
+        fact, runs, spaces, _, rest = split(data)
         self.tables.ids[row] = number
         self.tables.keys.append(key)
         if rest:
             self.tables.records[row], self.tables.not_whole[row] = unpacked_rest(rest)
-        for waiting, part in zip(self._waiting, tabled, strict=True):
-            waiting.append(part)
-        self._bytes += len(data)
-        if self._bytes >= LOAD_BYTES:
-            self._fill()
+        for filled, part in zip(self._filled, (fact, runs, spaces), strict=True):
+            filled.take(part)
 
     def end(self) -> None:
         """There are no more of them. Raises CacheDamaged."""
-        self._fill()
-        tables = self.tables
-        wanted = [len(tables.facts), len(tables.runs), len(self.spaces), len(tables.names)]
-        if len(tables.keys) != len(tables.ids) or self._filled != wanted:
-            raise CacheDamaged("objects are not as many and as long as they were")
+        for filled in self._filled:
+            filled.end()
 
-    def _fill(self) -> None:
-        """What waits goes into the tables: many objects at once, as most of them are small."""
-        tables = self.tables
-        kinds = (tables.facts, FACT), (tables.runs, RUN), (self.spaces, SPACE), (tables.names, NAME)
-        for at, (table, kind) in enumerate(kinds):
-            rows = np.frombuffer(b"".join(self._waiting[at]), dtype=kind)
-            self._waiting[at].clear()
-            first = self._filled[at]
-            self._filled[at] = beyond = first + len(rows)
-            if kind.names is None or table.dtype == kind:
-                table[first:beyond] = rows
-                continue
-            for name in kind.names:
-                table[name][first:beyond] = rows[name]
-        self._bytes = 0
+
+def _names(cache: Cache) -> Table:
+    try:
+        _, _, counts = lengths_of([(begun, whole) for begun, whole in cache.rows(_BEGINNINGS, LENGTHS_BYTES)])
+        names = np.zeros(counts.sum(), dtype=NAMES)
+        names["object"] = np.repeat(np.arange(len(counts)), counts)
+        filled = _Filled(names, NAME)
+        if len(names):
+            for (data,) in cache.checked("SELECT data, crc FROM objects ORDER BY id", at_once=LOAD_OBJECTS):
+                filled.take(split(data)[3])
+        filled.end()
+    except (ValueError, TypeError, IndexError, struct.error) as error:
+        raise CacheDamaged(f"a row is no object: {error}") from error
+    return names
 
 
 def numbered(ids: Table) -> tuple[Table, Ints]:
