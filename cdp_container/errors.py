@@ -106,6 +106,13 @@ class NoSuchVolume(NotFound):
     default_hint = "`rehydrate points` names the volumes of each point"
 
 
+class NoSuchVm(NotFound):
+    """The domain has no such VM at this point."""
+
+    exit_code = 15
+    default_hint = "`rehydrate show ADDRESS vms` names the VMs of a point"
+
+
 # --- 20..29: the container is not what it should be --------------------------------------------
 
 
@@ -436,6 +443,20 @@ class ObjectLocked(CdpError):
     exit_code = 79
     default_hint = "nothing is wrong: collection deletes it once the lock has ended"
     until_ns: int | None = None
+
+
+class RenderRefused(CdpError):
+    """A VM cannot be written down for a hypervisor of this site: something that it needs was not said."""
+
+    exit_code = 74
+    default_hint = "docs/vms.md tells what a rendering needs"
+
+
+class RunbookUnfit(CdpError):
+    """The runbook does not fit the container at the point, or this machine; all faults are named."""
+
+    exit_code = 75
+    default_hint = "correct the runbook, or bring what is missing to this machine, and check again"
 
 
 class WatcherFailed(CdpError):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cdp_container.console import answer, guarded, run_app_until_ended
-from rehydrate.cli import mounting, rehearsing, serving
+from rehydrate.cli import mounting, rehearsing, rendering, serving
 from rehydrate.cli.options import (
     Address,
     At,
@@ -39,7 +39,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     help="Rebuild protected volumes and file trees from a container alone. Only reading is needed.",
-    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-14 no such thing, 20-27 damage; docs/exit-codes.md.",
+    epilog="Exit codes: 0 done, 2 usage, 3 not whole, 10-15 no such thing, 20-27 damage; docs/exit-codes.md.",
 )
 
 
@@ -234,6 +234,8 @@ def verify(
 app.command("dr-test")(rehearsing.dr_test)
 app.command()(rehearsing.rehearsals)
 app.command()(mounting.mount)
+app.command("check-runbook")(rendering.check_runbook)
+app.command()(rendering.render)
 app.command()(serving.serve)
 app.command(name="serving")(serving.serving)
 

@@ -35,6 +35,7 @@ from rehydrate.restore import Source
 if TYPE_CHECKING:
     from cdp_container.domain.namespace import Tree
     from rehydrate.tree_totals import TreeTotals
+    from rehydrate.vms import VmsAt
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ def domains(address: str, as_json: bool) -> int:
             views.domain_members(below(place, prefix).address() if prefix else place.address(), owner)
             for prefix, owner in find_domains(store)
         ]
-    _answer({"domains": found}, as_json, views.domains_text(found) if found else "no container here or below")
+    say_answer(
+        {"domains": found}, as_json, views.domains_text(found) if found else "no container here or below"
+    )
     return 0
 
 
@@ -81,7 +84,7 @@ def points(access: Access, last: int | None, plot: Path | None, as_json: bool) -
             container, contents, None if thinned else last or 0, SystemClock().wall_ns(), notes, plot
         )
         _tell(notes)
-        _answer({**members, "notes": notes}, as_json, text)
+        say_answer({**members, "notes": notes}, as_json, text)
     return 0
 
 
@@ -97,7 +100,7 @@ def plan(
     with _planned(access, choice, names, trees) as (source, made):
         found = [_totals_of(source, made, one) for one in made.trees]
         members = views.plan_members(made, rate or ASSUMED_BYTES_PER_SECOND, found)
-        _answer(members, as_json, views.plan_text(members))
+        say_answer(members, as_json, views.plan_text(members))
     return 0
 
 
@@ -125,7 +128,7 @@ def history(access: Access, as_json: bool) -> int:
     }
     shown = views.history_text(epochs) if epochs else "no epoch yet: nothing was ever protected"
     shown += f"\n{views.unmerged_text(unmerged)}" if unmerged else ""
-    _answer(members, as_json, f"{owner_text(owner)}\n{shown}")
+    say_answer(members, as_json, f"{owner_text(owner)}\n{shown}")
     broken = [str(epoch["epoch"]) for epoch in epochs if epoch["fault"] is not None]
     if broken:
         raise PointsDamaged("the history is no whole chain", f"epochs: {', '.join(broken)}")
@@ -142,21 +145,15 @@ def show(access: Access, what: str, choice: Choice, as_json: bool) -> int:
         raise UsageError("show an object", "--at, --time and --marker are for `vms`")
     with _container(access) as container:
         members = show_object(container, what)
-        _answer(members, as_json, tree(members))
+        say_answer(members, as_json, tree(members))
     return 0
 
 
 def _show_vms(access: Access, choice: Choice, as_json: bool) -> int:
     """The configurations of VMs at a point."""
     from cdp_container.domain.machine_text import configuration_lines, configuration_members
-    from rehydrate.vms import vms_at
 
-    with (
-        _container(access) as container,
-        closing(container.gather(scope_of(container.history, choice))) as found,
-    ):
-        _tell(notes_of(container, found))
-        seen = vms_at(container, found, choice)
+    seen = vms_of(access, choice)
     place, members = seen.cut.place, seen.members
     point = f"{place.epoch}.{place.cut}"
     vms = [
@@ -174,8 +171,20 @@ def _show_vms(access: Access, choice: Choice, as_json: bool) -> int:
     ]
     lines = [line for one in members for line in configuration_lines(one.configuration, seen.volumes)]
     text = "\n".join(map(printable, lines)) if lines else f"no VM is described at {point}"
-    _answer({"point": point, "cut_time_ns": seen.cut.time_ns, "vms": vms}, as_json, text)
+    say_answer({"point": point, "cut_time_ns": seen.cut.time_ns, "vms": vms}, as_json, text)
     return 0
+
+
+def vms_of(access: Access, choice: Choice) -> VmsAt:
+    """The VMs at a point; see `vms_at`."""
+    from rehydrate.vms import vms_at
+
+    with (
+        _container(access) as container,
+        closing(container.gather(scope_of(container.history, choice))) as found,
+    ):
+        _tell(notes_of(container, found))
+        return vms_at(container, found, choice)
 
 
 # --- shared ----------------------------------------------------------------------------------
@@ -265,5 +274,6 @@ def _tell(notes: Sequence[str]) -> None:
         say(f"note: {printable(note)}")
 
 
-def _answer(members: Mapping[str, Any], as_json: bool, text: str) -> None:
+def say_answer(members: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """Answer in JSON, or in text."""
     answer(json.dumps(members, indent=2) if as_json else text)

@@ -11,6 +11,8 @@ _READING: Final = "nothing was changed; the same command begins again"
 NEXT_STEPS: Final = {
     **dict.fromkeys(("", "domains", "points", "plan", "verify", "history", "show", "holds"), _READING),
     "rehearsals": _READING,
+    "check-runbook": _READING,
+    "render": "each file is whole or as it was; the same command writes them again",
     "dr-test": "what it made was cleared away, unless it says what is left; the same command begins again",
     "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",

@@ -1,0 +1,254 @@
+"""Runbooks: what a page may say, what a rehearsal makes of it, and whether it fits a point and a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from cdp_container.domain.machine import Description, DirectBoot, Disk, DiskKind, Nic
+from cdp_container.domain.machine_records import Configuration, Member, Native
+from cdp_container.errors import ConfigInvalid, RenderRefused
+from rehydrate.render.recovered import NetworkKind
+from rehydrate.runbook.changes import addresses_of, changes_of
+from rehydrate.runbook.check import AtPoint, findings_of
+from rehydrate.runbook.here import ThisMachine
+from rehydrate.runbook.model import RunbookSettings, parse_runbook, rehearsed
+from rehydrate.runbook.order import cycle_in, start_order
+
+ROOT, DATA = b"R" * 16, b"D" * 16
+PAGE = """\
+target: qemu
+directory: /srv/recovered
+networks:
+  prod: {bridge: br-dr}
+  "*": {none: true}
+vms:
+  shop-db:
+    cpus: 4
+    memory: 8GiB
+    networks: {prod: {bridge: br-db}}
+    addresses: [{nic: 0, address: 10.9.0.5/24, gateway: 10.9.0.1, dns: [10.9.0.1]}]
+    checks:
+      - {tcp: "10.9.0.5:5432"}
+      - {console: "login:"}
+      - {command: [/usr/local/bin/pg-check, "10.9.0.5"]}
+      - {http: "http://10.9.0.5/health", status: 200, body: "^ok"}
+  shop-web: {start: {after: [shop-db], wait: 10s, within: 5m}}
+test:
+  networks: {"*": {bridge: br-test}}
+"""
+
+
+@dataclass
+class Anywhere:
+    """A machine that has all but what is named."""
+
+    lacks: set[str] = field(default_factory=set)
+    memory: int = 64 << 30
+
+    def has_program(self, name: str) -> bool:
+        return name not in self.lacks
+
+    def has_bridge(self, name: str) -> bool:
+        return name not in self.lacks
+
+    def has_file(self, path: str) -> bool:
+        return path not in self.lacks
+
+    def can_make(self, directory: str) -> bool:
+        return directory not in self.lacks
+
+    def has_kvm(self) -> bool:
+        return "kvm" not in self.lacks
+
+    def memory_bytes(self) -> int:
+        return self.memory
+
+
+def member(name: str, **changed: object) -> Member:
+    one = Description(
+        name,
+        memory_bytes=1 << 30,
+        disks=(Disk("vda", ROOT if name == "shop-web" else DATA), Disk("sda", kind=DiskKind.CDROM)),
+        nics=(Nic("net0", f"52:54:00:00:00:0{len(name) - 6}", "prod"),),
+    )
+    return Member(name.encode(), Configuration(name, replace(one, **changed), Native("qmp", "")))  # type: ignore[arg-type]
+
+
+MEMBERS = (member("shop-db"), member("shop-web"))
+
+
+def runbook(page: str = PAGE) -> RunbookSettings:
+    return parse_runbook(page.encode(), "runbook.yaml")[0]
+
+
+def told(
+    page: str = PAGE,
+    members: Sequence[Member] = MEMBERS,
+    here: Anywhere | None = None,
+    not_whole: tuple[bytes, ...] = (),
+    volumes: tuple[bytes, ...] = (ROOT, DATA),
+) -> list[str]:
+    point = AtPoint(members, {one: one.decode()[:1] for one in volumes}, not_whole)
+    return [one.words for one in findings_of(runbook(page), point, here or Anywhere())]
+
+
+def test_a_runbook_that_fits_is_told_nothing_of() -> None:
+    assert told() == []
+
+
+WRONG = {
+    "target: qemu\n": ("target: xen\n", "must be 'qemu', 'libvirt' or 'proxmox'"),
+    "directory: /srv/recovered": ("directory: srv", "is not an absolute path"),
+    "cpus: 4": ("cpu: 4", "did you mean cpus?"),
+    "memory: 8GiB": ("memory: much", "is not a size"),
+    "{bridge: br-dr}": ("{bridge: br-dr, user: true}", "needs one of bridge, network, user and none"),
+    "{bridge: br-db}": ("{bridge: 'x y'}", "is no name"),
+    "10.9.0.5/24": ("10.9.0.5", "no prefix length"),
+    "gateway: 10.9.0.1,": ("gateway: here,", "is no address"),
+    '"10.9.0.5:5432"': ('"5432"', "is no host and port"),
+    '"login:"': ('"lo(gin"', "is no regular expression"),
+    "[/usr/local/bin/pg-check,": ("[pg-check,", "is no command"),
+    '"http://10.9.0.5/health"': ('"gopher://x"', "is no address of a page"),
+    '"^ok"': ('"+("', "is no regular expression"),
+    "wait: 10s": ("wait: soon", "is not a duration"),
+    "test:\n  networks": ("test:\n  network", "unknown key"),
+}
+
+
+@pytest.mark.parametrize("right", WRONG)
+def test_a_fault_names_its_line_and_what_is_wrong(right: str) -> None:
+    wrong, words = WRONG[right]
+    assert right in PAGE
+    page = PAGE.replace(right, wrong)
+    with pytest.raises(ConfigInvalid) as refused:
+        runbook(page)
+    line = page[: page.index(wrong)].count("\n") + 1
+    assert words in refused.value.why
+    assert any(f"runbook.yaml:{number}: " in refused.value.why for number in (line, line + 1))
+
+
+def test_all_faults_are_told_at_once() -> None:
+    page = PAGE
+    for right, (wrong, _) in WRONG.items():
+        page = page.replace(right, wrong)
+    with pytest.raises(ConfigInvalid) as refused:
+        runbook(page)
+    assert len(refused.value.why.splitlines()) > 12
+
+
+def test_a_rehearsal_has_no_network_of_production() -> None:
+    page = PAGE + "  vms: {shop-db: {cpus: 1, networks: {prod: {none: true}}}}\n  directory: /srv/test\n"
+    found = rehearsed(runbook(page))
+    assert found is not None
+    assert (found.mac, found.directory, found.of("shop-db").cpus) == ("new", "/srv/test", 1)
+    assert found.of("shop-db").memory == 8 << 30
+    assert found.of("shop-web").start.after == ["shop-db"]
+    assert found.network_of("shop-db", "prod").as_network().kind is NetworkKind.NONE  # type: ignore[union-attr]
+    assert found.network_of("shop-web", "prod").bridge == "br-test"  # type: ignore[union-attr]
+    plain = rehearsed(runbook())
+    assert plain is not None
+    assert plain.network_of("shop-db", "prod").bridge == "br-test"  # type: ignore[union-attr]
+    assert rehearsed(runbook(PAGE.partition("test:")[0])) is None
+
+
+UNFIT: dict[str, tuple[str, str, str]] = {
+    "a VM that is not there": ("shop-web: {start", "shop-wep: {start", "there is no VM shop-wep"),
+    "waits for nobody": ("after: [shop-db]", "after: [shop-dc]", "waits for shop-dc, which is no VM"),
+    "a cycle": ("    cpus: 4", "    start: {after: [shop-web]}\n    cpus: 4", "these wait for each other"),
+    "left out": ("test:", "leave_out: [shop-db]\ntest:", "waits for shop-db, which is left out"),
+    "nobody": ("test:", "leave_out: [shop-db, shop-web]\ntest:", "no VM would be started"),
+    "a network": (
+        "networks: {prod: {bridge: br-db}}",
+        "networks: {prot: {bridge: b}}",
+        "has no network prot",
+    ),
+    "unmapped": ('  prod: {bridge: br-dr}\n  "*": {none: true}', "  lab: {user: true}", "nobody said what"),
+    "libvirt's": ("{bridge: br-dr}", "{network: default}", "is one of libvirt's"),
+    "a VLAN": ("{bridge: br-dr}", "{bridge: br-dr, vlan: 7}", "VLAN 7: a plain QEMU has none"),
+    "a disk": ("    cpus: 4", "    without: [vdq]\n    cpus: 4", "has no disk vdq"),
+    "a card": ("nic: 0", "nic: 1", "has no network card 1"),
+    "a gateway": ("gateway: 10.9.0.1", "gateway: 10.8.0.1", "is not in the network"),
+    "no agent": ("    cpus: 4", "    handed_over: guest-agent\n    cpus: 4", "has no guest agent"),
+    "shared": ("bridge: br-test", "bridge: br-dr", "br-dr is a network of production too"),
+    "twice": (
+        "shop-web: {",
+        "shop-web: {addresses: [{nic: 0, address: 10.9.0.5/16}], ",
+        "10.9.0.5 is given twice: to shop-db and to shop-web",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_the_point_is_told(case: str) -> None:
+    right, wrong, words = UNFIT[case]
+    assert right in PAGE
+    found = told(PAGE.replace(right, wrong))
+    assert any(words in one for one in found), found
+    assert len(found) == len({*found})
+
+
+def test_disks_must_be_whole_volumes_of_the_point() -> None:
+    assert any("volume D is not whole" in one for one in told(not_whole=(DATA,)))
+    assert any("is no volume of this point" in one for one in told(volumes=(DATA,)))
+    without = PAGE.replace("shop-web: {", "shop-web: {without: [vda], ")
+    assert told(without, volumes=(DATA,)) == []
+
+
+def test_macs_that_two_have_are_told_unless_they_are_new() -> None:
+    nic = (Nic("net0", "52:54:00:AA:00:01", "prod"),)
+    twins = (member("shop-db", nics=nic), member("shop-web", nics=nic))
+    assert any("52:54:00:aa:00:01 is given twice" in one for one in told(members=twins))
+    assert told("mac: new\n" + PAGE, members=twins) == []
+
+
+def test_what_this_machine_lacks_is_told() -> None:
+    lacks = {"br-dr", "br-test", "/usr/local/bin/pg-check", "qemu-system-x86_64", "/srv/recovered", "/srv/k"}
+    page = PAGE.replace("    cpus: 4", "    direct_boot: {kernel: /srv/k}\n    cpus: 4")
+    found = told(page, here=Anywhere(lacks, 2 << 30))
+    for one in lacks:
+        assert any(one in words for words in found), one
+    assert any("of memory together" in words for words in found)
+    assert any("no KVM" in words for words in told(PAGE.replace("qemu", "libvirt"), here=Anywhere({"kvm"})))
+
+
+def test_a_kernel_that_is_not_protected_must_be_named() -> None:
+    boots = (member("shop-db", direct_boot=DirectBoot("/boot/k")), MEMBERS[1])
+    assert any("boots from /boot/k" in one for one in told(members=boots))
+
+
+def test_vms_start_in_groups_and_a_cycle_is_named() -> None:
+    after = {"a": [], "b": ["a"], "c": ["a", "elsewhere"], "d": ["b", "c"]}
+    assert start_order(after) == [["a"], ["b", "c"], ["d"]]
+    assert cycle_in(after) == []
+    assert cycle_in({**after, "a": ["d"]})[0] in "abcd"
+    assert cycle_in({"a": ["a"]}) == ["a", "a"]
+
+
+def test_a_rendering_gets_what_the_runbook_says() -> None:
+    one = MEMBERS[0].configuration.description
+    found = changes_of(runbook(), "shop-db", one, {}, "/srv/x", "/srv/x/seed.iso", False)
+    assert (found.cpus, found.memory_bytes, found.seed) == (4, 8 << 30, "/srv/x/seed.iso")
+    assert found.networks["net0"].name == "br-db"
+    (address,) = addresses_of(runbook(), "shop-db")
+    assert (address.nic, address.gateway, address.dns) == (0, "10.9.0.1", ("10.9.0.1",))
+    for page in (PAGE.replace("nic: 0", "nic: 7"), PAGE.replace("prod:", "lab:").replace('"*":', "x:")):
+        with pytest.raises(RenderRefused):
+            changes_of(runbook(page), "shop-db", one, {}, "/srv/x", "/srv/x/seed.iso", False)
+
+
+def test_this_machine_answers(tmp_path: Path) -> None:
+    here = ThisMachine()
+    assert here.has_program("/bin/sh")
+    assert not here.has_program("no-such-program")
+    assert not here.has_bridge("no-such-bridge")
+    (tmp_path / "file").touch()
+    assert here.has_file(str(tmp_path / "file"))
+    assert not here.has_file(str(tmp_path))
+    assert here.can_make(str(tmp_path / "a" / "b"))
+    assert not here.can_make(str(tmp_path / "file" / "b"))
+    assert here.memory_bytes() > 1 << 20
+    assert here.has_kvm() in (True, False)
