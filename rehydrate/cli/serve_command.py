@@ -17,7 +17,14 @@ from cdp_container.clock import SystemClock
 from cdp_container.console import printable, say
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.opening import is_superseded
-from cdp_container.errors import CdpError, Incomplete, TargetUnsuitable, UsageError, counted
+from cdp_container.errors import (
+    CdpError,
+    Incomplete,
+    StoreUnavailable,
+    TargetUnsuitable,
+    UsageError,
+    counted,
+)
 from cdp_container.format.place import Place
 from cdp_container.store.address import parse_address
 from cdp_container.store.api import Store
@@ -52,6 +59,9 @@ CACHE_BYTES: Final = 64 << 20
 
 PATIENCE: Final = Patience(attempts_max=3, deadline_seconds=5.0, pause_seconds_max=1.0)
 """Of one request for content: it is asked for again and again, and the end of the process waits for it."""
+
+AGAIN_SECONDS: Final = 5.0
+"""Until the container is opened again, where an overlay goes on and the store is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +108,27 @@ def serve(asked: Asked) -> int:
             _check_finished(asked, kept)
             is_durable = _served(asked, kept, None)
         else:
-            try:
-                is_durable = _serve_with_container(asked, kept)
-            except _Ended as ended:
-                is_durable = ended.args[0]
+            is_durable = _serve_unfinished(asked, kept)
     if not is_durable:
         raise Incomplete("end", "what was written last could not be made durable", "see above what failed")
     say("ended: what was acknowledged is durable")
     return 0
+
+
+def _serve_unfinished(asked: Asked, kept: Kept | None) -> bool:
+    """Where guests had it before, they wait for it to be back: so it waits for the store."""
+    clock = SystemClock()
+    while True:
+        try:
+            return _serve_with_container(asked, kept)
+        except _Ended as ended:
+            is_durable: bool = ended.args[0]
+            return is_durable
+        except StoreUnavailable as error:
+            if kept is None or not kept.is_made:
+                raise
+            tell(f"{error}; it is waited for, and nothing is served before")
+            clock.sleep(AGAIN_SECONDS)
 
 
 def _check_finished(asked: Asked, kept: Kept) -> None:

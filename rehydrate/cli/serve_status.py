@@ -86,6 +86,7 @@ def _text(members: Mapping[str, Any]) -> str:
             line += f", {size_text(one['here_bytes'])} are here"
             line += f", {one['waiting']} requests wait for the store" if one["waiting"] else ""
             line += ", the store does not answer" if one["store_away"] else ""
+            line += ", the disk was too full to keep what was fetched" if one["disk_full"] else ""
         lines.append(line)
         for damage in one.get("damages", ()):
             end = damage["offset"] + damage["length"]

@@ -10,6 +10,7 @@ asked for (filling).
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,6 +47,9 @@ TOUCHED_MAX: Final = 1 << 16
 
 DAMAGES_MAX: Final = 1000
 """Damaged ranges that are remembered by name."""
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""There is no room."""
 
 T = TypeVar("T")
 
@@ -101,6 +105,8 @@ class Image:
         """Requests of guests that wait for the store now."""
         self.is_away = False
         """Whether the store did not answer the last time."""
+        self.is_full = False
+        """Whether there was no room for something that was fetched."""
         self._touched: set[int] = set()
         self.touched_order: list[int] = []
         """The surroundings of what guests asked for and was not here, in this order."""
@@ -112,7 +118,12 @@ class Image:
         """See `Export.read`."""
         overlay = self.overlay
         if not overlay.has(offset, length):
-            await self._bring(offset, length)
+            try:
+                await self._bring(offset, length)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                return await self._unkept(offset, length, error)
         if length <= INLINE_BYTES_MAX:
             data = overlay.read_cached(offset, length)
             if data is not None:
@@ -267,6 +278,27 @@ class Image:
                 await self._keep(part)
             self._keep_others(fetched.others)
             _refuse_damaged(fetched)
+
+    async def _unkept(self, offset: int, length: int, error: OSError) -> bytes:
+        """The same where there is no room to keep it: it is fetched again whenever it is read."""
+        if not self.is_full:
+            self.is_full = True
+            self._told(f"{self.name}: {error.strerror}: what is fetched is not kept, and writes may fail")
+        start, end = self._blocks_around(offset, length)
+        data = bytearray(end - start)
+        for low, high in self.overlay.missing(offset, length):
+            for at in range(low, high, FETCH_BYTES_MAX):
+                fetched = await self._fetched(at, min(at + FETCH_BYTES_MAX, high))
+                _refuse_damaged(fetched)
+                for part in fetched.wanted:
+                    if part.data is not None:
+                        data[part.offset - start : part.end - start] = part.data
+        at = start  # what is here by now counts: it may have been written meanwhile
+        for low, high in [*self.overlay.missing(offset, length), (end, end)]:
+            if at < low:
+                data[at - start : low - start] = await self._in_io(partial(self.overlay.read, at, low - at))
+            at = high
+        return bytes(data[offset - start : offset - start + length])
 
     async def _keep(self, part: Part) -> None:
         """Put what is not here meanwhile; what guests write waits for it, and it for what they began."""

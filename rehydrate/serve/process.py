@@ -137,6 +137,7 @@ class Service:
                     "here_bytes": image.overlay.here_bytes,
                     "waiting": image.waiting,
                     "store_away": image.is_away,
+                    "disk_full": image.is_full,
                     "damages": [
                         {"offset": one.offset, "length": one.end - one.offset, "why": one.why}
                         for _, one in sorted(image.damages.items())

@@ -156,11 +156,13 @@ def test_clients_find_what_a_restore_gives_and_keep_what_they_write_over_kills(
                 file.write(data)
         served.kill()
     with serving(site, overlay) as served:
+        assert purposes(site) == ["serve"]  # the one of the run that was killed
         compare(served, "log", model / "log.raw")
         compare(served, "db", model / "db.raw")
         with served.client("db") as client:
             client.write(5, b"once more", fua=True)
         served.stop()
+    assert purposes(site) == ["serve"]  # until it is finished
     with (model / "db.raw").open("r+b") as file:
         file.seek(5)
         file.write(b"once more")

@@ -363,3 +363,33 @@ def test_a_flush_makes_durable_and_a_failed_one_ends_all_writing(
         assert ["cannot be made durable" in line for line in bench.told] == [True]
 
     run(story())
+
+
+def test_what_finds_no_room_is_read_all_the_same_and_what_was_written_counts(
+    bench: Bench, point: Point, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        disk = bench.image()
+        await disk.write(BLOCK_BYTES, b"w" * BLOCK_BYTES, False)
+
+        def full(offset: int, data: object) -> None:
+            raise OSError(errno.ENOSPC, "no room")
+
+        monkeypatch.setattr(bench.overlay, "write", full)
+        expected = bytearray(point.content)
+        expected[BLOCK_BYTES : 2 * BLOCK_BYTES] = b"w" * BLOCK_BYTES
+        for offset, length in (
+            (5, 3 * BLOCK_BYTES),
+            (0, SIZE),
+            (SIZE - 3, 3),
+            (BLOCK_BYTES, 2 * BLOCK_BYTES),
+        ):
+            assert await disk.read(offset, length) == expected[offset : offset + length]
+        assert [line for line in bench.told if "not kept" in line] == bench.told
+        assert len(bench.told) == 1
+        with pytest.raises(OSError, match="no room"):
+            await disk.write(9 * BLOCK_BYTES + 1, b"x", False)
+        monkeypatch.undo()
+        assert await disk.read(9 * BLOCK_BYTES, 2) == point.content[9 * BLOCK_BYTES :][:2]
+
+    run(story())
