@@ -146,10 +146,12 @@ class Watcher:
             why = self.last_error or "the index is being made anew"
             raise WatcherFailed("nothing can be taken", why)
         try:
-            return self._take(epoch, cut, hold)
+            taken = self._take(epoch, cut, hold)
         except (sqlite3.Error, OSError, CdpError) as error:
             self._fail(error)
             raise WatcherFailed("nothing can be taken", str(error)) from error
+        self.last_error = ""  # what was wrong is over
+        return taken
 
     def place(self, batch: int, epoch: int, cut: int) -> None:
         """See `WatcherClient.place`. Raises WatcherFailed: the index is damaged, and dropped."""

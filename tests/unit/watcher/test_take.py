@@ -184,7 +184,9 @@ def test_a_failing_take_makes_the_streamer_begin_again(site: Site, monkeypatch: 
     with pytest.raises(WatcherFailed):
         site.take()
     site.begin()
+    assert "no room" in site.watcher.status()["error"], "nothing was taken since"
     site.settle()
+    assert not site.watcher.status()["error"], "it is over"
     site.assert_same()
 
 
