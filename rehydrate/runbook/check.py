@@ -65,6 +65,10 @@ def _findings(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[
         for name in place:
             if name not in names:
                 yield Finding((key, name), f"there is no VM {name} at this point")
+    for name in names:
+        if name not in runbook.vms and name not in runbook.leave_out:
+            why = f"VM {name} is neither here nor in `leave_out`: nobody said whether it is to run"
+            yield Finding(("vms",), why)
     started = {name: one for name, one in names.items() if name not in runbook.leave_out}
     if not started:
         yield Finding((), "no VM would be started")

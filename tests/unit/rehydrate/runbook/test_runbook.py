@@ -157,6 +157,7 @@ def test_a_rehearsal_has_no_network_of_production() -> None:
 
 UNFIT: dict[str, tuple[str, str, str]] = {
     "a VM that is not there": ("shop-web: {start", "shop-wep: {start", "there is no VM shop-wep"),
+    "a VM that nobody named": ("shop-web: {start", "shop-wep: {start", "VM shop-web is neither here nor"),
     "waits for nobody": ("after: [shop-db]", "after: [shop-dc]", "waits for shop-dc, which is no VM"),
     "a cycle": ("    cpus: 4", "    start: {after: [shop-web]}\n    cpus: 4", "these wait for each other"),
     "left out": ("test:", "leave_out: [shop-db]\ntest:", "waits for shop-db, which is left out"),
