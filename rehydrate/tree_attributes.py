@@ -180,3 +180,10 @@ def xattrs_of(fd: int) -> list[Xattr]:
         if error.errno == errno.ENOTSUP:
             return []
         raise
+
+
+def is_plain(directory: int) -> bool:
+    """Whether what is made in a directory gets nothing from it, neither a group nor an ACL."""
+    if os.fstat(directory).st_mode & stat.S_ISGID:
+        return False
+    return all(key != b"system.posix_acl_default" for key, _ in xattrs_of(directory))

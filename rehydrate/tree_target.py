@@ -27,7 +27,7 @@ from cdp_container.extents.intervals import Flags
 from cdp_container.format.names import ROOT, Name, NameType, shown
 from rehydrate.localio import lock_alone, os_errors
 from rehydrate.mounted import mounts_below
-from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, same_attributes, xattrs_of
+from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, is_plain, same_attributes
 from rehydrate.tree_dirs import Directories
 from rehydrate.tree_making import Makers
 
@@ -136,7 +136,7 @@ class TreeTarget:
         self._keeper = keeper
         self.directories = Directories(root)
         self.attributes = Attributes(self.not_set, Me(os.geteuid(), os.getegid()))
-        self._existing: set[bytes] = set() if is_empty and _is_plain(root) else {ROOT}
+        self._existing: set[bytes] = set() if is_empty and is_plain(root) else {ROOT}
         self._stays: Callable[[bytes], bool] = lambda path: True
         self._mounts: frozenset[bytes] = frozenset()
         self._unpurged: set[bytes] = set()  # mounts in which nothing of the tree was met so far
@@ -464,13 +464,6 @@ def _is_writable(directory: int, base: bytes) -> bool:
             return False
         raise
     return True
-
-
-def _is_plain(directory: int) -> bool:
-    """Whether what is made in a directory gets nothing from it, neither a group nor an ACL."""
-    if os.fstat(directory).st_mode & stat.S_ISGID:
-        return False
-    return all(key != b"system.posix_acl_default" for key, _ in xattrs_of(directory))
 
 
 @contextmanager

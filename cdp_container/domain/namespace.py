@@ -207,7 +207,7 @@ class Namespace:
             agrees[at] &= one.device == other.device
         group = np.cumsum(is_first)
         for number in np.unique(group[~is_first & ~agrees]).tolist():
-            yield self._linked[group == number]
+            yield self._linked[slice(*np.searchsorted(group, [number, number + 1]))]
 
     def _by_id(self) -> list[Tree]:
         """The trees that have names, as their rows lie."""
