@@ -33,10 +33,12 @@ class ControlServer:
         self._answers = answers
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._path: Path | None = None
 
     async def open(self, directory: Path) -> None:
         """Listen; a dead one's socket is taken away: whoever has the lock is alone. Raises OSError."""
-        (directory / CONTROL_SOCKET).unlink(missing_ok=True)
+        self._path = directory / CONTROL_SOCKET
+        self._path.unlink(missing_ok=True)
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:  # the kernel takes but short paths of sockets
             before = os.umask(0o177)
@@ -56,6 +58,9 @@ class ControlServer:
             for writer in self._writers:
                 writer.close()
             await self._server.wait_closed()
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # the next start takes it away, too
+                self._path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._writers) >= CONNECTIONS_MAX:

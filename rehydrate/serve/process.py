@@ -6,7 +6,6 @@ Opening the container does not belong here (cli), nor making the overlay (direct
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -234,10 +233,3 @@ class Service:
         self._container = None
         self._filling = "finished"
         self._told("finished: everything is here, and the container is needed no more")
-
-
-def remove_sockets(directory: Path) -> None:
-    """At the end; the next start takes them away, too."""
-    for name in (NBD_SOCKET, "control.sock"):
-        with contextlib.suppress(OSError):
-            (directory / name).unlink(missing_ok=True)
