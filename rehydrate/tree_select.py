@@ -17,11 +17,17 @@ from cdp_container.errors import UsageError
 
 
 class Selection:
-    """What patterns pick; without patterns everything."""
+    """What patterns pick; without patterns everything. `unmet`: those that fit nothing of what was learnt."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._fits = _compiled(patterns)
+        self._unmet = {pattern: _compiled([pattern]) for pattern in patterns}
         self._ways: frozenset[bytes] = frozenset()
+
+    @property
+    def unmet(self) -> frozenset[str]:
+        """See the class."""
+        return frozenset(self._unmet)
 
     @property
     def is_all(self) -> bool:
@@ -39,12 +45,18 @@ class Selection:
         for entry in entries:
             if entry.name and self.fits(entry.path):
                 taken += 1
+                self._meet(entry.path)
                 above = entry.parent
                 while above and above not in ways and not self.fits(above):
                     ways.add(above)
                     above = above.rpartition(b"/")[0]
         self._ways = frozenset(ways)
         return taken + len(ways) + 1
+
+    def _meet(self, path: bytes) -> None:
+        for pattern, expression in list(self._unmet.items()):
+            if expression is not None and expression.fullmatch(path):
+                del self._unmet[pattern]
 
     def take(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Of the names of a tree those that are wanted or lead there, and the root. `learn` comes first."""

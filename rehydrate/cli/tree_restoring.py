@@ -181,6 +181,7 @@ def restore_trees(
                 opened.append((name, path, plan))
                 check()
                 stage.advance()
+        _check_paths([plan.selection for _, _, plan in opened])
         for name, path, plan in opened:
             with open_tree_target(path, wanted.ways) as target:
                 mapper = _Mapper(source, made, wanted, name, plan, be_sure) if wanted.tolerant else None
@@ -191,6 +192,15 @@ def restore_trees(
             if plan.selection.is_all and done[-1].damage_map is None:
                 drop_stale_map(path, {})
     return done
+
+
+def _check_paths(selections: Sequence[Selection]) -> None:
+    """Raises UsageError where a path is asked for that no tree has: nothing restored would look like done."""
+    unmet = frozenset.intersection(*(selection.unmet for selection in selections))
+    if unmet:
+        named = ", ".join(shown(os.fsencode(pattern)) for pattern in sorted(unmet))
+        hint = "look with `rehydrate mount`; a pattern is relative to the tree, and `[`, `?`, `*` mean more"
+        raise UsageError("restore paths of trees", f"nothing there fits --path {named}", hint)
 
 
 @dataclass(slots=True)

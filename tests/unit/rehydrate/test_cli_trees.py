@@ -100,6 +100,31 @@ def test_a_tree_that_is_not_there(run: Run, site: Site, place: Path, tmp_path: P
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize("pattern", ["doc", "./b", "/docs/a/", "docs//a", "[b", "B", "x\x1b\n"], ids=ascii)
+def test_a_path_that_fits_nothing(run: Run, site: Site, place: Path, tmp_path: Path, pattern: str) -> None:
+    """Nothing restored must not look like done; neither where another pattern fits."""
+    small_tree(site).cut()
+    target = tmp_path / "to"
+    words = ["--tree", f"home={target}", "--path", pattern, "--path", "docs"]
+    met = pattern == "/docs/a/"
+    code, _, stderr = run("restore", place, *words)
+    assert code == (0 if met else 2)
+    assert ("nothing there fits" in stderr) == (not met)
+    assert target.exists() == met
+    assert "\x1b" not in stderr
+
+
+def test_a_path_that_one_of_two_trees_has(run: Run, site: Site, place: Path, tmp_path: Path) -> None:
+    small_tree(site)
+    photos = Tree(site, "photos")
+    photos.file(b"c", b"photo")
+    photos.cut()
+    words = ["--tree", f"home={tmp_path / 'h'}", "--tree", f"photos={tmp_path / 'p'}", "--path", "c"]
+    assert run("restore", place, *words)[0] == 0
+    assert (tmp_path / "p/c").read_bytes() == b"photo"
+    assert list((tmp_path / "h").iterdir()) == []
+
+
 HOSTILE = [
     b"..",
     b"../outside",
