@@ -64,11 +64,11 @@ def live_records(
 
 
 def _by_object(live: list[tuple[int, int]], names: Table) -> dict[int, Ints]:
-    others = np.array(live, dtype=np.int64).reshape(-1, 2)
+    others = np.array(live, dtype=np.int32).reshape(-1, 2)
     objects = np.concatenate((others[:, 0], names["object"]))
     rows = np.concatenate((others[:, 1], names["row"]))
     order = np.lexsort((rows, objects))
-    objects, rows = objects[order], rows[order]
+    objects, rows = objects[order], rows[order].astype(np.int64)
     begins = np.flatnonzero(np.diff(objects, prepend=-1)).tolist()
     beyonds = [*begins[1:], len(rows)]
     return {int(objects[low]): rows[low:high] for low, high in zip(begins, beyonds, strict=False)}

@@ -39,8 +39,8 @@ KEEP_OBJECTS: Final = 4096
 _PARTS_MAX: Final = 1 << 32
 """More than any object has."""
 
-LOAD_OBJECTS: Final = 16
-"""Facts of so many objects are read at once; a big pack's are a few MiB."""
+LOAD_OBJECTS: Final = 2
+"""Facts of so many objects are read at once; those of a pack of small files are some 4 MiB."""
 
 LOAD_BYTES: Final = 1 << 20
 """Of facts that go into the tables at once."""
