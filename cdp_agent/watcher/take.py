@@ -117,11 +117,14 @@ class Take:
                 if not self._is_any(work):
                     break
                 self._pass(work)
+                work = {}
                 if outcome.gathered.is_full:
                     break
                 work = self._drained()
             if outcome.changed and not outcome.gathered.is_full:
                 self._take_instant(work)
+            else:
+                self._put_back(work)  # time ran out while it was drained
         finally:
             self._release()
         outcome.full = outcome.gathered.is_full

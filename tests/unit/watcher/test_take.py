@@ -16,6 +16,7 @@ from cdp_agent.watcher.reading import FileReader
 from cdp_agent.watcher.rooted import Root
 from cdp_agent.watcher.scan import Scan
 from cdp_agent.watcher.settings import SCAN_UNWATCHED_SECONDS
+from cdp_agent.watcher.take import PASSES_MAX
 from cdp_container.clock import SystemClock
 from cdp_container.errors import WatcherFailed
 from cdp_container.journal.position import Position
@@ -157,6 +158,31 @@ def test_without_a_hold_what_changed_is_not_whole(site: Site) -> None:
     assert site.take().not_whole == (TREE,)
     assert site.take().not_whole == ()
     site.assert_same()
+
+
+def test_what_was_drained_as_time_ran_out_stays_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path)
+    clock = site.clock = JumpingClock()
+    site.restart()
+    site.begin()
+    site.settle()
+    drain, turns = site.watcher.events.drain, iter(range(PASSES_MAX + 1))
+
+    def busy() -> None:
+        turn = next(turns)
+        (site.tree / f"{turn}").write_bytes(b"new")
+        if turn == PASSES_MAX:
+            clock.ahead_ns += int(60e9)
+        drain()
+
+    monkeypatch.setattr(site.watcher.events, "drain", busy)
+    assert site.take().not_whole == (TREE,)
+    monkeypatch.undo()
+    assert site.take().not_whole == ()
+    site.assert_same()
+    site.close()
 
 
 def test_trees_alone_need_no_hold(site: Site) -> None:
