@@ -170,23 +170,24 @@ class CutBuilder:
             position, reached, taken_ns = effect.to_position, True, effect.taken_ns
         else:
             taken = self._take(effect)
-            if taken is not None:
+            if taken is not None and not taken.swept:
                 effect = replace(effect, to_position=taken.position, taken_ns=taken.taken_ns)
             position, reached, taken_ns, chunks = self._read_journal(effect)
         # Where the watcher gives nothing no tree is whole.
         read = CutRead(
             position, False, reached, taken_ns, effect.lacking_trees,
-            refused=NOT_WHOLE if effect.lacking_trees else "",
+            sweep=effect.trees and taken is None, refused=NOT_WHOLE if effect.lacking_trees else "",
         )  # fmt: skip
         if taken is not None:
             read = self._with_batch(effect, read, taken)
         self._lacking_trees = read.lacking_trees
-        batch = taken.batch if taken is not None and reached else None
+        batch = taken.batch if taken is not None and (reached or taken.swept) else None
         marked = [asked for asked in effect.asked if asked.name is not None and reached and not read.refused]
         records = itertools.chain(
             self._space_records() if effect.announce else (),
             self._marker_records(marked),
-            () if batch is None else self._batch_records(effect.cut, batch),
+            () if batch is None else batch.records(),
+            () if taken is None or batch is None or taken.swept else self._skewed_records(effect.cut, batch),
         )
         contents = self._contents(chunks, batch)
         record = next(records, None)
@@ -206,6 +207,9 @@ class CutBuilder:
         """What the cut is with a batch, which goes into it if it comes so far."""
         assert self.trees is not None, "it gave the batch"
         batch = taken.batch
+        if taken.swept:
+            self.trees.put_into(effect.cut)
+            return replace(read, again=True)
         if not read.reached:
             # What was not whole before, or changed since then, is not whole at an instant in between.
             lacking = {*batch.lacking, *batch.touched, *self._lacking_trees}
@@ -213,16 +217,16 @@ class CutBuilder:
                 read, lacking_trees=_in_order(effect.lacking_trees, lacking), waits=True, refused=""
             )
         refused = ""
-        if any(asked.name is not None for asked in effect.asked):
+        may_be_whole_later = batch.more and not effect.swept
+        if any(asked.name is not None for asked in effect.asked) and not may_be_whole_later:
             too_late = any(asked.until_ns and taken.until_ns >= asked.until_ns for asked in effect.asked)
             refused = NOT_WHOLE if batch.lacking else TOO_LATE if too_late else ""
         self.trees.put_into(effect.cut)
         lacking_trees = _in_order(effect.lacking_trees, {*batch.lacking})
-        again = bool(batch.lacking) and bool(batch.number)
-        return replace(read, lacking_trees=lacking_trees, again=again, refused=refused)
+        again = bool(batch.lacking) and bool(batch.number) and not batch.more
+        return replace(read, lacking_trees=lacking_trees, again=again, sweep=batch.more, refused=refused)
 
-    def _batch_records(self, cut: int, batch: Batch) -> Iterator[Record]:
-        yield from batch.records()
+    def _skewed_records(self, cut: int, batch: Batch) -> Iterator[Record]:
         if batch.skewed:
             yield skewed(self._facts.epoch, cut, batch.skewed, batch.skewed_more)
 

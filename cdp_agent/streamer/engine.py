@@ -46,6 +46,7 @@ from cdp_agent.streamer.promises import Promises
 from cdp_agent.streamer.releasing import Releasing, Told
 from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_agent.streamer.sending import Sending, nothing
+from cdp_agent.streamer.tree_step_types import SweepTrees, TreesLooked
 from cdp_agent.streamer.trees import Trees
 from cdp_container.domain import owner
 from cdp_container.domain import owner_types as ot
@@ -218,14 +219,14 @@ class Engine:
     def _look_at_trees(self, page: SplitterPage) -> None:
         trees = self.trees
         if trees is not None:
-            ready, is_changed = trees.look()
+            ready, is_changed, is_anew = trees.look()
             if ready and is_changed:
                 self.tell_owner(ot.Activity())
             # Amid an overflow cuts are older than the trees are.
             stream = self.stream
             is_quiet = ready and not (is_changed or stream.reading or stream.cuts or stream.lacking_trees)
             trees.unprotected.look(is_quiet, self._outside.clock.wall_ns())
-            self.tell(st.TreesLooked(ready and not page.overflowed, is_changed))
+            self.tell(TreesLooked(ready and not page.overflowed, is_changed, is_anew))
 
     def _look_at_vms(self) -> None:
         is_due = self.describing.is_due
@@ -424,10 +425,13 @@ class Engine:
                     self._send(effect)
 
     def _send(
-        self, effect: st.ReadCut | st.SealSegment | st.WriteCatalog | st.PutSegment | st.ForgetSegment
+        self,
+        effect: st.ReadCut | SweepTrees | st.SealSegment | st.WriteCatalog | st.PutSegment | st.ForgetSegment,
     ) -> None:
         assert self._sending is not None, "the epoch began"
         match effect:
+            case SweepTrees():
+                self._sending.sweep()
             case st.PutSegment(seq):
                 self._sending.put_segment(seq)
             case st.ForgetSegment(seq):

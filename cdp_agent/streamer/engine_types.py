@@ -37,6 +37,7 @@ class Lane(enum.Enum):
     BUILD = "build"
     PUT = "put"
     VMS = "vms"
+    TREES = "trees"
 
 
 @dataclass(frozen=True, slots=True)

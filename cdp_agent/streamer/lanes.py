@@ -14,7 +14,7 @@ from typing import Final
 from cdp_agent.streamer.engine_types import Done, Job, Lane
 from cdp_agent.streamer.steps import PUTS_MAX
 
-THREADS: Final = {Lane.OWNER: 1, Lane.WORK: 1, Lane.BUILD: 1, Lane.PUT: PUTS_MAX, Lane.VMS: 1}
+THREADS: Final = {lane: PUTS_MAX if lane is Lane.PUT else 1 for lane in Lane}
 """Only puts run side by side; the machines never ask for more than this at once."""
 
 

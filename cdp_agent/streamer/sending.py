@@ -21,6 +21,7 @@ from cdp_agent.streamer.trees import Trees
 from cdp_container.errors import JournalDamaged
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.index import Record
+from cdp_container.format.place import Place
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -93,6 +94,7 @@ class Sending:
         self._copy_bytes_per_second = copy_bytes_per_second
         self._segments: dict[int, SealedObject] = {}
         self._catalogs: dict[tuple[int, int], SealedObject] = {}
+        self._untold: Place | None = None
 
     def end_copying(self) -> None:
         """Give disk space back: nothing is copied any more."""
@@ -110,17 +112,40 @@ class Sending:
         return self._builder.trees
 
     def protected(self, effect: st.Protected) -> None:
-        """Tell the watcher, in the builder's thread."""
+        """Tell the watcher, in a thread of its own."""
         trees = self.trees
         if trees is None:
             return
         trees.unprotected.protected(effect.trees_ns)
+        is_telling, self._untold = self._untold is not None, effect.place
+        if not is_telling:
+            self._tell_protected(trees, effect.place)
+
+    def _tell_protected(self, trees: Trees, place: Place) -> None:
+        """While the watcher hangs, only the newest cut that it is to hear of is kept."""
 
         def work() -> Done:
-            trees.protected(effect.place)
-            return nothing
+            trees.protected(place)
+            return told
 
-        self._machines.start(Job(Lane.BUILD, work))
+        def told() -> None:
+            newest, self._untold = self._untold, None
+            if newest is not None and newest != place:
+                self._untold = newest
+                self._tell_protected(trees, newest)
+
+        self._machines.start(Job(Lane.TREES, work))
+
+    def sweep(self) -> None:
+        """Have the watcher read what is dirty, while cuts go on."""
+        trees = self.trees
+        assert trees is not None, "there is something to be swept"
+
+        def work() -> Done:
+            swept = trees.sweep()
+            return lambda: self._machines.tell(swept)
+
+        self._machines.start(Job(Lane.TREES, work))
 
     # --- reading and sealing -------------------------------------------------------------------
 

@@ -37,9 +37,9 @@ from cdp_agent.streamer.step_types import (
     StreamState,
     TailMoved,
     Tick,
-    TreesLooked,
     VmsLooked,
 )
+from cdp_agent.streamer.tree_step_types import TreesLooked, TreesSwept
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE as NO_POSITION
 from cdp_container.journal.position import Position
@@ -66,8 +66,11 @@ def take(state: StreamState, event: Event, now_ns: int) -> Step:
             return _began(state, event), ()
         case TailMoved(tail, seen_ns, applied):
             return replace(state, tail=tail, tail_seen_ns=seen_ns, applied=applied), ()
-        case TreesLooked(ready, trees_changed):
-            return replace(state, trees_ready=ready, trees_changed=trees_changed), ()
+        case TreesLooked(ready, trees_changed, anew):
+            looked = replace(state, trees_ready=ready, trees_changed=trees_changed)
+            return replace(looked, sweep_due=state.sweep_due or anew), ()
+        case TreesSwept():
+            return _swept(state, event), ()
         case VmsLooked(vms_changed):
             return replace(state, vms_changed=vms_changed), ()
         case AskedFor(asked):
@@ -105,6 +108,21 @@ def _began(state: StreamState, event: EpochBegan) -> StreamState:
         copy_from=event.copy_from,
         trees=event.trees,
         lacking_trees=event.trees,
+        sweep_due=bool(event.trees),
+    )
+
+
+def _swept(state: StreamState, event: TreesSwept) -> StreamState:
+    """What it gave goes into the next cut, which is due at once, and so is the take that follows."""
+    assert state.sweeping, event
+    return replace(
+        state,
+        sweeping=False,
+        sweep_due=not event.done,
+        sweep_given=event.given,
+        swept=event.done,
+        more=state.more or event.done,
+        trees_ready=state.trees_ready and event.done,  # until it was looked at again
     )
 
 
@@ -128,6 +146,7 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
         asked=state.asked if waits else (*left, *state.asked),
         fixed=left if waits else (),
         waits=waits,
+        sweep_due=state.sweep_due or event.sweep,
         taking=(),
         cut_at_ns=state.cut_at_ns if state.copying else now_ns + state.pace.cadence_ns,
         copied_last=state.copying,
@@ -168,6 +187,8 @@ def _answered(state: StreamState, event: CutRead) -> tuple[tuple[int, ...], tupl
     markers = tuple(asked for asked in state.taking if asked.name is not None)
     flushes = tuple(asked for asked in state.taking if asked.name is None)
     left, answered = (flushes, ()) if event.lacking_trees else ((), flushes)
+    if event.lacking_trees and event.sweep and not event.refused:
+        return (), state.taking, ()  # what is asked for now may be whole after a sweep
     if event.refused:
         refused = tuple(Refuse(marker.ticket, event.refused) for marker in markers)
         return tuple(asked.ticket for asked in answered), left, refused

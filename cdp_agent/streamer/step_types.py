@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from cdp_agent.streamer.tree_step_types import SweepTrees, TreesLooked, TreesSwept
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import NO_DIGEST
 from cdp_container.journal.position import NOWHERE as NO_POSITION
@@ -114,18 +115,6 @@ class TailMoved:
 
 
 @dataclass(frozen=True, slots=True)
-class TreesLooked:
-    """What the watcher of the trees published.
-
-    `ready`: it can be asked for what changed; else cuts go on without the trees. `changed`: something was
-    done in them since it was asked last, or it has more.
-    """
-
-    ready: bool
-    changed: bool
-
-
-@dataclass(frozen=True, slots=True)
 class VmsLooked:
     """Whether there is something to say of VMs that the container has not."""
 
@@ -151,6 +140,7 @@ class CutRead:
         lacking_trees: those that are not whole in it.
         waits: what the watcher gave waits for the cut that comes all the way.
         again: the watcher has more of what it was asked for.
+        sweep: it has too much for a take, or failed: what is dirty is to be read at leisure first.
         refused: why its marker cannot name it, "" where it does.
     """
 
@@ -161,6 +151,7 @@ class CutRead:
     lacking_trees: tuple[bytes, ...] = ()
     waits: bool = False
     again: bool = False
+    sweep: bool = False
     refused: str = ""
 
 
@@ -229,6 +220,7 @@ Event: TypeAlias = (
     | EpochBegan
     | TailMoved
     | TreesLooked
+    | TreesSwept
     | VmsLooked
     | AskedFor
     | CutRead
@@ -253,8 +245,9 @@ class ReadCut:
     read to its end. With `announce` record every space. Limits may end it before `to_position`: `CutRead`
     tells how far it came. `asked` names the cut only if it came all the way. What was acknowledged before
     `taken_ns` of the wall clock lies below `to_position`. With `trees` ask the watcher first: the cut then
-    ends where writes were held, or once it was asked for. `lacking_trees` are not whole in a cut to which the
-    watcher gives nothing. With `vms_due` there is news of VMs, which is worth a cut by itself.
+    ends where writes were held, or once it was asked for; `swept`: it did a sweep just before, and a marker
+    waits for no other. `lacking_trees` are not whole in a cut to which the watcher gives nothing. With
+    `vms_due` there is news of VMs, which is worth a cut by itself.
     """
 
     cut: int
@@ -266,6 +259,7 @@ class ReadCut:
     announce: bool
     trees: bool = False
     lacking_trees: tuple[bytes, ...] = ()
+    swept: bool = False
     vms_due: bool = False
 
 
@@ -360,6 +354,7 @@ class Fence:
 
 Effect: TypeAlias = (
     ReadCut
+    | SweepTrees
     | SealSegment
     | PutSegment
     | ForgetSegment
@@ -426,10 +421,11 @@ class StreamState:
         asked: markers and flushes without a cut.
         taking: those that the cut being read may answer.
         trees: ids of the domain's trees.
-        trees_ready: the watcher can be asked.
-        trees_changed: there is something to be asked for.
+        trees_ready, trees_changed: the watcher can be asked; there is something to be asked for.
         lacking_trees: those that are not whole in the newest cut, or were not when it was asked last.
         waits: what the watcher gave waits for the cut that comes to its position.
+        sweep_due, sweeping: a sweep comes before the next take; the watcher was asked for it.
+        sweep_given, swept: what it gave goes into the next cut; no take came since.
         vms_changed: there is something to say of VMs.
         fixed: markers and flushes that this cut answers.
         lacking: sources that are not whole yet; the first that is being copied has its turn.
@@ -476,6 +472,10 @@ class StreamState:
     trees_changed: bool = False
     lacking_trees: tuple[bytes, ...] = ()
     waits: bool = False
+    sweep_due: bool = False
+    sweeping: bool = False
+    sweep_given: bool = False
+    swept: bool = False
     vms_changed: bool = False
     fixed: tuple[Asked, ...] = ()
     lacking: tuple[Lacking, ...] = ()

@@ -27,6 +27,7 @@ from cdp_agent.streamer.step_types import (
     StreamState,
     WriteCatalog,
 )
+from cdp_agent.streamer.tree_step_types import SweepTrees
 from cdp_container.format.place import NOWHERE
 from cdp_container.journal.position import NOWHERE as NO_POSITION
 
@@ -44,7 +45,7 @@ def step(state: StreamState, event: Event, now_ns: int) -> Step:
     if state.fenced:
         return state, ()
     state, effects = take(state, event, now_ns)
-    for drive in (_cut, _seal, _put, _prove, _catalog):
+    for drive in (_cut, _sweep, _seal, _put, _prove, _catalog):
         if not state.fenced:
             state, more = drive(state, now_ns)
             effects += more
@@ -109,11 +110,27 @@ def _cut(state: StreamState, now_ns: int) -> Step:
         announce=state.announce or state.cut == 0,
         trees=_may_take(state),
         lacking_trees=state.trees,
+        swept=state.swept,
         vms_due=state.vms_changed,
     )
-    changed_trees = state.trees_changed and not effect.trees
-    state = replace(state, reading=True, asked=rest, taking=asked, fixed=(), trees_changed=changed_trees)
-    return replace(state, vms_changed=False), (effect,)
+    if effect.trees:
+        took_sweep = state.sweep_given
+        state = replace(
+            state,
+            sweep_given=False,
+            swept=state.swept and took_sweep,
+            trees_changed=state.trees_changed and took_sweep,
+        )
+    return replace(state, reading=True, asked=rest, taking=asked, fixed=(), vms_changed=False), (effect,)
+
+
+def _sweep(state: StreamState, now_ns: int) -> Step:
+    """Ask for a sweep, if one is due. No take is asked for meanwhile, and no batch waits."""
+    is_asked = state.sweeping or state.sweep_given or state.waits or (state.reading and not state.copying)
+    may_ask = state.trees_ready and not (is_asked or state.paused or _is_window_full(state))
+    if not state.sweep_due or not state.epoch or not may_ask or state.copy_from != NO_POSITION:
+        return state, ()
+    return replace(state, sweeping=True), (SweepTrees(),)
 
 
 def _copy(state: StreamState, source: int | None) -> Step:
@@ -135,21 +152,26 @@ def _is_new(state: StreamState) -> bool:
     """Whether a cut would hold something, or may answer somebody."""
     in_journal = state.copy_from != NO_POSITION or state.tail != state.position
     # That a tree is whole again may be all that there is to say, and nothing else asks for a cut then.
-    in_trees = (state.trees_changed or bool(state.lacking_trees)) and _may_take(state)
+    is_worth_it = state.trees_changed or bool(state.lacking_trees) or state.sweep_given
+    in_trees = is_worth_it and _may_take(state)
     return in_journal or in_trees or state.vms_changed or _may_answer(state)
 
 
 def _may_take(state: StreamState) -> bool:
     """Whether a cut of the journal asks the watcher.
 
-    Not before what was written before a power loss is in cuts: the trees are those of today.
+    Not before what was written before a power loss is in cuts: the trees are those of today. And not while
+    that could take long.
     """
-    return bool(state.trees) and (state.trees_ready or state.waits) and state.copy_from == NO_POSITION
+    is_brief = state.trees_ready and not (state.sweep_due or state.sweeping)
+    may_give = state.waits or state.sweep_given or is_brief
+    return bool(state.trees) and may_give and state.copy_from == NO_POSITION
 
 
 def _may_answer(state: StreamState) -> bool:
     """Whether the next cut of the journal may be what somebody waits for: all sources may be whole in it."""
-    may_be_whole = not state.lacking and (not state.trees or _may_take(state))
+    # What a sweep gave is of no instant: the take comes after it.
+    may_be_whole = not state.lacking and (not state.trees or (_may_take(state) and not state.sweep_given))
     return bool(state.asked) and may_be_whole
 
 

@@ -1,9 +1,11 @@
 """The trees' part of cuts: what the watcher is asked for, and what waits for the cut that it goes into.
 
-Two threads use it. The engine's looks at what the watcher published; the builder's takes batches and places
-them. What the watcher gives belongs to no cut before it was placed there, durably on its side, and a batch is
-placed just before a cut takes it: so whatever fails in between, the watcher gives it again. When a cut is
-taken does not belong here (`steps`), nor how the watcher is talked to (`watched`).
+Three threads use it. The engine's looks at what the watcher published. The builder's takes batches, for
+which the watcher has little time, as volumes' cuts wait, and places them. One of its own asks for what may
+take long, while cuts go on: never amid a take, nor while a batch waits. What the watcher gives belongs to no
+cut before it was placed there, durably on its side, and a batch is placed just before a cut takes it: so
+whatever fails in between, the watcher gives it again. When a cut is taken does not belong here (`steps`), nor
+how the watcher is talked to (`watched`).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from cdp_agent.streamer.tree_step_types import TreesSwept
 from cdp_container.clock import Clock
 from cdp_container.errors import CdpError
 from cdp_container.format.index import Record
@@ -23,8 +26,10 @@ from cdp_container.journal.position import Position
 NO_CUT: Final = NUMBER_MAX
 """No epoch comes to it: what is taken for this cut belongs to none yet."""
 AGAIN_NS: Final = 1_000_000_000
-"""Between two attempts to ask a watcher that failed us; or twice what the last one took, as volumes' cuts
-waited that long."""
+"""Between two attempts to ask a watcher that failed us; or, where a cut of the volumes waited for it, twice
+as long as that, and twice as long again for each that failed before."""
+DOUBLINGS_MAX: Final = 5
+"""So volumes' cuts are not late by more than two seconds in two minutes, however often it fails."""
 
 
 class Look(NamedTuple):
@@ -45,13 +50,23 @@ class Taken(NamedTuple):
     """A batch, where its cut ends, and the time of that.
 
     `taken_ns`: what was acknowledged before this time of the wall clock lies below `position`. `until_ns`:
-    its instant came before this time of the boot-time clock.
+    its instant came before this time of the boot-time clock. `swept`: it is of no instant, and no tree is
+    whole with it.
     """
 
     batch: Batch
     position: Position
     taken_ns: int
     until_ns: int
+    swept: bool = False
+
+
+class Looked(NamedTuple):
+    """Whether the watcher can be asked, and that is worth it; `anew`: it is to be told of the epoch."""
+
+    ready: bool
+    changed: bool
+    anew: bool = False
 
 
 class Batch(Protocol):
@@ -92,6 +107,11 @@ class Batch(Protocol):
         """How many others did."""
         ...
 
+    @property
+    def more(self) -> bool:
+        """Whether a limit ended it: there is more to be read."""
+        ...
+
     def records(self) -> Iterator[Record]:
         """What goes before the extents."""
         ...
@@ -114,6 +134,10 @@ class Watcher(Protocol):
 
     def begin(self, epoch: int, base: Place) -> None:
         """Batches belong to this epoch; what was placed in cuts beyond `base` is in none that counts."""
+        ...
+
+    def sweep(self, epoch: int, cut: int) -> Batch:
+        """What changed since the last batch, at no instant; it may take long."""
         ...
 
     def take(self, epoch: int, cut: int) -> Batch:
@@ -175,6 +199,8 @@ class Trees:
         self._begun: int | None = None  # the watcher's process that knows of this epoch from us
         self._changes: int | None = None  # when it was asked last
         self._again_ns: int | None = None
+        self._failures = 0  # that a cut waited for, since the last take
+        self._swept: Batch | None = None
         self._waiting: Taken | None = None
         self._open: Batch | None = None
         self.unprotected = Unprotected()
@@ -183,19 +209,20 @@ class Trees:
 
     # --- the engine's thread -------------------------------------------------------------------
 
-    def look(self) -> tuple[bool, bool]:
-        """Whether the watcher can be asked, and whether that is worth it."""
+    def look(self) -> Looked:
+        """What the watcher published."""
         found = self._watcher.look()
-        if found is None or (self._again_ns is not None and self._clock.boottime_ns() < self._again_ns):
-            return False, False
+        again_ns = self._again_ns
+        if found is None or (again_ns is not None and self._clock.boottime_ns() < again_ns):
+            return Looked(ready=False, changed=False)
         if self._begun != found.generation:
-            return True, True  # it is told of the epoch then
-        return self._is_ready(found), found.dirty or self._changes != found.changes
+            return Looked(ready=True, changed=True, anew=True)
+        return Looked(self._is_ready(found), found.dirty or self._changes != found.changes)
 
     def _is_ready(self, found: Look) -> bool:
         return found.ready and found.epoch == self._epoch
 
-    # --- the builder's thread ------------------------------------------------------------------
+    # --- a thread of its own -------------------------------------------------------------------
 
     def protected(self, place: Place) -> None:
         """The watcher may forget what it noted for cuts up to this one; told again if it does not hear it."""
@@ -204,17 +231,48 @@ class Trees:
         self._settled = place
         if self._begun is None:
             return
-        began_ns = self._clock.boottime_ns()
         try:
             self._watcher.protected(place.epoch, place.cut)
         except CdpError as error:
-            self._fail(error, began_ns)
+            self._fail(error, AGAIN_NS)
+
+    def sweep(self) -> TreesSwept:
+        """Have what is dirty read, however long that takes. Told of the epoch first, if it does not know."""
+        try:
+            if not self._begin():
+                return TreesSwept(done=False)
+            batch = self._watcher.sweep(self._epoch, NO_CUT)
+        except CdpError as error:
+            self._fail(error, AGAIN_NS)
+            return TreesSwept(done=False)
+        self._again_ns, self.trouble = None, ""
+        if not batch.number:
+            batch.close()
+            return TreesSwept(done=True)
+        self._swept = batch
+        return TreesSwept(done=True, given=True)
+
+    def _begin(self) -> bool:
+        """Tell the watcher of the epoch, if it does not know; whether it is ready."""
+        found = self._watcher.look()
+        if found is not None and self._begun != found.generation:
+            self._watcher.begin(self._epoch, self._settled)
+            self._begun = found.generation
+            found = self._watcher.look()
+        return self._knows(found)
+
+    def _knows(self, found: Look | None) -> bool:
+        return found is not None and self._begun == found.generation and self._is_ready(found)
+
+    # --- the builder's thread ------------------------------------------------------------------
 
     def take(self, position: Position, taken_ns: int) -> Taken | None:
-        """A batch for the next cut, one that waits first; None where the watcher gives none.
+        """A batch for the next cut, one that waits first; None where the watcher gives none soon enough.
 
         `position`, `taken_ns`: of the tail that was seen before this was called.
         """
+        if self._swept is not None:
+            return Taken(self._swept, position, taken_ns, 0, swept=True)
         if self._waiting is None:
             batch = self._ask()
             if batch is None:
@@ -226,29 +284,19 @@ class Trees:
         return self._waiting
 
     def _ask(self) -> Batch | None:
+        found = self._watcher.look()
+        if found is None or not self._knows(found):
+            return None
         began_ns = self._clock.boottime_ns()
         try:
-            if not self._begin():
-                return None
             batch = self._watcher.take(self._epoch, NO_CUT)
         except CdpError as error:
-            self._fail(error, began_ns)
+            self._delayed(error, began_ns)
             return None
-        self._again_ns, self.trouble = None, ""
+        self._changes = found.changes
+        self._again_ns, self._failures, self.trouble = None, 0, ""
         self.skewed = len(batch.skewed) + batch.skewed_more
         return batch
-
-    def _begin(self) -> bool:
-        """Tell the watcher of the epoch, if it does not know; whether it is ready."""
-        found = self._watcher.look()
-        if found is not None and self._begun != found.generation:
-            self._watcher.begin(self._epoch, self._settled)
-            self._begun = found.generation
-            found = self._watcher.look()
-        if found is None or self._begun != found.generation or not self._is_ready(found):
-            return False
-        self._changes = found.changes
-        return True
 
     def put_into(self, cut: int) -> None:
         """The batch that waits goes into this cut.
@@ -256,8 +304,11 @@ class Trees:
         If the watcher does not say that it noted that, the batch may be in the container without its
         knowledge: it begins anew, and gives it once more.
         """
-        assert self._waiting is not None, "it was taken"
-        batch, self._waiting = self._waiting.batch, None
+        if self._swept is not None:
+            batch, self._swept = self._swept, None
+        else:
+            assert self._waiting is not None, "it was taken"
+            batch, self._waiting = self._waiting.batch, None
         self._let_go()
         self._open = batch
         if not batch.number:
@@ -267,12 +318,17 @@ class Trees:
         try:
             self._watcher.place(batch.number, self._epoch, cut)
         except CdpError as error:
-            self._fail(error, began_ns)
+            self._delayed(error, began_ns)
 
-    def _fail(self, error: CdpError, began_ns: int) -> None:
-        now_ns = self._clock.boottime_ns()
+    def _delayed(self, error: CdpError, began_ns: int) -> None:
+        """A cut waited for nothing."""
+        wait_ns = max(AGAIN_NS, 2 * (self._clock.boottime_ns() - began_ns))
+        self._fail(error, wait_ns << min(self._failures, DOUBLINGS_MAX))
+        self._failures += 1
+
+    def _fail(self, error: CdpError, wait_ns: int) -> None:
         self._begun = None
-        self._again_ns = now_ns + max(AGAIN_NS, 2 * (now_ns - began_ns))
+        self._again_ns = self._clock.boottime_ns() + wait_ns
         self.trouble = str(error)
 
     def _let_go(self) -> None:
@@ -283,6 +339,9 @@ class Trees:
     def close(self) -> None:
         """Give space back."""
         self._let_go()
+        if self._swept is not None:
+            self._swept.close()
+            self._swept = None
         if self._waiting is not None:
             self._waiting.batch.close()
             self._waiting = None

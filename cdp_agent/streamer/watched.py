@@ -53,6 +53,10 @@ class Watched:
         """See `Watcher.take`."""
         return FileBatch(self._client.take(epoch, cut, self._holds))
 
+    def sweep(self, epoch: int, cut: int) -> Batch:
+        """See `Watcher.sweep`."""
+        return FileBatch(self._client.sweep(epoch, cut))
+
     def place(self, batch: int, epoch: int, cut: int) -> None:
         """See `Watcher.place`."""
         self._client.place(batch, epoch, cut)
@@ -123,6 +127,11 @@ class FileBatch:
     def skewed_more(self) -> int:
         """See `Batch.skewed_more`."""
         return self._taken.skewed_more
+
+    @property
+    def more(self) -> bool:
+        """See `Batch.more`."""
+        return self._taken.more
 
     def records(self) -> Iterator[Record]:
         """See `Batch.records`."""

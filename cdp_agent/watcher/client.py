@@ -3,7 +3,10 @@
 The rules between the two, for who calls:
 
 - At the beginning of an epoch: `begin`, with the base cut. When the page says `ready` for that epoch, takes
-  are answered; making an index anew may take long.
+  and sweeps are answered; making an index anew may take long.
+- `sweep` reads what is dirty at leisure, at no instant: its batch may go into any cut, and all trees are not
+  whole there. `take` is for an instant, and short, as a cut waits for it: it gives up soon, says that there
+  is `more`, and is asked again after a sweep. One of them at a time.
 - Before `take` the journal's published tail is read. If the answer has no `position`, the cut is of that
   tail: nothing of the trees changed between the cut before and the take. Otherwise it is of `position`.
 - The batch of an answer goes into the cut that was named, unless `place` says another one first. The streamer
@@ -30,12 +33,18 @@ from cdp_container.format.names import SkewedFile
 from cdp_container.format.place import Place
 from cdp_container.journal.position import Position
 
-TAKE_SECONDS_MAX: Final = 5.0
-"""For how long one take looks and reads; what is left goes into the next one."""
-TAKE_TIMEOUT_SECONDS: Final = 30.0
-"""An answer to a take comes soon after TAKE_SECONDS_MAX, also where the disk of the index is slow."""
+SWEEP_SECONDS_MAX: Final = 5.0
+"""For how long one sweep looks and reads; what is left goes into the next one."""
+SWEEP_TIMEOUT_SECONDS: Final = 30.0
+"""An answer to a sweep comes soon after SWEEP_SECONDS_MAX, also where the disk of the index is slow."""
+TAKE_SECONDS_MAX: Final = 0.5
+"""For how long one take looks and reads: a cut of the volumes waits for it."""
+TAKE_TIMEOUT_SECONDS: Final = 2.0
+"""A cut of the volumes waits no longer for a take, and for a batch to be placed, each."""
+STATUS_TIMEOUT_SECONDS: Final = 1.0
+"""The watcher answers this one whatever else it does; whoever looks waits no longer."""
 ASK_TIMEOUT_SECONDS: Final = 15.0
-"""Any other request may have to wait for a take, or a step of a scan."""
+"""Any other request may have to wait for a sweep, or a step of a scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class Taken:
         skewed_more: how many others.
         records: in the batch.
         content_bytes: in the batch.
+        more: a limit ended it: there is more to be read.
     """
 
     batch: int
@@ -63,6 +73,7 @@ class Taken:
     skewed_more: int
     records: int
     content_bytes: int
+    more: bool = False
 
 
 class WatcherClient:
@@ -78,18 +89,28 @@ class WatcherClient:
     def take(self, epoch: int, cut: int, hold: bool) -> Taken:
         """What the trees have now, for this cut. `hold`: the guests' writes may be held for it."""
         request = {"command": "take", "epoch": epoch, "cut": cut, "hold": hold}
-        members, fd = self._exchange(request, TAKE_TIMEOUT_SECONDS)
+        return self._batch(request, TAKE_TIMEOUT_SECONDS)
+
+    def sweep(self, epoch: int, cut: int) -> Taken:
+        """What is dirty, at no instant, for this cut; what is left to the next `take` is little then."""
+        return self._batch({"command": "sweep", "epoch": epoch, "cut": cut}, SWEEP_TIMEOUT_SECONDS)
+
+    def _batch(self, request: dict[str, Any], timeout_seconds: float) -> Taken:
+        members, fd = self._exchange(request, timeout_seconds)
         try:
             taken = _taken(members, fd)
         except (KeyError, TypeError, ValueError) as error:
             if fd is not None:
                 os.close(fd)
-            raise _failed("take", f"its answer makes no sense ({type(error).__name__})") from error
+            raise _failed(
+                str(request["command"]), f"its answer makes no sense ({type(error).__name__})"
+            ) from error
         return taken
 
     def place(self, batch: int, epoch: int, cut: int) -> None:
         """A batch goes into another cut than was said; the watcher has noted it durably when this returns."""
-        self._ask({"command": "place", "batch": batch, "epoch": epoch, "cut": cut})
+        request = {"command": "place", "batch": batch, "epoch": epoch, "cut": cut}
+        self._ask(request, TAKE_TIMEOUT_SECONDS)
 
     def protected(self, epoch: int, cut: int) -> None:
         """All batches up to this cut are in the container for good."""
@@ -109,11 +130,11 @@ class WatcherClient:
         return int(self._ask({"command": "scan", "tree": tree.hex(), "read_all": read_all})["scan"])
 
     def status(self) -> dict[str, Any]:
-        """What the watcher has to say of itself and of each tree."""
-        return self._ask({"command": "status"})
+        """What the watcher has to say of itself and of each tree, as of its last step."""
+        return self._ask({"command": "status"}, STATUS_TIMEOUT_SECONDS)
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        members, fd = self._exchange(request, ASK_TIMEOUT_SECONDS)
+    def _ask(self, request: dict[str, Any], timeout_seconds: float = ASK_TIMEOUT_SECONDS) -> dict[str, Any]:
+        members, fd = self._exchange(request, timeout_seconds)
         if fd is not None:
             os.close(fd)
         return members
@@ -124,6 +145,8 @@ class WatcherClient:
             with connect_to(self._directory, SOCKET_NAME, timeout_seconds) as peer:
                 send_line(peer, request)
                 members, fd = read_line(peer)
+        except TimeoutError as error:
+            raise _failed(what, f"it does not answer ({timeout_seconds:g} s)") from error
         except (OSError, ValueError) as error:
             raise _failed(what, str(error) or type(error).__name__) from error
         if members.get("ok") is not True:
@@ -146,6 +169,7 @@ def taken_members(taken: Taken) -> dict[str, Any]:
         "skewed_more": taken.skewed_more,
         "records": taken.records,
         "content_bytes": taken.content_bytes,
+        "more": taken.more,
     }
 
 
@@ -166,6 +190,7 @@ def _taken(members: dict[str, Any], fd: int | None) -> Taken:
         skewed_more=int(members["skewed_more"]),
         records=int(members["records"]),
         content_bytes=int(members["content_bytes"]),
+        more=bool(members["more"]),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from cdp_agent.watcher.anew import Image, make_anew
 from cdp_agent.watcher.batch import write_batch
-from cdp_agent.watcher.client import Taken
+from cdp_agent.watcher.client import SWEEP_SECONDS_MAX, TAKE_SECONDS_MAX, Taken
 from cdp_agent.watcher.dirty import DEEP, DIRTY_MAX, LOOK, READ, Dirty
 from cdp_agent.watcher.events import Events
 from cdp_agent.watcher.gathered import Limits
@@ -140,13 +140,20 @@ class Watcher:
 
     def take(self, epoch: int, cut: int, hold: bool) -> Taken:
         """See `WatcherClient.take`; the batch's descriptor is the caller's. Raises WatcherFailed."""
+        return self._answered(epoch, cut, hold, sweeps=False)
+
+    def sweep(self, epoch: int, cut: int) -> Taken:
+        """See `WatcherClient.sweep`; as `take`."""
+        return self._answered(epoch, cut, hold=False, sweeps=True)
+
+    def _answered(self, epoch: int, cut: int, hold: bool, sweeps: bool) -> Taken:
         if epoch != self._epoch:
             raise WatcherFailed("nothing can be taken", f"epoch {epoch} was not begun here")
         if not self._ready:
             why = self.last_error or "the index is being made anew"
             raise WatcherFailed("nothing can be taken", why)
         try:
-            taken = self._take(epoch, cut, hold)
+            taken = self._take(epoch, cut, hold, sweeps)
         except (sqlite3.Error, OSError, CdpError) as error:
             self._fail(error)
             raise WatcherFailed("nothing can be taken", str(error)) from error
@@ -268,15 +275,16 @@ class Watcher:
 
     # --- taking -----------------------------------------------------------------------------
 
-    def _take(self, epoch: int, cut: int, hold: bool) -> Taken:
+    def _take(self, epoch: int, cut: int, hold: bool, sweeps: bool) -> Taken:
         for tree in self.trees:
             tree.left = False
         self._hear_of_mounts()
         usable = [tree for tree in self.trees if open_root(tree, self._index, self.dirty, self.events)]
         self._index.begin()
+        seconds_max = SWEEP_SECONDS_MAX if sweeps else TAKE_SECONDS_MAX
         take = Take(
             usable, self.trees, self._index, self.events, self.dirty, self._clock, self._entropy,
-            self._limits, self._new_hold() if hold else None,
+            self._limits, self._new_hold() if hold else None, seconds_max,
         )  # fmt: skip
         outcome = take.run()
         fd, batch, records, content_bytes = self._give(outcome, epoch, cut)
@@ -288,7 +296,7 @@ class Watcher:
         for tree in self.trees:
             if tree.id not in not_whole:
                 tree.whole()
-            if tree.unwatched:
+            if tree.unwatched and not sweeps:
                 tree.scanned = False  # what changes from now on is not heard of
                 due_ns = self._clock.boottime_ns() + int(self._settings.scan_unwatched_seconds * 1e9)
                 tree.scan_due_ns = min(tree.scan_due_ns, due_ns)
@@ -299,6 +307,7 @@ class Watcher:
         return Taken(
             batch, fd, outcome.position, outcome.seen_ns, not_whole,
             tuple(skewed[:SKEWED_FILES_MAX]), max(0, len(skewed) - SKEWED_FILES_MAX), records, content_bytes,
+            outcome.full,
         )  # fmt: skip
 
     def _give(self, outcome: Outcome, epoch: int, cut: int) -> tuple[int | None, int, int, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import select
 import socket
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cdp_agent.watcher.asked import accept, ask_scan
 from cdp_agent.watcher.client import taken_members
@@ -18,6 +20,7 @@ from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
 
 BACKLOG: Final = 16
+"""Requests that wait, and clients that wait to be heard."""
 REQUEST_SECONDS_MAX: Final = 5.0
 """How long a client may take to say what it wants, or to take the answer."""
 POLL_SECONDS: Final = 0.2
@@ -27,35 +30,95 @@ POLL_SECONDS: Final = 0.2
 def serve(directory: Path, watcher: Watcher, stopped: Callable[[], bool]) -> None:
     """Serve until `stopped` says so. Raises OSError where the socket cannot be made."""
     with listen_at(directory, SOCKET_NAME, BACKLOG) as listener:
+        door = _Door(listener, watcher.status())
         try:
             while not stopped():
                 busy = watcher.idle()
-                ready, _, _ = select.select([listener], [], [], 0.0 if busy else POLL_SECONDS)
-                if ready:
-                    peer, _ = listener.accept()
-                    with peer:
-                        _answer(peer, watcher)
+                door.shown = watcher.status()
+                asked = door.next(0.0 if busy else POLL_SECONDS)
+                if asked is not None:
+                    _answer(asked, watcher, door)
         finally:
+            door.close()
             (directory / SOCKET_NAME).unlink(missing_ok=True)
 
 
-def _answer(peer: socket.socket, watcher: Watcher) -> None:
-    fd: int | None = None
-    try:
-        peer.settimeout(REQUEST_SECONDS_MAX)
-        request, stray = read_line(peer)
-        if stray is not None:
-            os.close(stray)
+class _Asked(NamedTuple):
+    """A request, and who waits for the answer."""
+
+    peer: socket.socket
+    members: dict[str, Any]
+
+
+class _Door:
+    """Hears requests in a thread of its own, where `status` is answered at once, however long others take.
+
+    Args:
+        listener: at which clients come.
+        shown: what `status` is answered with; replaced by the thread that works.
+    """
+
+    def __init__(self, listener: socket.socket, shown: dict[str, Any]) -> None:
+        self.shown = shown
+        self._listener = listener
+        self._asked: queue.Queue[_Asked] = queue.Queue(BACKLOG)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="door", daemon=True)
+        self._thread.start()
+
+    def next(self, timeout_seconds: float) -> _Asked | None:
+        """The next request, in the order in which they came; None where none comes in time."""
         try:
-            members, fd = _handled(request, watcher)
-        except (CdpError, sqlite3.Error) as error:
-            members = {"ok": False, "error": str(error)}
-        send_line(peer, members, fd)
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # the client is gone, or is none of ours: it begins again
-    finally:
-        if fd is not None:
-            os.close(fd)
+            return self._asked.get(timeout_seconds > 0, timeout_seconds)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Hear no more; whoever waits for an answer is let go."""
+        self._closing.set()
+        self._thread.join()
+        while (asked := self.next(0.0)) is not None:
+            asked.peer.close()
+
+    def _listen(self) -> None:
+        while not self._closing.is_set():
+            ready, _, _ = select.select([self._listener], [], [], POLL_SECONDS)
+            if ready:
+                peer, _ = self._listener.accept()
+                if not self._hear(peer):
+                    peer.close()
+
+    def _hear(self, peer: socket.socket) -> bool:
+        """Whether somebody else goes on with this client."""
+        try:
+            peer.settimeout(REQUEST_SECONDS_MAX)
+            members, stray = read_line(peer)
+            if stray is not None:
+                os.close(stray)
+            if members.get("command") != "status":
+                self._asked.put_nowait(_Asked(peer, members))
+                return True
+            send_line(peer, {"ok": True, **self.shown})
+        except (OSError, ValueError, queue.Full):
+            pass  # the client is gone, is none of ours, or one of too many: it begins again
+        return False
+
+
+def _answer(asked: _Asked, watcher: Watcher, door: _Door) -> None:
+    fd: int | None = None
+    with asked.peer:
+        try:
+            try:
+                members, fd = _handled(asked.members, watcher)
+            except (CdpError, sqlite3.Error) as error:
+                members = {"ok": False, "error": str(error)}
+            door.shown = watcher.status()
+            send_line(asked.peer, members, fd)
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # the client is gone, or is none of ours: it begins again
+        finally:
+            if fd is not None:
+                os.close(fd)
 
 
 def _handled(request: dict[str, Any], watcher: Watcher) -> tuple[dict[str, Any], int | None]:
@@ -63,8 +126,9 @@ def _handled(request: dict[str, Any], watcher: Watcher) -> tuple[dict[str, Any],
     if command == "take":
         taken = watcher.take(int(request["epoch"]), int(request["cut"]), bool(request["hold"]))
         return taken_members(taken), taken.fd
-    if command == "status":
-        return {"ok": True, **watcher.status()}, None
+    if command == "sweep":
+        taken = watcher.sweep(int(request["epoch"]), int(request["cut"]))
+        return taken_members(taken), taken.fd
     if command == "begin":
         epoch, cut, seq = request["base"]
         watcher.begin(int(request["epoch"]), Place(int(epoch), int(cut), int(seq)))

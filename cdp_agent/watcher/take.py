@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from cdp_agent.watcher.client import TAKE_SECONDS_MAX
 from cdp_agent.watcher.dirty import Dirty
 from cdp_agent.watcher.events import Events
 from cdp_agent.watcher.gathered import Gathered, Limits
@@ -81,6 +80,7 @@ class Take:
         entropy: for ids.
         limits: of the batch.
         hold: to be asked for; None where guests need not be held.
+        seconds_max: for how long it looks and reads.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Take:
         entropy: Callable[[int], bytes],
         limits: Limits,
         hold: Hold | None,
+        seconds_max: float,
     ) -> None:
         self._trees = trees
         self._protected = protected
@@ -103,7 +104,7 @@ class Take:
         self._hold = hold
         self._held_ns = 0
         self._kept = True
-        self._until_ns = clock.boottime_ns() + int(TAKE_SECONDS_MAX * 1e9)
+        self._until_ns = clock.boottime_ns() + int(seconds_max * 1e9)
         gathered = Gathered(limits, self._goes_on)
         self._round = Round(index, events, clock, entropy, gathered)
         self._outcome = Outcome(gathered)

@@ -2,6 +2,7 @@
 
     {"command": "begin", "epoch": 3, "base": [2, 17, 40]}
     {"command": "take", "epoch": 3, "cut": 18, "hold": true}      the answer carries the batch's descriptor
+    {"command": "sweep", "epoch": 3, "cut": 18}                   so does this one
     {"command": "place", "batch": 7, "epoch": 3, "cut": 19}
     {"command": "protected", "epoch": 3, "cut": 18}
     {"command": "accept", "tree": "...", "root": "what is there", "mounts": [["path", "what is there"]]}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdp_agent.streamer import build, step_events, trees
+from cdp_agent.streamer import build, step_events, steps, trees
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.trees import Batch, Taken, Trees
 from cdp_container.errors import WatcherFailed
@@ -85,7 +85,49 @@ def leave_out_the_last_file(patch: pytest.MonkeyPatch, world: TreeWorld) -> None
     patch.setattr(build.CutBuilder, "_contents", contents)
 
 
+def read_at_leisure_for_a_cut(patch: pytest.MonkeyPatch, world: TreeWorld) -> None:
+    """Has a cut of the volumes wait for all that is dirty to be read, as long as that takes."""
+    patch.setattr(steps, "_sweep", lambda state, now_ns: (state, ()))
+    real = steps._may_take
+
+    def may_take(state: st.StreamState) -> bool:
+        return real(replace(state, sweep_due=False))
+
+    patch.setattr(steps, "_may_take", may_take)
+
+    def take(self: Trees, position: Position, taken_ns: int) -> Taken | None:
+        if self._waiting is None and self._swept is None:
+            self.sweep()
+        return real_take(self, position, taken_ns)
+
+    real_take = Trees.take
+    patch.setattr(Trees, "take", take)
+
+
+def wait_with_cuts_for_a_sweep(patch: pytest.MonkeyPatch, world: TreeWorld) -> None:
+    """Takes no cut while the watcher reads."""
+    real = steps._may_cut
+    patch.setattr(steps, "_may_cut", lambda state: real(state) and not state.sweeping)
+
+
+def call_trees_whole_with_a_sweep(patch: pytest.MonkeyPatch, world: TreeWorld) -> None:
+    """Takes what was read at leisure for the trees at the instant of the cut that it goes into."""
+    real = Trees.take
+
+    def take(self: Trees, position: Position, taken_ns: int) -> Taken | None:
+        taken = real(self, position, taken_ns)
+        if taken is not None and taken.swept:
+            self._waiting = taken._replace(swept=False)
+            self._swept = None
+        return self._waiting if self._waiting is not None else taken
+
+    patch.setattr(Trees, "take", take)
+
+
 BROKEN = [
+    read_at_leisure_for_a_cut,
+    wait_with_cuts_for_a_sweep,
+    call_trees_whole_with_a_sweep,
     take_for_a_cut_at_once,
     cut_at_the_tail_that_was_seen,
     forget_what_waits,

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
+from cdp_agent.streamer import steps
 from cdp_agent.streamer.engine_types import Outside
 from cdp_container.domain.identity import TreeIdentity
 from cdp_container.journal.position import NOWHERE
 from tests.recovery import Recovery
 from tests.sim.trees import SimTree
 from tests.sim.world import PASSPHRASE, World, must
+
+LATE_POLLS_MAX = 45
+"""Polls (five a second) for which a cut of the journal may be due and not taken, where only the watcher can
+be why: a take and a place that hang, and what every job takes."""
 
 
 @dataclass
@@ -24,6 +29,7 @@ class TreeWorld(World):
         rng = Random(self.seed)
         self.tree = SimTree(rng.randbytes(16), self.time, self.journal, rng)
         self.checked = 0
+        self.late_polls = 0
         self.identity = replace(self.identity, trees=(TreeIdentity("files", "", self.tree.id),))
 
     def outside(self) -> Outside:
@@ -32,6 +38,7 @@ class TreeWorld(World):
     def play(self, seconds: float) -> None:
         self.time.after(1.0, self.programs)
         self.time.after(20.0, self.restart_watcher)
+        self.time.after(30.0, self.hinder_watcher)
         super().play(seconds)
 
     def programs(self) -> None:
@@ -48,8 +55,35 @@ class TreeWorld(World):
             self.tree.restart()
             self.time.after(self.tree.rng.expovariate(1 / 25), self.restart_watcher)
 
+    def hinder_watcher(self) -> None:
+        """For a while it is slow, or answers nothing."""
+        if not self.quiet:
+            self.tree.hangs, self.tree.slow = self.tree.rng.choice(
+                ((True, False), (False, True), (False, False), (False, False))
+            )
+            self.time.after(self.tree.rng.expovariate(1 / 20), self.hinder_watcher)
+
+    def busy_seconds(self) -> float:
+        took_seconds, self.tree.took_seconds = self.tree.took_seconds, 0.0
+        return took_seconds
+
+    def poll(self, run_number: int) -> None:
+        super().poll(run_number)
+        stream = None if self.engine is None or run_number != self.run_number else self.engine.stream
+        is_late = (
+            stream is not None
+            and stream.epoch > 0
+            and stream.tail != stream.position
+            and self.time.now_ns >= stream.cut_at_ns
+            and not (stream.building or stream.sealing or stream.copying or stream.paused or stream.fenced)
+            and not steps._is_window_full(stream)
+        )
+        self.late_polls = self.late_polls + 1 if is_late else 0
+        must(self.late_polls <= LATE_POLLS_MAX, "volumes' cuts waited for the watcher of trees")
+
     def settle(self) -> None:
         self.tree.failing = 0.0
+        self.tree.hangs = self.tree.slow = False
         super().settle()
 
     def is_its_instant(self, shown: int, target: int) -> bool:

@@ -8,6 +8,7 @@ from random import Random
 from typing import TypeAlias
 
 from cdp_agent.streamer.trees import Batch, Look
+from cdp_agent.watcher.client import ASK_TIMEOUT_SECONDS, SWEEP_TIMEOUT_SECONDS, TAKE_TIMEOUT_SECONDS
 from cdp_container.errors import WatcherFailed
 from cdp_container.format.index import Record
 from cdp_container.format.layout import ExtentKind
@@ -22,6 +23,10 @@ from tests.sim.journal import SimJournal
 BLOCK = 512
 FILE_BLOCKS_MAX = 12
 BATCH_PATHS_MAX = 5
+TAKE_PATHS_MAX = 3
+"""A take ends earlier than a sweep."""
+SWEEP_SECONDS = 5.0
+SLOW_TAKE_SECONDS = 0.5
 
 Files: TypeAlias = dict[bytes, tuple[bytes, bytes]]
 """Space and content, by path."""
@@ -40,6 +45,7 @@ class SimBatch:
     content: Sequence[NewExtent]
     skewed: Sequence[SkewedFile] = ()
     skewed_more: int = 0
+    more: bool = False
 
     def records(self) -> Iterator[Record]:
         return iter(self.said)
@@ -64,6 +70,7 @@ class _Noted:
 class SimTree:
     """A tree of a domain, and its watcher. `failing`: how often, of one, a call of the watcher fails.
 
+    `hangs`: it answers nothing. `slow`: it takes as long as it may. `took_seconds`: by calls of late.
     `states` are what the tree was, each with the number of captured changes of volumes when it began.
     """
 
@@ -72,6 +79,9 @@ class SimTree:
     journal: SimJournal
     rng: Random
     failing: float = 0.05
+    hangs: bool = False
+    slow: bool = False
+    took_seconds: float = 0.0
     now: Files = field(default_factory=dict)
     states: list[tuple[int, Files]] = field(default_factory=lambda: [(0, {})])
     generation: int = 1
@@ -141,6 +151,7 @@ class SimTree:
         return Look(self.generation, self.epoch, self.ready, self.changes, bool(self._different()))
 
     def begin(self, epoch: int, base: Place) -> None:
+        self._takes(0.0, ASK_TIMEOUT_SECONDS)
         self._may_fail()
         if base in (self.base, NOWHERE) or base.epoch == self.epoch:
             up_to = 0 if base in (self.base, NOWHERE) else base.cut
@@ -155,12 +166,20 @@ class SimTree:
         self._may_fail()
 
     def take(self, epoch: int, cut: int) -> Batch:
+        self._takes(SLOW_TAKE_SECONDS, TAKE_TIMEOUT_SECONDS)
+        position = self.journal.tail if self._different() else None
+        return self._taken(epoch, cut, position, TAKE_PATHS_MAX)
+
+    def sweep(self, epoch: int, cut: int) -> Batch:
+        self._takes(SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS)
+        return self._taken(epoch, cut, None, BATCH_PATHS_MAX)
+
+    def _taken(self, epoch: int, cut: int, position: Position | None, paths_max: int) -> Batch:
         self._may_fail()
         assert self.ready, "it was looked at"
         assert epoch == self.epoch, "it was begun"
         different = self._different()
-        chosen = different[:BATCH_PATHS_MAX]
-        position = self.journal.tail if different else None
+        chosen = different[:paths_max]
         batch = self._batch(position, chosen, is_whole=len(chosen) == len(different))
         if batch.number:
             self.noted.append(_Noted(batch.number, cut, chosen))
@@ -168,14 +187,22 @@ class SimTree:
         return batch
 
     def place(self, batch: int, epoch: int, cut: int) -> None:
+        self._takes(0.0, TAKE_TIMEOUT_SECONDS)
         self._may_fail()
-        noted = next(noted for noted in self.noted if noted.number == batch)
+        noted = next((noted for noted in self.noted if noted.number == batch), None)
+        assert noted is not None, "it was taken, and is neither settled nor undone"
         noted.cut = cut
         self._may_fail()
 
     def protected(self, epoch: int, cut: int) -> None:
+        self._takes(0.0, ASK_TIMEOUT_SECONDS)
         self._may_fail()
         self.noted = [noted for noted in self.noted if epoch != self.epoch or noted.cut > cut]
+
+    def _takes(self, slow_seconds: float, timeout_seconds: float) -> None:
+        self.took_seconds += timeout_seconds if self.hangs else slow_seconds * self.slow
+        if self.hangs:
+            raise WatcherFailed("the simulated watcher", "it hangs")
 
     def _may_fail(self) -> None:
         if self.rng.random() < self.failing:
@@ -212,6 +239,7 @@ class SimTree:
             position=position,
             seen_ns=self.time.wall_ns(),
             lacking=() if is_whole else (self.id,),
+            more=not is_whole,
             touched=frozenset({self.id} if paths else ()),
             said=said,
             content=[extent for extents in content.values() for extent in extents],

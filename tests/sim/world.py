@@ -82,7 +82,7 @@ class World:
         self.polls = 0
         self.quiet = False
         self.intruder: Intruder | None = None
-        self.build_free_ns = 0
+        self.free_ns = dict.fromkeys(Lane, 0)
         self.maps_are_complete = False
         self.fds: list[int] = []
         encrypted = self.rng.random() < 0.3
@@ -216,7 +216,7 @@ class World:
         if self.engine is not None or self.ended:
             return
         self.run_number += 1
-        self.build_free_ns = 0
+        self.free_ns = dict.fromkeys(Lane, 0)
         wishes = Wishes(SECOND, self.rng.choice((10, 30)), "sim", "sim", self.rng.choice((math.inf, 9_000)))
         self.engine = Engine(self.identity, wishes, self.outside())
         self.poll(self.run_number)
@@ -283,18 +283,19 @@ class World:
     def start_job(self, job: Job) -> None:
         run_number = self.run_number
         begins_ns = self.time.now_ns + int(self.rng.expovariate(1 / 0.03) * SECOND)
-        if job.lane is Lane.BUILD:
-            begins_ns = max(begins_ns, self.build_free_ns)
-            self.build_free_ns = begins_ns + 1
+        in_order = job.lane in (Lane.BUILD, Lane.TREES)
+        if in_order:
+            begins_ns = max(begins_ns, self.free_ns[job.lane])
+            self.free_ns[job.lane] = begins_ns + 1
         if job.lane is Lane.BUILD and self.rng.random() < 0.1:
             begins_ns += int(self.rng.uniform(0, 1) * SECOND)
         if self.rng.random() < 0.02:
-            begins_ns += int(self.rng.uniform(1, 60) * SECOND) * (job.lane is not Lane.BUILD)
+            begins_ns += int(self.rng.uniform(1, 60) * SECOND) * (not in_order)
 
         def begin() -> None:
             alive = run_number == self.run_number and self.engine is not None
             # A request that left a dead process may arrive; what it had not computed yet never will.
-            if not alive and (job.lane is Lane.BUILD or self.rng.random() < 0.5):
+            if not alive and (in_order or self.rng.random() < 0.5):
                 return
             try:
                 done = job.work()
@@ -302,13 +303,19 @@ class World:
                 if alive:
                     self.crash_streamer()
                 return
-            self.time.after(self.rng.expovariate(1 / 0.03), lambda: end(done))
+            busy_seconds = self.busy_seconds()
+            self.free_ns[job.lane] += int(busy_seconds * SECOND)
+            self.time.after(self.rng.expovariate(1 / 0.03) + busy_seconds, lambda: end(done))
 
         def end(done: Callable[[], None]) -> None:
             if run_number == self.run_number and self.engine is not None:
                 self.drive(done)
 
         self.time.at(begins_ns, begin)
+
+    def busy_seconds(self) -> float:
+        """How long a job took that was just done, beside what every job takes."""
+        return 0.0
 
     # --- what happens --------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ from cdp_agent.streamer.step_types import (
     SegmentSealed,
     TailMoved,
     Tick,
-    TreesLooked,
 )
+from cdp_agent.streamer.tree_step_types import SweepTrees, TreesLooked, TreesSwept
 from cdp_container.journal.position import Position
 from tests.unit.streamer.test_steps import SECOND, Play, at
 
@@ -37,6 +37,13 @@ def began(lacking: tuple[int, ...] = (), copy_from: Position | None = None) -> P
     event = EpochBegan(5, b"b" * 32, at(0), 77, lacking, False, trees=TREES)
     play.on(event if copy_from is None else replace(event, copy_from=copy_from))
     return play
+
+
+def swept(play: Play, given: bool = False) -> None:
+    """The watcher is there, and did its first sweep, or the one that is due."""
+    play.on(TreesLooked(ready=True, changed=True))
+    assert play.state.sweeping
+    play.on(TreesSwept(done=True, given=given))
 
 
 def sealed_and_proven(play: Play) -> tuple[bytes, ...]:
@@ -54,7 +61,7 @@ def sealed_and_proven(play: Play) -> tuple[bytes, ...]:
 def whole() -> Play:
     """Both trees are whole in a protected cut."""
     play = began()
-    play.on(TreesLooked(ready=True, changed=True))
+    swept(play)
     play.on(CutRead(at(0), empty=False, reached=True))
     assert sealed_and_proven(play) == ()
     return play
@@ -192,7 +199,7 @@ def test_a_tree_that_is_not_whole_is_asked_for_until_it_is() -> None:
 
 def test_more_is_asked_for_at_once() -> None:
     play = began()
-    play.on(TreesLooked(ready=True, changed=True))
+    swept(play)
     play.on(CutRead(at(0), empty=False, reached=True, lacking_trees=(ONE,), again=True))
     sealed_and_proven(play)
     assert play.one(ReadCut).trees
@@ -206,6 +213,7 @@ def test_rounds_of_copies_leave_trees_as_they_were() -> None:
     seal = play.one(SealSegment)
     play.on(SegmentSealed(seal.seq, b"1" * 32, 100, complete=True))
     play.on(TreesLooked(ready=True, changed=True), after_seconds=2)
+    play.on(TreesSwept(done=True))
     play.on(CopyEnded(None, at(0), play.now_ns))
     cut = play.one(ReadCut)
     assert (cut.copy, cut.trees) == (None, True)
@@ -234,3 +242,63 @@ def test_the_machine_wakes_for_trees() -> None:
     assert due_ns == play.now_ns + SECOND
     play.until_due()
     assert play.one(ReadCut).trees
+
+
+def test_cuts_go_on_while_the_watcher_reads() -> None:
+    play = began()
+    play.on(TreesLooked(ready=True, changed=True))
+    assert play.all(SweepTrees) == [SweepTrees()]
+    for offset in (100, 200, 300):
+        play.on(TailMoved(at(offset)), after_seconds=1)
+        cut = play.one(ReadCut)
+        assert (cut.trees, cut.to_position, play.all(SweepTrees)) == (False, at(offset), [])
+        play.on(CutRead(at(offset), empty=False, reached=True, lacking_trees=TREES))
+        assert sealed_and_proven(play) == TREES
+    play.on(AskedFor(Asked(1, at(300))))
+    play.on(AskedFor(Asked(2, at(300), "noon")))
+    assert not play.all(ReadCut)
+    play.on(TreesSwept(done=True, given=True))
+    given = play.one(ReadCut)
+    assert (given.trees, given.asked) == (True, ()), "what a sweep gave is of no instant"
+    play.on(CutRead(at(300), empty=False, reached=True, lacking_trees=TREES, again=True))
+    sealed_and_proven(play)
+    take = play.one(ReadCut)
+    assert (take.trees, take.swept, [one.ticket for one in take.asked]) == (True, True, [1, 2])
+    play.on(CutRead(at(300), empty=False, reached=True))
+    assert sealed_and_proven(play) == ()
+    assert [answer.ticket for answer in play.all(Answer)] == [1, 2]
+
+
+def test_a_sweep_is_not_asked_for_amid_a_cut_of_the_journal() -> None:
+    """Its take, or the placing of what waits, would meet it."""
+    play = whole()
+    play.on(TreesLooked(ready=True, changed=True))
+    play.until_due()
+    assert play.one(ReadCut).trees
+    assert play.on(TreesLooked(ready=True, changed=True, anew=True)) == ()
+    play.on(CutRead(at(0), empty=True, reached=True, lacking_trees=TREES, sweep=True))
+    assert play.all(SweepTrees)
+
+
+def test_a_sweep_that_failed_is_asked_for_when_the_watcher_was_looked_at_again() -> None:
+    play = began()
+    play.on(TreesLooked(ready=True, changed=True))
+    assert play.on(TreesSwept(done=False)) == ()
+    assert play.on(TreesLooked(ready=False, changed=False)) == ()
+    assert play.on(TreesLooked(ready=True, changed=True)) == (SweepTrees(),)
+
+
+def test_a_marker_with_too_much_for_a_take_waits_for_one_sweep() -> None:
+    play = whole()
+    play.on(TreesLooked(ready=True, changed=True))
+    play.on(AskedFor(Asked(1, at(0), "noon")))
+    assert not play.one(ReadCut).swept
+    play.on(CutRead(at(0), empty=False, reached=True, lacking_trees=(ONE,), sweep=True))
+    assert not play.all(Refuse)
+    sealed_and_proven(play)
+    play.on(TreesSwept(done=True))
+    take = play.one(ReadCut)
+    assert (take.swept, [one.ticket for one in take.asked]) == (True, [1])
+    play.on(CutRead(at(0), empty=True, reached=True, lacking_trees=(ONE,), sweep=True, refused="no"))
+    assert play.one(Refuse).ticket == 1
+    assert play.all(SweepTrees)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cdp_agent.streamer.trees import AGAIN_NS, NO_CUT, Batch, Look, Trees, Unprotected
+from cdp_agent.streamer.tree_step_types import TreesSwept
+from cdp_agent.streamer.trees import AGAIN_NS, NO_CUT, Batch, Look, Looked, Trees, Unprotected
 from cdp_container.errors import WatcherFailed
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.journal.position import Position
@@ -15,6 +16,7 @@ from tests.sim.trees import SimBatch
 TREE = b"t" * 16
 BASE = Place(4, 9, 20)
 SEEN = Position(7, 100)
+ANEW = Looked(ready=True, changed=True, anew=True)
 
 
 class Time:
@@ -35,12 +37,16 @@ class Time:
 
 @dataclass
 class Fake:
-    """A watcher that notes what it is told; `fails`: which calls do. `held`: where writes are."""
+    """A watcher that notes what it is told; `fails`: which calls do. `held`: where writes are.
+
+    `swept`: a sweep finds something.
+    """
 
     page: Look | None = field(default_factory=lambda: Look(1, 0, False, 0, False))
     told: list[tuple[object, ...]] = field(default_factory=list)
     fails: set[str] = field(default_factory=set)
     held: Position | None = None
+    swept: bool = False
     batches: int = 0
     closed: int = 0
 
@@ -56,6 +62,11 @@ class Fake:
         self._call("begin", epoch, base)
         if self.page is not None:
             self.page = self.page._replace(epoch=epoch, ready=True)
+
+    def sweep(self, epoch: int, cut: int) -> Batch:
+        self._call("sweep", epoch, cut)
+        self.batches += self.swept
+        return SimBatch(self.batches * self.swept, None, 444, (), frozenset({TREE}), (), ())
 
     def take(self, epoch: int, cut: int) -> Batch:
         self._call("take", epoch, cut)
@@ -81,13 +92,14 @@ def trees(fake: Fake) -> Trees:
 
 def test_what_is_taken_is_placed_just_before_a_cut_takes_it(fake: Fake, trees: Trees) -> None:
     fake.held = Position(7, 130)
+    assert trees.sweep() == TreesSwept(done=True)
     taken = trees.take(SEEN, 500)
     assert taken is not None
     assert (taken.position, taken.taken_ns) == (Position(7, 130), 555)
-    assert fake.told == [("begin", 5, BASE), ("take", 5, NO_CUT)]
+    assert fake.told == [("begin", 5, BASE), ("sweep", 5, NO_CUT), ("take", 5, NO_CUT)]
     assert trees.take(SEEN, 700) == taken, "it waits"
     trees.put_into(3)
-    assert fake.told[2:] == [("place", 1, 5, 3)]
+    assert fake.told[3:] == [("place", 1, 5, 3)]
     assert trees.take(SEEN, 700) != taken
 
 
@@ -96,45 +108,67 @@ def test_without_a_later_tail_the_cut_is_of_the_one_that_was_seen(
     fake: Fake, trees: Trees, held: Position | None
 ) -> None:
     fake.held = held
+    trees.sweep()
     taken = trees.take(SEEN, 500)
     assert taken is not None
     assert (taken.position, taken.taken_ns) == (SEEN, 500)
 
 
-@pytest.mark.parametrize("call", ["begin", "take"])
+def test_what_a_sweep_gave_goes_into_the_next_cut_wherever_that_ends(fake: Fake, trees: Trees) -> None:
+    fake.swept = True
+    assert trees.sweep() == TreesSwept(done=True, given=True)
+    taken = trees.take(SEEN, 500)
+    assert taken is not None
+    assert (taken.swept, taken.position, taken.taken_ns) == (True, SEEN, 500)
+    trees.put_into(3)
+    assert fake.told[-1] == ("place", 1, 5, 3)
+    assert fake.page is not None
+    fake.page = fake.page._replace(changes=1)
+    assert trees.look().changed, "no take came since"
+    after = trees.take(SEEN, 600)
+    assert after is not None
+    assert not after.swept
+
+
+@pytest.mark.parametrize("call", ["begin", "sweep", "take"])
 def test_a_failure_means_no_batch_and_another_begin(fake: Fake, trees: Trees, call: str) -> None:
     fake.fails = {call}
+    assert trees.sweep() == TreesSwept(done=call == "take")
     assert trees.take(SEEN, 500) is None
-    assert trees.look() == (False, False), "not at once again"
+    assert trees.look() == Looked(ready=False, changed=False), "not at once again"
     assert call in trees.trouble
     fake.fails, fake.told = set(), []
     trees._clock.sleep(AGAIN_NS / 1e9)
-    assert trees.look() == (True, True)
+    assert trees.look() == ANEW
+    assert trees.take(SEEN, 500) is None, "no cut waits for it to be told of the epoch"
+    assert trees.sweep().done
     assert trees.take(SEEN, 500) is not None
     assert fake.told[0] == ("begin", 5, BASE)
     assert trees.trouble == ""
 
 
 def test_a_place_that_is_not_known_to_be_noted_changes_nothing_for_the_cut(fake: Fake, trees: Trees) -> None:
+    trees.sweep()
     trees.take(SEEN, 500)
     fake.fails = {"place"}
     trees.put_into(3)
     fake.fails, fake.told = set(), []
     trees._clock.sleep(AGAIN_NS / 1e9)
-    trees.take(SEEN, 500)
+    trees.sweep()
     assert fake.told[0] == ("begin", 5, BASE), "what was placed in no cut that is protected is undone"
 
 
 def test_it_begins_behind_what_is_protected_of_its_own(fake: Fake, trees: Trees) -> None:
     trees.protected(Place(5, 1, 1))
     assert fake.told == [], "of the trees that cut holds what the base does"
+    trees.sweep()
     trees.take(SEEN, 500)
     trees.put_into(2)
     trees.protected(Place(5, 2, 2))
     assert fake.told[-1] == ("protected", 5, 2)
     fake.page = Look(2, 5, True, 0, False)  # another process of it
-    assert trees.look() == (True, True)
-    trees.take(SEEN, 500)
+    assert trees.look() == ANEW
+    trees.sweep()
     assert ("begin", 5, Place(5, 2, 2)) in fake.told
 
 
@@ -147,42 +181,62 @@ def test_a_watcher_that_is_not_ready_is_told_and_not_asked(fake: Fake) -> None:
 
     slow = Slow()
     trees = Trees(slow, Time(), 5, NOWHERE)
-    assert trees.take(SEEN, 500) is None
-    assert trees.look() == (False, True)
+    assert trees.sweep() == TreesSwept(done=False)
+    assert trees.look() == Looked(ready=False, changed=True)
     assert slow.told == [("begin", 5, NOWHERE)]
     assert trees.take(SEEN, 500) is None
     assert len(slow.told) == 1
 
 
 def test_it_is_asked_when_something_changed_since(fake: Fake, trees: Trees) -> None:
+    trees.sweep()
     trees.take(SEEN, 500)
-    assert trees.look() == (True, False)
+    assert trees.look() == Looked(ready=True, changed=False)
     assert fake.page is not None
     fake.page = fake.page._replace(changes=1)
-    assert trees.look() == (True, True)
+    assert trees.look() == Looked(ready=True, changed=True)
     fake.page = fake.page._replace(changes=0, dirty=True)
-    assert trees.look() == (True, True)
+    assert trees.look() == Looked(ready=True, changed=True)
     fake.page = None
-    assert trees.look() == (False, False)
+    assert trees.look() == Looked(ready=False, changed=False)
     trees.put_into(1)
     assert trees.take(SEEN, 500) is None
 
 
 def test_how_long_it_is_left_alone_follows_how_long_it_took(fake: Fake) -> None:
     class Hanging(Fake):
-        """No answer for half a minute."""
+        """No answer for two seconds, or to a sweep for half a minute."""
+
+        def sweep(self, epoch: int, cut: int) -> Batch:
+            time.sleep(30 * ("sweep" in self.fails))
+            return super().sweep(epoch, cut)
 
         def take(self, epoch: int, cut: int) -> Batch:
-            time.sleep(30)
+            time.sleep(2)
             return super().take(epoch, cut)
 
     time, hanging = Time(), Hanging(fails={"take"})
     trees = Trees(hanging, time, 5, BASE)
-    assert trees.take(SEEN, 500) is None
-    time.sleep(59)
-    assert trees.look() == (False, False)
-    time.sleep(2)
-    assert trees.look() == (True, True)
+    waits = []
+    for _ in range(8):
+        assert trees.sweep().done
+        assert trees.take(SEEN, 500) is None
+        began_ns = time.now_ns
+        while not trees.look().ready:
+            time.sleep(1)
+        waits.append((time.now_ns - began_ns) // 10**9)
+    assert waits == [4, 8, 16, 32, 64, 128, 128, 128], "cuts waited two seconds each"
+    hanging.fails = {"sweep"}
+    assert not trees.sweep().done
+    time.sleep(1)
+    assert trees.look() == ANEW, "no cut waited"
+    hanging.fails = set()
+    trees.sweep()
+    assert trees.take(SEEN, 500) is not None
+    hanging.fails = {"place"}
+    trees.put_into(1)
+    time.sleep(1)
+    assert trees.look() == ANEW
 
 
 def test_what_would_be_lost_of_trees() -> None:
