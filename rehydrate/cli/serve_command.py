@@ -20,6 +20,7 @@ from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import (
     CdpError,
     Incomplete,
+    NoSuchBucket,
     StoreUnavailable,
     TargetUnsuitable,
     UsageError,
@@ -117,17 +118,20 @@ def serve(asked: Asked) -> int:
 
 def _serve_unfinished(asked: Asked, kept: Kept | None) -> bool:
     """Where guests had it before, they wait for it to be back: so it waits for the store."""
-    clock = SystemClock()
+    clock, said = SystemClock(), ""
     while True:
         try:
             return _serve_with_container(asked, kept)
         except _Ended as ended:
             is_durable: bool = ended.args[0]
             return is_durable
-        except StoreUnavailable as error:
-            if kept is None or not kept.is_made:
+        except (StoreUnavailable, NoSuchBucket) as error:  # a disk may not be mounted yet
+            address = parse_address(asked.access.address).address()
+            if kept is None or not kept.is_made or kept.address != address:
                 raise
-            tell(f"{error}; it is waited for, and nothing is served before")
+            if str(error) != said:
+                said = str(error)
+                tell(f"{said}: it is waited for, and nothing is served before")
             clock.sleep(AGAIN_SECONDS)
 
 

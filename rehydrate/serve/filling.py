@@ -31,12 +31,13 @@ class Filling:
 
     Args:
         images: all volumes.
-        bytes_per_second: fetched at the most, None: as fast as it goes.
+        bytes_per_second: of content, at the most; None: as fast as it goes.
     """
 
     def __init__(self, images: Sequence[Image], bytes_per_second: int | None = None) -> None:
         self._images = images
         self._bytes_per_second = bytes_per_second
+        self._at_once = STEPS_AT_ONCE if bytes_per_second is None else 1  # what a step takes, it tells after
         self._ready_seconds = 0.0
         self._looked: list[int] = [0] * len(images)
         self._failure: OSError | None = None
@@ -46,11 +47,11 @@ class Filling:
         running: set[asyncio.Task[None]] = set()
         try:
             for image, start, end in self._steps():
-                await self._give_way()
-                if len(running) >= STEPS_AT_ONCE:
+                if len(running) >= self._at_once:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
+                await self._give_way()
                 if self._failure is not None:
                     break
                 running.add(asyncio.create_task(self._step(image, start, end)))
@@ -93,7 +94,7 @@ class Filling:
 
     async def _step(self, image: Image, start: int, end: int) -> None:
         try:
-            filled_bytes = await image.fill(start, end)
+            fetched_bytes = await image.fill(start, end)
         except BackendError:
             return  # the image noted what is damaged, or it is ended
         except OSError as error:
@@ -101,5 +102,5 @@ class Filling:
         else:
             if self._bytes_per_second is not None:
                 now = asyncio.get_running_loop().time()
-                seconds = filled_bytes / self._bytes_per_second
+                seconds = fetched_bytes / self._bytes_per_second
                 self._ready_seconds = max(self._ready_seconds, now) + seconds

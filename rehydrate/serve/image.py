@@ -200,20 +200,21 @@ class Image:
         self._source = None
 
     async def fill(self, start: int, end: int) -> int:
-        """Have a range of whole blocks here, that nobody asked for; gives the bytes that were missing.
+        """Have a range of whole blocks here that nobody asked for; gives what of it was fetched, in bytes.
 
         Raises BackendError, OSError: of something in it that is damaged, or of the overlay.
         """
         missing = self.overlay.missing(start, end - start)
         failure: BackendError | None = None
+        fetched_bytes = 0
         for low, high in missing:
             try:
-                await self._bring_run(low, high)
+                fetched_bytes += await self._bring_run(low, high)
             except BackendError as error:  # what is damaged is noted; the other runs may be had
                 failure = error
         if failure is not None:
             raise failure
-        return sum(high - low for low, high in missing)
+        return fetched_bytes
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -270,7 +271,9 @@ class Image:
         finally:
             self.waiting -= 1
 
-    async def _bring_run(self, start: int, end: int) -> None:
+    async def _bring_run(self, start: int, end: int) -> int:
+        """Have what is missing of a range here; gives the bytes that were fetched and are not zeros."""
+        fetched_bytes = 0
         for low in range(start, end, FETCH_BYTES_MAX):
             high = min(low + FETCH_BYTES_MAX, end)
             fetched = await self._fetched(low, high)
@@ -278,6 +281,8 @@ class Image:
                 await self._keep(part)
             self._keep_others(fetched.others)
             _refuse_damaged(fetched)
+            fetched_bytes += sum(part.length for part in fetched.wanted if part.data is not None)
+        return fetched_bytes
 
     async def _unkept(self, offset: int, length: int, error: OSError) -> bytes:
         """The same where there is no room to keep it: it is fetched again whenever it is read."""

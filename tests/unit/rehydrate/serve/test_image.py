@@ -393,3 +393,39 @@ def test_what_finds_no_room_is_read_all_the_same_and_what_was_written_counts(
         assert await disk.read(9 * BLOCK_BYTES, 2) == point.content[9 * BLOCK_BYTES :][:2]
 
     run(story())
+
+
+def test_filling_goes_no_faster_than_it_may_and_zeros_cost_nothing(
+    bench: Bench, point: Point, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time is waited for: what is looked at is until when it would not go on."""
+
+    async def story() -> None:
+        filler = Filling([bench.image()], bytes_per_second=MIB)
+        began = asyncio.get_running_loop().time()
+        assert await filler.run()
+        assert filler._ready_seconds >= began + (SIZE - MIB - 512) / MIB  # of 3 MiB one is zeros
+
+    monkeypatch.setattr(filling, "STEP_BYTES", 4 * MIB)
+    run(story())
+
+
+def test_with_a_rate_steps_come_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(3 * STEP_BYTES)
+    seconds: list[float] = []
+
+    async def story(bench: Bench) -> None:
+        filler = Filling([bench.image()], bytes_per_second=1 << 40)
+        give_way = filler._give_way
+
+        async def noting() -> None:
+            seconds.append(filler._ready_seconds)
+            await give_way()
+
+        monkeypatch.setattr(filler, "_give_way", noting)
+        assert await filler.run()
+
+    with benched(tmp_path, point) as bench:
+        run(story(bench))
+    assert seconds == sorted(set(seconds))
+    assert len(seconds) == 3
