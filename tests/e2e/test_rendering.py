@@ -79,7 +79,7 @@ def ask(path: Path, *commands: str) -> list[Any]:
         return found[1:]
 
 
-@pytest.mark.needs("qemu-system-x86_64")
+@pytest.mark.needs("qemu-system-x86_64", "qemu-nbd")
 @pytest.mark.parametrize(("kind", "count"), [("pc", 6), ("q35", 6), ("q35", 60)])
 def test_a_script_starts_a_qemu_with_every_disk(directory: Path, kind: str, count: int) -> None:
     one = machine(kind, count)
