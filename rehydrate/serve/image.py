@@ -339,7 +339,8 @@ class Image:
         pause_seconds = PAUSE_SECONDS_MIN
         while not self._ended.is_set():
             source = self._source
-            assert source is not None, "all is here"
+            if source is None:  # all came while this waited for its turn
+                return Fetched(())
             try:
                 found = await self._in_fetching(partial(source.fetch, start, end))
             except CdpError as error:

@@ -429,3 +429,19 @@ def test_with_a_rate_steps_come_one_by_one(tmp_path: Path, monkeypatch: pytest.M
         run(story(bench))
     assert seconds == sorted(set(seconds))
     assert len(seconds) == 3
+
+
+def test_who_reads_while_the_container_is_let_go_of_reads_on(bench: Bench, point: Point) -> None:
+    async def story() -> None:
+        disk = bench.image()
+        await disk.write(BLOCK_BYTES, b"w" * BLOCK_BYTES, False)
+        point.may_answer.clear()
+        reads = asyncio.create_task(disk.read(0, 3 * BLOCK_BYTES))  # two runs, one behind the other
+        await until(lambda: len(point.asked) == 1, "the first one is fetched")
+        await disk.write(0, bytes(SIZE), False)  # so all is here
+        disk.let_go()
+        point.may_answer.set()
+        assert await reads == bytes(3 * BLOCK_BYTES)
+        assert len(point.asked) == 1
+
+    run(story())
