@@ -267,6 +267,8 @@ class Round:
         if row is None or row.digest != digest:
             self.gathered.name(tree.row, path, record)
         self._index.put_name(tree.row, path, row, kind, file, stamp, digest)
+        if file is not None:
+            self._orphans.pop(file, None)
         if row is not None and row.file is not None and row.file != file:
             self._lose_name(tree, row.file, row.type)
 
@@ -313,7 +315,10 @@ class Round:
             known = self._index.file(row.file)
             if known.inode is None:
                 return known  # the container told of it, which knows no inodes
-        return file or self._index.add_file(tree.row, inode, self._entropy(ID_BYTES), size)
+        if file is None:
+            file = self._index.add_file(tree.row, inode, self._entropy(ID_BYTES), size)
+            self._orphans[file.id] = kind  # it may be gone before it gets its name
+        return file
 
     def _put_file(
         self, tree: Tree, path: bytes, row: NameRow | None, file: FileRow, captured: Captured

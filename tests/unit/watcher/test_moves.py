@@ -141,3 +141,20 @@ def test_names_of_a_file_agree_where_it_changed_between_looking_at_two(
     monkeypatch.undo()
     site.settle()
     site.assert_same()
+
+
+def test_a_file_that_goes_after_it_was_read_leaves_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Root.xattrs
+
+    def going(self: Root, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        if path == b"new":
+            (site.tree / "new").unlink(missing_ok=True)
+        return real(self, path)
+
+    (site.tree / "new").write_bytes(b"new")
+    monkeypatch.setattr(Root, "xattrs", going)
+    site.take()
+    site.settle()
+    site.assert_same()
