@@ -206,6 +206,26 @@ _OTHERS: Final = (
 _KINDS: Final = _MAKING + _WRITING + _OTHERS
 
 
+def is_amid(found: Shown, before: Shown, after: Shown, op: Op) -> bool:
+    """Whether a tree is what it may be while a change of content is under way: each byte as before or after.
+
+    The kernel tells of a write when it is over; past the page cache that may take a while.
+    """
+    path = str(op[1]).encode()
+    if op[0] not in _WRITING or not found.keys() == before.keys() >= {path}:
+        return False
+    names = before[path][4]
+    (old, new), amid = (shown[path][2] for shown in (before, after)), found[path][2]
+    if len(amid) not in (len(old), len(new)) or any(found[name][2] != amid for name in names):
+        return False
+    old, new = (content.ljust(len(amid), b"\0") for content in (old, new))
+    return all(byte in may for byte, *may in zip(amid, old, new, strict=False)) and all(
+        (what[:2], what[3:]) == (before[name][:2], before[name][3:])
+        and (name in names or what[2] == before[name][2])
+        for name, what in found.items()
+    )
+
+
 class Disk:
     """Makes changes in a real directory, and in one beside it."""
 
