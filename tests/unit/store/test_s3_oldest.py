@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from cdp_agent.cli.attest import attest_store
 from cdp_agent.streamer.put import put_object
 from cdp_agent.streamer.step_types import PutOutcome
 from cdp_container.errors import (
     AccessDenied,
-    CdpError,
     NotFound,
     PreconditionFailed,
     StoreRefused,
@@ -270,96 +266,6 @@ def test_a_bucket_that_locks_takes_what_is_put(locked: Bucket, client: DataClien
     with pytest.raises(StoreUnavailable):  # moto locks, and fails to tell until when
         place.store.delete("log/1")
     place.store.close()
-
-
-class Retentions:
-    """What a server says of locks, and does: it lets a mode be weakened, as some do."""
-
-    def __init__(self, mode: str, until: datetime) -> None:
-        self.held = {"Mode": mode, "RetainUntilDate": until}
-        self.asked = 0
-
-    def get_object_retention(self, **asked: object) -> dict[str, object]:
-        return {"Retention": dict(self.held)}
-
-    def put_object_retention(self, Retention: dict[str, Any], **asked: object) -> None:  # noqa: N803
-        self.held = Retention
-        self.asked += 1
-
-
-@pytest.mark.parametrize(
-    ("held", "default", "days", "left"),
-    [
-        ("COMPLIANCE", "COMPLIANCE", 20, ("COMPLIANCE", 20)),
-        ("COMPLIANCE", "GOVERNANCE", 20, ("COMPLIANCE", 20)),
-        ("GOVERNANCE", "COMPLIANCE", 20, ("COMPLIANCE", 20)),
-        ("COMPLIANCE", "COMPLIANCE", 5, ("COMPLIANCE", 10)),
-        ("GOVERNANCE", "GOVERNANCE", 5, ("GOVERNANCE", 10)),
-    ],
-)
-def test_a_lock_is_never_made_shorter_or_weaker(
-    bucket: Bucket, held: str, default: str, days: int, left: tuple[str, int]
-) -> None:
-    """Where the bucket's default changed since: its mode, or its length."""
-    store = Place(bucket, "boto3").store
-    store.put_new("log/1", b"x")
-    day = datetime(2026, 1, 1, tzinfo=UTC)
-    server = Retentions(held, day + timedelta(10))
-    store._control = server  # type: ignore[assignment]  # what it asks of it
-    store.extend("log/1", default, int((day + timedelta(days)).timestamp()) * 10**9)
-    assert server.held == {"Mode": left[0], "RetainUntilDate": day + timedelta(left[1])}
-    assert server.asked == (days > 10)
-
-
-class Silent(Retentions):
-    """A server that does not tell how a version is locked."""
-
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__("COMPLIANCE", datetime(2026, 1, 1, tzinfo=UTC))
-        self._answer = {
-            "Error": {"Code": code, "Message": ""},
-            "ResponseMetadata": {"HTTPStatusCode": status},
-        }
-
-    def get_object_retention(self, **asked: object) -> dict[str, object]:
-        raise ClientError(self._answer, "GetObjectRetention")  # type: ignore[arg-type]  # what of it is read
-
-    def delete_object(self, **asked: object) -> None:
-        denied = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-        raise ClientError(denied, "DeleteObject")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "extending", "deleting"),
-    [
-        (503, "SlowDown", StoreUnavailable, StoreUnavailable),
-        (500, "InternalError", StoreUnavailable, StoreUnavailable),
-        (403, "AccessDenied", AccessDenied, AccessDenied),
-        (404, "NoSuchObjectLockConfiguration", None, AccessDenied),
-        (400, "InvalidRequest", None, AccessDenied),
-    ],
-)
-def test_a_lock_of_which_nobody_tells_is_no_missing_lock(
-    bucket: Bucket,
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
-    code: str,
-    extending: type[CdpError] | None,
-    deleting: type[CdpError],
-) -> None:
-    """It is not replaced by another, and nothing is said of it: it may be longer, or stricter."""
-    store = Place(bucket, "boto3").store
-    store.put_new("log/1", b"x")
-    server = Silent(status, code)
-    versions = store._versions_of("log/1")
-    monkeypatch.setattr(store, "_versions_of", lambda key: versions)
-    monkeypatch.setattr(store, "_renew", lambda: None)
-    store._control = server  # type: ignore[assignment]  # what it asks of it
-    with contextlib.nullcontext() if extending is None else pytest.raises(extending):
-        store.extend("log/1", "GOVERNANCE", 1_800_000_000 * 10**9)
-    assert server.asked == (extending is None)
-    with pytest.raises(deleting):
-        store.delete("log/1")
 
 
 @pytest.mark.parametrize("client", ["obstore", "boto3"])
