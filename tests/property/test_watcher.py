@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,6 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cdp_agent.watcher.gathered import Limits
 from tests.unit.watcher.model import FreeHold, Site, assert_same, directory_entries
 from tests.unit.watcher.test_take import ActingHold
+
+pytestmark = pytest.mark.timeout(600)
+"""It waits for events ten thousand times: seconds on an idle machine, minutes where others want its cores."""
 
 PATHS = ("a", "b", "c\udcff", "d.tmp", "a/a", "a/b", "b/a", "b/c", "a/a/b", "a/a/a")
 paths = st.sampled_from(PATHS).map(Path)

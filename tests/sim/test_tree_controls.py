@@ -16,9 +16,9 @@ from tests.sim.test_negative_controls import CAUGHT
 from tests.sim.test_streamer import STORY_SECONDS
 from tests.sim.tree_world import TreeWorld, tree_world_of
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(600)]
 
-SEEDS = 40
+SEEDS = 200
 
 Break = Callable[[pytest.MonkeyPatch, TreeWorld], None]
 
