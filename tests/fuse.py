@@ -72,6 +72,8 @@ def mounting(
     words: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path
 ) -> Iterator[Mounted]:
     """Run a command that mounts, until it has; whatever becomes of it, nothing stays mounted."""
+    # What was started in the background may ignore Ctrl-C, and so would this.
+    words = ["env", "--default-signal=INT", *words]
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=dict(environment)
