@@ -106,10 +106,17 @@ class Gathered:
         """The chunks (first, beyond) that were touched so far."""
         return tuple(self._touched.get(space, ()))
 
-    def drop_extents(self, space: bytes) -> None:
-        """The content that was gathered for a space does not count; that it was touched does."""
+    def drop_extents(self, space: bytes) -> list[int]:
+        """The content that was gathered for a space does not count; that it was touched does.
+
+        Gives the chunks that it was of, sorted: what the index says of them is not in the container.
+        """
+        chunks: set[int] = set()
         for extent in self._extents.pop(space, ()):
             self.content_bytes -= extent.length if extent.data is not None else 0
+            beyond = -(-(extent.offset + extent.length) // CHUNK_BYTES)
+            chunks.update(range(extent.offset // CHUNK_BYTES, beyond))
+        return sorted(chunks)
 
     def remove_space(self, space: bytes) -> None:
         """A space has no name any more."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdp_agent.watcher.content import Reading, read_on
+from cdp_agent.watcher.dirty import LOOK, READ
 from cdp_agent.watcher.gathered import Gathered
-from cdp_agent.watcher.index import CHUNK_BYTES, UNKNOWN, FileRow, Index
+from cdp_agent.watcher.index import BLOCKS, CHUNK_BYTES, UNKNOWN, FileRow, Index
 from cdp_agent.watcher.stamp import is_racy, stamp_inode, stamp_of
 from cdp_agent.watcher.tree import Suspended, Tree
 from cdp_container.clock import Clock
@@ -79,6 +80,10 @@ class FileReader:
                 is_whole = self._pass(reading)
                 after = os.fstat(fd)
                 if is_whole and not reading.is_done:
+                    if tree.suspended is not None:
+                        tree.find(
+                            tree.suspended.path, LOOK | READ
+                        )  # one is gone on with, this one begun anew
                     tree.suspended = Suspended(
                         path, file.id, reading.size, reading.chunk, begun, from_ns, attempts
                     )
@@ -120,7 +125,9 @@ class FileReader:
     def _restart(self, file: FileRow, inode: bytes, size: int) -> None:
         """A pass begins at the file's beginning: what this batch had of it does not count any more."""
         index, space = self._index, file.space
-        self._gathered.drop_extents(space)
+        # This pass may end before it comes to all of them, and the next batch knows only what the index says.
+        for chunk in self._gathered.drop_extents(space):
+            index.put_sums(file.id, chunk, UNKNOWN * BLOCKS)
         if size < file.size or file.doubt:
             self._gathered.resize(space, size)
             index.cut_sums(file.id, -(-size // CHUNK_BYTES))

@@ -203,7 +203,7 @@ class TreeMachine(RuleBasedStateMachine):
     @invariant()
     def sound(self) -> None:
         if hasattr(self, "site"):
-            self.site.container.check()
+            self.site.container.check(is_whole=False)
 
 
 TestTrees = TreeMachine.TestCase

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from cdp_agent.watcher.asked import accept, ask_scan
 from cdp_agent.watcher.client import WatcherClient
 from cdp_agent.watcher.reading import FileReader
 from cdp_agent.watcher.server import serve
-from cdp_agent.watcher.wire import SOCKET_NAME
+from cdp_agent.watcher.stamp import RACY_NS
+from cdp_agent.watcher.wire import SOCKET_NAME, connect_to
 from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import TreeIdentity
 from cdp_container.errors import UsageError, WatcherFailed
@@ -47,6 +49,8 @@ class Clock(SystemClock):
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     (site.tree / "g").write_bytes(b"first")
+    # What changed a moment ago is read once more.
+    wait_until(lambda: time.time_ns() - (site.tree / "g").stat().st_ctime_ns > 2 * RACY_NS, "it is old", 30)
     site.begin()
     site.settle()
     known = [TreeIdentity("home", str(site.tree), TREE), TreeIdentity("new", "/new", bytes(16))]
@@ -61,12 +65,21 @@ def serving(site: Site) -> Iterator[None]:
     thread = threading.Thread(target=serve, args=(site.directory, site.watcher, ended.is_set))
     thread.start()
     try:
-        wait_until((site.directory / SOCKET_NAME).exists, "the watcher answers", 30)
+        wait_until(lambda: _answers(site), "the watcher answers", 30)
         yield
     finally:
         ended.set()
         thread.join(30)
         assert not thread.is_alive()
+
+
+def _answers(site: Site) -> bool:
+    """The socket is there before anybody listens."""
+    try:
+        connect_to(site.directory, SOCKET_NAME, 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_nobody_answers(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -411,3 +412,33 @@ def test_a_tree_that_left_the_domain(site: Site) -> None:
     site.begin()
     assert site.take().not_whole == ()
     assert (site.container.names, site.container.spaces, site.container.trees) == ({}, {}, {})
+
+
+LARGE = bytes([7]) * ((1 << 20) + 5)
+"""More than a batch of `FEW` takes: it is gone on with in the next one, at its second chunk."""
+FEW = Limits(content_bytes=200_000, records=100)
+
+
+def test_a_large_file_of_which_the_first_batch_was_lost_is_there_whole(tmp_path: Path) -> None:
+    """It is gone on with and begun anew in one batch: what was dropped of it then is sent later."""
+    with closing(Site(tmp_path, FEW)) as site:
+        site.begin()
+        site.settle()
+        (site.tree / "large").write_bytes(LARGE)
+        site.take(lose=True)
+        site.settle()
+        site.assert_same()
+
+
+def test_two_large_files_of_one_batch_are_both_there_whole(tmp_path: Path) -> None:
+    """One has lost a name to the other, so both are read where there is room for a part of one."""
+    with closing(Site(tmp_path, FEW)) as site:
+        site.begin()
+        (site.tree / "one").touch()
+        os.link(site.tree / "one", site.tree / "other")
+        site.settle()
+        (site.tree / "other").unlink()
+        (site.tree / "other").write_bytes(LARGE)
+        (site.tree / "one").write_bytes(LARGE)
+        site.settle()
+        site.assert_same()
