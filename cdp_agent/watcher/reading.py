@@ -80,10 +80,9 @@ class FileReader:
                 is_whole = self._pass(reading)
                 after = os.fstat(fd)
                 if is_whole and not reading.is_done:
-                    if tree.suspended is not None:
-                        tree.find(
-                            tree.suspended.path, LOOK | READ
-                        )  # one is gone on with, this one begun anew
+                    # Only one is gone on with; another one is begun anew.
+                    if tree.suspended is not None and tree.suspended.file != file.id:
+                        tree.find(tree.suspended.path, LOOK | READ)
                     tree.suspended = Suspended(
                         path, file.id, reading.size, reading.chunk, begun, from_ns, attempts
                     )

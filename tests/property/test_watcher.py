@@ -213,3 +213,15 @@ TestTrees.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+def test_two_files_of_one_batch_that_were_not_read_to_their_ends() -> None:
+    """A story that failed once: one of them was gone on with, the other forgotten."""
+    machine = TreeMachine()
+    machine.begin(small=True, dirty_max=3)
+    machine.idle()
+    machine.write_linked(byte=1, new=Path("b"), old=Path("c"), whole=False)
+    machine.remove(path=Path("b"))
+    machine.write(content=(1, 1048581), path=Path("b"))
+    machine.take_while_it_is_written(byte=243, offset=1048576, path=Path("c"))
+    machine.teardown()

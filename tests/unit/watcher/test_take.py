@@ -428,17 +428,3 @@ def test_a_large_file_of_which_the_first_batch_was_lost_is_there_whole(tmp_path:
         site.take(lose=True)
         site.settle()
         site.assert_same()
-
-
-def test_two_large_files_of_one_batch_are_both_there_whole(tmp_path: Path) -> None:
-    """One has lost a name to the other, so both are read where there is room for a part of one."""
-    with closing(Site(tmp_path, FEW)) as site:
-        site.begin()
-        (site.tree / "one").touch()
-        os.link(site.tree / "one", site.tree / "other")
-        site.settle()
-        (site.tree / "other").unlink()
-        (site.tree / "other").write_bytes(LARGE)
-        (site.tree / "one").write_bytes(LARGE)
-        site.settle()
-        site.assert_same()
