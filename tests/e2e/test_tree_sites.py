@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync judges"),
+    pytest.mark.needs("rsync"),
 ]
 
 VOLUMES = {"db": MIB}

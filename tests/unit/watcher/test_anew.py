@@ -125,8 +125,7 @@ def served(site: StoredSite) -> None:
 def test_whatever_page_of_the_index_is_damaged_it_is_made_anew(site: StoredSite, page: int) -> None:
     site.watcher.close()
     index = site.directory / "watcher/index.db"
-    if index.stat().st_size <= page * 4096:
-        pytest.skip("the index has no such page")
+    assert index.stat().st_size > page * 4096, "the index has this page"
     (site.tree / "gone").unlink()
     (site.tree / "new").write_bytes(b"n" * 5000)
     with index.open("r+b") as file:
