@@ -235,6 +235,15 @@ class Site:
         except AssertionError:
             raise AssertionError(f"{last}\n{self.facts()}") from None
 
+    def wait_until_whole(self) -> None:
+        """Wait until the newest recovery point holds all of every source; exports open without waiting for that."""
+
+        def is_whole() -> bool:
+            points = self.points()
+            return bool(points) and points[-1]["whole"] is True
+
+        wait_until(is_whole, "the newest point is whole", PROTECTED_SECONDS_MAX)
+
     def facts(self) -> dict[str, Any]:
         """What the streamer shows of itself, {} before it first did."""
         try:

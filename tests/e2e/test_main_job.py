@@ -229,13 +229,13 @@ def shown_counters(site: Site, name: str, *choice: str) -> dict[str, int]:
     return counts
 
 
-def test_content_from_before_init_is_copied_before_the_exports_open() -> None:
+def test_content_from_before_init_is_copied_while_the_exports_are_open() -> None:
     with new_site({"full": 8 * MIB, "empty": 2 * MIB}) as site:
         content = os.urandom(3 * MIB) + bytes(2 * MIB) + os.urandom(3 * MIB)
         site.backing("full").write_bytes(content)
         site.init().must()
         agent = site.start()
-        # Exports are open: everything is there already, before any write.
+        site.wait_until_whole()  # without any write
         assert_restored(site, {"full": content, "empty": bytes(2 * MIB)}, "untouched")
         with site.client("full") as client:
             client.write(1 * MIB, b"new")
