@@ -16,8 +16,9 @@ STEP: Final = 16
 ROSE: Final = 1.05
 """A rate that is less than a twentieth higher than before may be so by chance."""
 
-MISSES_MAX: Final = 2
-"""Doublings in a row at the start that may bring nothing: one sample by itself may be low by chance."""
+MISSES_MAX: Final = 3
+"""Doublings in a row at the start that may bring nothing: samples may be low by chance, and who stops early stays
+slow for long, as more is then tried a step at a time."""
 
 PROBE_AFTER: Final = 8
 """Samples without a change after which more is tried again: the store or the network may have changed."""

@@ -64,7 +64,7 @@ def test_a_start_that_does_not_pay_ends_where_it_began() -> None:
     while pace.starting:
         pace = next_pace(pace, Sample(1.0, 500, 0))
         seen.append(pace.in_flight)
-    assert seen == [2 * IN_FLIGHT_MIN, 4 * IN_FLIGHT_MIN, IN_FLIGHT_MIN]
+    assert seen == [2 * IN_FLIGHT_MIN, 4 * IN_FLIGHT_MIN, 8 * IN_FLIGHT_MIN, IN_FLIGHT_MIN]
 
 
 def test_one_low_sample_does_not_end_a_start() -> None:
