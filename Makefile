@@ -46,6 +46,7 @@ system-demo:
 
 system-test:
 	@deploy/system-packages.sh demo test
+	@$(PYTHON) tests/tiny_guest/make.py
 
 demo: system-demo setup ## Protect a disk, kill the site, rehydrate it elsewhere, compare
 	$(PY) -m deploy.demo
@@ -87,6 +88,7 @@ simulate: setup ## Run the simulators over many seeds (SIMULATE_SEEDS=10000), al
 
 system-bench:
 	@deploy/system-packages.sh demo test bench
+	@$(PYTHON) tests/tiny_guest/make.py
 
 bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal|trees)
 	$(PY) -m bench.run

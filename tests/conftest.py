@@ -1,12 +1,13 @@
 """What every test may ask for: servers, seeds, rounds; and what a machine cannot run, said plainly.
 
-A test that needs a program names it with `@pytest.mark.needs("qemu-io")`; `ceph` needs Ceph's own.
-Where one is missing, which only happens where `make test` may not install it, the test is left out
-and the summary says so.
+A test that needs a program names it with `@pytest.mark.needs("qemu-io")`; `ceph` needs Ceph's own, and
+"tiny guest" is the real guest of tests/tiny_vm.py. Where one is missing, which only happens where
+`make test` may not install it, the test is left out and the summary says so.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import settings
 
 from tests.servers.ceph import missing_programs, running_ceph
 from tests.servers.s3 import S3Server, forget_everything, running_moto
+from tests.tiny_guest import make as tiny_guest
 
 # The lowest layer first, so that the first failure is the nearest to its cause.
 _ORDER = ("ceph", "e2e", "sim", "slow")
@@ -99,12 +101,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _missing(item: pytest.Item) -> list[str]:
-    missing = [
-        name for mark in item.iter_markers("needs") for name in mark.args if shutil.which(name) is None
-    ]
+    missing = [name for mark in item.iter_markers("needs") for name in mark.args if not _is_here(name)]
     if item.get_closest_marker("ceph") and (programs := missing_programs()):
         missing.append(f"Ceph ({', '.join(programs)})")
     return missing
+
+
+@functools.cache
+def _is_here(name: str) -> bool:
+    return tiny_guest.is_ready() if name == "tiny guest" else shutil.which(name) is not None
 
 
 def _rank(item: pytest.Item) -> int:
