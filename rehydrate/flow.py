@@ -22,6 +22,9 @@ WAITING_MAX: Final = 4 * IN_FLIGHT_MAX
 SAMPLE_NS: Final = 500_000_000
 """Rates over less than this say little."""
 
+SAMPLE_AT_START_NS: Final = 250_000_000
+"""While requests are doubled it is their number that costs most time, not a choice that is a little off."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -85,7 +88,8 @@ class Flow:
         now_ns = self._clock.boottime_ns()
         elapsed_ns = now_ns - self._sampled_ns
         with self._lock:
-            if elapsed_ns < SAMPLE_NS or self._ended_operations < self.pace.in_flight:
+            least_ns = SAMPLE_AT_START_NS if self.pace.starting else SAMPLE_NS
+            if elapsed_ns < least_ns or self._ended_operations < self.pace.in_flight:
                 return
             sample = Sample(elapsed_ns / 1e9, self._ended_operations, self._ended_bytes, self._refusals)
             self._refusals = 0

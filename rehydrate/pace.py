@@ -17,8 +17,8 @@ ROSE: Final = 1.05
 """A rate that is less than a twentieth higher than before may be so by chance."""
 
 MISSES_MAX: Final = 3
-"""Doublings in a row at the start that may bring nothing: samples may be low by chance, and who stops early stays
-slow for long, as more is then tried a step at a time."""
+"""Doublings in a row at the start that may bring nothing: samples may be low by chance, and who stops early
+stays slow for long, as more is then tried a step at a time."""
 
 PROBE_AFTER: Final = 8
 """Samples without a change after which more is tried again: the store or the network may have changed."""
@@ -77,10 +77,14 @@ def next_pace(pace: Pace, sample: Sample) -> Pace:
 
 
 def _next_of_start(pace: Pace, operations: float, fetched: float, rose: bool) -> Pace:
-    """Twice as many, until that brought nothing several times; then the number that was best."""
-    if not rose:
-        operations, fetched = pace.operations_per_second, pace.bytes_per_second
-    best = pace.in_flight if rose else pace.best
+    """Twice as many, until that brought nothing several times; then the number that was best.
+
+    Small gains of several doublings add up: the best is the one with the highest rates, by however little.
+    """
+    is_best = operations > pace.operations_per_second or fetched > pace.bytes_per_second
+    best = pace.in_flight if is_best else pace.best
+    operations = max(operations, pace.operations_per_second)
+    fetched = max(fetched, pace.bytes_per_second)
     misses = 0 if rose else pace.held + 1
     if misses == MISSES_MAX or pace.in_flight == IN_FLIGHT_MAX:
         return Pace(best, operations, fetched)

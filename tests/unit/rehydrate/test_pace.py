@@ -118,3 +118,11 @@ def test_a_store_that_becomes_slower_for_good_is_no_reason_to_give_up_probing() 
         probed = probed or after.in_flight > pace.in_flight
         pace = after
     assert probed
+
+
+def test_a_start_ends_with_the_best_also_where_every_doubling_gains_little() -> None:
+    pace = Pace(starting=True)
+    rates = {16: 1000, 32: 1020, 64: 1040, 128: 1060}
+    while pace.starting:
+        pace = next_pace(pace, Sample(1.0, rates[pace.in_flight], 0))
+    assert pace.in_flight == 128
