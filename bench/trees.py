@@ -39,7 +39,7 @@ from bench.site import (
 from bench.table import Figure, ratios
 from cdp_agent.streamer.control import call
 from cdp_agent.watcher.client import WatcherClient
-from tests.e2e.processes import children_of
+from tests.e2e.processes import children_of, processes
 from tests.e2e.site import BIN, MIB, Agent, Site, new_site
 from tests.servers.s3 import S3Server
 
@@ -149,13 +149,18 @@ def _mib(peaks: Peaks, process: str) -> float:
 def _lay_out(site: Site, target: Path, count: int) -> tuple[Spent, float]:
     argv = [sys.executable, "-m", "bench.names_alone", site.store, str(site.private_key), str(target)]
     process = subprocess.Popen(argv, env=environment(site), stdout=subprocess.PIPE, text=True)
-    with watched(lambda: {"rehydrate": process.pid}) as peaks:
+    with watched(lambda: _with_children(process.pid)) as peaks:
         told, _ = process.communicate()
     assert process.returncode == 0, process.returncode
     found = json.loads(told)
     assert found["names"] >= count, found
     os.sync()
-    return Spent(found["seconds"], found["cpu_seconds"]), _mib(peaks, "rehydrate")
+    return Spent(found["seconds"], found["cpu_seconds"]), sum(_mib(peaks, name) for name in peaks)
+
+
+def _with_children(pid: int) -> dict[str, int]:
+    """A process and those that it has begun, by any names."""
+    return {"": pid} | {str(child): child for child, parent, _ in processes() if parent == pid}
 
 
 # --- content and changes ---------------------------------------------------------------------------

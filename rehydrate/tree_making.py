@@ -1,106 +1,119 @@
-"""Making the plain files of a restored tree, several directories at once: most names of most trees.
+"""Making the plain files of a restored tree, which are most names of most trees; of many, by more processes.
 
 Whoever walks the names hands out those that are new, stand in a directory that we made, and have no other
 names; all else he makes himself. What a name needs when something of that is not so does not belong here
-(tree_target).
+(tree_target), nor how a batch is made (plain_files).
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
+import socket
 import stat
+import subprocess
+import sys
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
 from cdp_container.domain.namespace import Entry
 from cdp_container.format.names import Name
+from rehydrate.plain_files import DONE, NOT_MADE, Batch, make_files, read_outcomes, send_batch
 from rehydrate.tree_attributes import Attributes
 
-THREADS: Final = 2
-"""Python itself is half of the work, and that part runs in one thread at a time."""
 TOGETHER_MAX: Final = 1_000
 """Names of one directory that are handed out at once."""
-WAITING_MAX: Final = 4 * THREADS
-"""Hand-outs that are not done yet; a descriptor each, and some 500 KiB."""
+ALONE: Final = 20_000
+"""Files that are made before others are asked to help: in a fifth of a second, longer than it takes to start
+two of them."""
+PROCESSES: Final = 2
+"""Python runs one thread at a time, and half of the work is Python's: threads would only wait for each other.
+With more than two the file system's own locks are what is waited for."""
+WAITING_MAX: Final = 4
+"""Hand-outs to one process that are not done yet; some 500 KiB each."""
+FEW: Final = 8
+"""Files of one directory that are made sooner than asked for."""
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID
-_NO_NODES: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EPERM})
 _STATUS: Final = Path("/proc/self/status")
+_ROW: Final = itemgetter(*map(Name._fields.index, ("mode", "uid", "gid", "mtime_ns", "size_bytes")))
 
 
 class Makers:
-    """Makes files; to be closed. Errors come as OSError, from whichever call comes next."""
+    """Makes files; to be closed. Errors come as OSError, from whichever call comes next.
 
-    def __init__(self, attributes: Attributes) -> None:
+    `descend` opens a directory by its path.
+    """
+
+    def __init__(self, attributes: Attributes, descend: Callable[[bytes], int]) -> None:
         self._attributes = attributes
+        self._descend = descend
         self._refused = _SPECIAL | _umask()
         self._is_root = attributes.me.uid == 0
-        self._me = (attributes.me.uid, attributes.me.gid)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
-        self._waiting: deque[Future[int]] = deque()
-        self._parent = b""
-        self._directory = -1
-        self._open: list[Entry] = []
+        self._alone = ALONE if len(os.sched_getaffinity(0)) > 1 else None
+        self._processes: deque[_Process] = deque()
 
-    def add(self, entry: Entry) -> bool:
-        """Have a file made beside the last one; False where it is not so: then its directory is needed."""
-        if entry.parent != self._parent or not 0 < len(self._open) < TOGETHER_MAX:
-            return False
-        self._open.append(entry)
-        return True
-
-    def begin(self, entry: Entry, directory: int) -> int:
-        """Have a file made in an open directory; gives how many were done since the last call."""
-        done = self._hand_out() if self._open else 0
-        self._parent, self._directory = entry.parent, os.dup(directory)
-        self._open.append(entry)
+    def make(self, parent: bytes, entries: Sequence[Entry]) -> int:
+        """Have files made, TOGETHER_MAX at most; gives how many were done since the last call."""
+        simple = []
+        for entry in entries:
+            if entry.what.size_bytes or self._is_simple(entry.what):
+                simple.append(entry)
+            else:
+                self._make_by_hand(parent, entry, is_there=False)
+        done = len(entries) - len(simple)
+        if not simple:
+            return done
+        if len(simple) <= FEW or not self._has_help(len(simple)):
+            return done + self._finish(parent, simple, make_files(self._descend(parent), _batch(simple)))
+        process = self._processes[0]
+        self._processes.rotate()
+        if len(process.waiting) == WAITING_MAX:
+            done += self._collect(process)
+        process.hand_out(self._descend(parent), parent, simple)
         return done
 
     def finish(self) -> int:
         """Wait until all are made; gives how many were done since the last call."""
-        done = self._hand_out() if self._open else 0
-        while self._waiting:
-            done += self._waiting.popleft().result()
+        done = 0
+        for process in self._processes:
+            while process.waiting:
+                done += self._collect(process)
         return done
 
     def close(self) -> None:
-        """Wait for what is under way, and let go; what was not handed out is not made."""
-        self._pool.shutdown(cancel_futures=False)
-        if self._open:
-            os.close(self._directory)
-            self._open = []
+        """Wait for what is under way, and let go."""
+        for process in self._processes:
+            process.end()
+        self._processes.clear()
 
-    def _hand_out(self) -> int:
-        self._waiting.append(self._pool.submit(self._make_all, self._directory, self._open))
-        self._open = []
-        done = 0
-        while self._waiting and (len(self._waiting) > WAITING_MAX or self._waiting[0].done()):
-            done += self._waiting.popleft().result()
-        return done
+    def _has_help(self, count: int) -> bool:
+        """Whether there are processes to make so many files; they are begun once it is worth while."""
+        if self._processes or self._alone is None:
+            return bool(self._processes)
+        self._alone -= count
+        if self._alone <= 0:
+            self._alone = None
+            with contextlib.suppress(OSError):  # where there is no room for them we do it alone
+                for _ in range(PROCESSES):
+                    self._processes.append(_Process())
+        return bool(self._processes)
 
-    def _make_all(self, directory: int, entries: Sequence[Entry]) -> int:
-        """In a thread; the descriptor is closed at the end."""
-        try:
-            for entry in entries:
-                name = entry.what
-                if not name.size_bytes and self._is_simple(name) and self._make_node(directory, entry):
-                    continue
-                fd = os.open(entry.name, _CREATE, 0o600, dir_fd=directory)
-                try:
-                    if name.size_bytes:
-                        os.ftruncate(fd, name.size_bytes)
-                    else:
-                        self._attributes.set_open(entry.path, fd, name)
-                finally:
-                    os.close(fd)
-        finally:
-            os.close(directory)
+    def _collect(self, process: _Process) -> int:
+        parent, entries = process.waiting.popleft()
+        return self._finish(parent, entries, process.outcomes())
+
+    def _finish(self, parent: bytes, entries: Sequence[Entry], outcomes: bytes) -> int:
+        """What could not be done in few calls."""
+        if any(outcomes):
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                if outcome != DONE:
+                    self._make_by_hand(parent, entry, is_there=outcome != NOT_MADE)
         return len(entries)
 
     def _is_simple(self, name: Name) -> bool:
@@ -109,27 +122,58 @@ class Makers:
             return False
         return self._is_root or self._attributes.me.owns(name)
 
-    def _make_node(self, directory: int, entry: Entry) -> bool:
-        """Make it so; False where the file system makes no files in this way."""
-        _, base, name = entry
+    def _make_by_hand(self, parent: bytes, entry: Entry, is_there: bool) -> None:
+        """An empty file: what is refused is noted."""
+        fd = os.open(entry.name, _OPEN if is_there else _CREATE, 0o600, dir_fd=self._descend(parent))
         try:
-            os.mknod(base, stat.S_IFREG | name.mode, dir_fd=directory)
-        except OSError as error:
-            if error.errno in _NO_NODES:
-                return False
-            raise
-        try:
-            if (name.uid, name.gid) != self._me:
-                os.chown(base, name.uid, name.gid, dir_fd=directory, follow_symlinks=False)
-            times = (name.mtime_ns, name.mtime_ns)
-            os.utime(base, ns=times, dir_fd=directory, follow_symlinks=False)
-        except OSError:
-            fd = os.open(base, _OPEN, dir_fd=directory)
+            self._attributes.set_open(entry.path, fd, entry.what)
+        finally:
+            os.close(fd)
+
+
+class _Process:
+    """One that makes files; `waiting` are those whose outcomes were not asked for yet, the oldest first."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[bytes, Sequence[Entry]]] = deque()
+        self._channel, other = socket.socketpair()
+        with other:
+            argv = [sys.executable, "-P", "-m", "rehydrate.plain_files", str(other.fileno())]
             try:
-                self._attributes.set_open(entry.path, fd, name)  # each by itself: it notes what is refused
-            finally:
-                os.close(fd)
-        return True
+                # A group of its own: an interruption is for us, and what it began is done then.
+                self._process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, pass_fds=[other.fileno()], process_group=0
+                )
+            except OSError:
+                self._channel.close()
+                raise
+
+    def hand_out(self, directory: int, parent: bytes, entries: Sequence[Entry]) -> None:
+        """Have files made in an open directory."""
+        self.waiting.append((parent, entries))
+        with self._there():
+            send_batch(self._channel, directory, _batch(entries))
+
+    def outcomes(self) -> bytes:
+        """Of the oldest that waits."""
+        with self._there():
+            return read_outcomes(self._channel)
+
+    @contextlib.contextmanager
+    def _there(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            raise OSError(f"a process that makes files ended ({self._process.wait()})") from error
+
+    def end(self) -> None:
+        """It ends with what it has begun."""
+        self._channel.close()
+        self._process.wait()
+
+
+def _batch(entries: Sequence[Entry]) -> Batch:
+    return [entry.name for entry in entries], [_ROW(entry.what) for entry in entries]
 
 
 def _umask() -> int:

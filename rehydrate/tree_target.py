@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,7 +29,7 @@ from rehydrate.localio import lock_alone, os_errors
 from rehydrate.mounted import mounts_below
 from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, is_plain, same_attributes
 from rehydrate.tree_dirs import Directories
-from rehydrate.tree_making import Makers
+from rehydrate.tree_making import TOGETHER_MAX, Makers
 
 KEPT: Final = 0
 NEW: Final = 1
@@ -165,29 +165,32 @@ class TreeTarget:
             self._find_mounts()
             if ROOT in self._existing:
                 self._purge(ROOT)
-            with closing(Makers(self.attributes)) as makers:
+            with closing(Makers(self.attributes, self.directories.descend)) as makers:
                 for parent, inside in groupby(entries, key=_PARENT_OF):
-                    was_there = parent in self._existing
                     self._purge_mount(parent)
-                    for entry in inside:
-                        if not entry.name:
-                            continue
-                        self._laid.names += 1
-                        if not was_there and _is_plain_file(entry, twins):
-                            if entry.what.size_bytes:
-                                self._laid.add(entry.what, NEW)
-                            if makers.add(entry):
-                                continue
-                            untold += makers.begin(entry, self.directories.descend(parent))
-                        else:
-                            self._make(self.directories.descend(parent), entry, twins, was_there)
-                            untold += 1
+                    while some := list(islice(inside, TOGETHER_MAX)):
+                        untold += self._lay_out_some(parent, some, twins, makers)
                         if untold >= TOLD_EVERY:
                             told(untold)
                             untold = 0
                 untold += makers.finish()
         told(untold)
         return self._laid
+
+    def _lay_out_some(self, parent: bytes, entries: list[Entry], twins: Twins, makers: Makers) -> int:
+        """Names of one directory, in their order; gives how many were done since the last call."""
+        was_there = parent in self._existing
+        entries = [entry for entry in entries if entry.name]  # not the root
+        plain = []
+        for entry in entries:
+            if was_there or not _is_plain_file(entry, twins):
+                self._make(self.directories.descend(parent), entry, twins, was_there)
+                continue
+            if entry.what.size_bytes:
+                self._laid.add(entry.what, NEW)
+            plain.append(entry)
+        self._laid.names += len(entries)
+        return len(entries) - len(plain) + makers.make(parent, plain)
 
     @contextmanager
     def file(self, entry: Entry, flags: int = os.O_WRONLY) -> Iterator[int]:
