@@ -44,7 +44,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from tests.tiny_guest.make import BUSYBOX, INITRD, KERNEL, archive
+from tests.tiny_guest.make import BUSYBOX, archive
+from tests.tiny_guest.make import INITRD as INITRD
+from tests.tiny_guest.make import KERNEL as KERNEL
 from tests.waiting import POLL_SECONDS, wait_until
 
 NEEDS: Final = ("tiny guest", "qemu-system-x86_64", "mke2fs")
