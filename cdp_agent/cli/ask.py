@@ -13,20 +13,26 @@ from cdp_agent.cli.accepted import Running, load_running
 from cdp_agent.cli.vm_status import ask_hypervisors
 from cdp_agent.marker_hooks import Ran, quiesced
 from cdp_agent.streamer.control import MARKER_RULE, Answer, call, is_marker_name
-from cdp_container.clock import SystemClock
+from cdp_agent.supervisor import is_locked
+from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import say
+from cdp_container.domain.notes import load_notes
 from cdp_container.domain.point_settings import MarkerHookSettings, term_seconds
 from cdp_container.errors import (
     AgentNotRunning,
     ConfigInvalid,
     DomainReleased,
+    Fenced,
     HookFailed,
     Incomplete,
     UsageError,
 )
 
+POLL_SECONDS: Final = 0.2
+"""How often a streamer that begins anew is asked again."""
 NOT_YET_HINT = "the write is safe in the journal; `cdp-agent status` says what it waits for"
 _UNDO_HINT: Final = "undo by hand what it did, `fsfreeze --unfreeze` for instance; the marker itself is set"
+_ANEW_HINT: Final = "the agent starts it again by itself: try again; `cdp-agent status` and its log say more"
 _HOOKS_HINT: Final = "--even-if-hooks-fail sets it all the same, --no-hooks runs none"
 
 
@@ -112,17 +118,52 @@ def _keep_seconds(keep: str) -> int | None:
     return None if math.isinf(seconds) else int(seconds)
 
 
-def ask_flush(config: Path, *, timeout_seconds: float) -> int:
+def ask_flush(config: Path, *, timeout_seconds: float, clock: Clock | None = None) -> int:
     """Wait until all that was written is protected; prints the point.
 
-    Raises AgentNotRunning, DomainReleased, Incomplete.
+    A streamer that begins anew, as after a `reload`, is waited for within the same time.
+
+    Raises AgentNotRunning, DomainReleased, Fenced, Incomplete.
     """
     running = load_running(config)
     directory = Path(running.settings.journal.directory)
     ask_hypervisors(directory, running.identity)
-    place = _ask(directory, {"command": "flush"}, "flush", timeout_seconds)
+    place = _place(_send_flush(directory, timeout_seconds, clock or SystemClock()), "flush")
     print(f"{place['epoch']}.{place['cut']}")
     return 0
+
+
+def _send_flush(directory: Path, timeout_seconds: float, clock: Clock) -> Answer:
+    """A marker names this instant and cannot wait; a flush can, and loses nothing by being asked again."""
+    until_ns = clock.boottime_ns() + int(timeout_seconds * 1e9)
+    told = False
+    while True:
+        left_seconds = max(0.0, (until_ns - clock.boottime_ns()) / 1e9)
+        try:
+            return call(directory, {"command": "flush"}, left_seconds)
+        except OSError as error:
+            if not _is_run(directory) or clock.boottime_ns() >= until_ns:
+                raise _no_streamer("flush", directory) from error
+        notes = load_notes(directory)
+        if notes.fenced:
+            raise Fenced("flush", notes.fenced)  # no streamer is started any more
+        if not told:
+            say("waiting for the streamer, which begins anew")
+            told = True
+        clock.sleep(POLL_SECONDS)
+
+
+def _is_run(directory: Path) -> bool:
+    """Whether a supervisor is there that starts the streamer again."""
+    try:
+        return is_locked(directory / "lock")
+    except OSError:
+        return False  # not ours to look at; that nobody answers is all that is known
+
+
+def _no_streamer(what: str, directory: Path) -> AgentNotRunning:
+    why = f"no streamer answers in {directory}"
+    return AgentNotRunning(what, why, _ANEW_HINT) if _is_run(directory) else AgentNotRunning(what, why)
 
 
 def _ask(
@@ -132,7 +173,10 @@ def _ask(
     timeout_seconds: float,
     on_taken: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    answer = _send(directory, request, what, timeout_seconds, on_taken)
+    return _place(_send(directory, request, what, timeout_seconds, on_taken), what)
+
+
+def _place(answer: Answer, what: str) -> dict[str, Any]:
     if not answer.get("ok"):
         why = str(answer.get("error", "the streamer did not say why"))
         if answer.get("released"):
@@ -152,4 +196,4 @@ def _send(
     try:
         return call(directory, request, timeout_seconds, on_taken)
     except OSError as error:
-        raise AgentNotRunning(what, f"no streamer answers in {directory}") from error
+        raise _no_streamer(what, directory) from error

@@ -269,3 +269,22 @@ def test_without_a_running_agent_it_is_done_at_the_next_start() -> None:
         site.start()
         site.flush_when_ready()
         assert restored(site, "extra") == site.backing("extra").read_bytes()
+
+
+def test_a_flush_right_after_a_reload_waits_for_what_was_taken_over() -> None:
+    """The streamer begins anew then, and is not there for a moment."""
+    with serving() as (site, agent, _):
+        trees: list[str] = []
+        for number in range(3):
+            tree = site.base / f"tree-{number}"
+            tree.mkdir()
+            (tree / "file").write_bytes(os.urandom(5000))
+            trees.append(f"{{name: tree-{number}, path: {tree}}}")
+            site.write_config(f"trees: [{', '.join(trees)}]")
+            site.agent_command("reload").must()
+            site.flush().must()
+            target = site.base / "b" / tree.name
+            site.rehydrate("restore", "--tree", f"{tree.name}={target}").must()
+            assert (target / "file").read_bytes() == (tree / "file").read_bytes()
+        assert agent.stop() == 0
+    assert agent.process.poll() is not None
