@@ -2,7 +2,8 @@
 
 One thread: requests and `idle` take turns. The thread of events only marks what is dirty. What is in the
 container is known by the index; whatever goes wrong with that, it is made anew, and until then no take is
-answered. Sockets and signals do not belong here (server.py, process.py).
+answered. Where the machine fails it (a full disk) it is kept, and tried again. Sockets and signals do not
+belong here (server.py, process.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cdp_agent.watcher.client import SWEEP_SECONDS_MAX, TAKE_SECONDS_MAX, Taken
 from cdp_agent.watcher.dirty import DEEP, DIRTY_MAX, LOOK, READ, Dirty
 from cdp_agent.watcher.events import Events
 from cdp_agent.watcher.gathered import Limits
-from cdp_agent.watcher.index import INDEX_NAME, WAL_PAGES_MAX, Index
+from cdp_agent.watcher.index import INDEX_NAME, WAL_PAGES_MAX, Index, is_passing
 from cdp_agent.watcher.mounts import MountTable, path_below
 from cdp_agent.watcher.page import FOLDER, Page, PageWriter
 from cdp_agent.watcher.scan import Scan
@@ -41,8 +42,9 @@ from cdp_container.format.place import Place
 IDLE_SECONDS: Final = 0.02
 """For how long a scan goes on before requests are looked at again."""
 TROUBLE_SECONDS: Final = 10.0
-"""How often roots that are not there, and paths that cannot be read, are tried again."""
+"""How often roots that are not there, paths that cannot be read, and a full disk are tried again."""
 PAGE_BYTES: Final = 4096
+ROOM_HINT: Final = "make room for the journal directory, or mend its disk; it is tried again"
 
 
 class Watcher:
@@ -84,6 +86,8 @@ class Watcher:
         self._ready = False
         self._anew: tuple[int, Place] | None = None
         self._anew_due_ns = 0
+        self._again: tuple[int, Place] | None = None
+        self._again_due_ns = 0
         self._undone: list[tuple[int, bytes]] = []
         self._undone_all = False
         self._dead = False
@@ -112,13 +116,22 @@ class Watcher:
     # --- requests ---------------------------------------------------------------------------
 
     def begin(self, epoch: int, base: Place) -> None:
-        """See `WatcherClient.begin`."""
+        """See `WatcherClient.begin`. Where the disk failed a moment ago it is done when it is tried again."""
         self._ready = False
         self._anew = None
+        self._epoch, self._again = epoch, (epoch, base)
+        if self._clock.boottime_ns() >= self._again_due_ns:
+            self._begin(epoch, base)
         self._publish()
+
+    def _begin(self, epoch: int, base: Place) -> None:
+        self._again = None
+        self._publish()
+        known = False
         try:
+            if self._index.is_closed:
+                self._index = Index(self._index.path)
             self._index.begin()
-            known = False
             if self._index.meta("domain") == self._settings.domain:
                 known = begin_epoch(self._index, epoch, base, self._found)
             if known:
@@ -127,16 +140,18 @@ class Watcher:
             else:
                 self._index.rollback()
         except sqlite3.Error as error:
+            if is_passing(error):
+                self._let_rest(error)
+                self._again = epoch, base
+                return
             self._drop_index(error)
             known = False
-        self._epoch = epoch
         if known:
             self._ready = True
         else:
             self._anew, self._anew_due_ns = (epoch, base), 0
             if not base:
                 self._make_anew()
-        self._publish()
 
     def take(self, epoch: int, cut: int, hold: bool) -> Taken:
         """See `WatcherClient.take`; the batch's descriptor is the caller's. Raises WatcherFailed."""
@@ -161,7 +176,7 @@ class Watcher:
         return taken
 
     def place(self, batch: int, epoch: int, cut: int) -> None:
-        """See `WatcherClient.place`. Raises WatcherFailed: the index is damaged, and dropped."""
+        """See `WatcherClient.place`. Raises WatcherFailed: it is not noted; the streamer begins again."""
         with self._dropping():
             self._index.place_batch(batch, epoch, cut)
 
@@ -189,7 +204,11 @@ class Watcher:
 
     def idle(self) -> bool:
         """Do a little of what is due; whether there is more to be done at once."""
-        if self._anew is not None and self._clock.boottime_ns() >= self._anew_due_ns:
+        now_ns = self._clock.boottime_ns()
+        if self._again is not None and now_ns >= self._again_due_ns:
+            self._begin(*self._again)
+            self._publish()
+        if self._anew is not None and now_ns >= self._anew_due_ns:
             self._make_anew()
         if not self._ready:
             return False
@@ -197,7 +216,7 @@ class Watcher:
             self._hear_of_mounts()
             busy = [self._idle_tree(tree) for tree in self.trees]
             self._work_log_in()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, CdpError) as error:
             self._fail(error)
             return False
         self._publish()  # what a scan found, or is tried again, is known from nothing else
@@ -345,17 +364,25 @@ class Watcher:
     # --- the index --------------------------------------------------------------------------
 
     def _open_index(self) -> Index:
+        """At the start. Raises WatcherFailed where the machine fails it: the index may be sound."""
         path = self._folder / INDEX_NAME
         try:
-            return Index(path)
-        except sqlite3.Error as error:
-            self.last_error = f"the index was damaged: {error}"
-            _remove_database(path)
-            return Index(path)
+            try:
+                return Index(path)
+            except sqlite3.Error as error:
+                if is_passing(error):
+                    raise
+                self.last_error = f"the index was damaged: {error}"
+                _remove_database(path)
+                return Index(path)
+        except (sqlite3.Error, OSError) as error:
+            raise WatcherFailed("file trees cannot be watched", f"{path}: {error}", ROOM_HINT) from error
 
     @contextmanager
     def _dropping(self) -> Iterator[None]:
-        """An index that cannot be used is no longer believed: the streamer begins again, without it."""
+        """What could not be noted is as if it had not been asked for: the streamer begins again."""
+        if self._index.is_closed:
+            raise WatcherFailed("nothing can be noted", self.last_error)
         try:
             yield
         except sqlite3.Error as error:
@@ -365,26 +392,36 @@ class Watcher:
     def _drop_index(self, error: Exception) -> None:
         self.last_error = f"the index is damaged: {error}"
         self._index.close()
-        _remove_database(self._folder / INDEX_NAME)
-        self._index = self._open_index()
+        try:
+            self._index = self._empty_index()
+        except (sqlite3.Error, OSError) as worse:
+            self._let_rest(worse)
+
+    def _empty_index(self) -> Index:
+        _remove_database(self._index.path)
+        return Index(self._index.path)
+
+    def _let_rest(self, error: Exception) -> None:
+        """The disk fails: what is in the index stays, and is looked at again in a while."""
+        self._index.close()
+        self.last_error = f"{self._index.path} cannot be used: {error}; it is tried again"
+        self._again_due_ns = self._clock.boottime_ns() + int(TROUBLE_SECONDS * 1e9)
 
     def _make_anew(self) -> None:
         assert self._anew is not None
         epoch, base = self._anew
         self._index.close()
-        path = self._folder / INDEX_NAME
-        _remove_database(path)
-        self._index = self._open_index()
         try:
+            self._index = self._empty_index()
             self._index.begin()
             if base:
                 make_anew(self._index, self._open_image(base))
             self._index.set_meta("domain", self._settings.domain)
             note_epoch(self._index, epoch, base)
             self._index.commit()
-        except CdpError as error:
-            self._index.rollback()
-            self.last_error = str(error)
+        except (CdpError, sqlite3.Error, OSError) as error:
+            self._index.close()  # what is in it is of no domain yet
+            self.last_error = f"the index cannot be made anew: {error}"
             self._anew_due_ns = self._clock.boottime_ns() + int(TROUBLE_SECONDS * 1e9)
             return
         self._anew = None
@@ -423,11 +460,15 @@ class Watcher:
 
     def _fail(self, error: Exception) -> None:
         """Something unexpected: whatever was under way did not happen, and the streamer begins again."""
-        if isinstance(error, sqlite3.Error):
-            self._drop_index(error)
-        else:
-            self._index.rollback()
         self.last_error = str(error)
+        fault = error
+        if not isinstance(error, sqlite3.Error):
+            try:
+                self._index.rollback()
+            except sqlite3.Error as worse:
+                fault = worse
+        if isinstance(fault, sqlite3.Error):
+            (self._let_rest if is_passing(fault) else self._drop_index)(fault)
         self._doubt_all()
         self._ready = False
         self._generation = self._new_generation()

@@ -2,8 +2,9 @@
 
 Everything of one take is one transaction, together with the note of what its batch touches: so an index that
 comes back after a power loss knows every batch that was given away. It is a cache: whatever is wrong with it
-ends in its being made anew. What was given away and never arrived is undone in undo.py; what stands in a tree
-does not belong here.
+ends in its being made anew. That a disk is full, or cannot be read just now, is wrong with the disk and not
+with the index (`is_passing`). What was given away and never arrived is undone in undo.py; what stands in a
+tree does not belong here.
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ TYPE_NUMBERS: Final = {kind: number for number, kind in enumerate(NameType, star
 FILE: Final = TYPE_NUMBERS[NameType.FILE]
 DIRECTORY: Final = TYPE_NUMBERS[NameType.DIRECTORY]
 
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL,
+    }
+)  # fmt: skip
+"""Primary codes of SQLite that say nothing of what is in the file."""
+_BAD_CONTENT: Final = frozenset({522, 8202, 8458})
+"""IOERR_SHORT_READ, IOERR_DATA, IOERR_CORRUPTFS: they do, though they are errors of reading."""
+
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE trees (number INTEGER PRIMARY KEY, tree BLOB UNIQUE NOT NULL, root BLOB, told TEXT,
@@ -62,6 +74,15 @@ CREATE INDEX touched_names_by_batch ON touched_names (batch);
 CREATE TABLE touched_spaces (batch INTEGER NOT NULL, space BLOB NOT NULL, chunks BLOB);
 CREATE INDEX touched_spaces_by_batch ON touched_spaces (batch);
 """
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the machine failed (a full disk, one that cannot be read), and the index may be sound.
+
+    Everything else, a table that is not there or rows that contradict each other too, is damage.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code not in _BAD_CONTENT and (code & 0xFF) in _PASSING
 
 
 class NameRow(NamedTuple):
@@ -138,10 +159,14 @@ def joined(parent: bytes, name: bytes) -> bytes:
 
 
 class Index:
-    """One open index; used by one thread. Any method may raise sqlite3.Error: it is to be made anew then."""
+    """One open index; used by one thread. Any method may raise sqlite3.Error.
+
+    It is to be opened again then where that `is_passing`, and to be made anew where it is not.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.is_closed = False
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             for pragma in (
@@ -161,7 +186,8 @@ class Index:
         self.run_many = self._db.executemany
 
     def close(self) -> None:
-        """Close it; what was not committed is lost."""
+        """Close it; what was not committed is lost. May be called again."""
+        self.is_closed = True
         self._db.close()
 
     def begin(self) -> None:
