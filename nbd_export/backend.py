@@ -79,6 +79,14 @@ class Export(Protocol):
         """
         ...
 
+    def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
+        """Read a first part of these, (offset, where to) each, without waiting; returns how many were read.
+
+        A server calls it with small reads that came together. What is not read comes again, in order,
+        through `read`; 0 is always right. The places are the server's, and not to be kept.
+        """
+        ...
+
     async def zero(self, offset: int, length: int, fua: bool, may_trim: bool) -> None:
         """Make the range read as zeros, up to 4 GiB at once; `may_trim` allows to give up its storage."""
         ...

@@ -52,8 +52,8 @@ class Files(Protocol):
         """Exactly `length` bytes; a file shorter than that is an error."""
         ...
 
-    def pread_cached(self, fd: int, length: int, offset: int) -> bytes | None:
-        """The same if it takes no waiting for a disk, else None."""
+    def pread_cached(self, fd: int, into: bytearray | memoryview, offset: int) -> bool:
+        """Fill a buffer if it takes no waiting for a disk; else False, and anything may be in it."""
         ...
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
@@ -143,16 +143,14 @@ class OsFiles:
             missing -= len(data)
         return b"".join(parts)
 
-    def pread_cached(self, fd: int, length: int, offset: int) -> bytes | None:
+    def pread_cached(self, fd: int, into: bytearray | memoryview, offset: int) -> bool:
         """See `Files.pread_cached`."""
-        buffer = bytearray(length)
         try:
-            count = os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT)
+            return os.preadv(fd, (into,), offset, os.RWF_NOWAIT) == len(into)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                return None
+                return False
             raise
-        return bytes(buffer) if count == length else None
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
         """See `Files.pwritev`."""

@@ -34,6 +34,9 @@ BUFFER_BYTES: Final = 256 << 10
 # Writes handed to an export at once: a system call takes at most 1024 buffers, and a write may need three.
 WRITES_AT_ONCE_MAX: Final = 256
 
+# Small reads answered at once, with one buffer: 32 of 4 KiB; a socket takes hardly more.
+READS_TOGETHER_BYTES_MAX: Final = 128 << 10
+
 # Parts told in one reply to BLOCK_STATUS, 8 KiB of them; a client asks again for the rest.
 EXTENTS_MAX: Final = 1024
 

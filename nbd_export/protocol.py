@@ -27,6 +27,7 @@ from nbd_export.limits import (
     HANDSHAKE_REPLY_BYTES_MAX,
     OPTION_BYTES_MAX,
     OPTIONS_PER_HANDSHAKE_MAX,
+    READS_TOGETHER_BYTES_MAX,
     SKIPPED_PAYLOAD_BYTES_MAX,
 )
 from nbd_export.transmission import Request, error_reply, fault_of, flags_allowed
@@ -44,6 +45,7 @@ NEED_DATA: Final = Progress.NEED_DATA
 NEED_ROOM: Final = Progress.NEED_ROOM
 
 _PLAIN_WRITE: Final = int(Command.WRITE)  # without flags
+_PLAIN_READ: Final = int(Command.READ)
 _WITH_DATA: Final = frozenset({Command.READ, Command.WRITE})
 
 
@@ -199,6 +201,27 @@ class ServerConnection:
         self._start = payload_at - header_bytes
         self.steps_count += len(cookies)
         return cookies, writes
+
+    def take_reads(self, count_max: int) -> list[tuple[int, int, int]]:
+        """The same for small READs, READS_TOGETHER_BYTES_MAX at most: (cookie, offset, length) of each."""
+        reads: list[tuple[int, int, int]] = []
+        header_bytes = wire.REQUEST_KIND.size
+        count = min((self._end - self._start) // header_bytes, count_max)
+        if count <= 0 or self._step != self._request:
+            return reads
+        size_bytes, left_bytes = self._size_bytes, READS_TOGETHER_BYTES_MAX
+        headers = self._view[self._start : self._start + count * header_bytes]
+        for magic, kind, cookie, offset, length in wire.REQUEST_KIND.iter_unpack(headers):
+            left_bytes -= length
+            if (
+                kind != _PLAIN_READ or magic != wire.REQUEST_MAGIC or left_bytes < 0
+                or not 0 < length <= DIRECT_PAYLOAD_BYTES_MIN or offset + length > size_bytes
+            ):  # fmt: skip
+                break
+            reads.append((cookie, offset, length))
+        self._start += len(reads) * header_bytes
+        self.steps_count += len(reads)
+        return reads
 
     def _take(self, count: int) -> bytes:
         data = bytes(self._view[self._start : self._start + count])

@@ -35,9 +35,11 @@ from nbd_export.transmission import (
     NO_HOLE,
     REQ_ONE,
     Request,
+    bytes_for_reads,
     error_reply,
     good_replies,
     read_header,
+    room_for_reads,
     simple_reply,
     status_reply,
 )
@@ -212,7 +214,8 @@ class Session(asyncio.BufferedProtocol):
 
     def _take_events(self) -> None:
         while not self._ending and not self._is_full():
-            if not self._write_together() or self._connection.is_used_up:
+            has_taken = self._write_together() or self._read_together()
+            if not has_taken or self._connection.is_used_up:
                 event = self._connection.next_event()
                 if isinstance(event, Progress):
                     self._waits_for_room = event is NEED_ROOM
@@ -233,6 +236,22 @@ class Session(asyncio.BufferedProtocol):
         self._push(good_replies(cookies[:done]))
         for cookie, (offset, data) in zip(cookies[done:], writes[done:], strict=True):
             self._begin(Request(Command.WRITE, cookie, offset, len(data), 0, data))
+        return True
+
+    def _read_together(self) -> bool:
+        """The same with small reads."""
+        reads = self._connection.take_reads(IN_FLIGHT_REQUESTS_MAX - len(self._in_flight))
+        if not reads:
+            return False
+        assert self._export is not None, "requests come after Opened"
+        replies, places = room_for_reads(reads, self._structured)
+        done = self._export.read_now(places)
+        if done == len(reads):
+            self._push(replies)
+        elif done:
+            self._push(memoryview(replies)[: bytes_for_reads(reads[:done], self._structured)])
+        for cookie, offset, length in reads[done:]:
+            self._begin(Request(Command.READ, cookie, offset, length, 0, b""))
         return True
 
     def _handle(self, event: Event) -> None:
@@ -431,18 +450,22 @@ class Session(asyncio.BufferedProtocol):
 
     def _send_replies(self) -> None:
         """Hand everything to the transport: small pieces as one, large ones without a copy of ours."""
-        assert self._transport is not None, "sent within a turn"
-        small: list[bytes | bytearray | memoryview] = [self._connection.data_to_send()]
+        own = self._connection.data_to_send()
+        small: list[bytes | bytearray | memoryview] = [own] if own else []
         for data in self._replies:
             if len(data) >= JOINED_REPLY_BYTES_MAX:
-                self._write(b"".join(small))
+                self._write_joined(small)
                 self._write(data)
                 small = []
             else:
                 small.append(data)
-        self._write(b"".join(small))
+        self._write_joined(small)
         self._replies.clear()
         self._replies_bytes = 0
+
+    def _write_joined(self, parts: list[bytes | bytearray | memoryview]) -> None:
+        if parts:
+            self._write(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         """Send, unless a send before has found the client gone: asyncio warns of those who go on."""

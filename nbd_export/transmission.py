@@ -98,6 +98,38 @@ def good_replies(cookies: Sequence[int]) -> bytes:
     return b"".join([pack(wire.SIMPLE_REPLY_MAGIC, 0, cookie) for cookie in cookies])
 
 
+def room_for_reads(
+    reads: Sequence[tuple[int, int, int]], structured: bool
+) -> tuple[bytearray, list[tuple[int, memoryview]]]:
+    """The good replies to READs, (cookie, offset, length) each, one behind the other, without their data.
+
+    Returns:
+        The replies, and of each READ its offset and where its data goes.
+    """
+    header_bytes = wire.CHUNK_DATA.size if structured else wire.SIMPLE_REPLY.size
+    replies = bytearray(bytes_for_reads(reads, structured))
+    view = memoryview(replies)
+    places = []
+    end = 0
+    for cookie, offset, length in reads:
+        if structured:
+            wire.CHUNK_DATA.pack_into(
+                replies, end, wire.STRUCTURED_REPLY_MAGIC, _DONE, _OFFSET_DATA, cookie, 8 + length, offset
+            )
+        else:
+            wire.SIMPLE_REPLY.pack_into(replies, end, wire.SIMPLE_REPLY_MAGIC, 0, cookie)
+        start = end + header_bytes
+        end = start + length
+        places.append((offset, view[start:end]))
+    return replies, places
+
+
+def bytes_for_reads(reads: Sequence[tuple[int, int, int]], structured: bool) -> int:
+    """Of all the replies of `room_for_reads`."""
+    header_bytes = wire.CHUNK_DATA.size if structured else wire.SIMPLE_REPLY.size
+    return len(reads) * header_bytes + sum([length for _, _, length in reads])
+
+
 def read_header(request: Request, structured: bool) -> bytes:
     """What goes before the data of a good READ. It is one chunk, never in fragments, so DF is kept."""
     if not structured:

@@ -41,6 +41,9 @@ class MemoryExport:
     def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
         return 0
 
+    def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
+        return 0
+
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
         self.content[offset : offset + len(data)] = data
 
@@ -81,6 +84,9 @@ class FileExport:
         return os.pread(self._fd, length, offset)
 
     def write_now(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> int:
+        return 0
+
+    def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
         return 0
 
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:

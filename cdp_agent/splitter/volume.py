@@ -65,14 +65,28 @@ class Volume:
         """Take requests again."""
         self._is_removed = False
 
-    async def read(self, offset: int, length: int) -> bytes:
+    async def read(self, offset: int, length: int) -> bytes | bytearray:
         """See `Export.read`."""
         self._refuse_removed()
         if length <= INLINE_BYTES_MAX:
-            data = self._files.pread_cached(self._fd, length, offset)
-            if data is not None:
+            data = bytearray(length)
+            if self._files.pread_cached(self._fd, data, offset):
                 return data
         return await self._capture.in_thread(lambda: self._files.pread(self._fd, length, offset))
+
+    def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
+        """See `Export.read_now`."""
+        if self._is_removed:
+            return 0
+        pread_cached, fd, done = self._files.pread_cached, self._fd, 0
+        try:
+            for offset, into in reads:
+                if not pread_cached(fd, into, offset):
+                    break
+                done += 1
+        except OSError:  # it comes again by `read`, and is told there
+            return done
+        return done
 
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
         """See `Export.write`."""

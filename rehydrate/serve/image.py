@@ -114,7 +114,7 @@ class Image:
 
     # --- Export ----------------------------------------------------------------------------------
 
-    async def read(self, offset: int, length: int) -> bytes:
+    async def read(self, offset: int, length: int) -> bytes | bytearray:
         """See `Export.read`."""
         overlay = self.overlay
         if not overlay.has(offset, length):
@@ -125,10 +125,22 @@ class Image:
                     raise
                 return await self._unkept(offset, length, error)
         if length <= INLINE_BYTES_MAX:
-            data = overlay.read_cached(offset, length)
-            if data is not None:
+            data = bytearray(length)
+            if overlay.read_cached(offset, data):
                 return data
         return await self._in_io(lambda: overlay.read(offset, length))
+
+    def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
+        """See `Export.read_now`."""
+        has, read_cached, done = self.overlay.has, self.overlay.read_cached, 0
+        try:
+            for offset, into in reads:
+                if not has(offset, len(into)) or not read_cached(offset, into):
+                    break
+                done += 1
+        except OSError:  # it comes again by `read`, and is told there
+            return done
+        return done
 
     async def write(self, offset: int, data: bytes | memoryview, fua: bool) -> None:
         """See `Export.write`."""

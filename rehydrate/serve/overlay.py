@@ -56,9 +56,9 @@ class Overlay:
 
     # --- bytes, in any thread --------------------------------------------------------------------
 
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        """Bytes that are in memory, else None. Raises OSError."""
-        return self._files.pread_cached(self._fd, length, offset)
+    def read_cached(self, offset: int, into: bytearray | memoryview) -> bool:
+        """Fill a buffer with bytes that are in memory; else False. Raises OSError."""
+        return self._files.pread_cached(self._fd, into, offset)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, wherever they are. Raises OSError."""

@@ -143,11 +143,18 @@ plain_writes = st.builds(
     lambda cookie, offset, payload: request(WRITE, cookie, offset, len(payload), 0, payload),
     st.integers(0, 2**64 - 1), st.integers(0, (1 << 20) + 9), st.binary(max_size=40_000),
 )  # fmt: skip
+plain_reads = st.builds(
+    lambda cookie, offset, length: request(READ, cookie, offset, length),
+    st.integers(0, 2**64 - 1), st.integers(0, (1 << 20) + 9), st.integers(0, 40_000),
+)  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
-@given(asking=st.lists(st.one_of(plain_writes, requests), max_size=12), piece_bytes=st.integers(1, 60_000))
-def test_the_quick_way_of_writes_sees_what_the_slow_one_sees(asking: list[bytes], piece_bytes: int) -> None:
+@given(
+    asking=st.lists(st.one_of(plain_writes, plain_reads, requests), max_size=12),
+    piece_bytes=st.integers(1, 60_000),
+)
+def test_the_quick_ways_see_what_the_slow_one_sees(asking: list[bytes], piece_bytes: int) -> None:
     stream = b"".join(asking)
     pieces = [stream[at : at + piece_bytes] for at in range(0, len(stream), piece_bytes)]
     seen = []
@@ -167,6 +174,17 @@ def test_the_quick_way_changes_nothing_that_is_read_only() -> None:
     events = feed(connection, [FLAGS, go(""), request(WRITE, 1, 0, 3, payload=b"abc")], take_events_quickly)
     assert events == [Opened(export)]
     assert connection.data_to_send().endswith(struct.pack(">IIQ", 0x67446698, 1, 1))
+
+
+def test_reads_that_are_taken_together_are_bounded() -> None:
+    connection = ServerConnection(EXPORTS)
+    feed(connection, [FLAGS, go("disk")])
+    stream = b"".join(request(READ, n, 0, 32 << 10) for n in range(9))
+    room = connection.receive_buffer()
+    room[: len(stream)] = stream
+    connection.received(len(stream))
+    assert [len(connection.take_reads(256)) for _ in range(4)] == [4, 4, 1, 0]
+    assert connection.is_used_up
 
 
 def test_memory_is_bounded_whatever_a_client_announces() -> None:

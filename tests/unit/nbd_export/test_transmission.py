@@ -8,7 +8,7 @@ from nbd_export.backend import FixedExports
 from nbd_export.errors import ClientProtocolError, NbdErrno
 from nbd_export.limits import PAYLOAD_BYTES_MAX, SKIPPED_PAYLOAD_BYTES_MAX
 from nbd_export.protocol import Disconnected, ServerConnection
-from nbd_export.transmission import Request, fault_of
+from nbd_export.transmission import Request, bytes_for_reads, fault_of, read_header, room_for_reads
 from tests.nbd_server import MemoryExport
 from tests.unit.nbd_export.wire_client import (
     DISC,
@@ -53,6 +53,20 @@ def test_each_fault_has_its_error(
     command: int, flags: int, offset: int, length: int, fault: NbdErrno
 ) -> None:
     assert fault_of(command, flags, offset, length, SIZE, read_only=False) == fault
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_replies_to_reads_that_came_together_are_those_of_each(structured: bool) -> None:
+    reads = [(7, 0, 5), (2**64 - 1, SIZE - 9, 9), (0, 4096, 1)]
+    replies, places = room_for_reads(reads, structured)
+    expected = b""
+    for (cookie, offset, length), (at, into) in zip(reads, places, strict=True):
+        assert at == offset
+        into[:] = bytes([length]) * length
+        expected += read_header(Request(READ, cookie, offset, length, 0, b""), structured)
+        expected += bytes([length]) * length
+    assert replies == expected
+    assert bytes_for_reads(reads[:1], structured) == len(expected) - bytes_for_reads(reads[1:], structured)
 
 
 @pytest.mark.parametrize("command", [WRITE, TRIM, WRITE_ZEROES])

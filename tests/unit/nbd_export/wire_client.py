@@ -83,13 +83,15 @@ def take_events(connection: ServerConnection) -> list[Event]:
 
 
 def take_events_quickly(connection: ServerConnection) -> list[Event]:
-    """The same, with the quick way for writes."""
+    """The same, with the quick ways for writes and reads."""
     events: list[Event] = []
     while True:
         cookies, writes = connection.take_writes(3)
         for cookie, (offset, data) in zip(cookies, writes, strict=True):
             events.append(Request(WRITE, cookie, offset, len(data), 0, data))
-        if not cookies:
+        reads = connection.take_reads(3)
+        events += [Request(READ, cookie, offset, length, 0, b"") for cookie, offset, length in reads]
+        if not cookies and not reads:
             event = connection.next_event()
             if event is NEED_DATA:
                 return events

@@ -1,4 +1,4 @@
-"""Writes that come together: all that can be done at once is, in order, and nothing twice or half."""
+"""What comes together: all that can be done at once is, in order, and nothing twice or half."""
 
 from __future__ import annotations
 
@@ -105,5 +105,19 @@ def test_a_journal_that_fails_takes_none(machine: Machine) -> None:
         assert splitter.volume.write_now(batch(3)) == 0
         assert machine.disk() == before, "journal first"
         machine.files.fail = lambda name, path: None
+
+    run(machine, scenario)
+
+
+def test_reads_at_once_see_what_was_written_and_end_where_one_cannot_be_had(machine: Machine) -> None:
+    async def scenario(splitter: Splitter) -> None:
+        volume = splitter.volume
+        assert volume.write_now(batch(2)) == 2
+        offsets = (0, BLOCK + 7, 1 << 20, 0)  # nothing stands at the third
+        places = [(offset, memoryview(bytearray(9))) for offset in offsets]
+        assert volume.read_now(places) == 2
+        assert [bytes(into) for _, into in places[:2]] == [b"\1" * 9, b"\2" * 9]
+        volume.remove()
+        assert volume.read_now(places) == 0
 
     run(machine, scenario)
