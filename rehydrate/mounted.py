@@ -27,3 +27,28 @@ def mounts_below(path: Path, table: Path = MOUNTS) -> list[Path]:
             if path in place.parents:
                 found.append(place)
     return found
+
+
+def mounts_in(directory: int) -> frozenset[bytes]:
+    """The paths below an open directory at which something is mounted.
+
+    Also where that is the same file system once more, of which no number of a device tells.
+    """
+    top = os.readlink(b"/proc/self/fd/%d" % directory)
+    found = mounts_below(Path(os.fsdecode(top)))
+    return frozenset(os.path.relpath(os.fsencode(mount), top) for mount in found)
+
+
+def mount_above(path: bytes, mounts: frozenset[bytes]) -> bytes | None:
+    """The mount at which a path stands, or below which; None where it is in none."""
+    at = path
+    while at:
+        if at in mounts:
+            return at
+        at = at.rpartition(b"/")[0]
+    return None
+
+
+def mount_below(path: bytes, mounts: frozenset[bytes]) -> bytes | None:
+    """A mount at a path or below it, None where there is none."""
+    return min((mount for mount in mounts if mount == path or mount.startswith(path + b"/")), default=None)

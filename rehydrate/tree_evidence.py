@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cdp_container.domain.namespace import Entry, Namespace, Tree
+from cdp_container.errors import TargetUnsuitable
 from cdp_container.format.names import Name, NameType, shown
 from rehydrate.localio import os_errors
+from rehydrate.mounted import mount_below
+from rehydrate.removal import remove_directory
 from rehydrate.tree_attributes import same_attributes, xattrs_of
 
 LISTED_MAX: Final = 20
@@ -60,6 +63,7 @@ class Evidence:
 
     Attributes:
         kept: how many names were kept; the first of them are `listed`.
+        mounts: the paths at which something is mounted: nothing there is ever moved or removed.
     """
 
     def __init__(
@@ -74,11 +78,18 @@ class Evidence:
         self._known = known
         self._ours_ns = ours_ns
         self._has_folder = False
+        self.mounts: frozenset[bytes] = frozenset()
         self.kept = 0
         self.listed: list[bytes] = []
 
     def removes(self, directory: int, path: bytes, base: bytes, status: os.stat_result) -> None:
-        """Take a name away, with all that is below it; what is only here is moved aside."""
+        """Take a name away, with all that is below it; what is only here is moved aside.
+
+        Raises TargetUnsuitable: something is mounted at it or below.
+        """
+        mount = mount_below(path, self.mounts)
+        if mount is not None:
+            raise in_the_way(self.folder, mount)
         if not stat.S_ISDIR(status.st_mode):
             if self._is_only_here(directory, path, base, status):
                 self._move(directory, path, base)
@@ -93,8 +104,6 @@ class Evidence:
             for found in os.listdir(fd):
                 inner = os.fsencode(found)
                 below = os.stat(inner, dir_fd=fd, follow_symlinks=False)
-                if below.st_dev != status.st_dev:
-                    raise OSError(errno.EBUSY, f"something is mounted on {shown(path)}/{found}")
                 self.removes(fd, path + b"/" + inner, inner, below)
         finally:
             os.close(fd)
@@ -147,6 +156,15 @@ class Evidence:
         if len(self.listed) < LISTED_MAX:
             self.listed.append(path)
         return _Keeping(self.folder, path)
+
+
+def in_the_way(folder: Path, mount: bytes) -> TargetUnsuitable:
+    """What ends a failback because of a mount; `folder`: where what is only here would be kept."""
+    return TargetUnsuitable(
+        f"keep in {folder} what is only here",
+        f"something is mounted at {shown(mount)}, in what the newest cut does not have",
+        "unmount it, or mount it elsewhere, and run the failback again",
+    )
 
 
 class _Keeping:
@@ -266,13 +284,7 @@ def _set_attributes(source: int, target: bytes, status: os.stat_result) -> None:
 def _remove(directory: int, base: bytes) -> None:
     """Remove what was copied, and all below it."""
     status = os.stat(base, dir_fd=directory, follow_symlinks=False)
-    if not stat.S_ISDIR(status.st_mode):
+    if stat.S_ISDIR(status.st_mode):
+        remove_directory(directory, base)
+    else:
         os.unlink(base, dir_fd=directory)
-        return
-    fd = os.open(base, _LISTING, dir_fd=directory)
-    try:
-        for found in os.listdir(fd):
-            _remove(fd, os.fsencode(found))
-    finally:
-        os.close(fd)
-    os.rmdir(base, dir_fd=directory)

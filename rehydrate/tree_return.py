@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,15 +25,13 @@ from cdp_container.domain.namespace import Namespace, Tree, trees_of
 from cdp_container.domain.tree_patterns import Patterns
 from cdp_container.format.names import Name
 from cdp_container.format.place import NOWHERE, Place
+from rehydrate.mounted import mount_above, mounts_in
 from rehydrate.points import Chosen
 from rehydrate.restore import Source
 from rehydrate.tree_attributes import NotSet
-from rehydrate.tree_evidence import Evidence, KnownTree
+from rehydrate.tree_evidence import Evidence, KnownTree, in_the_way
 from rehydrate.tree_restore import TreePlan, fill, finish, plan_content, plan_tree
 from rehydrate.tree_target import TreeTarget, Ways, open_tree_target
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ def bring_tree(
         )
         ways = Ways(delete=True, checksum=since.compare_all or not known)
         target = stack.enter_context(open_tree_target(here.path, ways, keeper))
-        keeper.device = os.fstat(target.directories.root).st_dev
+        keeper.find_mounts(target.directories.root, lambda path: plan.namespace.find(tree, path) is not None)
         return _bring(source, plan, target, keeper, on_progress)
 
 
@@ -189,22 +186,36 @@ def _folders(folder: Path) -> tuple[list[Path], Path]:
 
 
 class _Keeper:
-    """See `tree_target.Keeper`. `device`: the file system of the tree's own directory."""
+    """See `tree_target.Keeper`."""
 
     def __init__(self, evidence: Evidence, written: frozenset[bytes], here: TreeHere) -> None:
         self.evidence = evidence
-        self.device = 0
+        self._mounts: frozenset[bytes] = frozenset()
         self._written = written
         self._here = here
 
+    def find_mounts(self, root: int, stays: Callable[[bytes], bool]) -> None:
+        """Look at what is mounted below the open directory of the tree, before anything is changed.
+
+        Raises TargetUnsuitable: in a directory that would go, or in its place; `stays`: what would not.
+        """
+        self._mounts = self.evidence.mounts = mounts_in(root)
+        for mount in sorted(self._mounts):
+            parts = mount.split(b"/")
+            for count in range(1, len(parts) + 1):
+                path = b"/".join(parts[:count])
+                if self._is_left_alone(path, is_directory=True):
+                    break
+                if not stays(path):
+                    raise in_the_way(self.evidence.folder, mount)
+
     def spares(self, directory: int, path: bytes, status: os.stat_result) -> bool:
         """What is left out of the tree stays, and what is mounted there."""
-        is_directory = stat.S_ISDIR(status.st_mode)
-        return self._here.patterns.excludes(path, is_directory) or self._is_mounted(status)
+        return self._is_left_alone(path, stat.S_ISDIR(status.st_mode))
 
-    def enters(self, directory: int) -> bool:
-        """What is mounted below the tree is none of it."""
-        return not self._is_mounted(os.fstat(directory))
+    def enters(self, path: bytes) -> bool:
+        """What is mounted below the tree is none of it, unless the tree goes into mounts."""
+        return not self._is_foreign(path)
 
     def compares(self, name: Name) -> bool:
         """Whether the content may be another one though size and time are the same."""
@@ -218,5 +229,8 @@ class _Keeper:
         """See `Evidence.changes`."""
         self.evidence.changes(directory, path, base, status)
 
-    def _is_mounted(self, status: os.stat_result) -> bool:
-        return self._here.tree.one_file_system and status.st_dev != self.device
+    def _is_left_alone(self, path: bytes, is_directory: bool) -> bool:
+        return self._here.patterns.excludes(path, is_directory) or self._is_foreign(path)
+
+    def _is_foreign(self, path: bytes) -> bool:
+        return self._here.tree.one_file_system and mount_above(path, self._mounts) is not None

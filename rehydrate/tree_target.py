@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -26,7 +25,8 @@ from cdp_container.errors import TargetNotEmpty, TargetUnsuitable
 from cdp_container.extents.intervals import Flags
 from cdp_container.format.names import ROOT, Name, NameType, shown
 from rehydrate.localio import lock_alone, os_errors
-from rehydrate.mounted import mounts_below
+from rehydrate.mounted import mount_below, mounts_in
+from rehydrate.removal import remove_directory
 from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, is_plain, same_attributes
 from rehydrate.tree_dirs import Directories
 from rehydrate.tree_making import TOGETHER_MAX, Makers
@@ -106,7 +106,7 @@ class Keeper(Protocol):
         """Whether a path that the tree lacks stays all the same."""
         ...
 
-    def enters(self, directory: int) -> bool:
+    def enters(self, path: bytes) -> bool:
         """Whether what is in this directory may go at all."""
         ...
 
@@ -397,9 +397,7 @@ class TreeTarget:
         """What is mounted below must not be emptied with `delete`. A keeper sees to that by himself."""
         if not self._ways.delete or self._keeper is not None:
             return
-        top = os.readlink(b"/proc/self/fd/%d" % self.directories.root)
-        found = mounts_below(Path(os.fsdecode(top)))
-        self._mounts = frozenset(os.path.relpath(os.fsencode(mount), top) for mount in found)
+        self._mounts = mounts_in(self.directories.root)
         for mount in sorted(self._mounts):
             if not self._stays(mount):
                 self._refuse_mount(mount)
@@ -419,7 +417,7 @@ class TreeTarget:
         if not self._ways.delete:
             return
         directory = self.directories.descend(path)
-        if self._keeper is not None and not self._keeper.enters(directory):
+        if self._keeper is not None and not self._keeper.enters(path):
             return
         for found in os.listdir(directory):
             base = os.fsencode(found)
@@ -436,11 +434,11 @@ class TreeTarget:
         elif not stat.S_ISDIR(status.st_mode):
             os.unlink(base, dir_fd=directory)
         elif self._ways.delete:
-            for mount in self._mounts:
-                if mount == path or mount.startswith(path + b"/"):
-                    self._refuse_mount(mount)
+            mount = mount_below(path, self._mounts)
+            if mount is not None:
+                self._refuse_mount(mount)
             self.directories.forget(path)
-            shutil.rmtree(base, dir_fd=directory)
+            remove_directory(directory, base)
         else:
             try:
                 os.rmdir(base, dir_fd=directory)

@@ -17,7 +17,7 @@ from cdp_container.domain.identity import TreeIdentity
 from cdp_container.errors import ConfigInvalid, DamagedObject, LocalDiskFull, TargetUnsuitable
 from cdp_container.format.names import ROOT, NameType
 from cdp_container.format.place import Place
-from rehydrate import agent_files, tree_evidence
+from rehydrate import agent_files, tree_evidence, tree_return
 from rehydrate.container import Secret, open_container
 from rehydrate.failback import Words
 from rehydrate.plan import Choice
@@ -191,6 +191,56 @@ def test_what_is_left_out_of_the_tree_stays_where_it_is(tmp_path: Path, exclude:
     (world.path / name).rmdir()
     os.utime(world.path, ns=(0, world.home.names[ROOT].mtime_ns))
     assert_same(world.path, world.home.at[place])
+
+
+def mounted_at(monkeypatch: pytest.MonkeyPatch, *paths: bytes) -> None:
+    """As if the same file system were mounted there once more: no number of a device tells."""
+    monkeypatch.setattr(tree_return, "mounts_in", lambda _: frozenset(paths))
+
+
+def test_what_is_mounted_below_the_tree_stays_though_it_is_the_same_file_system(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.home.add(b"place", directory())
+    place = world.overtaken()
+    for name in ("place", "beside"):
+        (world.path / name / "inner").mkdir(parents=True)
+        (world.path / name / "inner/precious").write_bytes(b"p")
+    mounted_at(monkeypatch, b"place", b"beside")
+    assert world.back() == place
+    for name in ("place", "beside"):
+        assert (world.path / name / "inner/precious").read_bytes() == b"p"
+    assert not world.kept().exists()
+    assert (world.path / "theirs").read_bytes() == world.home.at[place].content(b"theirs")
+    assert (world.path / "fresh").read_bytes() == LONG
+
+
+@pytest.mark.parametrize("mount", [b"old", b"old/deep", b"old/deep/mnt", b"mine/mnt", b"new/a/mnt"])
+def test_a_mount_in_what_goes_ends_it_before_anything_is_touched(
+    world: World, monkeypatch: pytest.MonkeyPatch, mount: bytes
+) -> None:
+    world.overtaken()
+    (world.path / "mine").unlink()
+    world.home.remove(b"mine")
+    place = world.home.cut()
+    inside = world.path / mount.decode()
+    inside.mkdir(parents=True, exist_ok=True)
+    (inside / "precious").write_bytes(b"p")
+    world.identity = replace(
+        world.identity, trees=tuple(replace(tree, one_file_system=False) for tree in world.identity.trees)
+    )
+    with monkeypatch.context() as patched:
+        mounted_at(patched, mount)
+        with pytest.raises(TargetUnsuitable, match="something is mounted at") as caught:
+            world.back()
+        assert mount.decode() in str(caught.value)
+        assert "unmount" in caught.value.hint
+        assert (inside / "precious").exists()
+        assert (world.path / "theirs").stat().st_mtime_ns != 5
+        assert not (world.path / "fresh").exists()
+    assert world.back() == place
+    assert_same(world.path, world.home.at[place])
+    assert not inside.exists()
 
 
 def test_later_passes_bring_what_is_new_and_keep_what_a_stranger_wrote(world: World) -> None:
