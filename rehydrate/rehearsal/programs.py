@@ -1,4 +1,4 @@
-"""Programs that a rehearsal runs: with a time limit, in a group of their own, and no secret in what is kept.
+"""Programs that a rehearsal runs: with a time limit, and no secret in what is kept; nothing of them lives on.
 
 Only the end of what a program prints is kept. What its exit code means does not belong here.
 """
@@ -18,10 +18,12 @@ from typing import IO, Final
 from cdp_container.clock import Clock
 from cdp_container.console import PASSPHRASE_VARIABLE
 from rehydrate.rehearsal.interrupts import uninterrupted
+from rehydrate.rehearsal.strays import adopting
 
 EXCERPT_BYTES_MAX: Final = 4096
 KILL_SECONDS: Final = 5.0
-"""From the request to end until it is killed; and how long its output is waited for after its end."""
+"""From the request to end until it is killed; for what it left once more; and how long its output is
+waited for after its end."""
 SECRET_BYTES_MIN: Final = 4
 """What is shorter would be found in any text."""
 HIDDEN: Final = "[secret]"
@@ -71,11 +73,15 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: its exit code (negative: a signal), None where its time was up."""
+    """How a program ended: its exit code (negative: a signal), None where its time was up.
+
+    `left`: processes of it that do not even end by SIGKILL, as they wait for a disk or a mount.
+    """
 
     exit_code: int | None
     seconds: float
     excerpt: str
+    left: tuple[int, ...] = ()
 
 
 def run_program(
@@ -86,26 +92,28 @@ def run_program(
     hide: Redaction,
     clock: Clock,
 ) -> Ended:
-    """Run a program to its end, or to its limit; whatever ends this, its process group ends with it.
+    """Run a program to its end, or to its limit; whatever ends this, all that it started ends with it.
 
     Raises OSError where it cannot be started.
     """
     began_ns = clock.boottime_ns()
     code: int | None = None
     started: _Started | None = None
-    data = b""
-    try:
-        with uninterrupted():  # one that was started and is not known yet would be left running
-            started = _started(words, environment, directory, hide)
-        code = started.process.wait(limit_seconds)
-    except subprocess.TimeoutExpired:
-        code = None
-    finally:
-        if started is not None:
-            _end_group(started.process)
-            data = started.tail.ended()
+    data, left = b"", []
+    with adopting(clock) as strays:
+        try:
+            with uninterrupted():  # one that was started and is not known yet would be left running
+                started = _started(words, environment, directory, hide)
+            code = started.process.wait(limit_seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if started is not None:
+                _end_group(started.process)
+                left = strays.end(KILL_SECONDS)
+                data = started.tail.ended()
     seconds = (clock.boottime_ns() - began_ns) / 1e9
-    return Ended(code, seconds, data[-EXCERPT_BYTES_MAX:].decode(errors="replace"))
+    return Ended(code, seconds, data[-EXCERPT_BYTES_MAX:].decode(errors="replace"), tuple(left))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,7 @@ class _Tail:
         self._thread.start()
 
     def ended(self) -> bytes:
-        """What came last. One who left the group and keeps the pipe open is not waited for."""
+        """What came last. One who keeps the pipe open and does not end is not waited for."""
         self._thread.join(KILL_SECONDS)
         if not self._thread.is_alive():
             self._pipe.close()

@@ -9,19 +9,20 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
-from cdp_container.errors import AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
+from cdp_container.errors import AccessDenied, AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
 from rehydrate.localio import os_errors
 from rehydrate.mounted import mounts_below
+from rehydrate.removal import empty_directory
 
 MARK_NAME: Final = ".dr-test"
 """A file that is there, and locked, as long as a rehearsal has the directory."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_AT_ONCE: Final = 10_000
-"""Names of a directory that are looked at together: it may have millions."""
+_DENIED_HINT: Final = (
+    "`lsattr -d` of it shows whether it is immutable (`chattr -i`); then remove what is left"
+)
 
 
 class Workspace:
@@ -35,19 +36,25 @@ class Workspace:
     def clear(self) -> int:
         """Remove all that is in it, but for the mark; gives how many names went.
 
-        Raises DeviceError: something is mounted there, or cannot be removed.
+        Raises AccessDenied, DeviceError: something is mounted there, or cannot be removed; it is named.
         """
         what = f"clear {self.path}"
         mounts = mounts_below(self.path)
         if mounts:
             why = f"mounted there: {', '.join(map(str, mounts))}"
             raise DeviceError(what, why, "unmount it, then remove what is left")
-        with os_errors(what):
+        try:
             root = os.open(self.path, _DIRECTORY)
             try:
-                return _emptied(root)
+                return empty_directory(root, but=MARK_NAME.encode())
             finally:
                 os.close(root)
+        except PermissionError as error:
+            why = f"{error.filename} cannot be removed: {error.strerror}"
+            raise AccessDenied(what, why, _DENIED_HINT) from error
+        except OSError as error:
+            with os_errors(f"{what}: remove {error.filename}"):
+                raise
 
     def leave(self) -> None:
         """Take the mark away, and the directory if it was made and is empty. Raises DeviceError."""
@@ -66,62 +73,6 @@ class Workspace:
             return sorted(str(self.path / name) for name in os.listdir(self.path) if name != MARK_NAME)
         except FileNotFoundError:
             return []
-
-
-def _emptied(root: int) -> int:
-    """Remove all but the mark from a directory, whatever its depth: what lies deeper is moved up first.
-
-    Trees may be deeper than Python recurses and than descriptors may be open, and their modes may keep even
-    their owner out.
-    """
-    gone, numbers = 0, count()
-    while names := _some(root, but=MARK_NAME):
-        for name, is_directory in names:
-            if not is_directory:
-                os.unlink(name, dir_fd=root)
-                gone += 1
-                continue
-            os.chmod(name, 0o700, dir_fd=root)
-            directory = os.open(name, _DIRECTORY, dir_fd=root)
-            try:
-                gone += _flattened(directory, root, numbers)
-            finally:
-                os.close(directory)
-            os.rmdir(name, dir_fd=root)
-            gone += 1
-    return gone
-
-
-def _flattened(directory: int, root: int, numbers: Iterator[int]) -> int:
-    """Remove what is in a directory, and move its directories up; gives how many names were removed."""
-    gone = 0
-    while names := _some(directory):
-        for name, is_directory in names:
-            if is_directory:
-                os.chmod(name, 0o700, dir_fd=directory)
-                os.rename(name, _free_name(root, numbers), src_dir_fd=directory, dst_dir_fd=root)
-            else:
-                os.unlink(name, dir_fd=directory)
-                gone += 1
-    return gone
-
-
-def _some(directory: int, but: str = "") -> list[tuple[str, bool]]:
-    """Some of the names in it, and whether each is a directory itself."""
-    with os.scandir(directory) as entries:
-        others = (entry for entry in entries if entry.name != but)
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(others, _AT_ONCE)]
-
-
-def _free_name(root: int, numbers: Iterator[int]) -> str:
-    """A name for what is moved up."""
-    for number in numbers:
-        name = f"{MARK_NAME}-{number}"
-        try:
-            os.stat(name, dir_fd=root, follow_symlinks=False)
-        except FileNotFoundError:
-            return name
-    raise AssertionError("numbers do not end")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cdp_container.clock import SystemClock
-from rehydrate.rehearsal import programs
+from rehydrate.rehearsal import programs, strays
 from rehydrate.rehearsal.programs import EXCERPT_BYTES_MAX, HIDDEN, Ended, Redaction, run_program
 from tests.waiting import wait_until
 
@@ -88,6 +88,62 @@ def test_what_it_leaves_running_ends_with_it(tmp_path: Path) -> None:
     ended = run("import os, signal; pid = os.fork()\nif pid: print(pid)\nelse: signal.pause()", tmp_path)
     assert ended.exit_code == 0
     wait_until(lambda: not is_alive(int(ended.excerpt)), "the child is dead", 30)
+
+
+@pytest.mark.parametrize("signum", ["SIG_DFL", "SIG_IGN"])
+@pytest.mark.parametrize("code", [0, None])
+def test_one_that_left_session_and_group_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, signum: str
+) -> None:
+    """As daemons do: it has another parent, session and group; and a child of its own."""
+    monkeypatch.setattr(programs, "KILL_SECONDS", 0.3)
+    script = (
+        "import os, signal\n"
+        f"signal.signal(signal.SIGTERM, signal.{signum})\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork(): os._exit(0)\n"
+        "    os.fork()\n"
+        "    os.write(1, b'%d ' % os.getpid())\n"
+        "    signal.pause()\n"
+        "os.wait()\n" + ("" if code == 0 else "signal.pause()\n")
+    )
+    before = strays.children()
+    ended = run(script, tmp_path, limit_seconds=60.0 if code == 0 else 1.0)
+    assert ended.exit_code == code
+    assert ended.left == ()
+    assert not any(is_alive(int(pid)) for pid in ended.excerpt.split())
+    assert strays.children() <= before, "nobody is left that was not waited for"
+
+
+def test_children_of_our_own_are_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as ours:
+        try:
+            assert run("print(1)", tmp_path).exit_code == 0
+            assert is_alive(ours.pid)
+        finally:
+            ours.kill()
+
+
+def test_one_that_cannot_be_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "KILL_SECONDS", 0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", lambda pid, signum: None)  # as with one that waits for a disk
+        ended = run(
+            "import os, signal\n"
+            "low, high = os.pipe()\n"
+            "if os.fork() == 0:\n"
+            "    os.setsid()\n"
+            "    os.closerange(1, 3)\n"
+            "    os.write(high, b'1')\n"
+            "    signal.pause()\n"
+            "os.read(low, 1)\n",
+            tmp_path,
+        )
+    (left,) = ended.left
+    assert is_alive(left)
+    os.kill(left, signal.SIGKILL)
+    os.waitpid(left, 0)
 
 
 def test_of_a_flood_the_end_is_kept(tmp_path: Path) -> None:

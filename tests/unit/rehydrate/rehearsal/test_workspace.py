@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
+from cdp_container.errors import AccessDenied, AlreadyRunning, DeviceError, TargetNotEmpty, TargetUnsuitable
+from rehydrate import removal
 from rehydrate.mounted import mounts_below
 from rehydrate.rehearsal import workspace as working
 from rehydrate.rehearsal.workspace import MARK_NAME, taken
@@ -43,7 +45,7 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
 
 
 def test_what_is_deep_wide_or_closed_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(working, "_AT_ONCE", 3)
+    monkeypatch.setattr(removal, "AT_ONCE", 3)
     with taken(tmp_path / "fresh") as space:
         made = os.open(space.path, os.O_RDONLY)
         for _ in range(1500):  # deeper than Python recurses, and than a path may be long by name
@@ -55,12 +57,37 @@ def test_what_is_deep_wide_or_closed_goes_too(tmp_path: Path, monkeypatch: pytes
         for number in range(10):
             (space.path / "wide" / f"{number}").mkdir(parents=True)
             (space.path / "wide" / f"{number}" / MARK_NAME).touch()
-        (space.path / f"{MARK_NAME}-0").touch()  # a name that is moved up must not meet another one
+        (
+            space.path / f"{removal.MOVED_PREFIX}-0"
+        ).touch()  # a name that is moved up must not meet another one
         (space.path / "wide" / "3").chmod(0o500)
         (space.path / "wide").chmod(0o000)
         assert space.clear() == 1500 + 1 + 10 + 10 + 1
         assert (space.path / MARK_NAME).exists()
         assert space.left() == []
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.unlink
+
+    def unlink(name: bytes, *, dir_fd: int) -> None:
+        if name == b"immutable":
+            raise PermissionError(errno.EPERM, "Operation not permitted", name)
+        real(name, dir_fd=dir_fd)
+
+    with taken(tmp_path / "fresh") as space:
+        (space.path / "a" / "b").mkdir(parents=True)
+        (space.path / "a" / "b" / "immutable").touch()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", unlink)
+            with pytest.raises(AccessDenied, match="immutable cannot be removed") as caught:
+                space.clear()
+        named = Path(caught.value.why.split(" cannot")[0])
+        assert named.exists(), "where it stands now"
+        assert named.is_relative_to(space.path)
+        assert "chattr" in caught.value.hint
+        space.clear()
     assert not (tmp_path / "fresh").exists()
 
 
