@@ -88,10 +88,12 @@ class Checks:
         for part in self.parts:
             yield from part.compared(read)
         if self.wanted.fsck:
-            fsck = Fsck(self.directory, self.wanted.limit_seconds, self.hide, self.clock, which_program)
+            limit, on_demand = self.wanted.limit_seconds, self.sampling.on_demand
+            fsck = Fsck(self.directory, limit, self.hide, self.clock, which_program, on_demand)
             for source in self.sources:
                 if source.kind == "volume":
-                    yield from fsck.check(source) if self.sampling.is_all else _not_all(source, self.sampling)
+                    is_there = self.sampling.is_all or on_demand
+                    yield from fsck.check(source) if is_there else _not_all(source)
         for words in self.wanted.commands:
             yield self._command(words)
 
@@ -103,6 +105,10 @@ class Checks:
             ended = run_program(words, environment, self.directory, limit, self.hide, self.clock)
         except OSError as error:
             return Verdict("command", name, FAILED, f"it cannot be started: {error.strerror}")
+        if ended.left:
+            numbers = ", ".join(map(str, ended.left))
+            why = f"it left processes that cannot be ended: {numbers}"
+            return Verdict("command", name, FAILED, why, ended.seconds, ended.excerpt)
         if ended.exit_code == 0:
             return Verdict("command", name, PASSED, "exit code 0", ended.seconds, ended.excerpt)
         code = ended.exit_code
@@ -111,6 +117,5 @@ class Checks:
         return Verdict("command", name, FAILED, why, ended.seconds, ended.excerpt)
 
 
-def _not_all(source: Restored, sampling: Sampling) -> Iterator[Verdict]:
-    why = "content is fetched on demand" if sampling.on_demand else "not all of its content was fetched"
-    yield Verdict("fsck", source.name, NOT_CHECKED, why)
+def _not_all(source: Restored) -> Iterator[Verdict]:
+    yield Verdict("fsck", source.name, NOT_CHECKED, "not all of its content was fetched")

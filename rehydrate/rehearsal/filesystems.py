@@ -23,6 +23,8 @@ class Kind:
         name: as people know it.
         program: what checks it, with its options; the file is its last argument. None: nothing does.
         verdicts: what its exit codes mean; any other is a failure.
+        metadata: what copies all but the content of files, from the offset that follows its last word, into a
+            file: enough for a check, of an image of which content comes on demand. None: nothing does.
         why_not: why nothing does.
     """
 
@@ -30,6 +32,7 @@ class Kind:
     program: tuple[str, ...] | None = None
     verdicts: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     why_not: str = ""
+    metadata: tuple[str, ...] | None = None
 
 
 _SOUND: Final = (PASSED, "sound")
@@ -41,6 +44,8 @@ EXT: Final = Kind(
         0: (PASSED, "sound, its journal replayed"),
         1: (PASSED, "sound once its journal was replayed and what a crash leaves was put right"),
     },
+    # Raw, with the journal, although that is to be replayed.
+    metadata=("e2image", "-r", "-f", "-o"),
 )
 XFS: Final = Kind(
     "xfs",

@@ -1,6 +1,7 @@
-"""File systems of a restored volume, each checked in a throw-away copy in which its journal is replayed.
+"""File systems of a volume, each checked in a throw-away copy in which its journal is replayed.
 
-The image itself is never changed. What a file system is known by, and what checks it, stands in filesystems.
+Of a volume that is only shown the copy has no content of files: that would fetch all of it. The image
+itself is never changed. What a file system is known by, and what checks it, stands in filesystems.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +20,13 @@ from rehydrate.localio import os_errors
 from rehydrate.rehearsal.filesystems import LOOK_BYTES, UNKNOWN, Kind, Which, kind_of, verdict_of
 from rehydrate.rehearsal.partitions import Partition, partitions_of
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, Restored, Verdict
-from rehydrate.rehearsal.programs import Redaction, run_program
+from rehydrate.rehearsal.programs import Ended, Redaction, run_program
 
 COPY_NAME: Final = ".fsck"
 """In the directory of the rehearsal: no volume's file begins with a dot."""
 COPY_BYTES: Final = 64 << 20
+WITHOUT_CONTENT: Final = "without the content of files"
+ALL_NEEDED: Final = "it is checked only where all content is fetched"
 _TABLES: Final = UNKNOWN
 _NO_PLACE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _SBIN: Final = ("/usr/sbin", "/sbin", "/usr/local/sbin")
@@ -31,13 +34,17 @@ _SBIN: Final = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
 @dataclass(frozen=True, slots=True)
 class Fsck:
-    """How file systems are checked: where copies go, how long one may take, which program is where."""
+    """How file systems are checked: where copies go, how long one may take, which program is where.
+
+    `on_demand`: volumes are shown, and what is read of them is fetched then.
+    """
 
     directory: Path
     limit_seconds: float
     hide: Redaction
     clock: Clock
     which: Which
+    on_demand: bool = False
 
     def check(self, volume: Restored) -> Iterator[Verdict]:
         """A verdict for each file system of a volume; one that says why there is none."""
@@ -73,15 +80,49 @@ class Fsck:
             return Verdict("fsck", name, NOT_CHECKED, f"{kind.name}: {kind.program[0]} is not installed")
         copy = self.directory / COPY_NAME
         try:
-            try:
-                copy_range(fd, part.start, part.length, copy)
-            except LocalDiskFull as error:
-                return Verdict("fsck", name, NOT_CHECKED, f"{kind.name}: no room for a copy: {error.why}")
-            return self._run(name, kind, [program, *kind.program[1:], str(copy)])
+            if self.on_demand:
+                verdict = self._copy_metadata(fd, name, part, kind, copy)
+                if verdict is not None:
+                    return verdict
+            else:
+                try:
+                    copy_range(fd, part.start, part.length, copy)
+                except LocalDiskFull as error:
+                    return Verdict("fsck", name, NOT_CHECKED, f"{kind.name}: no room for a copy: {error.why}")
+            verdict = self._run(name, kind, [program, *kind.program[1:], str(copy)])
         finally:
             copy.unlink(missing_ok=True)
+        return replace(verdict, why=f"{verdict.why}; {WITHOUT_CONTENT}") if self.on_demand else verdict
+
+    def _copy_metadata(self, fd: int, name: str, part: Partition, kind: Kind, copy: Path) -> Verdict | None:
+        """Gives why there is none."""
+        if kind.metadata is None:
+            return Verdict("fsck", name, NOT_CHECKED, f"{kind.name}: {ALL_NEEDED}")
+        program = self.which(kind.metadata[0])
+        if program is None:
+            return Verdict("fsck", name, NOT_CHECKED, f"{kind.name}: {kind.metadata[0]} is not installed")
+        image = os.readlink(f"/proc/self/fd/{fd}")
+        words = [program, *kind.metadata[1:], str(part.start), image, str(copy)]
+        return self._failed(name, kind, words)
+
+    def _failed(self, name: str, kind: Kind, words: list[str]) -> Verdict | None:
+        """Run what only prepares a check; None where that went well."""
+        ended = self._ended(name, kind, words)
+        if isinstance(ended, Verdict) or ended.exit_code == 0:
+            return ended if isinstance(ended, Verdict) else None
+        why = f"{kind.name}: {words[0]} ended with {ended.exit_code}"
+        return Verdict("fsck", name, FAILED, why, ended.seconds, ended.excerpt)
 
     def _run(self, name: str, kind: Kind, words: list[str]) -> Verdict:
+        ended = self._ended(name, kind, words)
+        if isinstance(ended, Verdict):
+            return ended
+        assert ended.exit_code is not None, "it ended"
+        state, why = verdict_of(kind, ended.exit_code)
+        return Verdict("fsck", name, state, f"{kind.name}: {why}", ended.seconds, ended.excerpt)
+
+    def _ended(self, name: str, kind: Kind, words: list[str]) -> Ended | Verdict:
+        """How a program ended that came to its end; else what that means for the check."""
         environment = {"PATH": os.defpath, "LC_ALL": "C"}
         try:
             ended = run_program(words, environment, self.directory, self.limit_seconds, self.hide, self.clock)
@@ -91,8 +132,7 @@ class Fsck:
         if ended.exit_code is None:
             why = f"{kind.name}: {words[0]} did not end within {self.limit_seconds:g} s"
             return Verdict("fsck", name, FAILED, why, ended.seconds, ended.excerpt)
-        state, why = verdict_of(kind, ended.exit_code)
-        return Verdict("fsck", name, state, f"{kind.name}: {why}", ended.seconds, ended.excerpt)
+        return ended
 
 
 def which_program(name: str) -> str | None:

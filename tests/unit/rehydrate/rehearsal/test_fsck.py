@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,11 +27,12 @@ from rehydrate.rehearsal.filesystems import (
 )
 from rehydrate.rehearsal.fsck import Fsck, copy_range, which_program
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, PASSED, Restored, Verdict
-from rehydrate.rehearsal.programs import Redaction
+from rehydrate.rehearsal.programs import Ended, Redaction, run_program
 from tests.unit.rehydrate.rehearsal.test_partitions import gpt, mbr
 
 MIB = 1 << 20
 ext4 = pytest.mark.needs("mkfs.ext4", "e2fsck")
+e2image = pytest.mark.needs("e2image")
 
 
 @pytest.fixture
@@ -95,15 +97,107 @@ def test_what_exit_codes_mean(kind: object, code: int, state: str) -> None:
     assert verdict_of(kind, code)[0] == state  # type: ignore[arg-type]
 
 
+def test_on_demand_what_needs_all_content_is_not_checked(fsck: Fsck, tmp_path: Path) -> None:
+    shown = replace(fsck, on_demand=True, which=lambda name: "/bin/true")
+    (verdict,) = check(shown, tmp_path, with_magic(82, b"FAT32   "))
+    assert verdict.state == NOT_CHECKED
+    assert "all content" in verdict.why
+
+
+def test_on_demand_a_program_that_copies_is_needed(fsck: Fsck, tmp_path: Path) -> None:
+    shown = replace(fsck, on_demand=True, which=lambda name: None if name == "e2image" else "/bin/true")
+    (verdict,) = check(shown, tmp_path, with_magic(0x438, b"\x53\xef"))
+    assert (verdict.state, verdict.why) == (NOT_CHECKED, "ext2/3/4: e2image is not installed")
+
+
+@e2image
+def test_on_demand_what_cannot_even_be_copied_is_a_failure(fsck: Fsck, tmp_path: Path) -> None:
+    (verdict,) = check(replace(fsck, on_demand=True), tmp_path, with_magic(0x438, b"\x53\xef"))
+    assert verdict.state == FAILED
+    assert "e2image" in verdict.why
+    assert verdict.excerpt
+
+
 @ext4
-def test_a_sound_file_system(fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes]) -> None:
+@e2image
+def test_on_demand_only_metadata_is_copied(
+    fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    real = run_program
+
+    def run(words: list[str], *others: Any) -> Ended:  # noqa: ANN401 (passed on)
+        ended = real(words, *others)
+        if "e2image" in words[0]:
+            copied.append((fsck.directory / checking.COPY_NAME).stat().st_blocks * 512)
+        return ended
+
+    monkeypatch.setattr(checking, "run_program", run)
+    disk = with_files(tmp_path, 8 * MIB, 6 * MIB)
+    (verdict,) = check(replace(fsck, on_demand=True), tmp_path, disk)
+    assert verdict.state == PASSED
+    assert "without the content of files" in verdict.why
+    assert copied[0] < 4 * MIB
+
+
+@ext4
+@e2image
+def test_on_demand_a_journal_is_replayed(fsck: Fsck, tmp_path: Path) -> None:
+    disk = with_dirty_journal(tmp_path)
+    for shown in (replace(fsck, on_demand=True), fsck):
+        (verdict,) = check(shown, tmp_path, disk)
+        assert verdict.state == PASSED
+        assert "recovering journal" in verdict.excerpt
+
+
+def with_files(tmp_path: Path, size_bytes: int, content_bytes: int) -> bytes:
+    """A file system that holds so much."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/large").write_bytes(os.urandom(content_bytes))
+    path = tmp_path / "full.raw"
+    blocks = f"{size_bytes >> 10}k"
+    sbin("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tmp_path / "source", path, blocks)
+    return path.read_bytes()
+
+
+def with_dirty_journal(tmp_path: Path) -> bytes:
+    """One whose root directory is garbage where it stands, and right in its journal."""
+    path, block, script = tmp_path / "dirty.raw", tmp_path / "block", tmp_path / "script"
+    sbin("mkfs.ext4", "-q", "-F", "-b", "1024", path, "8M")
+    at = int(sbin("debugfs", "-R", "blocks /", path)) * 1024
+    disk = path.read_bytes()
+    block.write_bytes(disk[at : at + 1024])
+    script.write_text(f"jo\njw -b {at // 1024} {block}\njc\n")
+    sbin("debugfs", "-w", "-f", script, path)
+    disk = path.read_bytes()
+    return disk[:at] + b"\xa5" * 1024 + disk[at + 1024 :]
+
+
+def sbin(program: str, *words: str | Path) -> str:
+    found = which_program(program)
+    assert found is not None
+    environment = {"PATH": os.defpath}
+    done = subprocess.run([found, *words], check=True, env=environment, capture_output=True, text=True)
+    return done.stdout
+
+
+@ext4
+@e2image
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_a_sound_file_system(
+    fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes], on_demand: bool
+) -> None:
+    fsck = replace(fsck, on_demand=on_demand)
     (verdict,) = check(fsck, tmp_path, made(2 * MIB))
     assert (verdict.kind, verdict.subject, verdict.state) == ("fsck", "disk", PASSED)
     assert verdict.why.startswith("ext2/3/4: sound")
 
 
 @ext4
-def test_a_damaged_one(fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes]) -> None:
+@e2image
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_a_damaged_one(fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes], on_demand: bool) -> None:
+    fsck = replace(fsck, on_demand=on_demand)
     disk = bytearray(made(2 * MIB))
     table = 1024 + 1024  # the group descriptors and what follows them, inode tables included
     disk[table : table + 200 * 1024] = b"\xa5" * (200 * 1024)
@@ -113,12 +207,15 @@ def test_a_damaged_one(fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes])
 
 
 @ext4
+@e2image
+@pytest.mark.parametrize("on_demand", [False, True])
 @pytest.mark.parametrize(
     "with_table", [mbr((0, 0x83, 2048, 4096), (0, 0x82, 6144, 8)), gpt([(2048, 6143), (6144, 6151)])]
 )
 def test_each_partition_by_itself(
-    fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes], with_table: bytes
+    fsck: Fsck, tmp_path: Path, made: Callable[[int], bytes], with_table: bytes, on_demand: bool
 ) -> None:
+    fsck = replace(fsck, on_demand=on_demand)
     disk = with_table.ljust(MIB, b"\0") + made(2 * MIB) + bytes(MIB)
     first, second = check(fsck, tmp_path, disk)
     assert (first.subject, first.state) == ("disk, partition 1", PASSED)
