@@ -102,10 +102,17 @@ class Namespace:
         """Every name of a tree: the root first, the names of one directory together, parents before them."""
         return self._table.entries(np.arange(*self._rows_of(tree)))
 
-    def listing(self, tree: Tree, path: bytes) -> list[Entry]:
-        """The names in a directory, sorted; empty where there is none."""
-        found = self._table.entries(np.arange(*self._table.of_directory(tree.tree + path)))
-        return [entry for entry in found if entry.name]
+    def listing(self, tree: Tree, path: bytes, skipped: int = 0, count: int | None = None) -> list[Entry]:
+        """The names in a directory, sorted; empty where there is none.
+
+        `skipped`, `count`: all but so many, and of these so many at most: a directory may have millions.
+        """
+        first, beyond = self._table.of_directory(tree.tree + path)
+        if path == ROOT and first < beyond and not self._table.entry(first).name:
+            first += 1  # the root itself
+        first = min(first + skipped, beyond)
+        last = beyond if count is None else min(first + count, beyond)
+        return list(self._table.entries(np.arange(first, last)))
 
     def directories(self, tree: Tree) -> Iterator[Entry]:
         """The directories of a tree, those below before those above; the root is the last."""

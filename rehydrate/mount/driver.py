@@ -233,20 +233,30 @@ def _fuse_class(binding: ModuleType) -> Any:  # noqa: ANN401 (a class of an unty
             info: object,
             flags: int,
         ) -> int:
-            """All names of a directory, each with its attributes: nobody has to ask for them one by one."""
+            """Names of a directory, each with its attributes: nobody has to ask for them one by one.
+
+            As many as the kernel has room for; it goes on behind the last one that it took.
+            """
             status = binding.c_stat()
-            for name, found in self.operations.entries(path.decode(self.encoding, self.errors)):
+            text = path.decode(self.encoding, self.errors)
+            for name, found, behind in self.operations.entries(text, offset):
                 if found is not None:
                     binding.set_st_attrs(status, found, use_ns=True)
                 if filler(
                     buffer,
                     name.encode(self.encoding, self.errors),
                     found and status,
-                    0,
+                    behind,
                     _PLUS if found else 0,
                 ):
                     break
             return 0
+
+        def lseek_fuse_3(self, path: bytes, offset: int, whence: int, info: Any) -> int:  # noqa: ANN401 (as above)
+            """Where data or a hole begins; libfuse 2 knows no such question."""
+            text = path.decode(self.encoding, self.errors)
+            found: int = self.operations.lseek(text, offset, whence, info.contents.fh)
+            return found
 
     return Fuse
 

@@ -26,6 +26,7 @@ READ_BYTES: Final = 128 << 10
 _UNIT: Final = 4096
 """What sizes of the whole mount are told in."""
 _NAME_BYTES_MAX: Final = 255
+_ALWAYS: Final = (".", "..")
 
 XATTRS: Final = frozenset({"getxattr", "listxattr"})
 """Where nothing has any, the kernel is told that there is no such thing, and asks no more: `ls -l` asks for
@@ -54,18 +55,25 @@ class Operations:
 
     def getattr(self, path: str, fh: int | None = None) -> Stat:
         """The attributes of a name."""
-        return stat_of(self._shown.attributes(_bytes(path)))
+        name = _bytes(path)
+        return self._stat(name, self._shown.attributes(name))
 
-    def entries(self, path: str) -> Iterator[tuple[str, Stat | None]]:
-        """The names in a directory with their attributes; of the two that are always there they are None."""
-        yield ".", None
-        yield "..", None
-        for name, attributes in self._shown.listing(_bytes(path)):
-            yield name.decode(ENCODING, ERRORS), stat_of(attributes)
+    def entries(self, path: str, offset: int = 0) -> Iterator[tuple[str, Stat | None, int]]:
+        """The names in a directory from an offset on: with their attributes, and the offset behind each.
 
-    def readdir(self, path: str, fh: int) -> Iterator[tuple[str, Stat | None, int]]:
+        Of the two that are always there the attributes are None.
+        """
+        for number, always in enumerate(_ALWAYS):
+            if offset <= number:
+                yield always, None, number + 1
+        skipped, above = max(offset - len(_ALWAYS), 0), _bytes(path)
+        for number, (name, attributes) in enumerate(self._shown.listing(above, skipped), skipped + 1):
+            found = stat_of(attributes) if above else self._stat(name, attributes)
+            yield name.decode(ENCODING, ERRORS), found, number + len(_ALWAYS)
+
+    def readdir_with_offset(self, path: str, offset: int, fh: int) -> Iterator[tuple[str, Stat | None, int]]:
         """The same as `entries`, for a kernel that asks for attributes one by one."""
-        return ((name, found, 0) for name, found in self.entries(path))
+        return self.entries(path, offset)
 
     def readlink(self, path: str) -> str:
         """Where a symlink leads."""
@@ -102,11 +110,34 @@ class Operations:
         except CdpError as error:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
+    def lseek(self, path: str, offset: int, whence: int, fh: int) -> int:
+        """Where data, or a hole, begins in an open file, at an offset or behind it: no byte is fetched."""
+        with self._lock:
+            content = self._opened[fh].content
+        if not 0 <= offset < content.size_bytes:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        low, high = self._reader.data_from(content, offset)
+        if whence == os.SEEK_HOLE:
+            return high if low <= offset else offset
+        if whence != os.SEEK_DATA:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if low == content.size_bytes:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))  # only a hole is left
+        return max(low, offset)
+
     def release(self, path: str, fh: int) -> int:
         """A file is closed."""
         with self._lock:
             del self._opened[fh]
         return 0
+
+    def _stat(self, path: bytes, attributes: Attributes) -> Stat:
+        """Of an image it is told that it is sparse: else programs do not ask where its holes are."""
+        found = stat_of(attributes)
+        if self._shown.is_image(path):
+            data_bytes = self._reader.data_bytes_max(self._shown.content(path))
+            found["st_blocks"] = -(-data_bytes // BLOCK_BYTES)
+        return found
 
     def statfs(self, path: str) -> Stat:
         """How large it all is, and that nothing is free."""
@@ -121,7 +152,7 @@ class Operations:
 
 
 def stat_of(attributes: Attributes) -> Stat:
-    """The members of `struct stat`. Holes are not told: what is shown takes what it is long."""
+    """The members of `struct stat`; what it takes is what it is long, as nobody counted its holes."""
     mtime_ns = attributes.mtime_ns
     return {
         "st_mode": attributes.mode,

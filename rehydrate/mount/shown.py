@@ -17,17 +17,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, NamedTuple
 
 from cdp_container.domain.image import Volume
 from cdp_container.domain.namespace import Entry, Namespace, Tree
 from cdp_container.format.names import Name, NameType, Xattr
 from rehydrate.file_names import IMAGE_SUFFIX, TREE_SUFFIX, file_names
+from rehydrate.ondemand.kept import Kept
 from rehydrate.ondemand.reader import Content
 
 BLOCK_BYTES: Final = 512
 """The unit in which `stat` counts what a file takes."""
 
+PAGE_NAMES: Final = 256
+"""Names of a directory that are looked up together."""
+PAGES_BYTES_MAX: Final = 16 << 20
+"""What pages take that are kept, so that whoever lists a directory finds the next ones soon."""
+NAME_COST_BYTES: Final = 1024
+"""What a name in a page takes, on average."""
 ROOT_INODE: Final = 1
 _DIRECTORY_MODE: Final = 0o555
 _IMAGE_MODE: Final = 0o400
@@ -89,6 +97,7 @@ class Shown:
         self, namespace: Namespace | None, volumes: Sequence[Volume], owner: tuple[int, int], time_ns: int
     ) -> None:
         self._namespace = namespace
+        self._pages: Kept[tuple[bytes, int], list[tuple[bytes, Attributes]]] = Kept(PAGES_BYTES_MAX)
         self._lock = threading.Lock()  # a namespace is used by one thread at a time
         self._owner = owner
         self._time_ns = time_ns
@@ -119,6 +128,10 @@ class Shown:
         """Of all volumes together."""
         return sum(volume.size_bytes for volume in self._volumes.values())
 
+    def is_image(self, path: bytes) -> bool:
+        """Whether it is that of a volume."""
+        return path in self._volumes
+
     def attributes(self, path: bytes) -> Attributes:
         """Of one name. Raises FileNotFoundError."""
         if not path:
@@ -129,24 +142,24 @@ class Shown:
         tree, entry = self._found(path)
         return self._of(tree, entry)
 
-    def listing(self, path: bytes) -> Iterator[tuple[bytes, Attributes]]:
-        """The names in a directory. Raises FileNotFoundError, NotADirectoryError."""
+    def listing(self, path: bytes, skipped: int = 0) -> Iterator[tuple[bytes, Attributes]]:
+        """The names in a directory in their order, without the first so many; pages of them are in memory.
+
+        Raises FileNotFoundError, NotADirectoryError.
+        """
         if not path:
-            for file, volume in self._volumes.items():
-                yield file, self._image(volume)
-            for file in self._trees:
+            for file in islice((*self._volumes, *self._trees), skipped, None):
                 yield file, self.attributes(file)
             return
         if path in self._volumes:
             raise _error(errno.ENOTDIR)
-        tree, entry = self._found(path)
-        if entry.what.type is not NameType.DIRECTORY:
-            raise _error(errno.ENOTDIR)
-        assert self._namespace is not None, "there is a tree"
-        with self._lock:
-            entries = self._namespace.listing(tree, entry.path)
-        for below in entries:
-            yield below.name, self._of(tree, below)
+        number, skipped = divmod(skipped, PAGE_NAMES)
+        while True:
+            page = self._page(path, number)
+            yield from islice(page, skipped, None)
+            if len(page) < PAGE_NAMES:
+                return
+            number, skipped = number + 1, 0
 
     def walk(self, source: ShownSource) -> Iterator[tuple[bytes, Attributes]]:
         """Every name of a volume or tree, its own first; others may ask meanwhile."""
@@ -187,6 +200,24 @@ class Shown:
         return Content(name.space, name.size_bytes)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _page(self, path: bytes, number: int) -> list[tuple[bytes, Attributes]]:
+        """Some neighbours of a directory: the kernel asks for a few of them at a time."""
+        key = (path, number)
+        with self._lock:
+            known = self._pages.get(key)
+        if known is not None:
+            return known
+        tree, entry = self._found(path)
+        if entry.what.type is not NameType.DIRECTORY:
+            raise _error(errno.ENOTDIR)
+        assert self._namespace is not None, "there is a tree"
+        with self._lock:
+            found = self._namespace.listing(tree, entry.path, number * PAGE_NAMES, PAGE_NAMES)
+        page = [(below.name, self._of(tree, below)) for below in found]
+        with self._lock:
+            self._pages.put(key, page, (len(page) + 1) * NAME_COST_BYTES)
+        return page
 
     def _name(self, path: bytes) -> Name | None:
         """What a name of a tree is; None for the mount itself and for images."""

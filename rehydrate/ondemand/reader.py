@@ -198,6 +198,35 @@ class Reader:
         """Fetch what will be read soon. Raises Incomplete: this was closed."""
         self.frames.ahead(self._keys(content, start, min(end, content.size_bytes)))
 
+    def stretches(self, content: Content, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where data stands in a range, each (from, beyond) as long as can be; all else reads as zeros."""
+        low = high = start
+        for offset, length, _, _, _, kind in self._pieces(content, start, end):
+            if kind != ExtentKind.DATA:
+                continue
+            if offset > high:
+                if low < high:
+                    yield low, high
+                low = max(offset, start)
+            high = max(high, min(offset + length, end))
+        if low < high:
+            yield low, high
+
+    def data_from(self, content: Content, offset: int) -> tuple[int, int]:
+        """The first stretch of data behind an offset (from, beyond); both are the size where none is."""
+        end = content.size_bytes
+        return next(self.stretches(content, offset, end), (end, end))
+
+    def data_bytes_max(self, content: Content) -> int:
+        """How much data there may be at the most, told soon: what was overwritten counts again."""
+        found = 0
+        for run in self._runs_of(content.space) if content.space is not None else ():
+            rows = self._extents[int(run["first"]) : int(run["first"]) + int(run["count"])]
+            found += int(rows["length"][rows["kind"] == ExtentKind.DATA].sum())
+            if found >= content.size_bytes:
+                return content.size_bytes
+        return found
+
     def stop(self) -> None:
         """Everybody who still waits is told that it ended, and whoever asks."""
         self.frames.stop()

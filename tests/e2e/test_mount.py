@@ -6,12 +6,15 @@ import contextlib
 import filecmp
 import json
 import os
+import random
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pytest
 
 from cdp_container.errors import TargetUnsuitable, UsageError
@@ -20,6 +23,10 @@ from tests.e2e.site import BIN, MIB, Site, new_site
 from tests.e2e.test_tree_rsync import differences, native_tree
 from tests.fuse import Mounted, is_mounted, missing_for_fuse, missing_for_others, mounting, unmount
 from tests.loops import missing_for_loops
+from tests.servers import faults
+from tests.servers.faults import FaultProxy, running_faults
+from tests.servers.s3 import S3Server, running_moto
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs("rsync", "mkfs.ext4", "e2fsck", *missing_for_fuse())]
 
@@ -153,6 +160,61 @@ def test_what_is_damaged_or_gone_is_an_error_to_who_reads_it(site: Site, tree: P
         assert shown.said().count("unreadable:") == 1
 
 
+def test_reads_wait_while_the_store_is_away_and_go_on_when_it_is_back(site: Site, tree: Path) -> None:
+    expected = site.backing("db").read_bytes()
+    with running_moto() as moto, running_faults(moto.endpoint, random.Random(7)) as proxy:
+        place = _uploaded(site, moto, proxy)
+        directory, log = site.base / "m", site.base / "mount.log"
+        directory.mkdir(exist_ok=True)
+        command = [str(BIN / "rehydrate"), "mount", place, str(directory), *site.secret_options()]
+        everything = {**environment(site), **moto.environment()}
+        with mounting(command, everything, directory, log) as shown, ThreadPoolExecutor(1) as pool:
+            raw = shown.directory / "db.raw"
+            with raw.open("rb", buffering=0) as opened:
+                first = os.pread(opened.fileno(), 4096, 0)
+            assert first == expected[:4096]
+            proxy.set(faults.AWAY)
+            before = len(proxy.seen)
+            reading = pool.submit(raw.read_bytes)
+            wait_until(lambda: len(proxy.seen) > before + 5, "it is asked again and again", 60)
+            assert not reading.done()
+            assert sorted(os.listdir(shown.directory)) == ["db.raw", "home.tree"]
+            proxy.set(faults.NONE)
+            assert reading.result(90) == expected
+            assert "unreadable" not in shown.said()
+            shown.process.send_signal(signal.SIGTERM)
+            assert shown.wait() == 0, shown.said()
+
+
+def _uploaded(site: Site, moto: S3Server, proxy: FaultProxy) -> str:
+    """The same container in a bucket, and its address through the proxy."""
+    client = boto3.client(
+        "s3", endpoint_url=moto.endpoint, aws_access_key_id=moto.access_key,
+        aws_secret_access_key=moto.secret_key, region_name=moto.region,
+    )  # fmt: skip
+    client.create_bucket(Bucket="copy")
+    for path in site.container.rglob("*"):
+        if path.is_file():
+            key = f"shop/{path.relative_to(site.container)}"
+            client.put_object(Bucket="copy", Key=key, Body=path.read_bytes())
+    return f"s3://copy/shop?endpoint={proxy.endpoint}"
+
+
+def test_holes_are_told_to_programs_that_copy(site: Site, tree: Path) -> None:
+    with mounted(site) as shown:
+        raw, copied = shown.directory / "db.raw", site.base / "copied.raw"
+        assert raw.stat().st_blocks * 512 < VOLUME_BYTES
+        fd = os.open(raw, os.O_RDONLY)
+        try:
+            hole = os.lseek(fd, 0, os.SEEK_HOLE)
+        finally:
+            os.close(fd)
+        assert 0 < hole < VOLUME_BYTES
+        checked("cp", "--sparse=auto", str(raw), str(copied)).must()
+        assert filecmp.cmp(copied, site.backing("db"), shallow=False)
+        assert copied.stat().st_blocks * 512 < VOLUME_BYTES // 2
+
+
 def test_a_rehearsal_shows_it_and_fetches_what_its_checks_ask(site: Site, tree: Path) -> None:
     into, history = site.base / "dr", site.base / "history"
     large = "docs/file 5"
@@ -165,7 +227,8 @@ def test_a_rehearsal_shows_it_and_fetches_what_its_checks_ask(site: Site, tree: 
     states = {(one["kind"], one["subject"]): one["state"] for one in report["checks"]}
     assert [state for (kind, _), state in states.items() if kind == "command"] == ["passed"] * 2
     assert {state for (kind, _), state in states.items() if kind == "names"} == {"passed"}
-    assert {state for (kind, _), state in states.items() if kind in ("checksums", "fsck")} == {"not checked"}
+    assert {state for (kind, _), state in states.items() if kind == "checksums"} == {"not checked"}
+    assert states["fsck", "db"] == "passed"
     assert (report["outcome"], report["content"], report["rto"]) == ("passed", "on-demand", None)
     gets = {stage["name"]: stage["requests_by_kind"].get("GET", 0) for stage in report["stages"]}
     assert gets["content"] == 0

@@ -217,6 +217,9 @@ def test_walks_go_through_parents_first_and_directories_together(site: Site) -> 
         assert all(walked.index(path.rpartition(b"/")[0]) <= walked.index(path) for path in walked)
         assert [entry.name for entry in found.listing(tree, b"b")] == [b"c", b"z"]
         assert [entry.name for entry in found.listing(tree, b"")] == [b"a", b"b", b"b-", b"b0", b"z"]
+        assert [entry.name for entry in found.listing(tree, b"", 1, 2)] == [b"b", b"b-"]
+        assert [entry.name for entry in found.listing(tree, b"", 4, 9)] == [b"z"]
+        assert found.listing(tree, b"", 5, 9) == found.listing(tree, b"", 0, 0) == []
         assert found.listing(tree, b"nowhere") == found.listing(tree, b"z") == []
         assert found.find(tree, b"b/c/d/e") is not None
         assert [found.find(tree, path) for path in (b"b/c/e", b"B", b"b/")] == [None, None, None]

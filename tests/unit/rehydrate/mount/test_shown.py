@@ -16,6 +16,7 @@ from cdp_container.domain.namespace import Namespace, trees_of
 from cdp_container.errors import CdpError
 from cdp_container.format.names import Name, NameType
 from cdp_container.format.place import Place
+from rehydrate.mount import shown as showing
 from rehydrate.mount.operations import XATTRS, Operations
 from rehydrate.mount.shown import Attributes, Shown
 from rehydrate.ondemand.reader import Content, Reader
@@ -111,6 +112,60 @@ def test_directories_list_what_is_in_them(site: Site, home: Tree) -> None:
                 list(shown.listing(path))
 
 
+def test_a_directory_is_listed_from_any_offset_in_pages(
+    site: Site, home: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(showing, "PAGE_NAMES", 4)
+    for number in range(13):
+        home.file(b"docs/%02d" % number)
+    with shown_of(site, home.cut()) as (shown, reader):
+        asked = Operations(shown, reader)
+        for path in ("/", "/home.tree", "/home.tree/docs"):
+            everything = list(asked.entries(path))
+            assert [behind for _, _, behind in everything] == list(range(1, len(everything) + 1))
+            assert [name for name, _, _ in everything[:2]] == [".", ".."]
+            for offset in (*range(len(everything)), len(everything) + 9):
+                assert list(asked.entries(path, offset)) == everything[offset:]
+        assert len(list(asked.entries("/home.tree/docs"))) == 2 + 14
+        assert max(map(len, (page for page, _ in shown._pages._values.values()))) == 4
+
+
+def test_where_data_and_holes_are(site: Site, home: Tree, disk: bytes) -> None:
+    content = bytes(100_000) + b"x" * 8192 + bytes(100_000)
+    home.file(b"sparse", content)
+    site.cut([write(disk, 200_000, b"y" * 50_000), write(disk, 210_000, b"z" * 50_000)])
+    with shown_of(site, home.cut()) as (shown, reader):
+        asked = Operations(shown, reader)
+        image = asked.open("/disk.raw", os.O_RDONLY)
+        data = asked.lseek("/disk.raw", 5000, os.SEEK_DATA, image)
+        assert data == 200_000
+        assert asked.lseek("/disk.raw", data, os.SEEK_DATA, image) == data
+        assert asked.lseek("/disk.raw", data, os.SEEK_HOLE, image) == 260_000
+        assert asked.lseek("/disk.raw", 270_000, os.SEEK_HOLE, image) == 270_000
+        assert asked.lseek("/disk.raw", 0, os.SEEK_DATA, image) == 100
+        assert asked.lseek("/disk.raw", 100, os.SEEK_HOLE, image) == 111
+        for offset, whence, number in (
+            (270_000, os.SEEK_DATA, errno.ENXIO),  # only a hole is left
+            (DISK_BYTES, os.SEEK_HOLE, errno.ENXIO),
+            (DISK_BYTES + 1, os.SEEK_DATA, errno.ENXIO),
+            (-1, os.SEEK_DATA, errno.ENXIO),
+            (5, 77, errno.EINVAL),
+        ):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                asked.lseek("/disk.raw", offset, whence, image)
+        sparse = asked.open("/home.tree/sparse", os.O_RDONLY)
+        low = asked.lseek("/home.tree/sparse", 0, os.SEEK_DATA, sparse)
+        high = asked.lseek("/home.tree/sparse", low, os.SEEK_HOLE, sparse)
+        assert 96 << 10 <= low <= 100_000 < 108_192 <= high < 112 << 10
+        empty = asked.open("/home.tree/empty", os.O_RDONLY)
+        with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
+            asked.lseek("/home.tree/empty", 0, os.SEEK_DATA, empty)
+        # What was written twice counts twice: that is soon known, and never too little.
+        assert 512 * asked.getattr("/disk.raw")["st_blocks"] in range(60_011, 100_011 + 512)
+        listed = {name: found for name, found, _ in asked.entries("/") if found is not None}
+        assert listed["disk.raw"] == asked.getattr("/disk.raw")
+
+
 @pytest.mark.parametrize(
     "path", [b"no", b"no/no", b"disk.raw/x", b"home.tree/no", b"home.tree/twin/x", b"home.tree/docs/no"]
 )
@@ -173,10 +228,11 @@ def test_the_kernel_is_answered_in_its_terms(site: Site, home: Tree) -> None:
         with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
             asked.getxattr(odd, "user.other")
         assert os.fsencode(asked.readlink("/home.tree/link")) == b"\xff nowhere"
-        names = [name for name, _ in asked.entries("/home.tree")]
+        names = [name for name, _, _ in asked.entries("/home.tree")]
         assert names[:2] == [".", ".."]
         assert os.fsdecode(b"\xff\xfe \n name") in names
-        assert [name for name, *_ in asked.readdir("/home.tree/docs", 0)] == [".", "..", "large"]
+        one_by_one = asked.readdir_with_offset("/home.tree/docs", 0, 0)
+        assert [name for name, *_ in one_by_one] == [".", "..", "large"]
         assert asked.statfs("/")["f_files"] == shown.names
         assert asked.left_out == frozenset()
         number = asked.open("/home.tree/twin", os.O_RDONLY)
