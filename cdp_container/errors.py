@@ -478,3 +478,13 @@ class AgentNotRunning(CdpError):
 
     exit_code = 70
     default_hint = "start it with `cdp-agent run`"
+
+
+# --- 100..109: images --------------------------------------------------------------------------
+
+
+class ExportFailed(CdpError):
+    """An image of a volume could not be made: `qemu-img` is not here, or it failed."""
+
+    exit_code = 100
+    default_hint = "nothing has the image's name; mend what it names and run the command again"

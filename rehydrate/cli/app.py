@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cdp_container.console import answer, guarded, run_app_until_ended
-from rehydrate.cli import mounting, rehearsing, rendering, serving
+from rehydrate.cli import exporting, mounting, rehearsing, rendering, serving
 from rehydrate.cli.options import (
     Address,
     At,
@@ -234,6 +234,7 @@ def verify(
 app.command("dr-test")(rehearsing.dr_test)
 app.command()(rehearsing.rehearsals)
 app.command()(mounting.mount)
+app.command()(exporting.export)
 app.command("check-runbook")(rendering.check_runbook)
 app.command()(rendering.render)
 app.command()(serving.serve)

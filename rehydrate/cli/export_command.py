@@ -1,0 +1,276 @@
+"""`rehydrate export`: the point is opened under a hold, its volumes become images one after the other.
+
+Where images go stands in export_targets and export_run, how each is made in rehydrate.export.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from cdp_container.clock import SystemClock
+from cdp_container.console import printable, say
+from cdp_container.domain.contents import Contents
+from cdp_container.domain.holding import Holding
+from cdp_container.domain.machine_records import Member
+from cdp_container.domain.machine_text import configuration_members
+from cdp_container.domain.opening import is_superseded
+from cdp_container.errors import CdpError, NoSuchPoint, NoSuchVm, UsageError, counted
+from cdp_container.store.api import Store
+from cdp_container.store.retry import Patience, with_retries
+from cdp_container.telling import point_name, time_text
+from rehydrate.anew import read_until_found
+from rehydrate.cli.commands import Access, notes_of, open_asking, say_answer, store_of
+from rehydrate.cli.console import read_secret
+from rehydrate.cli.export_lines import ExportLines
+from rehydrate.cli.export_run import Destination, Done, Opened, Volume, opened_destination
+from rehydrate.cli.export_targets import Targets, image_names
+from rehydrate.cli.held import holding_for, tell
+from rehydrate.cli.stage_lines import StageLines
+from rehydrate.container import Container, Secret
+from rehydrate.export.convert import check_program
+from rehydrate.export.formats import RAW, SECTOR_BYTES, Shape, image_bytes
+from rehydrate.flow import Flow
+from rehydrate.ondemand.reader import Reader
+from rehydrate.plan import Choice
+from rehydrate.points import RestorePlan, plan_restore, scope_of
+from rehydrate.rehearsal.counting import CountingStore
+from rehydrate.rehearsal.stages import METADATA, Stages
+from rehydrate.restore import Source
+from rehydrate.vms import vms_at
+
+PATIENCE = Patience(attempts_max=3, deadline_seconds=5.0, pause_seconds_max=1.0)
+"""Of one request for content: it is asked for again and again, and the end of the command waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be exported, to where, and how."""
+
+    access: Access
+    choice: Choice
+    targets: Targets
+    shape: Shape
+    align_bytes: int
+    at_once: int
+    as_json: bool
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of the command. `choice` is the very point, once it is known; `done` by the ids of volumes."""
+
+    asked: Asked
+    choice: Choice
+    store: Store
+    content: CountingStore
+    flow: Flow
+    holding: Holding
+    secret: Secret
+    stages: Stages
+    clock: SystemClock
+    done: dict[bytes, Done] = field(default_factory=dict)
+    container: Container | None = None
+
+    def is_moved(self) -> bool:
+        """Whether another ledger is in force than the one that is read by."""
+        return self.container is not None and is_superseded(self.store, self.container.history.owner)
+
+
+def export(asked: Asked) -> int:
+    """`rehydrate export`. Raises as a restore, as `make_image`, and as `Delivery`."""
+    targets = asked.targets
+    if not targets.abort and (targets.bucket is None or asked.shape.format != RAW):
+        check_program()
+    clock = SystemClock()
+    flow = Flow(clock)
+    began_ns = clock.boottime_ns()
+    secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
+    counting: list[CountingStore] = []
+
+    def around(store: Store) -> Store:
+        counting.append(CountingStore(store))
+        return counting[0]
+
+    with (
+        store_of(asked.access.address, flow.refused, around) as store,
+        holding_for(store, "export") as holding,
+    ):
+        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, asked.as_json, stages=1))
+        job = _Job(asked, asked.choice, store, counting[0], flow, holding, secret, stages, clock)
+        if asked.access.replica:
+            holding.unheld("a hold in a replica is seen by nobody")
+        else:
+            holding.place(point=asked.choice.at)
+        answered = read_until_found(lambda _: _export(job), holding, job.is_moved, tell)
+    elapsed_seconds = round((clock.boottime_ns() - began_ns) / 1e9, 3)
+    _answer({**answered, "elapsed_seconds": elapsed_seconds}, asked.as_json)
+    return 0
+
+
+def _export(job: _Job) -> dict[str, Any]:
+    """One reading: all of it, or on from the volume at which the one before it met that objects had moved."""
+    asked = job.asked
+    job.container, job.secret = open_asking(job.store, job.secret, asked.access.replica)
+    container = job.container
+    container.require_key()
+    with ExitStack() as stack:
+        contents = stack.enter_context(closing(_gathered(job, container)))
+        for note in notes_of(container, contents):
+            tell(note)
+        made, member = _planned(job, container, contents)
+        place = made.cut.place
+        job.holding.narrow(place, container.history.owner.ledger)
+        job.choice = Choice(at=(place.epoch, place.cut))
+        volumes = _volumes(asked, made)
+        destination = stack.enter_context(
+            opened_destination(
+                asked.targets, asked.shape, Opened(contents.domain.hex(), made), job.clock, job.holding.check
+            )
+        )
+        answered = _answered(made)
+        if asked.targets.abort:
+            return {**answered, "aborted": destination.abort(volumes)}
+        configuration = None if member is None else _configuration(member, made)
+        left = [one for one in volumes if one.plan.volume.space not in job.done]
+        destination.check(left, None if member is None else (member.configuration.name, member.vm))
+        job.holding.keeps = asked.targets.bucket is not None
+        content = with_retries(
+            job.content, job.clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, PATIENCE, job.flow.refused
+        )
+        source = Source(content, container.keys, contents, job.flow)
+        reader = stack.enter_context(closing(Reader(source, made.branch, _unread, at_once=asked.at_once)))
+        _make_each(job, destination, reader, volumes)
+        if member is not None and configuration is not None:
+            where = destination.put_configuration(member.configuration.name, member.vm, configuration)
+            answered = {**answered, "configuration": where}
+        return {**answered, "images": [job.done[one.plan.volume.space].members() for one in volumes]}
+
+
+def _make_each(job: _Job, destination: Destination, reader: Reader, volumes: list[Volume]) -> None:
+    """One volume after another; whatever ends it early, the finished ones are named."""
+    lines = ExportLines(job.clock, job.asked.as_json)
+    try:
+        for one in volumes:
+            if one.plan.volume.space not in job.done:
+                job.done[one.plan.volume.space] = destination.make(one, reader, lines)
+    except BaseException:
+        reader.stop()
+        for one in volumes:
+            done = job.done.get(one.plan.volume.space)
+            if done is not None:
+                say(printable(f"finished: {one.plan.volume.name} in {done.target}"))
+        if job.asked.targets.bucket is not None:
+            say("what the bucket has was noted: the same command goes on with it, --abort ends it")
+        raise
+
+
+def _gathered(job: _Job, container: Container) -> Contents:
+    with job.stages.stage(METADATA, "objects") as stage:
+
+        def told(done: int, total: int) -> None:
+            if stage.total != total:
+                stage.expect(total)
+            stage.advance(done - stage.done)
+            job.holding.check()
+
+        return container.gather(scope_of(container.history, job.choice), at_once=job.flow, told=told)
+
+
+def _planned(job: _Job, container: Container, contents: Contents) -> tuple[RestorePlan, Member | None]:
+    """The volumes that are meant, at one cut; and the VM that has them as disks there, if one was named."""
+    targets = job.asked.targets
+    if targets.vm is None:
+        made = plan_restore(container, contents, job.choice, targets.names)
+        _tell(made)
+        return made, None
+    wanted = _disks(_member(container, contents, job.choice, targets.vm))
+    made = plan_restore(container, contents, job.choice, wanted)
+    _tell(made)
+    place = made.cut.place
+    member = _member(container, contents, Choice(at=(place.epoch, place.cut)), targets.vm)
+    if _disks(member) != wanted:
+        point = point_name(place.epoch, place.cut)
+        why = "its disks are others there than at newer points, of which not all are whole"
+        raise NoSuchPoint(f"export the VM {targets.vm!r}", why, f"name a point with --at, {point} or another")
+    for disk in member.configuration.description.disks:
+        if disk.volume is None:
+            tell(f"disk {disk.name} of {member.configuration.name} is no volume: it is not exported")
+    return made, member
+
+
+def _tell(made: RestorePlan) -> None:
+    for note in made.notes:
+        tell(note)
+
+
+def _member(container: Container, contents: Contents, choice: Choice, wanted: str) -> Member:
+    seen = vms_at(container, contents, choice)
+    for member in seen.members:
+        if wanted in (member.configuration.name, member.vm.hex()):
+            return member
+    names = ", ".join(printable(one.configuration.name) for one in seen.members) or "none"
+    raise NoSuchVm(f"VM {wanted!r}", f"there is no such VM at this point; there are: {names}")
+
+
+def _disks(member: Member) -> list[str]:
+    """The ids of its volumes, each once. Raises UsageError where there are none."""
+    disks = member.configuration.description.disks
+    found = list(dict.fromkeys(one.volume.hex() for one in disks if one.volume is not None))
+    if not found:
+        raise UsageError("export a VM", f"{member.configuration.name} has no disk that is a volume")
+    return found
+
+
+def _volumes(asked: Asked, made: RestorePlan) -> list[Volume]:
+    """What becomes an image, with its file's name and the size of the disk in it. Raises UsageError."""
+    volumes = [plan.volume for plan in made.volumes]
+    if not volumes:
+        raise UsageError("export", "the point has no volumes", "`rehydrate restore --tree` restores trees")
+    found = []
+    for plan, name in zip(made.volumes, image_names(volumes, asked.shape), strict=True):
+        size_bytes = image_bytes(plan.volume.size_bytes, asked.align_bytes, asked.shape)
+        zeros = size_bytes - plan.volume.size_bytes
+        if zeros:
+            why = "sectors" if asked.align_bytes == SECTOR_BYTES else "--align"
+            tell(f"{plan.volume.name}: {counted(zeros, 'byte')} of zeros stand behind it, for {why}")
+        found.append(Volume(plan, name, size_bytes))
+    return found
+
+
+def _configuration(member: Member, made: RestorePlan) -> bytes:
+    """What is known of a VM, as `rehydrate show … vms --json` prints it."""
+    place = made.cut.place
+    members = {
+        "point": point_name(place.epoch, place.cut),
+        "name": member.configuration.name,
+        "vm": member.vm.hex(),
+        **configuration_members(member.configuration),
+        "volumes": {plan.volume.space.hex(): plan.volume.name for plan in made.volumes},
+    }
+    return json.dumps(members, indent=2).encode()
+
+
+def _answered(made: RestorePlan) -> dict[str, Any]:
+    place = made.cut.place
+    return {"point": point_name(place.epoch, place.cut), "time": time_text(made.cut.time_ns)}
+
+
+def _answer(members: dict[str, Any], as_json: bool) -> None:
+    lines = [
+        f"exported {one['volume']} as {one['image']} to {one['target']}" for one in members.get("images", ())
+    ]
+    if "configuration" in members:
+        lines.append(f"configuration of the VM: {members['configuration']}")
+    if "aborted" in members:
+        lines.append(f"ended {counted(members['aborted'], 'unfinished upload')}")
+    else:
+        lines.append(f"point {members['point']} of {members['time']}, {members['elapsed_seconds']:.1f} s")
+    say_answer(members, as_json, "\n".join(map(printable, lines)))
+
+
+def _unread(error: CdpError) -> None:
+    """Whoever reads is told."""

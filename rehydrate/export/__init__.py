@@ -1,0 +1,1 @@
+"""Volumes of a point as images for other hypervisors and clouds: in files, and in buckets."""

@@ -1,0 +1,345 @@
+"""An image on its way into a bucket: looked at before anything long begins, gone on with, verified, cleared.
+
+    prepared = delivery.prepare(item)        # for each, before the first byte
+    delivered = delivery.deliver(prepared, make, source)
+
+How an image is made does not belong here (files, convert), nor how parts are sent (upload).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cdp_container.console import printable
+from cdp_container.errors import NotFound, StoreRefused, TargetNotEmpty, TargetUnsuitable, counted
+from cdp_container.telling import time_text
+from rehydrate.export.bucket import Bucket, Stored
+from rehydrate.export.content import Bytes
+from rehydrate.export.files import check_target
+from rehydrate.export.parts import part_bytes_for, parts_of, parts_there
+from rehydrate.export.upload import STEP_BYTES, FileParts, PartSource, VolumeParts, send_parts
+from rehydrate.export.workspace import (
+    Identity,
+    Made,
+    Notes,
+    State,
+    forget,
+    is_whole,
+    read_state,
+    write_state,
+)
+from rehydrate.localio import os_errors
+
+NONCE_BYTES: Final = 16
+NONCE: Final = "cdp-export"
+"""The metadata by which an object is known to be of one upload."""
+MANIFEST_SUFFIX: Final = ".parts.json"
+
+Reported = Callable[[int], None]
+"""Told of bytes that were done, from any thread."""
+
+Steps = Callable[[str, int], AbstractContextManager[Reported]]
+"""Shows a step, by its name and how many bytes it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How it is done; `tell` is given lines for people, `check` is called all the time and may raise."""
+
+    workspace: Path
+    force: bool
+    restart: bool
+    at_once: int
+    ended: threading.Event
+    tell: Callable[[str], None]
+    check: Callable[[], None]
+    entropy: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image; `name` is that of its file, `is_streamed` where none is made."""
+
+    name: str
+    identity: Identity
+    is_streamed: bool
+
+    @property
+    def key(self) -> str:
+        """Of its object."""
+        return self.identity.key
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was found of it. `stored` where the object is there already, by this very upload."""
+
+    item: Item
+    state: State
+    stored: Stored | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What came of it; `sha256` is empty where no image was made. Counts are of parts."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+    sent: int
+    there: int
+
+
+class Delivery:
+    """Brings images into one bucket; the workspace is locked by whoever has it."""
+
+    def __init__(self, bucket: Bucket, ways: Ways) -> None:
+        self._bucket = bucket
+        self._ways = ways
+
+    def prepare(self, item: Item) -> Prepared:
+        """See what is there, here and in the bucket, and whether anything may be written.
+
+        Raises:
+            TargetNotEmpty: an object of this name is there and there is no `force`; or something else than
+                this was left in the workspace.
+            AccessDenied, NoSuchBucket, StoreUnavailable and their kin: as the bucket says.
+        """
+        ways, bucket = self._ways, self._bucket
+        state = None if ways.restart else read_state(ways.workspace, item.name)
+        if ways.restart:
+            self._discard(item)
+        if state is not None and state.identity != item.identity:
+            raise _of_another(item, state)
+        stored = bucket.head(item.key)
+        if stored is not None and state is not None and stored.metadata.get(NONCE) == state.nonce:
+            return Prepared(item, state, stored)
+        if stored is not None and not ways.force:
+            why = f"an object of {counted(stored.size_bytes, 'byte')} is there"
+            raise TargetNotEmpty(f"export to {bucket.address_of(item.key)}", why)
+        if state is None and not item.is_streamed:
+            check_target(ways.workspace / item.name, ways.force)
+        if stored is not None:
+            ways.tell(f"overwriting {bucket.address_of(item.key)}: {counted(stored.size_bytes, 'byte')}")
+        if state is None or not state.upload:
+            self._tell_of_others(item)
+            bucket.check_may_write(item.key)
+        if state is None:
+            state = State(item.identity, ways.entropy(NONCE_BYTES).hex())
+        return Prepared(item, state, None)
+
+    def deliver(
+        self,
+        prepared: Prepared,
+        make: Callable[[Path], None],
+        source: Bytes,
+        steps: Steps,
+    ) -> Delivered:
+        """Bring one into the bucket, and clear the workspace of it.
+
+        Args:
+            prepared: what was found of it.
+            make: makes the image at a path, over whatever is there; not called where none is made.
+            source: of the bytes of one that is not made.
+            steps: see `Steps`.
+
+        Raises as `make`, `send_parts`; StoreRefused: what is there in the end is not what was sent.
+        """
+        item, state = prepared.item, prepared.state
+        workspace = self._ways.workspace
+        if prepared.stored is not None:  # it was complete when this was killed
+            forget(workspace, item.name)
+            sha256 = "" if state.made is None else state.made.sha256
+            return Delivered(item.key, prepared.stored.size_bytes, sha256, 0, 0)
+        write_state(workspace, item.name, state)
+        path = workspace / item.name
+        parts: PartSource
+        if item.is_streamed:
+            size_bytes, parts = item.identity.size_bytes, VolumeParts(source, workspace)
+        else:
+            state = self._with_image(item, state, path, make, steps)
+            assert state.made is not None, "made"
+            size_bytes, parts = state.made.size_bytes, FileParts(path)
+        with steps("uploading", size_bytes) as report:
+            delivered = self._send(item, state, size_bytes, parts, report)
+        forget(workspace, item.name)
+        return delivered
+
+    def abort(self, item: Item) -> int:
+        """End all uploads of its object, and clear the workspace of it; gives how many there were."""
+        ended = self._discard(item)
+        for one in self._bucket.begun(item.key) or ():
+            self._bucket.abort(item.key, one.upload)
+            ended.add(one.upload)
+        return len(ended)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _discard(self, item: Item) -> set[str]:
+        """End the upload that the workspace knows of, and clear that of it; gives its id, if any."""
+        ended: set[str] = set()
+        state = _read_leniently(self._ways.workspace, item.name)
+        if state is None:
+            return ended
+        if state.upload and state.identity.address == item.identity.address:
+            self._bucket.abort(state.identity.key, state.upload)
+            ended.add(state.upload)
+        elif state.upload:
+            where = f"{state.identity.key} at {state.identity.address}"
+            self._ways.tell(f"an upload is left unfinished elsewhere: {where}")
+        forget(self._ways.workspace, item.name)
+        return ended
+
+    def _tell_of_others(self, item: Item) -> None:
+        begun = self._bucket.begun(item.key)
+        if begun is None:
+            self._ways.tell("these credentials may not list uploads: abandoned ones are not told of")
+            return
+        for one in begun:
+            where, since = self._bucket.address_of(item.key), time_text(one.began_ns)
+            self._ways.tell(f"{where} has an unfinished upload since {since}; --abort ends it")
+
+    def _with_image(
+        self, item: Item, state: State, path: Path, make: Callable[[Path], None], steps: Steps
+    ) -> State:
+        """The state once the image is whole, and its digest known."""
+        workspace, ways = self._ways.workspace, self._ways
+        if is_whole(path, state.made):
+            return state
+        if state.made is not None:
+            ways.tell(f"{path} was changed or removed since: it is made anew")
+        if state.upload:
+            self._bucket.abort(item.key, state.upload)
+        Notes(workspace, item.name).clear()
+        state = State(item.identity, state.nonce)
+        write_state(workspace, item.name, state)
+        make(path)
+        with os_errors(f"look at {path}"):
+            size_bytes = path.stat().st_size
+        with steps("hashing", size_bytes) as hashed:
+            state = replace(state, made=made_of(path, hashed, ways.check))
+        write_state(workspace, item.name, state)
+        return state
+
+    def _send(
+        self, item: Item, state: State, size_bytes: int, source: PartSource, report: Reported
+    ) -> Delivered:
+        bucket, ways, notes = self._bucket, self._ways, Notes(self._ways.workspace, item.name)
+        listed = bucket.listed(item.key, state.upload) if state.upload else None
+        if listed is None:
+            if state.upload:
+                ways.tell(f"the upload of {item.name} was ended by somebody: another is begun")
+            part_bytes = part_bytes_for(size_bytes)
+            notes.clear()
+            upload = bucket.begin(item.key, self._metadata(state))
+            state = replace(state, upload=upload, part_bytes=part_bytes)
+            write_state(ways.workspace, item.name, state)
+            listed = []
+        parts = parts_of(size_bytes, state.part_bytes)
+        there = parts_there(parts, listed, notes.read())
+        missing = [part for part in parts if part.number not in there]
+        if there:
+            count = counted(len(there), "part")
+            ways.tell(
+                f"going on with the interrupted upload of {item.name}: {count} of {len(parts)} are there"
+            )
+            report(sum(part.length for part in parts if part.number in there))
+        sent = send_parts(
+            bucket,
+            item.key,
+            state.upload,
+            missing,
+            source,
+            notes,
+            ways.at_once,
+            ways.ended,
+            report,
+            ways.check,
+        )
+        everything = sorted([*there.values(), *sent], key=lambda one: one.number)
+        assert [one.number for one in everything] == [part.number for part in parts], "all were sent"
+        sha256 = "" if state.made is None else state.made.sha256
+        if item.is_streamed:
+            digests = [one.sha256 for one in everything]
+            self._put_manifest(item, state, size_bytes, digests)
+        try:
+            bucket.complete(item.key, state.upload, everything)
+        except NotFound:  # the reply was lost; or somebody ended it just now
+            ways.tell(f"the upload of {item.name} is not there any more: the object is looked at")
+        check_complete(item.key, bucket.head(item.key), size_bytes, (NONCE, state.nonce))
+        return Delivered(item.key, size_bytes, sha256, len(sent), len(there))
+
+    def _metadata(self, state: State) -> dict[str, str]:
+        one = state.identity
+        members = {
+            "cdp-domain": one.domain,
+            "cdp-point": one.point,
+            "cdp-volume": one.volume,
+            "cdp-format": one.image,
+            NONCE: state.nonce,
+        }
+        return members if state.made is None else {**members, "sha256": state.made.sha256}
+
+    def _put_manifest(self, item: Item, state: State, size_bytes: int, digests: list[str]) -> None:
+        """The digests of parts, beside the object: metadata has to be told before the first byte."""
+        members = {
+            **self._metadata(state),
+            "size_bytes": size_bytes,
+            "part_bytes": state.part_bytes,
+            "sha256_of_parts": digests,
+        }
+        self._bucket.put(item.key + MANIFEST_SUFFIX, json.dumps(members, indent=1).encode())
+
+
+def _read_leniently(workspace: Path, name: str) -> State | None:
+    """What was left, where it makes sense; what makes none is removed, as nobody could go on with it."""
+    try:
+        return read_state(workspace, name)
+    except TargetUnsuitable:
+        forget(workspace, name)
+        return None
+
+
+def made_of(path: Path, hashed: Reported, check: Callable[[], None]) -> Made:
+    """The size and digest of an image that is whole."""
+    digest = hashlib.sha256()
+    with os_errors(f"read {path}"), path.open("rb") as file:
+        while data := file.read(STEP_BYTES):
+            digest.update(data)
+            hashed(len(data))
+            check()
+        status = os.fstat(file.fileno())
+    return Made(status.st_size, digest.hexdigest(), status.st_ino, status.st_mtime_ns)
+
+
+def _of_another(item: Item, state: State) -> TargetNotEmpty:
+    """Why what was left in the workspace cannot be gone on with."""
+    there, wanted = state.identity, item.identity
+    what = f"export {item.name}"
+    same_point = replace(there, point=wanted.point, rests_on=wanted.rests_on) == wanted
+    if same_point:
+        why = f"an interrupted export of point {there.point} was left in the workspace"
+        hint = f"--at {there.point} goes on with it; --restart discards it and starts anew"
+    else:
+        why = printable(f"an interrupted export of another kind, volume or bucket was left: {there.image}, "
+                        f"s3://…/{there.key}")  # fmt: skip
+        hint = "another --workspace; or --restart, which discards it and starts anew"
+    return TargetNotEmpty(what, why, hint)
+
+
+def check_complete(key: str, stored: Stored | None, size_bytes: int, mark: tuple[str, str]) -> None:
+    """Raises StoreRefused where an object is not what was sent."""
+    name, value = mark
+    if stored is None:
+        raise StoreRefused(f"look at {key}", "its upload was completed, and it is not there", "run it again")
+    if stored.size_bytes != size_bytes or stored.metadata.get(name) != value:
+        why = f"{size_bytes} bytes were sent, and {stored.size_bytes} are there, or another's object"
+        raise StoreRefused(f"look at {key}", why, "somebody else may have written it: run it again")
