@@ -51,7 +51,7 @@ system-test:
 demo: system-demo setup ## Protect a disk, kill the site, rehydrate it elsewhere, compare
 	$(PY) -m deploy.demo
 
-demo-failover: system-demo setup ## Protect at site A, fail over to B, write there, fail back to A, compare each time
+demo-failover: system-demo setup ## Protect a disk and a tree at site A, fail over to B, write there, fail back to A, compare each time
 	$(PY) -m deploy.demo_failover
 
 ifeq ($(ONLY),)
@@ -90,7 +90,7 @@ system-bench:
 	@deploy/system-packages.sh demo test bench
 	@$(PYTHON) tests/tiny_guest/make.py
 
-bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal|trees)
+bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal|trees|serve)
 	$(PY) -m bench.run
 
 clean: ## Remove what `make` made

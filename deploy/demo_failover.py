@@ -1,7 +1,8 @@
-"""`make demo-failover`: protect at site A, fail over to B, write there, fail back to A; compare each time.
+"""`make demo-failover`: a disk and a tree are protected at A, failed over to B, written there, and come back.
 
-The store is a directory, the sites are folders that share nothing else, all processes are the real ones. What
-is printed was measured in this run; the first block that differs from what was acknowledged ends it.
+Both are compared each time. The store is a directory, the sites are folders that share nothing else, all
+processes are the real ones. What is printed was measured in this run; the first block that differs from
+what was acknowledged ends it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.demo import BIN, COMMAND_SECONDS_MAX, OPEN_SECONDS_MAX, run, say, title, wait_for
+from deploy.demo_tree import Files
 from tests.nbd_client import NbdClient
 
 DISK_BYTES = 64 << 20
@@ -26,16 +28,22 @@ BLOCK_BYTES = 4096
 READ_BYTES = 1 << 20
 WRITES = 400
 LATE_WRITES = 40
+FILE_CHANGES = 150
 LEASE_SECONDS = 5
 VOLUME = "db01"
+TREE = "files"
 
 
 @dataclass(slots=True)
 class Disk:
-    """What guests may expect of the disk: each block's newest flushed content, and what came behind it."""
+    """What guests may expect of the disk: each block's newest flushed content, and what came behind it.
+
+    `files`: what the tree beside it is to hold; nothing of that is ever behind the last flush.
+    """
 
     flushed: dict[int, bytes] = field(default_factory=dict)
     late: dict[int, bytes] = field(default_factory=dict)
+    files: Files = field(default_factory=Files)
 
     def flush(self) -> None:
         """Everything that was written is due from now on."""
@@ -67,21 +75,27 @@ class Site:
         return self.journal / "nbd.sock"
 
     @property
+    def tree(self) -> Path:
+        """The directory tree that is protected beside the disk."""
+        return self.root / TREE
+
+    @property
     def config(self) -> Path:
         """The agent's configuration."""
         return self.root / "agent.yaml"
 
 
 def make_site_a(base: Path, container: Path, passphrase: Path) -> Site:
-    """An empty disk, a configuration, an initialised domain."""
+    """An empty disk, an empty tree, a configuration, an initialised domain."""
     site = Site("site-a", base / "site-a")
-    site.root.mkdir()
+    site.tree.mkdir(parents=True)
     with (site.root / "db01.raw").open("wb") as file:
         file.truncate(DISK_BYTES)
     site.config.write_text(
         f"domain: shop\nsite: {site.name}\nstore: {container}\nlease: {LEASE_SECONDS}s\n"
         f"journal:\n  directory: {site.journal}\n  limit: 1GiB\n"
         f"volumes:\n  - name: {VOLUME}\n    path: {site.root}/db01.raw\n"
+        f"trees:\n  - name: {TREE}\n    path: {site.tree}\n"
     )
     run(
         BIN / "cdp-agent", "init", "--config", site.config, "--passphrase-file", passphrase,
@@ -125,6 +139,13 @@ def write(site: Site, disk: Disk, rng: random.Random, count: int) -> None:
             client.write(number * BLOCK_BYTES, data)
 
 
+def write_all(site: Site, disk: Disk, rng: random.Random) -> None:
+    """Into the disk and the tree; protected when this returns."""
+    write(site, disk, rng, WRITES)
+    disk.files.change(site.tree, rng, FILE_CHANGES)
+    flush(site, disk)
+
+
 def flush(site: Site, disk: Disk) -> None:
     """Everything written is protected when this returns."""
     run(BIN / "cdp-agent", "flush", "--config", site.config, quiet=False)
@@ -132,7 +153,7 @@ def flush(site: Site, disk: Disk) -> None:
 
 
 def compare(site: Site, disk: Disk) -> None:
-    """Every block of the export; what the disk holds of late writes is due from here on."""
+    """Every block of the export, every file of the tree; what the disk holds of late writes is due now."""
     with NbdClient(site.socket, VOLUME) as client:
         held = b"".join(client.read(start, READ_BYTES) for start in range(0, DISK_BYTES, READ_BYTES))
         for number in range(DISK_BYTES // BLOCK_BYTES):
@@ -146,6 +167,7 @@ def compare(site: Site, disk: Disk) -> None:
         f"{site.name}: all {DISK_BYTES // BLOCK_BYTES} blocks are right"
         + (f"; of {late} blocks written behind the last flush {kept} came along" if late else "")
     )
+    say(f"{site.name}: {disk.files.check(site.tree)}")
 
 
 def fail_over(container: Path, passphrase: Path, b: Site) -> None:
@@ -194,10 +216,15 @@ def check_container(container: Path, passphrase: Path, disk: Disk, target: Path)
         BIN / "rehydrate", "restore", container, "--passphrase-file", passphrase, "--volume", VOLUME,
         "--target", target, quiet=False,
     )  # fmt: skip
+    tree = target.with_suffix(".tree")
+    run(
+        BIN / "rehydrate", "restore", container, "--passphrase-file", passphrase, "--tree", f"{TREE}={tree}",
+        quiet=False,
+    )  # fmt: skip
     with target.open("rb") as file:
         for number in range(DISK_BYTES // BLOCK_BYTES):
             disk.check(number, file.read(BLOCK_BYTES))
-    say("restored from the container alone: byte for byte")
+    say(f"restored from the container alone: byte for byte; {disk.files.check(tree)}")
 
 
 @contextlib.contextmanager
@@ -219,7 +246,7 @@ def main() -> None:
         container.mkdir()
         passphrase.write_text("correct horse battery staple\n")
         passphrase.chmod(0o600)
-        title("Site A protects a disk")
+        title("Site A protects a disk and a directory tree")
         a, b = make_site_a(base, container, passphrase), Site("site-b", base / "site-b")
         b.root.mkdir()
         with cleaning_up(a, b):
@@ -232,21 +259,18 @@ def main() -> None:
 def story(a: Site, b: Site, container: Path, passphrase: Path, disk: Disk, rng: random.Random) -> None:
     """Protect, lose A, go on at B, come back to A."""
     start_agent(a)
-    write(a, disk, rng, WRITES)
-    flush(a, disk)
+    write_all(a, disk, rng)
     write(a, disk, rng, LATE_WRITES)
     kill_agent(a)
     say(f"site A is down; {LATE_WRITES} blocks were written behind its last flush")
     title("Site B takes over")
     fail_over(container, passphrase, b)
     compare(b, disk)
-    write(b, disk, rng, WRITES)
-    flush(b, disk)
+    write_all(b, disk, rng)
     title("Site A is back: it catches up, B hands over")
     fail_back(container, passphrase, a, b)
     compare(a, disk)
-    write(a, disk, rng, WRITES)
-    flush(a, disk)
+    write_all(a, disk, rng)
 
 
 if __name__ == "__main__":

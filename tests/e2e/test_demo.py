@@ -47,6 +47,7 @@ def test_over_to_another_site_and_back(tmp_path: Path) -> None:
     for line in (
         "site-b: all 16384 blocks are right",
         "site-a: all 16384 blocks are right",
+        "files of the tree are right",
         "Over to B and back to A, byte for byte at every step.",
     ):
         assert line in said
