@@ -12,13 +12,12 @@ What does not belong here: what is done meanwhile (the watcher), how writes are 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from pathlib import Path
 from typing import Final
 
 from cdp_agent.splitter.appending import Appending
 from cdp_container.errors import DeviceError
+from nbd_export.lines import LineServer
 
 SOCKET_NAME: Final = "hold.sock"
 HOLD_SECONDS_MAX: Final = 0.05
@@ -37,9 +36,7 @@ class HoldServer:
 
     def __init__(self, appending: Appending) -> None:
         self._appending = appending
-        self._server: asyncio.Server | None = None
-        self._path: Path | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._lines = LineServer(SOCKET_NAME, lambda: _Hold(self), LINE_BYTES_MAX, CONNECTIONS_MAX)
         self._began_seconds = 0.0
         self.held = 0
         self.expired = 0
@@ -49,57 +46,14 @@ class HoldServer:
     async def open(self, directory: Path) -> None:
         """Listen. Raises DeviceError."""
         try:
-            (directory / SOCKET_NAME).unlink(missing_ok=True)
-            await self._listen(directory)
-            self._path = directory / SOCKET_NAME
+            await self._lines.open(directory)
         except OSError as error:
             hint = "check journal.directory and its permissions"
             raise DeviceError(f"opening {SOCKET_NAME}", str(error), hint) from error
 
-    async def _listen(self, directory: Path) -> None:
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # the kernel takes but short paths of sockets
-            before = os.umask(0o177)
-            try:
-                self._server = await asyncio.start_unix_server(
-                    self._serve, f"/proc/self/fd/{fd}/{SOCKET_NAME}", limit=LINE_BYTES_MAX
-                )
-            finally:
-                os.umask(before)
-        finally:
-            os.close(fd)
-
     async def close(self) -> None:
         """Hold nothing any more."""
-        if self._server is not None:
-            self._server.close()
-            for writer in self._writers:
-                writer.close()
-            await self._server.wait_closed()
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # the next start takes it away, too
-                self._path.unlink()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._writers) >= CONNECTIONS_MAX:
-            writer.close()
-            return
-        self._writers.add(writer)
-        hold = _Hold(self)
-        try:
-            while (line := await reader.readline()).endswith(b"\n"):
-                answer = hold.answer(line)
-                if not answer:
-                    return
-                writer.write(answer)
-        except (OSError, ValueError):  # gone, or a line that is none of ours
-            return
-        finally:
-            hold.end()
-            self._writers.discard(writer)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        await self._lines.close()
 
     def begin(self) -> str:
         """Hold, if that can be: the tail, or ""."""

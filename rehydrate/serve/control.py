@@ -6,8 +6,6 @@ here (process).
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+
+from nbd_export.lines import LineServer
 
 CONTROL_SOCKET: Final = "control.sock"
 CONNECTIONS_MAX: Final = 16
@@ -26,61 +26,26 @@ ANSWER_BYTES_MAX: Final = 16 << 20
 Answers = Mapping[str, Callable[[], Mapping[str, Any]]]
 
 
-class ControlServer:
-    """Answers words, in the event loop."""
+class ControlServer(LineServer):
+    """Answers words, in the event loop; to be opened at the overlay's directory."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__(CONTROL_SOCKET, lambda: _Words(answers), LINE_BYTES_MAX, CONNECTIONS_MAX)
+
+
+class _Words:
+    """See `Answering`: what is said on one connection."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._path: Path | None = None
 
-    async def open(self, directory: Path) -> None:
-        """Listen; a dead one's socket is taken away: whoever has the lock is alone. Raises OSError."""
-        self._path = directory / CONTROL_SOCKET
-        self._path.unlink(missing_ok=True)
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # the kernel takes but short paths of sockets
-            before = os.umask(0o177)
-            try:
-                self._server = await asyncio.start_unix_server(
-                    self._serve, f"/proc/self/fd/{fd}/{CONTROL_SOCKET}", limit=LINE_BYTES_MAX
-                )
-            finally:
-                os.umask(before)
-        finally:
-            os.close(fd)
+    def answer(self, line: bytes) -> bytes:
+        """What belongs to a word; whoever says another one is hung up on."""
+        answer = self._answers.get(line.decode("ascii", "replace").strip())
+        return b"" if answer is None else orjson.dumps(answer()) + b"\n"
 
-    async def close(self) -> None:
-        """Answer nobody any more."""
-        if self._server is not None:
-            self._server.close()
-            for writer in self._writers:
-                writer.close()
-            await self._server.wait_closed()
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # the next start takes it away, too
-                self._path.unlink()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._writers) >= CONNECTIONS_MAX:
-            writer.close()
-            return
-        self._writers.add(writer)
-        try:
-            while line := await reader.readline():
-                answer = self._answers.get(line.decode("ascii", "replace").strip())
-                if answer is None:
-                    return
-                writer.write(orjson.dumps(answer()) + b"\n")
-                await writer.drain()
-        except (OSError, ValueError):  # gone, or a line that is none of ours
-            return
-        finally:
-            self._writers.discard(writer)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+    def end(self) -> None:
+        """Nothing is held for a connection."""
 
 
 def ask(directory: Path, word: str) -> dict[str, Any] | None:
