@@ -227,20 +227,6 @@ class Reader:
                 return content.size_bytes
         return found
 
-    def stretches(self, content: Content, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Where data stands in a range, each (from, beyond) as long as can be; all else reads as zeros."""
-        low = high = start
-        for offset, length, _, _, _, kind in self._pieces(content, start, end):
-            if kind != ExtentKind.DATA:
-                continue
-            if offset > high:
-                if low < high:
-                    yield low, high
-                low = max(offset, start)
-            high = max(high, min(offset + length, end))
-        if low < high:
-            yield low, high
-
     def stop(self) -> None:
         """Everybody who still waits is told that it ended, and whoever asks."""
         self.frames.stop()
