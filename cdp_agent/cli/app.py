@@ -404,6 +404,7 @@ def heal(
 
 app.command()(tree_options.trees)
 app.command()(vm_options.describe)
+app.command()(vm_options.adopt)
 app.command("describer-process", hidden=True)(vm_options.describer_process)
 
 

@@ -27,6 +27,7 @@ NEXT_STEPS: Final = {
     "verify": "nothing was changed; the same command begins again",
     "heal": "what was written is sound; the same command goes on with the rest",
     "trees": "nothing was changed that was not said; a scan that was begun goes on",
+    "adopt": "before the cut-over all was undone, after it the VM is adopted; the same command goes on",
     "describe": _LOOKING,
     "usage": "with --abort-uploads some may be aborted; the same command begins again",
 }

@@ -37,3 +37,45 @@ def describer_process(config: Config = DEFAULT_CONFIG) -> int:
         return tell_vms(config, SystemClock())
 
     return guarded(work)
+
+
+def adopt(
+    vm: Annotated[str, typer.Argument(help="A VM of `vms` that runs, with a QMP socket.")],
+    disk: Annotated[
+        list[str] | None,
+        typer.Option("--disk", metavar="DISK=VOLUME", help="Which volume a disk becomes; once for each."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="DISK", help="This disk stays as it is, unprotected."),
+    ] = None,
+    config: Config = DEFAULT_CONFIG,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Volumes may hold something, which is replaced.")
+    ] = False,
+    qmp: Annotated[
+        Path | None, typer.Option(help="Another QMP socket of the same QEMU than the member's.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, have QEMU try the exports, copy nothing.")
+    ] = False,
+    give_up_after: Annotated[
+        str, typer.Option(help="How long copying may stand still before all is undone.")
+    ] = "30m",
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait for the VM's first recovery point.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Move the disks of a running VM onto volumes, without a reboot: from then on every write is captured."""
+
+    def work() -> int:
+        from cdp_agent.cli.adopt_vm import Asked, adopt_vm
+
+        asked = Asked(
+            vm, disk or [], without or [], qmp, give_up_after,
+            overwrite=overwrite, dry_run=dry_run, waits=not no_wait, as_json=json,
+        )  # fmt: skip
+        return adopt_vm(config, asked, SystemClock())
+
+    return guarded(work)

@@ -283,7 +283,7 @@ def _disks(
     for block in sorted(blocks, key=lambda block: _place(_device_of(block, devices), paths)):
         if str(block.get("device", "")).startswith("pflash") or not block.get("qdev"):
             continue  # firmware, or what no device shows to the guest
-        name = _disk_name(block)
+        name = disk_name(block)
         if name in disks:
             name = f"{name}-{len(disks)}"
         kind = str(block.get("type", ""))
@@ -304,7 +304,7 @@ def _place(device: Answers, paths: Sequence[str]) -> int:
     return paths.index(device["path"]) if device else len(paths)
 
 
-def _disk_name(block: Answers) -> str:
+def disk_name(block: Answers) -> str:
     """What its owner called it: the device, the drive, the node; else its place among devices."""
     parts = str(block["qdev"]).split("/")
     if "peripheral" in parts:
@@ -378,7 +378,7 @@ def _old_nbd(file: str) -> DiskSource:
 def _boot_places(blocks: Sequence[Answers], devices: Sequence[Answers]) -> Iterator[tuple[object, str]]:
     for block in blocks:
         if block.get("qdev"):
-            yield _device_of(block, devices).get("bootindex"), _disk_name(block)
+            yield _device_of(block, devices).get("bootindex"), disk_name(block)
     for device in devices:
         if "mac" in device:
             yield device.get("bootindex"), _card_name(device)
