@@ -490,6 +490,16 @@ class ExportFailed(CdpError):
     default_hint = "nothing has the image's name; mend what it names and run the command again"
 
 
+# --- 100..109: images --------------------------------------------------------------------------
+
+
+class ExportFailed(CdpError):
+    """An image of a volume could not be made: `qemu-img` is not here, or it failed."""
+
+    exit_code = 100
+    default_hint = "nothing has the image's name; mend what it names and run the command again"
+
+
 # --- 90..99: VMs that run ----------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Writes the table of docs/exit-codes.md from the error classes: `python -m deploy.exit_codes`.
 
-The classes in cdp_container/errors.py are the truth; the page is never edited by hand between its two marks.
+The classes in cdp_container/errors.py and machine_errors.py are the truth; the page
+is never edited by hand between its two marks.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from cdp_container import errors
+from cdp_container import errors, machine_errors
 from cdp_container.errors import CdpError
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "exit-codes.md"
@@ -27,8 +28,9 @@ def error_classes() -> list[type[CdpError]]:
     """Every class of errors, by exit code."""
     found = [
         member
-        for _, member in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(member, CdpError) and member.__module__ == errors.__name__
+        for module in (errors, machine_errors)
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, CdpError) and member.__module__ == module.__name__
     ]
     return sorted(found, key=lambda error: error.exit_code)
 

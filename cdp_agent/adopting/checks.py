@@ -11,7 +11,7 @@ from typing import Final
 
 from cdp_agent.adopting.seen import Disk, Seen
 from cdp_agent.adopting.words import PREFIX, Names, names_of
-from cdp_container.errors import AdoptionRefused
+from cdp_container.machine_errors import AdoptionRefused
 
 FILTERS: Final = frozenset(
     {

@@ -14,7 +14,7 @@ from cdp_agent.adopting.checks import Move
 from cdp_agent.adopting.link import LinkLost, Qemu, Refused
 from cdp_agent.adopting.seen import Seen, look
 from cdp_container.clock import Clock
-from cdp_container.errors import AdoptionPartly
+from cdp_container.machine_errors import AdoptionPartly
 
 CUT_SECONDS_MAX: Final = 10.0
 """From when the jobs are told to complete; a disk that is not cut over then is not."""

@@ -18,7 +18,8 @@ from cdp_agent.adopting.seen import Job, Seen, look
 from cdp_agent.adopting.turn import Agent, Memory, Standing, Turn, take_turn
 from cdp_agent.adopting.undoing import LEFT_HINT, clean_up
 from cdp_container.clock import Clock
-from cdp_container.errors import AdoptionPartly, AdoptionUndone, HypervisorFailed
+from cdp_container.errors import HypervisorFailed
+from cdp_container.machine_errors import AdoptionPartly, AdoptionUndone
 
 POLL_SECONDS: Final = 0.25
 CUT_TRIES_MAX: Final = 20

@@ -33,13 +33,8 @@ from cdp_container.console import answer, say
 from cdp_container.domain.identity import AgentIdentity, VmIdentity
 from cdp_container.domain.point_settings import term_seconds
 from cdp_container.entry import EXIT_INTERRUPTED
-from cdp_container.errors import (
-    AdoptionRefused,
-    AgentNotRunning,
-    Incomplete,
-    UsageError,
-    counted,
-)
+from cdp_container.errors import AgentNotRunning, Incomplete, UsageError, counted
+from cdp_container.machine_errors import AdoptionRefused
 from cdp_container.telling import size_text
 
 LOCK_NAME: Final = "adopt.lock"

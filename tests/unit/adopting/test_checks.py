@@ -13,7 +13,8 @@ from cdp_agent.adopting.start_words import libvirt_steps, qemu_words
 from cdp_agent.adopting.turn import Agent, Memory, Standing, take_turn
 from cdp_agent.adopting.undoing import unneeded
 from cdp_agent.adopting.words import names_of
-from cdp_container.errors import AdoptionRefused, HypervisorFailed
+from cdp_container.errors import HypervisorFailed
+from cdp_container.machine_errors import AdoptionRefused
 
 SIZE = 1 << 20
 SECOND = 1_000_000_000

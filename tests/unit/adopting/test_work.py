@@ -11,7 +11,8 @@ from cdp_agent.adopting.checks import Plan, Volume, Wishes, plan_moves
 from cdp_agent.adopting.seen import Job, look
 from cdp_agent.adopting.turn import Agent, Turn
 from cdp_agent.adopting.work import Ended, Ways, adopt, try_connections
-from cdp_container.errors import AdoptionPartly, AdoptionUndone, CdpError, HypervisorFailed
+from cdp_container.errors import CdpError, HypervisorFailed
+from cdp_container.machine_errors import AdoptionPartly, AdoptionUndone
 from tests.unit.adopting.model_qemu import ASKING, SIZE, ModelQemu, StepClock
 
 VOLUMES = {name: Volume(name, name.encode().ljust(16), SIZE) for name in ("data", "log")}
