@@ -488,37 +488,3 @@ class ExportFailed(CdpError):
 
     exit_code = 100
     default_hint = "nothing has the image's name; mend what it names and run the command again"
-
-
-# --- 100..109: images --------------------------------------------------------------------------
-
-
-class ExportFailed(CdpError):
-    """An image of a volume could not be made: `qemu-img` is not here, or it failed."""
-
-    exit_code = 100
-    default_hint = "nothing has the image's name; mend what it names and run the command again"
-
-
-# --- 90..99: VMs that run ----------------------------------------------------------------------
-
-
-class AdoptionRefused(CdpError):
-    """The disks of a VM cannot be adopted as they are; nothing was done, and all faults are named."""
-
-    exit_code = 90
-    default_hint = "mend what is named; --dry-run checks again and copies nothing (docs/adopting.md)"
-
-
-class AdoptionUndone(CdpError):
-    """The disks of a VM were not adopted: what was begun is undone, and the VM has its disks as before."""
-
-    exit_code = 91
-    default_hint = "the guest goes on with its old disks; mend what it names, and run the same command again"
-
-
-class AdoptionPartly(CdpError):
-    """Some disks of a VM are volumes now and others are not, or nobody knows."""
-
-    exit_code = 92
-    default_hint = "run the same command again: it goes on with the others"
