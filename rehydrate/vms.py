@@ -19,11 +19,12 @@ from rehydrate.wanted import Wanted
 
 @dataclass(frozen=True, slots=True)
 class VmsAt:
-    """The VMs of a cut, by name; `volumes`: names of its volumes by the ids of their spaces."""
+    """The VMs of a cut, by name; names and sizes in bytes of its volumes by the ids of their spaces."""
 
     cut: Cut
     members: tuple[Member, ...]
     volumes: Mapping[bytes, str]
+    sizes: Mapping[bytes, int]
 
 
 def vms_at(container: Container, contents: Contents, choice: Choice) -> VmsAt:
@@ -39,5 +40,7 @@ def vms_at(container: Container, contents: Contents, choice: Choice) -> VmsAt:
     container.require_key()
     cut = sound_cut(container.history, contents, choice, Wanted())
     branch = container.history.branch_of(cut.place)
-    names = {volume.space: volume.name for volume in volumes_of(contents, branch, cut)}
-    return VmsAt(cut, tuple(members_at(contents.vm_records, branch)), names)
+    volumes = volumes_of(contents, branch, cut)
+    names = {volume.space: volume.name for volume in volumes}
+    sizes = {volume.space: volume.size_bytes for volume in volumes}
+    return VmsAt(cut, tuple(members_at(contents.vm_records, branch)), names, sizes)

@@ -21,7 +21,9 @@ from rehydrate.render.documents import Documents, Target, documents_of
 from rehydrate.render.recovered import Changes, FilePlace, NbdPlace, Place, Recovered, recovered_of
 from rehydrate.runbook.changes import addresses_of, changes_of
 from rehydrate.runbook.check import AtPoint, Finding, findings_of
+from rehydrate.runbook.check_installed import installed_findings_of
 from rehydrate.runbook.here import ThisMachine
+from rehydrate.runbook.installed import ThisInstallation
 from rehydrate.runbook.model import HINT, RunbookSettings, parse_runbook, rehearsed
 from rehydrate.vms import VmsAt
 
@@ -44,9 +46,11 @@ def check_runbook(path: Path, access: commands.Access, choice: Choice, as_json: 
     """`rehydrate check-runbook`. Raises ConfigInvalid, RunbookUnfit."""
     runbook, lines = _read(path)
     seen = commands.vms_of(access, choice)
-    findings = findings_of(
-        runbook, AtPoint(seen.members, seen.volumes, frozenset(seen.cut.not_whole)), ThisMachine()
-    )
+    at_point = AtPoint(seen.members, seen.volumes, frozenset(seen.cut.not_whole))
+    findings = [
+        *findings_of(runbook, at_point, ThisMachine()),
+        *installed_findings_of(runbook, seen.members, seen.sizes, ThisInstallation()),
+    ]
     told = [_told(one, path, lines) for one in findings]
     point = f"{seen.cut.place.epoch}.{seen.cut.place.cut}"
     members = {

@@ -165,16 +165,20 @@ def _script(vm: Recovered, words: list[str], devices: Devices) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _firmware_lines(vm: Recovered) -> list[str]:
-    """Code that is found when it starts, and variables that are copied once."""
-    sizes = _SECURE_CODES if vm.one.firmware.secure_boot else _CODES
-    wanted = None if vm.variables is None else len(vm.variables)
-    codes = [
+def firmware_codes(architecture: str, secure_boot: bool, variables_bytes: int | None) -> list[str]:
+    """Where UEFI's code may lie; None: any size of variables. Empty where nobody knows."""
+    return [
         path
-        for (architecture, size), paths in sizes.items()
-        if architecture == vm.one.architecture and wanted in (None, size)
+        for (known, size), paths in (_SECURE_CODES if secure_boot else _CODES).items()
+        if known == architecture and variables_bytes in (None, size)
         for path in paths
     ]
+
+
+def _firmware_lines(vm: Recovered) -> list[str]:
+    """Code that is found when it starts, and variables that are copied once."""
+    wanted = None if vm.variables is None else len(vm.variables)
+    codes = firmware_codes(vm.one.architecture, vm.one.firmware.secure_boot, wanted)
     if not codes:
         why = f"where UEFI's code is for {vm.one.architecture} with variables of {wanted} bytes is not known"
         raise RenderRefused(f"VM {vm.one.name!r}", why)

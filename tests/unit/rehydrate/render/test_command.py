@@ -18,6 +18,7 @@ from cdp_container.store.directory import DirectoryStore
 from rehydrate.render.addresses import Address, agent_commands, seed_files
 from rehydrate.render.seed import seed_image
 from rehydrate.runbook.here import ThisMachine
+from rehydrate.runbook.installed import ThisInstallation
 from tests.containers import Site
 from tests.unit.rehydrate.conftest import Run, answer
 from tests.unit.rehydrate.test_cli import refused
@@ -126,11 +127,15 @@ def test_a_runbook_is_held_against_container_and_machine(
     run: Run, protected: Site, place: Path, runbook: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ThisMachine, "has_program", lambda self, name: True)
+    monkeypatch.setattr(ThisInstallation, "has_any", lambda self, paths: False)
+    code, _, stderr = run("check-runbook", runbook, place)
+    assert (code, "starts by UEFI, and none for x86_64" in stderr) == (75, True), stderr
+    monkeypatch.setattr(ThisInstallation, "has_any", lambda self, paths: True)
     code, stdout, stderr = run("check-runbook", runbook, place)
     assert (code, "fits 1 VM at 1.1" in stdout) == (0, True), stderr
     runbook.write_text(runbook.read_text().replace("shop-web:", "shop-wep:"))
-    said = refused(run, 75, "check-runbook", runbook, place)
-    assert f"{runbook}:6: there is no VM shop-wep" in said
+    code, _, stderr = run("check-runbook", runbook, place)
+    assert (code, f"{runbook}:6: there is no VM shop-wep" in stderr) == (75, True), stderr
     code, stdout, _ = run("check-runbook", runbook, place, "--json")
     assert code == 75
     assert any("shop-wep" in one["what"] and one["fault"] for one in json.loads(stdout)["findings"])
