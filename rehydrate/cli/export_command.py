@@ -165,6 +165,8 @@ def _make_each(job: _Job, destination: Destination, reader: Reader, volumes: lis
                 say(printable(f"finished: {one.plan.volume.name} in {done.target}"))
         if job.asked.targets.bucket is not None:
             say("what the bucket has was noted: the same command goes on with it, --abort ends it")
+        else:
+            say("nothing was left of an image that was not finished: the same command begins it anew")
         raise
 
 

@@ -125,7 +125,7 @@ def small_disk(directory: Path) -> Iterator[None]:
         subprocess.run(["umount", str(directory)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.needs(*(() if os.geteuid() == 0 else ("root, who alone may mount",)))
 def test_a_full_disk_is_told_before_and_amid_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
     with small_disk(tmp_path):
         for subformat in ("plain", "compressed"):  # of one it is known what it takes
