@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cdp_agent.splitter.backing import extents_of
 from nbd_export.backend import Exports, Extent, FixedExports, State
 from nbd_export.files import OsFiles
+from nbd_export.holes import extents_of
 from nbd_export.limits import ServerLimits
 from nbd_export.server import NbdServer, serve
 

@@ -14,7 +14,7 @@ import asyncio
 import errno
 from collections.abc import Callable, Sequence
 
-from cdp_agent.splitter.backing import Backing, extents_of
+from cdp_agent.splitter.backing import Backing
 from cdp_agent.splitter.capture import Capture
 from cdp_agent.splitter.failures import JournalUnusable
 from cdp_agent.splitter.intent import IntentMissing
@@ -22,6 +22,7 @@ from cdp_agent.splitter.settings import INLINE_BYTES_MAX, READ_AHEAD_BYTES_MAX, 
 from cdp_container.journal.position import Position
 from cdp_container.journal.record import Kind, payload_crc
 from nbd_export.backend import Extent
+from nbd_export.holes import extents_of
 from nbd_export.ranges import RangesInFlight
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from cdp_container.errors import CdpError
-from nbd_export.backend import Extent, State
+from nbd_export.backend import Extent
 from nbd_export.errors import BackendError, NbdErrno
 from nbd_export.ranges import RangesInFlight
 from nbd_export.shared_sync import SharedSync
@@ -44,6 +44,9 @@ TOUCH_BYTES: Final = 1 << 20
 
 TOUCHED_MAX: Final = 1 << 16
 """So many surroundings are remembered, 64 GiB of them."""
+
+EXTENTS_BYTES_MAX: Final = 256 << 20
+"""So far it is looked for holes when a client asks: it asks again from there on."""
 
 DAMAGES_MAX: Final = 1000
 """Damaged ranges that are remembered by name."""
@@ -186,8 +189,10 @@ class Image:
         await self.zero(offset, length, fua, may_trim=True)
 
     async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
-        """See `Export.extents`; what is zeros is not known before it was asked for."""
-        return [Extent(length, State.DATA)]
+        """See `Export.extents`; of what is not here nothing is known, and all is called data."""
+        end = min(offset + length, offset + EXTENTS_BYTES_MAX)
+        missing = self.overlay.missing(offset, end - offset)
+        return await self._in_io(lambda: self.overlay.extents(offset, end, missing, count_max))
 
     async def cache(self, offset: int, length: int) -> None:
         """See `Export.cache`."""

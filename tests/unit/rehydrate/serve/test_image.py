@@ -293,38 +293,6 @@ def test_damage_is_an_error_for_its_blocks_alone_until_it_is_healed(bench: Bench
     run(story())
 
 
-def read_now(disk: Image, *reads: tuple[int, int]) -> tuple[int, list[bytes]]:
-    """How many of (offset, length) were read at once, and what is in the places of all."""
-    places = [(offset, memoryview(bytearray(length))) for offset, length in reads]
-    return disk.read_now(places), [bytes(into) for _, into in places]
-
-
-def test_at_once_only_what_is_here_is_read(
-    bench: Bench, point: Point, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def story() -> None:
-        disk = bench.image()
-        assert read_now(disk, (0, 512)) == (0, [bytes(512)])
-        await disk.read(0, 2 * BLOCK_BYTES)
-        await disk.write(2 * BLOCK_BYTES, b"w" * BLOCK_BYTES, False)
-        beyond = (2 * BLOCK_BYTES + 8, BLOCK_BYTES)  # its last 8 bytes are not here
-        done, found = read_now(disk, (5, BLOCK_BYTES), (3 * BLOCK_BYTES - 9, 9), beyond, (0, 1))
-        assert done == 2
-        assert found == [point.content[5 : 5 + BLOCK_BYTES], b"w" * 9, bytes(BLOCK_BYTES), bytes(1)]
-        assert len(point.asked) == 1
-
-        def fails(offset: int, into: memoryview) -> bool:
-            if offset:
-                raise OSError(errno.EIO, "broken")
-            into[:] = b"c" * len(into)
-            return True
-
-        monkeypatch.setattr(bench.overlay, "read_cached", fails)
-        assert read_now(disk, (0, 1), (1, 1), (0, 1))[0] == 1
-
-    run(story())
-
-
 def test_filling_begins_near_what_was_touched_and_gives_way_to_guests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

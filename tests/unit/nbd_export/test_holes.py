@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from cdp_agent.splitter.backing import extents_of
 from nbd_export.backend import Extent, State
 from nbd_export.files import OsFiles
+from nbd_export.holes import extents_of
 
 SIZE = 8 << 20
 MIB = 1 << 20
