@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,7 @@ from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
 from rehydrate.cli.console import read_secret
 from rehydrate.cli.held import hold_on, holding_for, tell
 from rehydrate.cli.stage_lines import StageLines
-from rehydrate.cli.text import size_text
+from rehydrate.cli.text import seconds_text, size_text
 from rehydrate.container import Container, Secret
 from rehydrate.file_names import file_names
 from rehydrate.flow import Flow
@@ -52,6 +53,7 @@ from rehydrate.serve import directory as overlays_of
 from rehydrate.serve import process
 from rehydrate.serve.image import Image, Threads
 from rehydrate.serve.kept import Kept, KeptVolume, save_kept
+from rehydrate.serve.opening import Held, Opening
 from rehydrate.serve.origin import Origin
 from rehydrate.serve.overlay import Overlay
 
@@ -98,7 +100,7 @@ class _Job:
 
 
 class _Ended(Exception):
-    """It was ended before all was here: the hold is left, for who goes on."""
+    """It was ended before all was here: the hold is left to its term, for who goes on."""
 
 
 def serve(asked: Asked) -> int:
@@ -119,20 +121,60 @@ def serve(asked: Asked) -> int:
 def _serve_unfinished(asked: Asked, kept: Kept | None) -> bool:
     """Where guests had it before, they wait for it to be back: so it waits for the store."""
     clock, said = SystemClock(), ""
+    secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
+    address = parse_address(asked.access.address).address()
+    has_begun = kept is not None and kept.is_made and kept.address == address
+    is_asked_for = bool(secret) or not sys.stdin.isatty()  # nobody answers a question amid a run
+    if kept is not None and has_begun and is_asked_for and _is_same(asked, kept):
+        return _serve_before_opening(asked, kept, secret)
     while True:
         try:
-            return _serve_with_container(asked, kept)
-        except _Ended as ended:
-            is_durable: bool = ended.args[0]
-            return is_durable
+            return _serve_with_container(asked, kept, secret)
         except (StoreUnavailable, NoSuchBucket) as error:  # a disk may not be mounted yet
-            address = parse_address(asked.access.address).address()
-            if kept is None or not kept.is_made or kept.address != address:
+            if not has_begun:
                 raise
             if str(error) != said:
                 said = str(error)
                 tell(f"{said}: it is waited for, and nothing is served before")
             clock.sleep(AGAIN_SECONDS)
+
+
+def _is_same(asked: Asked, kept: Kept) -> bool:
+    """Whether an overlay is of what is asked for, as far as can be told without the container."""
+    known = {one.space.hex(): one for one in kept.volumes} | {one.name: one for one in kept.volumes}
+    spaces = {known[name].space for name in asked.names if name in known}
+    is_all = not asked.names or (len(spaces) == len(kept.volumes) and set(asked.names) <= set(known))
+    return is_all and asked.choice in (Choice(), Choice(at=kept.point))
+
+
+def _serve_before_opening(asked: Asked, kept: Kept, secret: Secret) -> bool:
+    """Guests go on with what is here while the container is opened, however long that takes."""
+    opening = Opening(lambda opening: _open_beside(asked, kept, secret, opening))
+    opening.begin()
+    try:
+        return _served(asked, kept, opening)
+    finally:
+        opening.end()
+
+
+def _open_beside(asked: Asked, kept: Kept, secret: Secret, opening: Opening) -> None:
+    said = ""
+    while True:
+        try:
+            with _container_of(asked, kept, secret) as (_, held):
+                opening.give(held)
+                opening.wait_for_end()
+            return
+        except _Ended:
+            return
+        except (StoreUnavailable, NoSuchBucket) as error:
+            if opening.is_given:
+                raise
+            if str(error) != said:
+                said = str(error)
+                tell(f"{said}: it is waited for, and what is here is served")
+            if opening.wait_for_end(AGAIN_SECONDS):
+                return
 
 
 def _check_finished(asked: Asked, kept: Kept) -> None:
@@ -149,10 +191,21 @@ def _check_finished(asked: Asked, kept: Kept) -> None:
         raise TargetUnsuitable(what, f"it has no volume {min(unknown)!r}", "choose another directory")
 
 
-def _serve_with_container(asked: Asked, kept: Kept | None) -> bool:
+def _serve_with_container(asked: Asked, kept: Kept | None, secret: Secret) -> bool:
+    is_durable = False
+    with suppress(_Ended), _container_of(asked, kept, secret) as (made, held):
+        is_durable = _served(asked, made, held)
+    return is_durable
+
+
+@contextmanager
+def _container_of(asked: Asked, kept: Kept | None, secret: Secret) -> Iterator[tuple[Kept, _Held]]:
+    """The point under its hold, and an overlay that is made for it.
+
+    Raises _Ended at the end, where it was not let go of; else as a restore.
+    """
     clock = SystemClock()
     flow = Flow(clock)
-    secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
     counting: list[CountingStore] = []
 
     def around(store: Store) -> Store:
@@ -185,12 +238,11 @@ def _serve_with_container(asked: Asked, kept: Kept | None) -> bool:
                 save_kept(asked.overlay, kept)
             reader = Reader(source, made.branch, _unread, CACHE_BYTES, asked.at_once)
             with closing(reader):
-                held = _Held(job, kept, reader, made.cut.place)
-                is_durable = _served(asked, kept, held)
+                held = _Held(job, kept, reader, made.cut.place, counting[0])
+                yield kept, held
         if not held.is_let_go:
             holding.keeps = True
-            raise _Ended(is_durable)
-    return is_durable
+            raise _Ended
 
 
 def _opened(job: _Job) -> tuple[Source, RestorePlan]:
@@ -248,14 +300,23 @@ def _wanted(job: _Job, made: RestorePlan) -> Kept:
 
 
 class _Held:
-    """See `process.Container`."""
+    """See `opening.Held`."""
 
-    def __init__(self, job: _Job, kept: Kept, reader: Reader, place: Place) -> None:
+    def __init__(self, job: _Job, kept: Kept, reader: Reader, place: Place, counting: CountingStore) -> None:
         self._job = job
         self._kept = kept
         self._reader = reader
         self._place = place
+        self._counting = counting
         self.is_let_go = False
+
+    def opened(self) -> None:
+        """See `Container.opened`."""
+
+    def facts(self) -> dict[str, Any]:
+        """See `Container.facts`."""
+        counts = self._counting.counts
+        return {"opened": True, "requests": counts.requests, "received_bytes": counts.received_bytes}
 
     def origin(self, volume: KeptVolume) -> Origin:
         """Where what is not here of a volume is."""
@@ -278,7 +339,7 @@ class _Held:
         self._reader.stop()
 
 
-def _served(asked: Asked, kept: Kept, held: _Held | None) -> bool:
+def _served(asked: Asked, kept: Kept, held: Held | None) -> bool:
     with (
         overlays_of.opened(asked.overlay, OsFiles(), kept, overlays_of.boot_id()) as overlays,
         _threads() as threads,
@@ -297,14 +358,14 @@ def _threads() -> Iterator[Threads]:
 
 
 async def _run(
-    asked: Asked, kept: Kept, held: _Held | None, overlays: Sequence[Overlay], threads: Threads
+    asked: Asked, kept: Kept, held: Held | None, overlays: Sequence[Overlay], threads: Threads
 ) -> bool:
     images = [
         Image(one.file, overlay, threads, None if held is None else held.origin(one), tell, asked.read_only)
         for one, overlay in zip(kept.volumes, overlays, strict=True)
     ]
     facts: dict[str, Any] = {"point": point_name(*kept.point), "container": kept.address}
-    service = process.Service(asked.overlay, images, threads, held, asked.ways, tell, facts)
+    service = process.Service(asked.overlay, images, threads, held, asked.ways, tell, _say_progress, facts)
     return await service.run(lambda: say(_opened_text(asked, kept, images)))
 
 
@@ -320,6 +381,16 @@ def _opened_text(asked: Asked, kept: Kept, images: Sequence[Image]) -> str:
         f"{counted(len(images), 'volume')}, {here}: "
         + ", ".join(f"nbd+unix:///{image.name}?socket={socket}" for image in images)
     )
+
+
+def _say_progress(done: process.Progress) -> None:
+    came_bytes = done.here_bytes - done.began_bytes
+    line = f"streaming: {size_text(done.here_bytes)} of {size_text(done.total_bytes)} are here"
+    if came_bytes > 0:
+        per_second = came_bytes / done.seconds
+        left_seconds = (done.total_bytes - done.here_bytes) / per_second
+        line += f", {size_text(int(per_second))}/s, some {seconds_text(left_seconds)} left"
+    say(line)
 
 
 def _unread(error: CdpError) -> None:

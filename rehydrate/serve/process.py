@@ -33,12 +33,23 @@ LOOK_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 20.0
 """At the end: how long begun requests may take."""
 
+PROGRESS_SECONDS: Final = 10.0
+"""So often it is told how far the streaming is: a log of hours is to stay readable."""
+
 WAITING_SECONDS: Final = 1.0
 """The same where some wait for the store: their clients get no answer, and ask again after a reconnect."""
 
 
 class Container(Protocol):
-    """Where the rest is. Its methods run in threads."""
+    """Where the rest is. Its methods run in threads, but for `facts`."""
+
+    def opened(self) -> None:
+        """Returns once it can be read, or was stopped. Raises CdpError: it never can."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What `serving` is told of it; at once."""
+        ...
 
     def look(self) -> None:
         """See to the hold."""
@@ -51,6 +62,16 @@ class Container(Protocol):
     def stop(self) -> None:
         """Whoever waits for content waits no longer. Nothing may block here."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the streaming is: bytes of all volumes, those that were here when it began, and since when."""
+
+    here_bytes: int
+    total_bytes: int
+    began_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,7 @@ class Service:
         container: None where all is here.
         ways: see `Ways`.
         told: given lines for people.
+        progress: told how far the streaming is, now and then.
         facts: what `serving` is told beside the volumes.
     """
 
@@ -83,6 +105,7 @@ class Service:
         container: Container | None,
         ways: Ways,
         told: Callable[[str], None],
+        progress: Callable[[Progress], None],
         facts: Mapping[str, Any],
     ) -> None:
         self._directory = directory
@@ -91,6 +114,7 @@ class Service:
         self._container = container
         self._ways = ways
         self._told = told
+        self._progress = progress
         self._facts = facts
         self._wants_filling = asyncio.Event()
         self._filling = "finished" if container is None else "no"
@@ -115,6 +139,7 @@ class Service:
             self._tasks = [asyncio.create_task(self._sync_now_and_then()), asyncio.create_task(self._fill())]
             if self._container is not None:
                 self._tasks.append(asyncio.create_task(self._look_now_and_then(self._container)))
+                self._tasks.append(asyncio.create_task(self._wait_until_opened(self._container)))
             ended = asyncio.create_task(stop.wait())
             await asyncio.wait([ended, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
             ended.cancel()
@@ -126,6 +151,7 @@ class Service:
         """For `serving`."""
         return {
             **self._facts,
+            **({} if self._container is None else self._container.facts()),
             "pid": os.getpid(),
             "filling": self._filling,
             "finished": self._container is None,
@@ -196,6 +222,23 @@ class Service:
             except CdpError as error:
                 self._told(str(error))
 
+    async def _wait_until_opened(self, container: Container) -> None:
+        """What cannot be opened ends all: it is another container, or none."""
+        await asyncio.to_thread(container.opened)
+        await asyncio.Event().wait()
+
+    async def _tell_progress(self) -> None:
+        loop = asyncio.get_running_loop()
+        began, began_bytes = loop.time(), self._here_bytes
+        total_bytes = sum(image.size_bytes for image in self._images)
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            self._progress(Progress(self._here_bytes, total_bytes, began_bytes, loop.time() - began))
+
+    @property
+    def _here_bytes(self) -> int:
+        return sum(image.overlay.here_bytes for image in self._images)
+
     async def _fill(self) -> None:
         """As often as it is wished for, until all is here; all may be here without it."""
         container = self._container
@@ -203,6 +246,7 @@ class Service:
             await self._wants_filling.wait()
             self._wants_filling.clear()
             self._filling = "yes"
+            telling = asyncio.create_task(self._tell_progress())
             try:
                 is_whole = await Filling(self._images, self._ways.bytes_per_second).run()
                 if is_whole and await self._sync():
@@ -212,6 +256,8 @@ class Service:
             except OSError as error:
                 self._filling = f"failed: {error.strerror}"
                 self._told(f"not finished: {error.strerror}; `rehydrate serving {self._directory} --finish`")
+            finally:
+                telling.cancel()
         await asyncio.Event().wait()
 
     def _tell_unfinished(self) -> None:

@@ -111,6 +111,8 @@ def _finishes_without_a_stop(site: Site, overlay: Path, model: Path) -> None:
         assert purposes(site) == []
         site.container.rename(away)
         try:
+            told = checked("nbdinfo", "--map", served.uri("db")).out.splitlines()
+            assert any("hole,zero" in line and int(line.split()[1]) > MIB // 2 for line in told), told
             for name in SIZES:
                 compare(served, name, model / f"{name}.raw")
             client.write(0, b"after it")
@@ -170,3 +172,42 @@ def _damage(site: Site, served: Served, client: NbdClient, expected: bytes) -> N
     status(served, site, "--finish")
     wait_until(lambda: status(served, site)["finished"], "it was healed", SECONDS_MAX)
     assert status(served, site)["volumes"][0]["damages"] == []
+
+
+def test_a_start_serves_what_is_here_before_the_store_is_back(site: Site) -> None:
+    overlay, model, away = site.base / "q", site.base / "model-q", site.container.with_name("away")
+    site.restore_all(model)
+    expected = (model / "db.raw").read_bytes()
+    with serving(site, overlay) as served, served.client("db") as client:
+        assert client.read(0, 4096) == expected[:4096]
+        client.write(8192, b"w" * 4096)
+        served.kill()
+    site.container.rename(away)
+    try:
+        with serving(site, overlay) as served, served.client("db") as client:
+            assert client.read(0, 4096) == expected[:4096]
+            assert client.read(8192, 4096) == b"w" * 4096
+            client.write(12288, b"v" * 4096, fua=True)
+            waits = client.submit_read(8 * MIB, 4096)
+            wait_until(lambda: "it is waited for" in served.said(), "the store is missed", SECONDS_MAX)
+            assert not status(served, site)["opened"]
+            away.rename(site.container)
+            reply = client.wait(waits)
+            assert (reply.error, reply.data) == (0, expected[8 * MIB : 8 * MIB + 4096])
+            assert status(served, site)["opened"]
+            served.stop()
+        site.container.rename(away)
+        with serving(site, overlay) as served:
+            served.stop()  # it need not be open for that
+        with new_site({"db": MIB}, with_key=True) as other:
+            other.init().must()
+            other.container.rename(site.container)
+            try:
+                assert "of the domain" in refused(site, overlay, TargetUnsuitable.exit_code)
+            finally:
+                site.container.rename(other.container)
+    finally:
+        if away.exists():
+            away.rename(site.container)
+    with serving(site, overlay) as served, served.client("db") as client:
+        assert client.read(8192, 8192) == b"w" * 4096 + b"v" * 4096
