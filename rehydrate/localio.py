@@ -19,6 +19,7 @@ from cdp_container.errors import (
     LocalDiskFull,
     TargetUnsuitable,
 )
+from cdp_container.format.names import shown
 from rehydrate.users import users_of
 
 LOCK_RETRY_SECONDS: Final = 0.1
@@ -91,6 +92,8 @@ def os_errors(what: str) -> Iterator[None]:
 
 def _typed(error: OSError, what: str) -> CdpError:
     why = os.strerror(error.errno) if error.errno else str(error)
+    if isinstance(error.filename, bytes | str) and not os.path.isabs(error.filename):
+        why = f"{why}: {shown(os.fsencode(error.filename))}"  # `what` names the directory that it is in
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return LocalDiskFull(what, why)

@@ -7,6 +7,7 @@ is made in a directory does not belong here (tree_target).
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import OrderedDict
 from typing import Final
@@ -15,6 +16,7 @@ OPEN_MAX: Final = 128
 """Directories that are kept open: neighbours share their beginnings."""
 
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OWNERS: Final = stat.S_IRWXU
 
 
 class Directories:
@@ -63,9 +65,38 @@ class Directories:
         fd = self._open[above] if above else self.root
         for name in reversed(missing):
             above = above + b"/" + name if above else name
-            fd = os.open(name, _FLAGS, dir_fd=fd)
+            fd = _opened(name, fd)
             self._open[above] = fd
             if len(self._open) > OPEN_MAX:
                 _, oldest = self._open.popitem(last=False)
                 os.close(oldest)
         return fd
+
+
+def _opened(name: bytes, above: int) -> int:
+    """Open a directory of which we make use: where its mode keeps us out and it is ours, we let ourselves in.
+
+    Whoever restores sets the modes of directories last. Root needs no mode.
+    """
+    try:
+        fd = os.open(name, _FLAGS, dir_fd=above)
+    except PermissionError:
+        closed = os.open(name, os.O_PATH | _FLAGS, dir_fd=above)
+        try:
+            let_in(closed)
+        finally:
+            os.close(closed)
+        fd = os.open(name, _FLAGS, dir_fd=above)
+    try:
+        let_in(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def let_in(fd: int) -> None:
+    """Have a directory that is ours let its owner in, whoever else it lets in; others', and root's, stay."""
+    status = os.fstat(fd)
+    if status.st_uid == os.geteuid() != 0 and status.st_mode & _OWNERS != _OWNERS:
+        os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(status.st_mode) | _OWNERS)  # also of an O_PATH

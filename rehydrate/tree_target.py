@@ -28,7 +28,7 @@ from rehydrate.localio import lock_alone, os_errors
 from rehydrate.mounted import mount_below, mounts_in
 from rehydrate.removal import remove_directory
 from rehydrate.tree_attributes import NODE, Attributes, Me, NotSet, is_plain, same_attributes
-from rehydrate.tree_dirs import Directories
+from rehydrate.tree_dirs import Directories, let_in
 from rehydrate.tree_making import TOGETHER_MAX, Makers
 
 KEPT: Final = 0
@@ -487,6 +487,7 @@ def open_tree_target(path: Path, ways: Ways, keeper: Keeper | None = None) -> It
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             lock_alone(root, path, what)
+            let_in(root)
             target = TreeTarget(path, root, not os.listdir(root), ways, keeper)
         except BaseException:
             os.close(root)

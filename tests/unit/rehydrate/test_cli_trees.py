@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cdp_container.errors import AccessDenied
 from cdp_container.format import limits
 from cdp_container.format.index import Record
 from cdp_container.format.keys import segment_key
@@ -374,6 +376,56 @@ def test_somebody_without_rights_is_told_what_could_not_be_set(open_place: Path)
     assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o755, MTIME_NS)
     assert status.st_uid != 0
     assert as_nobody(place, target / "again", "--best-effort").returncode == 0
+
+
+def test_somebody_without_rights_restores_again_what_is_closed_to_himself(open_place: Path) -> None:
+    place, target = open_place / "store", open_place / "target"
+    place.mkdir()
+    target.mkdir()
+    site = Site(DirectoryStore(place), seed=8)
+    site.begin_epoch()
+    ids = {"uid": NOBODY, "gid": NOBODY} if os.geteuid() == 0 else {}
+    home = Tree(site, "home", root=directory(mode=0o500, **ids))
+    for path, mode in ((b"none", 0), (b"none/in", 0o111), (b"read", 0o400), (b"both", 0o2500)):
+        home.add(path, directory(mode=mode, **ids))
+        home.file(path + b"/file", b"content" * 900, mode=0, **ids)
+    home.cut()
+    for path in (target, place, *place.rglob("*")):
+        path.chmod(0o777)
+    to = target / "to"
+    for options in ((), (), ("--checksum",), ("--delete",), ("--delete", "--checksum")):
+        done = as_nobody(place, to, *options)
+        assert done.returncode == 0, (options, done.stderr)
+        assert stat.S_IMODE(to.stat().st_mode) == 0o500
+    home.write(b"none/in/file", b"other" * 2000, mtime_ns=7)
+    home.remove(b"both/file")
+    home.remove(b"both")
+    home.rename(b"read", b"none/new")
+    place_now = home.cut()
+    for path in place.rglob("*"):
+        path.chmod(0o777)
+    done = as_nobody(place, to, "--delete")
+    assert done.returncode == 0, done.stderr
+    if os.geteuid() == 0:
+        assert_same(to, home.at[place_now])
+
+
+@pytest.mark.needs(*(() if os.geteuid() == 0 else ("root, who alone can be somebody else",)))
+def test_what_is_another_users_is_named(open_place: Path) -> None:
+    place, target = open_place / "store", open_place / "target"
+    place.mkdir()
+    (target / "to" / "theirs").mkdir(parents=True, mode=0o755)
+    site = Site(DirectoryStore(place), seed=8)
+    site.begin_epoch()
+    home = Tree(site, "home")
+    home.add(b"theirs", directory())
+    home.file(b"theirs/a", b"hello")
+    home.cut()
+    for path in (target, target / "to", place, *place.rglob("*")):
+        path.chmod(0o777)
+    done = as_nobody(place, target / "to")
+    assert done.returncode == AccessDenied.exit_code
+    assert "Permission denied: 'a'" in done.stderr
 
 
 AS_NOBODY = f"""
