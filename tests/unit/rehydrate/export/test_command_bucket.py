@@ -1,0 +1,117 @@
+"""`rehydrate export` into a bucket as an administrator runs it: a VM's disks, raw volumes, `--abort`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdp_container.domain.machine import Description, Disk
+from cdp_container.domain.machine_records import Configuration, Native, vm_record
+from cdp_container.errors import AlreadyRunning, TargetNotEmpty
+from cdp_container.store.directory import DirectoryStore
+from rehydrate.export.workspace import locked
+from tests.containers import Site, write
+from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
+from tests.servers.s3 import S3Server
+from tests.unit.rehydrate.conftest import Run, answer
+from tests.unit.rehydrate.test_cli import refused
+
+pytestmark = pytest.mark.slow
+
+SIZE = 300 << 10
+NAME = "data disk"
+"""It can be a file's name, and no key."""
+
+
+@pytest.fixture
+def bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    s3_environment(moto_server, monkeypatch)
+    with fresh_bucket(moto_server) as found:
+        yield found
+
+
+@pytest.fixture
+def protected(place: Path) -> Site:
+    site = Site(DirectoryStore(place), seed=3)
+    disk = site.add_volume(NAME, SIZE)
+    site.begin_epoch()
+    web = Description("web", disks=(Disk("vda", disk),))
+    site.say(vm_record(b"V" * 16, Configuration("web", web, Native("qmp", ""))))
+    site.cut([write(disk, 1000, site.rng.randbytes(100_000))])
+    site.protect(site.cut([write(disk, SIZE - 10, b"e" * 10)]))
+    return site
+
+
+def words(place: Path, bucket: Bucket, work: Path, *options: str) -> list[object]:
+    to = f"s3://{bucket.name}/import?endpoint={bucket.server.endpoint}"
+    return ["export", place, "--to", to, "--workspace", work, *options]
+
+
+def keys(bucket: Bucket) -> list[str]:
+    found = bucket.admin.list_objects_v2(Bucket=bucket.name).get("Contents", [])
+    return [one["Key"] for one in found]
+
+
+def object_of(bucket: Bucket, key: str) -> bytes:
+    return bucket.admin.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+
+
+def test_a_raw_volume_goes_there_whole_under_a_name_that_can_be_a_key(
+    run: Run, protected: Site, place: Path, out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rehydrate.export.convert.PROGRAM", "a-program-that-is-not-there")  # none is needed
+    told = answer(run, *words(place, bucket, out, "--all", "--format", "raw"))
+    newest = max(protected.images)
+    ((space, content),) = protected.images[newest].items()
+    key = f"import/{space.hex()}.raw"
+    assert keys(bucket) == [key, f"{key}.parts.json"]
+    assert object_of(bucket, key) == content
+    manifest = json.loads(object_of(bucket, f"{key}.parts.json"))
+    assert manifest["sha256_of_parts"] == [hashlib.sha256(content).hexdigest()]
+    assert (manifest["cdp-point"], manifest["cdp-volume"]) == (told["point"], space.hex())
+    (image,) = told["images"]
+    assert (image["target"], image["parts_sent"]) == (f"s3://{bucket.name}/{key}", 1)
+    again = words(place, bucket, out, "--all", "--format", "raw")
+    assert "an object of" in refused(run, TargetNotEmpty.exit_code, *again)
+    assert run(*again, "--force")[0] == 0
+
+
+@pytest.mark.needs("qemu-img")
+def test_a_vm_goes_there_with_its_configuration(
+    run: Run, protected: Site, place: Path, out: Path, bucket: Bucket
+) -> None:
+    told = answer(run, *words(place, bucket, out, "--vm", "web", "--format", "qcow2"))
+    (image,) = told["images"]
+    stored = object_of(bucket, image["target"].removeprefix(f"s3://{bucket.name}/"))
+    assert hashlib.sha256(stored).hexdigest() == image["sha256"]
+    assert json.loads(object_of(bucket, "import/web.vm.json"))["name"] == "web"
+    assert told["configuration"] == f"s3://{bucket.name}/import/web.vm.json"
+    assert [path.name for path in out.iterdir()] == ["export.lock"]
+
+
+def test_abort_ends_uploads_of_these_objects_and_exports_nothing(
+    run: Run, protected: Site, place: Path, out: Path, bucket: Bucket
+) -> None:
+    ((space, _),) = protected.images[max(protected.images)].items()
+    for key in (f"import/{space.hex()}.raw", "import/other.raw"):
+        bucket.admin.create_multipart_upload(Bucket=bucket.name, Key=key)
+    told = answer(run, *words(place, bucket, out, "--all", "--format", "raw", "--abort"))
+    assert told["aborted"] == 1
+    (left,) = bucket.admin.list_multipart_uploads(Bucket=bucket.name)["Uploads"]
+    assert left["Key"] == "import/other.raw"
+    assert keys(bucket) == []
+
+
+def test_a_workspace_that_another_export_has_is_refused(
+    run: Run, protected: Site, place: Path, out: Path, bucket: Bucket
+) -> None:
+    with locked(out):
+        refused(run, AlreadyRunning.exit_code, *words(place, bucket, out, "--all", "--format", "raw"))
+    refused(run, 64, *words(place, bucket, out / "none", "--all", "--format", "raw"))
+    refused(run, 11, *words(place, bucket, out, "--all", "--format", "raw")[:2], "--to",
+            f"s3://no-such-bucket-x?endpoint={bucket.server.endpoint}", "--workspace", out,
+            "--all", "--format", "raw")  # fmt: skip
