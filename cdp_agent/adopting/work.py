@@ -74,6 +74,8 @@ def adopt(plan: Plan, qemu: Qemu, ways: Ways, clock: Clock, show: Show) -> None:
         AdoptionUndone: it failed; all is undone.
         AdoptionPartly: some disks are volumes now.
         HypervisorFailed: QEMU is gone, or something of ours is left in it.
+
+    What is left after it went well is told, and harms nobody.
     """
     try:
         going_on = _going_on(plan, _look_twice(qemu))
@@ -99,7 +101,10 @@ def adopt(plan: Plan, qemu: Qemu, ways: Ways, clock: Clock, show: Show) -> None:
         raise
     except LinkLost as error:
         raise HypervisorFailed(_WHAT, error.why, LEFT_HINT) from error
-    clean_up(qemu, clock)
+    try:
+        clean_up(qemu, clock)
+    except HypervisorFailed as error:
+        show.tell(f"adopted, and something is left in QEMU that does no harm: {error.why}")
 
 
 def try_connections(plan: Plan, qemu: Qemu, export_socket: str) -> list[str]:

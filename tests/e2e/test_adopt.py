@@ -167,7 +167,7 @@ def test_a_guest_that_writes_goes_over_and_loses_nothing() -> None:
 
 
 def test_what_hangs_or_dies_while_it_is_copied_costs_the_guest_a_moment() -> None:
-    with writing_guest("1MB") as (site, guest, old):
+    with writing_guest("2MB") as (site, guest, old):
         with adopting(site, "--disk", "vda=root") as process:
             wait_until(lambda: copied_bytes(site) > MIB, "it copies", SECONDS_MAX)
             splitter = site.agents[-1].child("splitter")
@@ -196,7 +196,7 @@ def test_what_hangs_or_dies_while_it_is_copied_costs_the_guest_a_moment() -> Non
 
 
 def test_a_killed_adoption_is_gone_on_with_and_an_ended_one_is_undone() -> None:
-    with writing_guest("1MB") as (site, guest, old):
+    with writing_guest("2MB") as (site, guest, old):
         node = disk_node(guest, "vda")
         with adopting(site, "--disk", "vda=root") as process:
             wait_until(lambda: copied_bytes(site) > MIB, "it copies", SECONDS_MAX)
@@ -225,7 +225,7 @@ def test_a_killed_adoption_is_gone_on_with_and_an_ended_one_is_undone() -> None:
 
 
 def test_an_agent_that_stays_away_is_given_up() -> None:
-    with writing_guest("1MB") as (site, guest, old):
+    with writing_guest("2MB") as (site, guest, old):
         node = disk_node(guest, "vda")
         with adopting(site, "--disk", "vda=root", "--give-up-after", "3s") as process:
             wait_until(lambda: copied_bytes(site) > MIB, "it copies", SECONDS_MAX)
