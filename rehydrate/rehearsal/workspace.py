@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,29 +26,36 @@ _DENIED_HINT: Final = (
 
 
 class Workspace:
-    """A directory that a rehearsal has taken."""
+    """A directory that a rehearsal has taken; wherever a check moved it, it is cleared there.
 
-    def __init__(self, path: Path, made: bool, mark_fd: int) -> None:
+    Args:
+        path: where it was taken.
+        made: whether it was not there before.
+        directory: its descriptor, and that of the mark; they are closed at the end.
+        mark: likewise.
+    """
+
+    def __init__(self, path: Path, made: bool, directory: int, mark: int) -> None:
         self.path = path
         self._made = made
-        self._mark_fd = mark_fd
+        self._directory = directory
+        self._mark = mark
 
     def clear(self) -> int:
         """Remove all that is in it, but for the mark; gives how many names went.
 
         Raises AccessDenied, DeviceError: something is mounted there, or cannot be removed; it is named.
         """
-        what = f"clear {self.path}"
-        mounts = mounts_below(self.path)
+        here = self._here()
+        if here is None:
+            return 0  # a check did that
+        what = f"clear {here}"
+        mounts = mounts_below(here)
         if mounts:
             why = f"mounted there: {', '.join(map(str, mounts))}"
             raise DeviceError(what, why, "unmount it, then remove what is left")
         try:
-            root = os.open(self.path, _DIRECTORY)
-            try:
-                return empty_directory(root, but=MARK_NAME.encode())
-            finally:
-                os.close(root)
+            return empty_directory(self._directory, but=MARK_NAME.encode())
         except PermissionError as error:
             why = f"{error.filename} cannot be removed: {error.strerror}"
             raise AccessDenied(what, why, _DENIED_HINT) from error
@@ -58,21 +65,32 @@ class Workspace:
 
     def leave(self) -> None:
         """Take the mark away, and the directory if it was made and is empty. Raises DeviceError."""
-        if self._mark_fd < 0:
+        if self._mark < 0:
             return
         with os_errors(f"leave {self.path}"):
-            (self.path / MARK_NAME).unlink(missing_ok=True)
-            os.close(self._mark_fd)
-            self._mark_fd = -1
-            if self._made and not os.listdir(self.path):
-                self.path.rmdir()
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(MARK_NAME, dir_fd=self._directory)
+                here = self._here()
+                if self._made and here is not None and not os.listdir(self._directory):
+                    here.rmdir()
+            finally:
+                os.close(self._mark)
+                os.close(self._directory)
+                self._mark = self._directory = -1
 
     def left(self) -> list[str]:
         """What stands in it still."""
-        try:
-            return sorted(str(self.path / name) for name in os.listdir(self.path) if name != MARK_NAME)
-        except FileNotFoundError:
+        here = self._here()
+        if here is None:
             return []
+        return sorted(str(here / name) for name in os.listdir(self._directory) if name != MARK_NAME)
+
+    def _here(self) -> Path | None:
+        """Where it is now; None where it was removed."""
+        if not os.fstat(self._directory).st_nlink:
+            return None
+        return Path(os.readlink(f"/proc/self/fd/{self._directory}"))
 
 
 @contextmanager
@@ -88,13 +106,17 @@ def taken(path: Path) -> Iterator[Workspace]:
     with os_errors(what):
         real = Path(os.path.realpath(path))
         made = _made(real, what)
+        directory = -1
         try:
-            fd = _marked(real, what)
+            directory = os.open(real, _DIRECTORY)
+            mark = _marked(real, what)
         except BaseException:
+            if directory >= 0:
+                os.close(directory)
             if made:
                 real.rmdir()
             raise
-    workspace = Workspace(real, made, fd)
+    workspace = Workspace(real, made, directory, mark)
     try:
         yield workspace
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,20 @@ def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         assert "chattr" in caught.value.hint
         space.clear()
     assert not (tmp_path / "fresh").exists()
+
+
+def test_what_a_check_removed_is_gone_and_what_it_moved_goes_where_it_is(tmp_path: Path) -> None:
+    with taken(tmp_path / "removed") as space:
+        shutil.rmtree(space.path)
+        assert (space.clear(), space.left()) == (0, [])
+    with taken(tmp_path / "moved") as space:
+        (space.path / "a.raw").write_bytes(b"1")
+        space.path.rename(tmp_path / "away")
+        space.path.mkdir()
+        (space.path / "another").touch()
+        assert space.left() == [str(tmp_path / "away" / "a.raw")]
+        assert space.clear() == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["moved", "another"]
 
 
 def test_what_is_not_cleared_stays(tmp_path: Path) -> None:
