@@ -16,6 +16,7 @@ which ends every waiting at once; all but `MARK file` end with the seconds since
     write         on ext4 of vda: files f0, f1, … of random bytes   MARK mounted /dev/vda, MARK fsync N SHA256
     verify        reads them all, and holds them to what the        MARK file N SHA256, MARK verified GOOD BAD
                   initrd expects
+    verify-write  one after the other
     write-pairs   number N to log vdb, fsync, to data vda, fsync    MARK pair N
     count-pairs   numbers in a row, from 0                          MARK pairs DATA LOG
     touch         checks /srv/touched of `root_disk`                MARK touched GOOD BAD
@@ -72,7 +73,7 @@ class Job:
         hold: it stays when it is done, and does not power off.
         root: it goes over to the root file system on vda (`root_disk`) first: `MARK root`; files are in its
             /srv/files.
-        net: eth0 is 10.0.2.15, and port PORT answers TCP and HTTP: `MARK answers`.
+        net: eth0 is `address`, and port PORT answers TCP and HTTP: `MARK answers`.
     """
 
     what: str = "write"
@@ -83,6 +84,7 @@ class Job:
     hold: bool = False
     root: bool = False
     net: bool = False
+    address: str = "10.0.2.15/24"
 
     def words(self) -> str:
         """The kernel's command line."""
@@ -95,9 +97,10 @@ class Job:
             "hold": int(self.hold),
             "root": int(self.root),
             "net": int(self.net),
+            "address": self.address,
         }
         return " ".join(
-            ["console=ttyS0 quiet panic=-1", *(f"cdp.{name}={one}" for name, one in options.items())]
+            ["console=ttyS0 quiet panic=-1 no_timer_check", *(f"cdp.{name}={one}" for name, one in options.items())]
         )
 
 

@@ -6,14 +6,14 @@ What does not belong here: judging what came back.
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from types import MappingProxyType
 
 from tests.e2e.site import Site
 from tests.tiny_vm import INITRD, KERNEL, SECONDS_MAX, Console, Guest, Job, Mark
@@ -106,9 +106,15 @@ class Booted:
 
 
 def write_runbook(
-    folder: Path, target: str, job: Job, initrd: Path, kernel: Path = KERNEL, **more: object
+    folder: Path,
+    target: str,
+    job: Job,
+    initrd: Path,
+    kernel: Path = KERNEL,
+    vm: Mapping[str, object] = MappingProxyType({}),
+    **more: object,
 ) -> Path:
-    """How the VM runs here: by a kernel of this site, with no network, emulated."""
+    """How the VM runs here: by a kernel of this site, emulated; without `more` with no network."""
     folder.mkdir(parents=True, exist_ok=True)
     boot = {"kernel": str(kernel), "initrd": str(initrd), "command_line": job.words()}
     page = {
@@ -116,11 +122,11 @@ def write_runbook(
         "directory": str(folder),
         "emulate": True,
         "networks": {"*": {"none": True}},
-        "vms": {VM: {"direct_boot": boot}},
+        "vms": {VM: {"direct_boot": boot, **vm}},
         **more,
     }
     path = folder / "runbook.yaml"
-    path.write_text(yaml.safe_dump(page))
+    path.write_text(json.dumps(page))  # which is YAML
     return path
 
 

@@ -56,7 +56,8 @@ attach() { # DISK FOLDER
 
 answer_at_once() { # over TCP, in words of HTTP
     ip link set lo up
-    ip link set eth0 up && ip addr add "$(option address 10.0.2.15/24)" dev eth0 && ip route add default via 10.0.2.2
+    ip link set eth0 up
+    ip addr add "$(option address 10.0.2.15/24)" dev eth0
     printf '#!/bin/sh\nread -r -t 1 line\nprintf "HTTP/1.0 200 OK\\r\\nContent-Length: 9\\r\\n\\r\\ntiny: ok\\n"\n' >/tmp/answer
     chmod 755 /tmp/answer
     nc -ll -p "$(option port 7777)" -e /tmp/answer &
@@ -135,12 +136,13 @@ fi
 
 JOB=$(option job write)
 case $JOB in
-    write | verify) [ "$FOLDER" = /mnt ] && attach /dev/vda /mnt ;;
+    write | verify | verify-write) [ "$FOLDER" = /mnt ] && attach /dev/vda /mnt ;;
     touch) check_sums /srv/touched /srv/touched.sums touched ;;
 esac
 case $JOB in
     write) write_files $FOLDER ;;
     verify) verify_files $FOLDER ;;
+    verify-write) verify_files $FOLDER && write_files $FOLDER ;;
     write-pairs) write_pairs ;;
     count-pairs)
         wait_for_disk /dev/vda
