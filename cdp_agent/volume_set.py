@@ -184,7 +184,7 @@ def find_decision(directory: Path) -> Decision | None:
     if not left:
         return None
     after = load_identity(directory, left[0].name)
-    others = replace(after, sources=before.sources, trees=before.trees, vms=before.vms)
+    others = replace(after, sources=before.sources, trees=before.trees, vms=before.vms, disks=before.disks)
     if others != before or not _follows(before, after):
         left[0].unlink(missing_ok=True)
         raise ReloadRefused("cannot take over other volumes", "they were chosen for an older agent.json")
@@ -202,6 +202,8 @@ def _follows(before: AgentIdentity, after: AgentIdentity) -> bool:
     if kept != [tree.tree for tree in before.trees]:
         return False
     if [vm.vm for vm in after.vms[: len(before.vms)]] != [vm.vm for vm in before.vms]:
+        return False
+    if [disk.space for disk in after.disks[: len(before.disks)]] != [disk.space for disk in before.disks]:
         return False
     return len(before.sources) <= len(after.sources) and all(
         (old.space, old.path, old.name) == (new.space, new.path, new.name)

@@ -20,6 +20,7 @@ from typing import Final
 from cdp_agent.cli.children import load_agent
 from cdp_agent.volume_set import changed_trees
 from cdp_container.console import say
+from cdp_container.domain.disk_settings import known_disks, named_disks
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import (
@@ -117,12 +118,15 @@ def standing(config: Path, agent: Running) -> str:
     except ConfigInvalid:
         return "not known: the copy of the last start cannot be used"
     apart: dict[str, object] = {"alerts": None, "volumes": [], "trees": [], "vms": [], "marker_hooks": []}
+    apart["disks"] = []
     is_same = agent.settings.model_copy(update=apart) == kept.model_copy(update=apart)
     if not is_same or _alerts_line(agent.settings) not in text:
         return "edited since the last start, waits for the next one"
     protected = {one.name: one.path for one in agent.identity.active.values()}
     if {one.name: one.path for one in agent.settings.volumes} != protected:
         return "other volumes than are protected: `cdp-agent reload` or the next start takes them over"
+    if named_disks(agent.settings.disks) != known_disks(agent.identity):
+        return "other volumes of VMs than are captured: `cdp-agent reload` takes them over"
     if changed_trees(agent.identity, agent.settings.trees, bytes) != agent.identity:
         return "other file trees than are protected: `cdp-agent reload` takes them over"
     if changed_vms(agent.identity, agent.settings.vms, bytes) != agent.identity:

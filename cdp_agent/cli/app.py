@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cdp_agent.cli import tree_options, vm_options
+from cdp_agent.cli import child_options, tree_options, vm_options
 from cdp_agent.cli.console import read_passphrase
 from cdp_container.clock import SystemClock
 from cdp_container.console import guarded, run_app, say
@@ -406,6 +406,7 @@ app.command()(tree_options.trees)
 app.command()(vm_options.describe)
 app.command()(vm_options.adopt)
 app.command("describer-process", hidden=True)(vm_options.describer_process)
+app.command("imager-process", hidden=True)(child_options.imager_process)
 
 
 @app.command()

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.adopt import touched_since
+from cdp_agent.imager.settings import DiskSettings, ImagerSettings, VmSettings
 from cdp_agent.splitter.settings import OnJournalFull, SplitterSettings, TcpSettings, VolumeSettings
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.volume_set import changed_trees, removed_of, volumes_of
 from cdp_agent.watcher.settings import SCAN_SECONDS, TreeSettings, WatcherSettings
 from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
+from cdp_container.domain.disk_settings import known_disks, named_disks
 from cdp_container.domain.identity import AgentIdentity, TreeIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.replica_places import published
@@ -62,6 +64,12 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
     if not other_volumes and changed_vms(identity, settings.vms, bytes) != identity:
         ours, pinned = (", ".join(vm.name for vm in vms) for vms in (settings.vms, identity.active_vms))
         faults.append(f"vms: {ours}, but init or reload was run with {pinned}, or with other options")
+    if not other_volumes and named_disks(settings.disks) != known_disks(identity):
+        ours, pinned = (
+            ", ".join(f"{name} ({disk} of {vm})" for name, vm, disk in sorted(disks)) or "none"
+            for disks in (named_disks(settings.disks), known_disks(identity))
+        )
+        faults.append(f"volumes of VMs: {ours}, but init or reload was run with {pinned}")
     if faults:
         raise ConfigInvalid(
             f"{config} is refused",
@@ -221,6 +229,29 @@ def watcher_settings(config: Path) -> WatcherSettings:
             for tree in identity.active_trees
         ),
         index_key=identity.index_key,
+    )
+
+
+def imager_settings(config: Path) -> ImagerSettings:
+    """What the imager is told. Raises ConfigInvalid."""
+    settings, identity = load_agent(config, other_volumes=True)
+    sockets = {vm.name: vm.at for vm in identity.active_vms if vm.kind == "qmp"}
+    disks = identity.active_disks
+    return ImagerSettings(
+        directory=Path(settings.journal.directory),
+        vms=tuple(
+            VmSettings(
+                name,
+                sockets.get(name, ""),
+                tuple(
+                    DiskSettings(disk.space, disk.name, disk.disk, disk.size_bytes)
+                    for disk in disks
+                    if disk.vm == name
+                ),
+            )
+            for name in dict.fromkeys(disk.vm for disk in disks)
+        ),
+        every_seconds=settings.capture_every,
     )
 
 

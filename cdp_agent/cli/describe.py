@@ -90,6 +90,7 @@ def _lines(told: Told, identity: AgentIdentity) -> Iterator[str]:
         yield f"{told.vm.name}: not known: {told.problem}"
         return
     names = {source.space: source.name for source in identity.active.values()}
+    names |= {disk.space: disk.name for disk in identity.active_disks}
     yield from configuration_lines(told.configuration, names)
     for disk in told.unprotected:
         meant = f"`disks: {{{disk}: null}}` if it is meant so"

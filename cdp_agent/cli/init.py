@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.data_place import look_at_data_place
+from cdp_agent.imager.sizes import disk_sizes
 from cdp_agent.sealed import check_sealing, sealed_credentials
 from cdp_agent.site_word import ca_of
 from cdp_agent.supervisor import take_lock
@@ -21,6 +22,7 @@ from cdp_agent.tree_paths import refuse_trees
 from cdp_agent.volume_set import changed_trees
 from cdp_container.clock import Clock
 from cdp_container.domain.configured import sources_of
+from cdp_container.domain.disk_settings import changed_disks
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.identity import (
     IDENTITY_NAME,
@@ -130,6 +132,7 @@ def _initialise(
         check_sealing(settings.encryption != Encryption.NONE.value, store).signing_keys()
     refuse_trees(settings)
     sizes = {volume.name: inspect_backing(volume.path).size_bytes for volume in settings.volumes}
+    sizes |= disk_sizes(settings, clock)
     probe(store, entropy)
     notes = look_at_data_place(settings)
     pending = directory / PENDING_NAME
@@ -209,7 +212,8 @@ def _new_identity(
             for volume in settings.volumes
         ),
     )
-    return changed_vms(changed_trees(identity, settings.trees, entropy), settings.vms, entropy)
+    identity = changed_vms(changed_trees(identity, settings.trees, entropy), settings.vms, entropy)
+    return changed_disks(identity, settings.disks, sizes, entropy)
 
 
 def _check_passphrase(identity: AgentIdentity, passphrase: Callable[[], str]) -> None:

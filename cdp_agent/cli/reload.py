@@ -21,6 +21,7 @@ import orjson
 from cdp_agent.backing import inspect_backing
 from cdp_agent.cli.accepted import take_policy
 from cdp_agent.cli.children import load_agent
+from cdp_agent.imager.sizes import disk_sizes
 from cdp_agent.releases import released
 from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
@@ -30,6 +31,7 @@ from cdp_agent.tree_paths import refuse_trees
 from cdp_agent.volume_set import Decision, changed_identity, changed_trees, withdraw_all
 from cdp_container.clock import Clock
 from cdp_container.console import say
+from cdp_container.domain.disk_settings import changed_disks
 from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.vm_settings import changed_vms
@@ -65,6 +67,7 @@ def reload_agent(config: Path, clock: Clock, entropy: Callable[[int], bytes]) ->
         refuse_trees(settings)
         after = changed_trees(changed_identity(before, wanted, entropy), settings.trees, entropy)
         after = changed_vms(after, settings.vms, entropy)
+        after = changed_disks(after, settings.disks, disk_sizes(settings, clock, before), entropy)
         if take_policy(config, settings):
             _have_policy_seen(directory)
         elif after == before:
@@ -187,7 +190,19 @@ def _changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:
     lines += [
         f"{new.name}: captured from now on, and being copied" for new in after.sources[len(before.sources) :]
     ]
-    return lines + _tree_changes(before, after) + _vm_changes(before, after)
+    return lines + _disk_changes(before, after) + _tree_changes(before, after) + _vm_changes(before, after)
+
+
+def _disk_changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:
+    lines = []
+    for old, new in zip(before.disks, after.disks, strict=False):
+        if new.removed and not old.removed:
+            lines.append(f"{new.name}: not protected any more; earlier recovery points keep it")
+        elif new != old:
+            where = f"disk {new.disk} of VM {new.vm}, {new.size_bytes} bytes"
+            lines.append(f"{new.name}: {where} from now on; all of it is compared")
+    added = after.disks[len(before.disks) :]
+    return lines + [f"{new.name}: captured from VM {new.vm} from now on, and being read" for new in added]
 
 
 def _vm_changes(before: AgentIdentity, after: AgentIdentity) -> list[str]:

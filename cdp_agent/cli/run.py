@@ -172,6 +172,13 @@ def _supervise(
             ends_everything=False,
             wish=TreesWished(directory),
         ),
+        ChildSpec(
+            "imager",
+            argv("imager-process"),
+            frozenset({UsageError.exit_code}),
+            ends_everything=False,
+            wish=TreesWished(directory, _captured),
+        ),
     ]
 
     supervisor = Supervisor(children, SystemClock(), ready_since(pages, directory), say)
@@ -189,10 +196,16 @@ def _supervise(
 
 
 class TreesWished:
-    """What the watcher is to watch, "" where there are no trees: agent.json says so, and `reload`."""
+    """What the watcher is to watch, "" where there are no trees: agent.json says so, and `reload`.
 
-    def __init__(self, directory: Path) -> None:
+    `of`: what of agent.json it is about; another one than trees for the imager.
+    """
+
+    def __init__(
+        self, directory: Path, of: Callable[[AgentIdentity], object] = lambda identity: identity.active_trees
+    ) -> None:
         self._directory = directory
+        self._of = of
         self._seen: tuple[int, int] = (0, 0)
         self._wish = ""
 
@@ -202,12 +215,17 @@ class TreesWished:
             found = os.stat(self._directory / IDENTITY_NAME)
             seen = found.st_ino, found.st_mtime_ns
             if seen != self._seen:
-                trees = load_identity(self._directory).active_trees
-                self._wish = repr(trees) if trees else ""
+                found_there = self._of(load_identity(self._directory))
+                self._wish = repr(found_there) if found_there else ""
                 self._seen = seen
         except (OSError, CdpError):
             return self._wish
         return self._wish
+
+
+def _captured(identity: AgentIdentity) -> object:
+    """What the imager is to capture; nothing where there are no such volumes."""
+    return identity.active_disks and (identity.active_disks, identity.active_vms)
 
 
 def _all_of(calls: Sequence[Callable[[], None]]) -> None:

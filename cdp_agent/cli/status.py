@@ -16,6 +16,7 @@ import orjson
 from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.forecast import seconds_until_full, spoken
+from cdp_agent.cli.image_status import image_lines, image_members, image_problems
 from cdp_agent.cli.last_error import LastError, newest_error
 from cdp_agent.cli.tree_status import tree_lines, tree_members, tree_problems
 from cdp_agent.cli.vm_status import vm_lines, vm_problems
@@ -80,6 +81,7 @@ class Status:
     collection: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
     trees: dict[str, Any] | None = None
+    images: dict[str, Any] | None = None
     vms: list[dict[str, Any]] | None = None
 
     @property
@@ -121,6 +123,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         facts |= {"lag_seconds": None, "lag_bytes": None, "lag_unknown": "nothing was ever copied"}
     shown = _read_json(directory / "splitter.json")
     trees = tree_members(directory, identity, facts, load_notes(directory))
+    images = image_members(directory, identity)
     volumes = list(shown.get("volumes", []))
     limit_bytes = splitter.limit_bytes or settings.journal.limit
     return Status(
@@ -147,6 +150,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
         + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
         + tree_problems(trees, running)
+        + image_problems(images, running)
         + vm_problems(facts.get("vms"), running and answering)
         + _stopped(load_last(directory), load_note(directory), clock.wall_ns())
         + _verified(load_verification(directory)),
@@ -158,6 +162,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         collection=members_of(load_last(directory)),
         verification=verification_members(load_verification(directory)),
         trees=trees,
+        images=images,
         vms=facts.get("vms"),
     )
 
@@ -328,6 +333,7 @@ def _print(status: Status) -> None:
         ("configuration", status.configuration),
         ("last error", str(status.last_error)),
         *tree_lines(status.trees),
+        *image_lines(status.images),
         *vm_lines(status.vms),
     ):
         print(f"{name:<{NAME_COLUMNS}}{value}")

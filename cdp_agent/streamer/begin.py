@@ -6,12 +6,14 @@ What is decided here is done by the engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.engine_types import Answered, Epoch, Outside, Wishes
+from cdp_agent.streamer.images import Images, as_source
 from cdp_agent.streamer.resume import Plan, epoch_keys
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.streamer.step_types import Lacking
@@ -21,6 +23,7 @@ from cdp_container.domain.notes import Notes
 from cdp_container.domain.owner_types import Claimant
 from cdp_container.errors import PositionUnknown
 from cdp_container.format.domain import Owner
+from cdp_container.format.place import Place
 from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
@@ -60,7 +63,7 @@ def builder_of(
 ) -> CutBuilder:
     """The builder of this epoch's objects."""
     record, trees = epoch.record, None
-    if outside.watcher is not None and identity.active_trees:
+    if outside.watcher is not None and identity.batched:
         trees = Trees(outside.watcher, outside.clock, record.epoch, record.base)
     return CutBuilder(
         facts=EpochFacts(record.epoch, record.base, record.end, identity.site, wishes.software),
@@ -74,7 +77,15 @@ def builder_of(
         start_packing=outside.start_packing,
         trees=trees,
         announced=identity.trees,
+        images=_images(outside, identity, record.base),
     )
+
+
+def _images(outside: Outside, identity: AgentIdentity, base: Place) -> Images | None:
+    if not identity.active_disks:
+        return None
+    known = replace(identity, sources=tuple(map(as_source, identity.disks)))
+    return Images(identity.disks, Comparison(outside.patient, known, base) if base else None)
 
 
 def not_whole(identity: AgentIdentity, notes: Notes, page: SplitterPage | None) -> tuple[bytes, ...]:

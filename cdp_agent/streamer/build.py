@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from cdp_agent.streamer.coalesce import coalesce, take_batch
 from cdp_agent.streamer.copying import Copying
+from cdp_agent.streamer.images import Images
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import (
     CATALOG_SEGMENTS,
@@ -50,8 +51,8 @@ HEADS_BYTES_MAX: Final = BULK_INDEX_BYTES_MAX
 """Heads that are kept for catalogs, as many as the widest may hold; the oldest are forgotten, and their
 catalog is left out."""
 
-TREES_BYTES_MAX: Final = 128 << 20
-"""Of a cut, for what the watcher gives; a batch has half of it, of content."""
+TREES_BYTES_MAX: Final = 512 << 20
+"""Of a cut, for what the watcher gives: an eighth of it for a batch of trees, half for images."""
 NOT_WHOLE: Final = "not all of the file trees is in the container yet"
 TOO_LATE: Final = "the hooks held nothing still any more when the file trees were read"
 
@@ -121,6 +122,7 @@ class CutBuilder:
         start_packing: packs frames side by side; None packs them in the caller's thread.
         trees: where batches come from; None where there are none.
         announced: the trees of agent.json.
+        images: of volumes that are captured from their VMs; None where there are none.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class CutBuilder:
         start_packing: StartPacking | None = None,
         trees: Trees | None = None,
         announced: Sequence[TreeIdentity] = (),
+        images: Images | None = None,
     ) -> None:
         self._facts = facts
         self._keys = keys
@@ -148,7 +151,9 @@ class CutBuilder:
         self._start_packing = start_packing
         self.trees = trees
         self._announced = announced
-        self._lacking_trees = tuple(tree.tree for tree in announced)  # in the cut before
+        self.images = images
+        of_vms = () if images is None else images.spaces
+        self._lacking_trees = (*(tree.tree for tree in announced), *of_vms)  # in the cut before
         self._cut = _Cut(None, None, iter(()), iter(()), 0)
         self._entries: deque[Entry] = deque()
         self._entries_bytes = 0
@@ -187,21 +192,27 @@ class CutBuilder:
             self._space_records() if effect.announce else (),
             self._marker_records(marked),
             () if batch is None else batch.records(),
-            () if taken is None or batch is None or taken.swept else self._skewed_records(effect.cut, batch),
         )
         contents = self._contents(chunks, batch)
         record = next(records, None)
         content = next(contents, None) if record is None else None
-        if of_vms and (effect.vms_due or record is not None or content is not None):
-            records = itertools.chain(of_vms[1:], () if record is None else (record,), records)
-            record = of_vms[0]
+        # Nothing of what follows makes a cut, but for what is due.
+        told: list[Record] = []
+        if record is not None or content is not None or (of_vms and effect.vms_due):
+            told += of_vms
+            if taken is not None and batch is not None and not taken.swept:
+                told += self._skewed_records(effect.cut, batch)
+        if told:
+            records = itertools.chain(told[1:], () if record is None else (record,), records)
+            record = told[0]
         self._cut = _Cut(marked[0].name if marked else None, record, records, contents, taken_ns, content)
         return replace(read, empty=record is None and content is None)
 
     def _take(self, effect: ReadCut) -> Taken | None:
         if not effect.trees or self.trees is None:
             return None
-        return self.trees.take(effect.to_position, effect.taken_ns)
+        since_ns = max((asked.since_ns for asked in effect.asked), default=0)
+        return self.trees.take(effect.to_position, effect.taken_ns, since_ns)
 
     def _with_batch(self, effect: ReadCut, read: CutRead, taken: Taken) -> CutRead:
         """What the cut is with a batch, which goes into it if it comes so far."""
@@ -227,14 +238,14 @@ class CutBuilder:
         return replace(read, lacking_trees=lacking_trees, again=again, sweep=batch.more, refused=refused)
 
     def _skewed_records(self, cut: int, batch: Batch) -> Iterator[Record]:
-        if batch.skewed:
-            yield skewed(self._facts.epoch, cut, batch.skewed, batch.skewed_more)
+        if batch.skewed or batch.instants:
+            yield skewed(self._facts.epoch, cut, batch.skewed, batch.skewed_more, batch.instants)
 
     def _contents(self, chunks: Iterable[Chunk], batch: Batch | None) -> Iterator[Content]:
         for chunk in chunks:
             yield Content(self._sources[chunk.source].space, *chunk[1:])
         if batch is not None:
-            for extent in batch.extents():
+            for extent in batch.extents() if self.images is None else self.images.sent_of(batch):
                 yield Content(extent.space, extent.offset, extent.length, extent.kind, extent.data, 0, 0)
 
     def _read_journal(self, effect: ReadCut) -> tuple[Position, bool, int, Iterator[Chunk]]:
@@ -260,6 +271,8 @@ class CutBuilder:
                 "block_bytes": BLOCK_BYTES,
             }
             yield make_record("space+", source.space, value)
+        if self.images is not None:
+            yield from self.images.space_records(BLOCK_BYTES)
         for tree in self._announced:
             yield tree_gone(tree.tree) if tree.removed else tree_added(tree.tree, tree.name, tree.rules)
 

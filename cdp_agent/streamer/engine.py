@@ -158,11 +158,14 @@ class Engine:
         assert page is not None, "refused"
         ticket = self._promises.take(reply)
         self._look(page, seen_ns)
-        asked = st.Asked(ticket, self.stream.tail, name, note, application, seen_ns, more or {}, until_ns)
-        if self._identity.active_trees:
+        since_ns = self._outside.clock.boottime_ns()
+        asked = st.Asked(
+            ticket, self.stream.tail, name, note, application, seen_ns, more or {}, until_ns, since_ns
+        )
+        if self._identity.batched:
             self._promises.when_fixed(ticket, fixed)
         self.tell(st.AskedFor(asked))
-        if not self._identity.active_trees:
+        if not self._identity.batched:
             fixed()
 
     @property
@@ -188,6 +191,11 @@ class Engine:
     def trees(self) -> Trees | None:
         """The file trees in this run's epoch; None before it began, or where there are none."""
         return None if self._sending is None else self._sending.trees
+
+    @property
+    def vms_run(self) -> bool:
+        """See `releasing.Machines`; as far as is known."""
+        return bool(self._identity.active_disks) and (self.trees is None or self.trees.runs)
 
     def look_again(self) -> None:
         """See `Machines.look_again`."""
@@ -280,7 +288,7 @@ class Engine:
                 lacking=plan.lacking,
                 announce=not epoch.record.base or self._identity.has_removed,
                 copy_from=plan.copy_from,
-                trees=tuple(tree.tree for tree in self._identity.active_trees),
+                trees=self._identity.batched,
             )
         )
 

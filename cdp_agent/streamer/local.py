@@ -42,6 +42,7 @@ class LocalDirectory:
         self._sources = settings.identity.active
         self._trees = settings.identity.trees
         self._vms = settings.identity.vms
+        self._disks = settings.identity.disks
         self._agent_file: object = None
         self._served = volumes_served((i, s.space, s.size_bytes) for i, s in self._sources.items())
 
@@ -75,6 +76,8 @@ class LocalDirectory:
             raise VolumesChanged("the streamer begins anew", "other file trees are protected")
         if identity.vms != self._vms:
             raise VolumesChanged("the streamer begins anew", "other VMs are described")
+        if identity.disks != self._disks:
+            raise VolumesChanged("the streamer begins anew", "other disks of VMs are captured")
         self._agent_file = seen
 
     def shown(self) -> SplitterPage | None:

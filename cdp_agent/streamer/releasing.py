@@ -27,6 +27,8 @@ NOTHING_DONE: Final = "nothing was changed; `cdp-agent status` tells more"
 TAKE_BACK_FIRST: Final = "`cdp-agent release --cancel` first"
 TREES_NOT_WHOLE: Final = "not every file tree is wholly in the container yet"
 TREES_HINT: Final = "`cdp-agent status` says why; stop what writes into them, or take one out and `reload`"
+VMS_RUN: Final = "a VM runs whose disks are captured from it: nothing here can refuse its writes"
+VMS_HINT: Final = "stop it, so that its QEMU still answers (QMP `stop`, or -no-shutdown), and release again"
 _ON_THE_WAY: Final = frozenset(ot.Phase) - {ot.Phase.ACTIVE, ot.Phase.RELEASING, ot.Phase.RELEASED}
 
 
@@ -61,6 +63,11 @@ class Machines(Protocol):
     @property
     def not_whole(self) -> tuple[bytes, ...]:
         """The spaces that are not whole."""
+        ...
+
+    @property
+    def vms_run(self) -> bool:
+        """Whether VMs that are captured by images may have written since."""
         ...
 
     def ask(self, name: str | None, note: str, application: bool, reply: Reply) -> None:
@@ -141,6 +148,8 @@ class Releasing:
         answered = refusal(page, bool(machines.not_whole or machines.stream.lacking), 0)
         if answered is not None:
             return Told(answered.why, answered.hint or NOTHING_DONE)
+        if machines.vms_run:
+            return Told(VMS_RUN, VMS_HINT, again=True)
         if machines.stream.lacking_trees:
             # Guests would be kept waiting for as long as a first copy takes.
             return Told(TREES_NOT_WHOLE, TREES_HINT, again=True)
@@ -213,6 +222,8 @@ class Releasing:
             return "the journal, which is full, to go on"
         if machines.not_whole or machines.stream.lacking:
             return "every volume to be wholly in the container"
+        if machines.vms_run:
+            return "VMs to be stopped again whose disks are captured from them"
         return ""
 
     def _ask_flush(self) -> None:

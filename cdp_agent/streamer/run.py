@@ -34,6 +34,7 @@ from cdp_agent.streamer.describer import Describer
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Reply, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
+from cdp_agent.streamer.joined import Held, watcher_of
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory
@@ -44,7 +45,6 @@ from cdp_agent.streamer.planning import COMMAND as PLAN_COMMAND
 from cdp_agent.streamer.releasing import NOTHING_DONE, Told
 from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
-from cdp_agent.streamer.watched import Watched
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.domain.notes import Notes, load_notes
@@ -132,7 +132,7 @@ class _Runner:
     limiter: Limiter
     lanes: Lanes = field(default_factory=Lanes)
     engine: Engine | None = None
-    watched: Watched | None = None
+    watched: Held | None = None
     make_engine: Callable[[], Engine] = field(init=False)
     connecting: _Connecting = field(default_factory=_Connecting)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -145,8 +145,7 @@ class _Runner:
         directory = self.settings.directory
         local = LocalDirectory(self.settings, self.pages)
         identity = self.settings.identity
-        if identity.active_trees:
-            self.watched = Watched(directory, holds=bool(identity.active))
+        self.watched = watcher_of(directory, identity, self.clock)
         (directory / JOURNAL).mkdir(exist_ok=True)
         publish_gate(local, local.load_notes())  # what the last run had to say of it may be lost
         with (

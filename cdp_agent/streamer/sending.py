@@ -105,6 +105,8 @@ class Sending:
         self.end_copying()
         if self.trees is not None:
             self.trees.close()
+        if self._builder.images is not None:
+            self._builder.images.close()
 
     @property
     def trees(self) -> Trees | None:

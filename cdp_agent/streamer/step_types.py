@@ -54,8 +54,7 @@ class Lacking:
 class Asked:
     """Somebody waits until everything up to `target` is protected; a marker where `name` is not None.
 
-    `seen_ns`: see `TailMoved`, for `target`. `more`: what the marker's record says beside these. `until_ns`:
-    a marker's instant must come before this time of the boot-time clock; 0 where it may come at any time.
+    `seen_ns`: see `TailMoved`. `more`: of its record. Boot time: asked at `since_ns`, over by `until_ns`.
     """
 
     ticket: int
@@ -66,6 +65,7 @@ class Asked:
     seen_ns: int = 0
     more: Mapping[str, object] = field(default_factory=dict)
     until_ns: int = 0
+    since_ns: int = 0
 
 
 # --- events ----------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ class Look(NamedTuple):
     """What the watcher published.
 
     `generation`: of its process. `epoch`: the one that it was told of. `ready`: takes for that are answered.
-    `changes`: grows whenever there is something new. `dirty`: a take would find something.
+    `changes`: grows whenever there is something new. `dirty`: a take would find something. `runs`: a VM
+    that is captured by images may have written since its newest one.
     """
 
     generation: int
@@ -44,6 +45,7 @@ class Look(NamedTuple):
     ready: bool
     changes: int
     dirty: bool
+    runs: bool = False
 
 
 class Taken(NamedTuple):
@@ -112,6 +114,16 @@ class Batch(Protocol):
         """Whether a limit ended it: there is more to be read."""
         ...
 
+    @property
+    def instants(self) -> Sequence[tuple[bytes, int]]:
+        """Volumes that are of an instant of their own, and its time by the wall clock."""
+        ...
+
+    @property
+    def compare(self) -> bool:
+        """Whether only what the base cut has otherwise is to be sent of volumes."""
+        ...
+
     def records(self) -> Iterator[Record]:
         """What goes before the extents."""
         ...
@@ -140,8 +152,11 @@ class Watcher(Protocol):
         """What changed since the last batch, at no instant; it may take long."""
         ...
 
-    def take(self, epoch: int, cut: int) -> Batch:
-        """What changed since the last batch, at one instant."""
+    def take(self, epoch: int, cut: int, since_ns: int) -> Batch:
+        """What changed since the last batch, at one instant.
+
+        `since_ns`: of the boot-time clock; a source that is of an earlier instant is not whole.
+        """
         ...
 
     def place(self, batch: int, epoch: int, cut: int) -> None:
@@ -186,6 +201,7 @@ class Trees:
 
     Attributes:
         skewed: how many files changed while the newest batch was taken.
+        runs: a VM that is captured by images may have written since its newest one.
         trouble: why the watcher could not be asked, "" while it can.
         unprotected: what of the trees would be lost.
     """
@@ -205,6 +221,7 @@ class Trees:
         self._open: Batch | None = None
         self.unprotected = Unprotected()
         self.skewed = 0
+        self.runs = True
         self.trouble = ""
 
     # --- the engine's thread -------------------------------------------------------------------
@@ -212,6 +229,7 @@ class Trees:
     def look(self) -> Looked:
         """What the watcher published."""
         found = self._watcher.look()
+        self.runs = found is None or found.runs
         again_ns = self._again_ns
         if found is None or (again_ns is not None and self._clock.boottime_ns() < again_ns):
             return Looked(ready=False, changed=False)
@@ -266,15 +284,15 @@ class Trees:
 
     # --- the builder's thread ------------------------------------------------------------------
 
-    def take(self, position: Position, taken_ns: int) -> Taken | None:
+    def take(self, position: Position, taken_ns: int, since_ns: int = 0) -> Taken | None:
         """A batch for the next cut, one that waits first; None where the watcher gives none soon enough.
 
-        `position`, `taken_ns`: of the tail that was seen before this was called.
+        `position`, `taken_ns`: of the tail that was seen before this was called. `since_ns`: see `Watcher`.
         """
         if self._swept is not None:
             return Taken(self._swept, position, taken_ns, 0, swept=True)
         if self._waiting is None:
-            batch = self._ask()
+            batch = self._ask(since_ns)
             if batch is None:
                 return None
             until_ns = self._clock.boottime_ns()
@@ -283,13 +301,13 @@ class Trees:
             self._waiting = Taken(batch, position, taken_ns, until_ns)
         return self._waiting
 
-    def _ask(self) -> Batch | None:
+    def _ask(self, since_ns: int) -> Batch | None:
         found = self._watcher.look()
         if found is None or not self._knows(found):
             return None
         began_ns = self._clock.boottime_ns()
         try:
-            batch = self._watcher.take(self._epoch, NO_CUT)
+            batch = self._watcher.take(self._epoch, NO_CUT, since_ns)
         except CdpError as error:
             self._delayed(error, began_ns)
             return None

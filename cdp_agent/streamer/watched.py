@@ -1,4 +1,4 @@
-"""The watcher of file trees, asked over its socket: `trees.Watcher` for a running agent.
+"""The watcher of file trees, or the imager, asked over its socket: `trees.Watcher` for a running agent.
 
 Which batch goes into which cut does not belong here (`trees`), nor what a batch's file looks like
 (`cdp_agent.watcher.batch`).
@@ -15,7 +15,8 @@ from typing import BinaryIO, Final
 from cdp_agent.streamer.trees import Batch, Look
 from cdp_agent.watcher.batch import BatchFacts, check_batch, read_chunks, read_records
 from cdp_agent.watcher.client import Taken, WatcherClient
-from cdp_agent.watcher.page import PageReader
+from cdp_agent.watcher.page import FOLDER, PageReader
+from cdp_agent.watcher.wire import SOCKET_NAME
 from cdp_container.errors import WatcherFailed
 from cdp_container.format.index import Record
 from cdp_container.format.layout import ID_BYTES
@@ -29,11 +30,16 @@ BUFFER_BYTES: Final = 1 << 20
 
 
 class Watched:
-    """See `trees.Watcher`. `holds`: whether there are guests whose writes may be held."""
+    """See `trees.Watcher`. `holds`: whether there are guests whose writes may be held.
 
-    def __init__(self, directory: Path, holds: bool) -> None:
-        self._client = WatcherClient(directory)
-        self._page = PageReader(directory)
+    `folder`, `socket_name`: of the watcher, or of another one that is asked for the same.
+    """
+
+    def __init__(
+        self, directory: Path, holds: bool, folder: str = FOLDER, socket_name: str = SOCKET_NAME
+    ) -> None:
+        self._client = WatcherClient(directory, socket_name)
+        self._page = PageReader(directory, folder)
         self._page_lock = threading.Lock()
         self._holds = holds
 
@@ -43,15 +49,15 @@ class Watched:
             page = self._page.read()
         if page is None:
             return None
-        return Look(page.generation, page.epoch, page.ready, page.changes, page.dirty)
+        return Look(page.generation, page.epoch, page.ready, page.changes, page.dirty, page.runs)
 
     def begin(self, epoch: int, base: Place) -> None:
         """See `Watcher.begin`."""
         self._client.begin(epoch, base)
 
-    def take(self, epoch: int, cut: int) -> Batch:
+    def take(self, epoch: int, cut: int, since_ns: int) -> Batch:
         """See `Watcher.take`."""
-        return FileBatch(self._client.take(epoch, cut, self._holds))
+        return FileBatch(self._client.take(epoch, cut, self._holds, since_ns))
 
     def sweep(self, epoch: int, cut: int) -> Batch:
         """See `Watcher.sweep`."""
@@ -116,7 +122,7 @@ class FileBatch:
     def touched(self) -> frozenset[bytes]:
         """See `Batch.touched`. Whatever changes in a tree changes a name of it."""
         named = (record.key[:ID_BYTES] for record in self.records() if record.name in ("name+", "name-"))
-        return frozenset(named)
+        return frozenset(named) | {space for space, _ in self._taken.instants}
 
     @property
     def skewed(self) -> Sequence[SkewedFile]:
@@ -132,6 +138,16 @@ class FileBatch:
     def more(self) -> bool:
         """See `Batch.more`."""
         return self._taken.more
+
+    @property
+    def instants(self) -> Sequence[tuple[bytes, int]]:
+        """See `Batch.instants`."""
+        return self._taken.instants
+
+    @property
+    def compare(self) -> bool:
+        """See `Batch.compare`."""
+        return self._taken.compare
 
     def records(self) -> Iterator[Record]:
         """See `Batch.records`."""

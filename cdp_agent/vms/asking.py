@@ -61,14 +61,15 @@ def volumes_served(identity: AgentIdentity, socket: str, listen: str | None) -> 
     active = identity.active.values()
     return Volumes(
         by_path={os.path.realpath(source.path): source.space for source in active},
-        by_name={source.name: source.space for source in active},
+        by_name={source.name: source.space for source in active}
+        | {disk.name: disk.space for disk in identity.active_disks},
         servers=(socket,) if listen is None else (socket, listen),
     )
 
 
 def ask_vms(identity: AgentIdentity, volumes: Volumes, clock: Clock) -> Iterator[Told]:
     """Every VM that somebody here knows, in the order in which they answer; those that do not come last."""
-    wanted = {vm.vm: vm for vm in identity.active_vms if vm.kind}
+    wanted = {vm.vm: _with_captured(vm, identity) for vm in identity.active_vms if vm.kind}
     # Whose C library may hang comes last: threads are few.
     to_ask = sorted(wanted.values(), key=lambda vm: vm.kind == "libvirt")
     waiting: queue.SimpleQueue[VmIdentity] = queue.SimpleQueue()
@@ -97,6 +98,12 @@ def ask_vms(identity: AgentIdentity, volumes: Volumes, clock: Clock) -> Iterator
         yield one
     for vm in wanted.values():
         yield Told(vm, problem=f"{vm.at} did not answer within {ROUND_SECONDS:g} s")
+
+
+def _with_captured(vm: VmIdentity, identity: AgentIdentity) -> VmIdentity:
+    """Its disks that are captured from it are volumes, whatever they lie on."""
+    captured = {disk.disk: disk.name for disk in identity.active_disks if disk.vm == vm.name}
+    return replace(vm, disks=tuple({**dict(vm.disks), **captured}.items()))
 
 
 def ask_vm(vm: VmIdentity, volumes: Volumes, clock: Clock) -> Told:

@@ -62,6 +62,8 @@ class Taken:
         records: in the batch.
         content_bytes: in the batch.
         more: a limit ended it: there is more to be read.
+        instants: of volumes that are of an instant of their own: (space, wall clock).
+        compare: what of it differs from the base cut is not known: it is to be compared.
     """
 
     batch: int
@@ -74,21 +76,32 @@ class Taken:
     records: int
     content_bytes: int
     more: bool = False
+    instants: tuple[tuple[bytes, int], ...] = ()
+    compare: bool = False
 
 
 class WatcherClient:
-    """Asks the watcher of one journal directory; each request has a connection of its own."""
+    """Asks the watcher of one journal directory; each request has a connection of its own.
 
-    def __init__(self, directory: Path) -> None:
+    `socket_name`: the watcher's; or the imager's, which is asked for the same.
+    """
+
+    def __init__(self, directory: Path, socket_name: str = SOCKET_NAME) -> None:
         self._directory = directory
+        self._socket_name = socket_name
 
     def begin(self, epoch: int, base: Place) -> None:
         """Say which epoch the next takes are for, and what of all batches is in the container."""
         self._ask({"command": "begin", "epoch": epoch, "base": [base.epoch, base.cut, base.seq]})
 
-    def take(self, epoch: int, cut: int, hold: bool) -> Taken:
-        """What the trees have now, for this cut. `hold`: the guests' writes may be held for it."""
+    def take(self, epoch: int, cut: int, hold: bool, since_ns: int = 0) -> Taken:
+        """What there is now, for this cut. `hold`: the guests' writes may be held for it.
+
+        `since_ns`: of the boot-time clock; what is of an earlier instant is not whole.
+        """
         request = {"command": "take", "epoch": epoch, "cut": cut, "hold": hold}
+        if since_ns:
+            request["since_ns"] = since_ns
         return self._batch(request, TAKE_TIMEOUT_SECONDS)
 
     def sweep(self, epoch: int, cut: int) -> Taken:
@@ -142,7 +155,7 @@ class WatcherClient:
     def _exchange(self, request: dict[str, Any], timeout_seconds: float) -> tuple[dict[str, Any], int | None]:
         what = str(request["command"])
         try:
-            with connect_to(self._directory, SOCKET_NAME, timeout_seconds) as peer:
+            with connect_to(self._directory, self._socket_name, timeout_seconds) as peer:
                 send_line(peer, request)
                 members, fd = read_line(peer)
         except TimeoutError as error:
@@ -170,6 +183,8 @@ def taken_members(taken: Taken) -> dict[str, Any]:
         "records": taken.records,
         "content_bytes": taken.content_bytes,
         "more": taken.more,
+        "instants": [[space.hex(), wall_ns] for space, wall_ns in taken.instants],
+        "compare": taken.compare,
     }
 
 
@@ -191,6 +206,8 @@ def _taken(members: dict[str, Any], fd: int | None) -> Taken:
         records=int(members["records"]),
         content_bytes=int(members["content_bytes"]),
         more=bool(members["more"]),
+        instants=tuple((bytes.fromhex(space), int(wall_ns)) for space, wall_ns in members["instants"]),
+        compare=bool(members["compare"]),
     )
 
 

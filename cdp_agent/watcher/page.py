@@ -26,6 +26,7 @@ _FIELDS: Final = struct.Struct("<IIQQQ")  # magic, flags, generation, changes, e
 _CRC: Final = struct.Struct("<I")
 _READY: Final = 1
 _DIRTY: Final = 2
+_RUNS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Page:
         epoch: the one that was begun last; 0 before the first `begin`.
         ready: takes for that epoch are answered.
         dirty: something is dirty or in doubt: a take would find something, or say that a tree is not whole.
+        runs: of the imager: a VM may have written since its newest image.
     """
 
     generation: int
@@ -45,18 +47,19 @@ class Page:
     epoch: int
     ready: bool
     dirty: bool
+    runs: bool = False
 
 
-def page_path(directory: Path) -> Path:
-    """Where the page of a journal directory is."""
-    return directory / FOLDER / PAGE_NAME
+def page_path(directory: Path, folder: str = FOLDER) -> Path:
+    """Where the page of a journal directory is: the watcher's, or that of who has another folder."""
+    return directory / folder / PAGE_NAME
 
 
 class PageWriter:
     """The one writer: whoever holds `watcher.lock`."""
 
-    def __init__(self, directory: Path) -> None:
-        path = page_path(directory)
+    def __init__(self, directory: Path, folder: str = FOLDER) -> None:
+        path = page_path(directory, folder)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -72,8 +75,8 @@ class PageWriter:
 class PageReader:
     """Reads the page; the file is opened when there is one."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = page_path(directory)
+    def __init__(self, directory: Path, folder: str = FOLDER) -> None:
+        self._path = page_path(directory, folder)
         self._fd = -1
 
     def read(self) -> Page | None:
@@ -97,7 +100,7 @@ class PageReader:
 
 
 def _encode(page: Page) -> bytes:
-    flags = (_READY if page.ready else 0) | (_DIRTY if page.dirty else 0)
+    flags = (_READY if page.ready else 0) | (_DIRTY if page.dirty else 0) | (_RUNS if page.runs else 0)
     fields = _FIELDS.pack(_MAGIC, flags, page.generation, page.changes, page.epoch)
     return fields + _CRC.pack(crc32(fields))
 
@@ -109,4 +112,4 @@ def _decode(data: bytes) -> Page | None:
     magic, flags, generation, changes, epoch = _FIELDS.unpack(fields)
     if magic != _MAGIC or _CRC.unpack(data[_FIELDS.size :])[0] != crc32(fields):
         return None
-    return Page(generation, changes, epoch, bool(flags & _READY), bool(flags & _DIRTY))
+    return Page(generation, changes, epoch, bool(flags & _READY), bool(flags & _DIRTY), bool(flags & _RUNS))

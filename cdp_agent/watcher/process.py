@@ -12,6 +12,7 @@ from cdp_agent.supervisor import take_lock
 from cdp_agent.watcher.anew import Image
 from cdp_agent.watcher.core import Watcher
 from cdp_agent.watcher.hold_client import HoldClient
+from cdp_agent.watcher.served import ServedWatcher
 from cdp_agent.watcher.server import serve
 from cdp_agent.watcher.settings import WatcherSettings
 from cdp_container.clock import Clock, SystemClock
@@ -48,7 +49,7 @@ def run_watcher(
     try:
         watcher = Watcher(settings, clock, entropy, lambda: HoldClient(settings.directory), open_image)
         try:
-            serve(settings.directory, watcher, lambda: stop.requested)
+            serve(settings.directory, ServedWatcher(watcher), lambda: stop.requested)
         finally:
             watcher.close()
         return 0

@@ -1,4 +1,7 @@
-"""Answers what comes over `watcher.sock`, one request after the other; in between the watcher works."""
+"""Answers what comes over `watcher.sock` (or the imager's), one request after the other; in between it works.
+
+What the watcher alone is asked for does not belong here (`asked`).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from cdp_agent.watcher.asked import accept, ask_scan
-from cdp_agent.watcher.client import taken_members
-from cdp_agent.watcher.core import Watcher
+from cdp_agent.watcher.client import Taken, taken_members
 from cdp_agent.watcher.wire import SOCKET_NAME, listen_at, read_line, send_line
 from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
@@ -27,9 +28,35 @@ POLL_SECONDS: Final = 0.2
 """How often a stop, and what is due, is looked at while nobody asks for anything."""
 
 
-def serve(directory: Path, watcher: Watcher, stopped: Callable[[], bool]) -> None:
+class Served(Protocol):
+    """Who gives batches for cuts: see `WatcherClient`. All raise CdpError."""
+
+    def status(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def idle(self) -> bool:
+        """Work for a moment; whether there is more to do at once."""
+        ...
+
+    def begin(self, epoch: int, base: Place) -> None: ...  # noqa: D102
+
+    def take(self, epoch: int, cut: int, hold: bool, since_ns: int) -> Taken: ...  # noqa: D102
+
+    def sweep(self, epoch: int, cut: int) -> Taken: ...  # noqa: D102
+
+    def place(self, batch: int, epoch: int, cut: int) -> None: ...  # noqa: D102
+
+    def protected(self, epoch: int, cut: int) -> None: ...  # noqa: D102
+
+    def asked(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to what only this one is asked for; None where there is no such command."""
+        ...
+
+
+def serve(
+    directory: Path, watcher: Served, stopped: Callable[[], bool], socket_name: str = SOCKET_NAME
+) -> None:
     """Serve until `stopped` says so. Raises OSError where the socket cannot be made."""
-    with listen_at(directory, SOCKET_NAME, BACKLOG) as listener:
+    with listen_at(directory, socket_name, BACKLOG) as listener:
         door = _Door(listener, watcher.status())
         try:
             while not stopped():
@@ -40,7 +67,7 @@ def serve(directory: Path, watcher: Watcher, stopped: Callable[[], bool]) -> Non
                     _answer(asked, watcher, door)
         finally:
             door.close()
-            (directory / SOCKET_NAME).unlink(missing_ok=True)
+            (directory / socket_name).unlink(missing_ok=True)
 
 
 class _Asked(NamedTuple):
@@ -104,7 +131,7 @@ class _Door:
         return False
 
 
-def _answer(asked: _Asked, watcher: Watcher, door: _Door) -> None:
+def _answer(asked: _Asked, watcher: Served, door: _Door) -> None:
     fd: int | None = None
     with asked.peer:
         try:
@@ -121,10 +148,11 @@ def _answer(asked: _Asked, watcher: Watcher, door: _Door) -> None:
                 os.close(fd)
 
 
-def _handled(request: dict[str, Any], watcher: Watcher) -> tuple[dict[str, Any], int | None]:
+def _handled(request: dict[str, Any], watcher: Served) -> tuple[dict[str, Any], int | None]:
     command = request["command"]
     if command == "take":
-        taken = watcher.take(int(request["epoch"]), int(request["cut"]), bool(request["hold"]))
+        since_ns = int(request.get("since_ns", 0))
+        taken = watcher.take(int(request["epoch"]), int(request["cut"]), bool(request["hold"]), since_ns)
         return taken_members(taken), taken.fd
     if command == "sweep":
         taken = watcher.sweep(int(request["epoch"]), int(request["cut"]))
@@ -136,12 +164,7 @@ def _handled(request: dict[str, Any], watcher: Watcher) -> tuple[dict[str, Any],
         watcher.place(int(request["batch"]), int(request["epoch"]), int(request["cut"]))
     elif command == "protected":
         watcher.protected(int(request["epoch"]), int(request["cut"]))
-    elif command == "accept":
-        mounts = {bytes.fromhex(path): bytes.fromhex(found) for path, found in request["mounts"]}
-        accept(watcher.trees, bytes.fromhex(request["tree"]), bytes.fromhex(request["root"]), mounts)
-    elif command == "scan":
-        tree, read_all = bytes.fromhex(request["tree"]), bool(request["read_all"])
-        return {"ok": True, "scan": ask_scan(watcher.trees, tree, read_all)}, None
     else:
-        return {"ok": False, "error": "there is no such command"}, None
+        answer = watcher.asked(request)
+        return answer or {"ok": False, "error": "there is no such command"}, None
     return {"ok": True}, None

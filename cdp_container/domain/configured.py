@@ -61,7 +61,8 @@ def sources_of(identity: AgentIdentity) -> tuple[Source, ...]:
         Source(VOLUME_KIND, source.name, source.space, source.size_bytes)
         for source in identity.active.values()
     )
-    return (*volumes, *(Source(TREE_KIND, tree.name, tree.tree, 0) for tree in identity.active_trees))
+    disks = (Source(VOLUME_KIND, one.name, one.space, one.size_bytes) for one in identity.active_disks)
+    return (*volumes, *disks, *(Source(TREE_KIND, tree.name, tree.tree, 0) for tree in identity.active_trees))
 
 
 def _with_home(in_force: DomainConfig, word: SiteWord) -> DomainConfig:

@@ -56,6 +56,27 @@ class SourceIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskIdentity:
+    """One volume that is captured from its VM by QMP, as `init` or `reload` found it.
+
+    Attributes:
+        name: unique among sources that are not removed.
+        vm: the name of its VM.
+        disk: what the VM calls it.
+        space: the id of its space, 16 bytes.
+        size_bytes: of the disk.
+        removed: it is not protected any more.
+    """
+
+    name: str
+    vm: str
+    disk: str
+    space: bytes
+    size_bytes: int
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TreeIdentity:
     """One protected file tree, as `init` or `reload` found it.
 
@@ -122,6 +143,20 @@ class AgentIdentity:
     sources: tuple[SourceIdentity, ...]
     trees: tuple[TreeIdentity, ...] = ()
     vms: tuple[VmIdentity, ...] = ()
+    disks: tuple[DiskIdentity, ...] = ()
+
+    @property
+    def active_disks(self) -> tuple[DiskIdentity, ...]:
+        """The volumes that are captured from their VMs."""
+        return tuple(disk for disk in self.disks if not disk.removed)
+
+    @property
+    def batched(self) -> tuple[bytes, ...]:
+        """Ids of the sources that come in batches, and not by the journal: trees, and disks of VMs."""
+        return (
+            *(tree.tree for tree in self.active_trees),
+            *(disk.space for disk in self.active_disks),
+        )
 
     @property
     def active_vms(self) -> tuple[VmIdentity, ...]:
@@ -141,7 +176,8 @@ class AgentIdentity:
     @property
     def has_removed(self) -> bool:
         """Whether something was protected that is not any more."""
-        return len(self.active) < len(self.sources) or len(self.active_trees) < len(self.trees)
+        volumes, disks = len(self.active) < len(self.sources), len(self.active_disks) < len(self.disks)
+        return volumes or disks or len(self.active_trees) < len(self.trees)
 
     def __repr__(self) -> str:
         """Without the index key: it must never reach a log."""
@@ -195,6 +231,17 @@ def encode_identity(identity: AgentIdentity) -> bytes:
             }
             for vm in identity.vms
         ],
+        "disks": [
+            {
+                "name": disk.name,
+                "vm": disk.vm,
+                "disk": disk.disk,
+                "space": disk.space.hex(),
+                "size_bytes": disk.size_bytes,
+                "removed": disk.removed,
+            }
+            for disk in identity.disks
+        ],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -228,6 +275,7 @@ def decode_identity(data: bytes, name: str) -> AgentIdentity:
             ),
             trees=tuple(_tree(tree) for tree in document.get("trees", ())),
             vms=tuple(_vm(vm) for vm in document.get("vms", ())),
+            disks=tuple(_disk(disk) for disk in document.get("disks", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         # Never the content: it holds a key.
@@ -256,6 +304,17 @@ def _vm(vm: Mapping[str, Any]) -> VmIdentity:
         domain=str(vm["domain"]),
         disks=tuple(disks),
         removed=bool(vm["removed"]),
+    )
+
+
+def _disk(disk: Mapping[str, Any]) -> DiskIdentity:
+    return DiskIdentity(
+        name=str(disk["name"]),
+        vm=str(disk["vm"]),
+        disk=str(disk["disk"]),
+        space=_bytes(disk["space"], 16),
+        size_bytes=int(disk["size_bytes"]),
+        removed=bool(disk["removed"]),
     )
 
 

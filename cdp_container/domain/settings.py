@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from cdp_container.domain.budget import budget_of
+from cdp_container.domain.disk_settings import DiskSettings, disk_faults, parted, whole
 from cdp_container.domain.page_faults import PAGE_BYTES_MAX, parse_page
 from cdp_container.domain.place_settings import LockSettings, directory_of, joined
 from cdp_container.domain.point_settings import (
@@ -264,6 +265,7 @@ class AgentSettings(Strict):
     the domain has.
     `data_store`: None once read, as it became part of the addresses. `lock`: what `init` asks of its bucket.
     `vms_every`: how often VMs are asked for their configurations.
+    `disks`: those of `volumes` that are captured from their VMs; `capture_every`: how often.
     `rpo_target` decides whether `status` calls the domain healthy. `copy_rate`: bytes per second that a copy
     reads of the volumes, beside what guests do.
     """
@@ -278,6 +280,8 @@ class AgentSettings(Strict):
     seal_credentials: bool | None = None
     journal: JournalSettings
     volumes: list[VolumeSettings] = Field(default=[], max_length=VOLUMES_MAX)
+    disks: list[DiskSettings] = Field(default=[], max_length=VOLUMES_MAX)
+    capture_every: Seconds = Field(default=2.0, ge=0.2, le=3600)
     trees: list[TreeSettings] = Field(default=[], max_length=VOLUMES_MAX)
     vms: list[VmSettings] = Field(default=[], max_length=VMS_MAX)
     vms_every: Seconds = Field(default=60.0, ge=5, le=86400)
@@ -302,7 +306,7 @@ class AgentSettings(Strict):
     @model_validator(mode="before")
     @classmethod
     def _with_data_place(cls, values: object) -> object:
-        return joined(values)
+        return parted(joined(values))
 
     @model_validator(mode="after")
     def _has_a_key(self) -> AgentSettings:
@@ -317,8 +321,9 @@ class AgentSettings(Strict):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"volumes: two have the same {what}: {', '.join(twice)}")
-        names = [volume.name for volume in self.volumes]
-        faults = source_faults(names, self.trees, self.apart_from_trees, VOLUMES_MAX)
+        faults = disk_faults(self.disks, self.vms, [volume.name for volume in self.volumes])
+        names = [*(volume.name for volume in self.volumes), *(disk.name for disk in self.disks)]
+        faults += source_faults(names, self.trees, self.apart_from_trees, VOLUMES_MAX)
         faults += vm_faults(self.vms, names)
         if faults:
             raise ValueError("; ".join(faults))
@@ -361,5 +366,5 @@ def parse_settings(text: bytes, name: str) -> AgentSettings:
 
 def dump_settings(settings: AgentSettings) -> bytes:
     """A configuration that says the same, for `parse_settings`."""
-    document = settings.model_dump(exclude_none=True)
+    document = whole(settings.model_dump(exclude_none=True))
     return bytes(yaml.safe_dump(document, encoding="utf-8", allow_unicode=False))

@@ -240,8 +240,17 @@ def tree_gone(tree: bytes) -> Record:
     return make_record("tree-", tree, {})
 
 
-def skewed(epoch: int, cut: int, files: Sequence[SkewedFile], more: int = 0) -> Record:
-    """The record `skew` of a cut: of more files than it has room for it counts the others, and `more`."""
+def skewed(
+    epoch: int,
+    cut: int,
+    files: Sequence[SkewedFile],
+    more: int = 0,
+    instants: Sequence[tuple[bytes, int]] = (),
+) -> Record:
+    """The record `skew` of a cut: of more files than it has room for it counts the others, and `more`.
+
+    `instants`: volumes that are of an instant of their own, by id, and the wall clock at that.
+    """
     named: list[dict[str, Any]] = []
     room_bytes = SKEWED_PATHS_BYTES_MAX
     for file in files[:SKEWED_FILES_MAX]:
@@ -252,7 +261,10 @@ def skewed(epoch: int, cut: int, files: Sequence[SkewedFile], more: int = 0) -> 
             {"tree": file.tree.hex(), "path": file.path.hex(), "from_ns": file.from_ns, "to_ns": file.to_ns}
         )
     more += len(files) - len(named)
-    return make_record("skew", _CUT_KEY.pack(epoch, cut), {"files": named, "more": more})
+    value: dict[str, Any] = {"files": named, "more": more}
+    if instants:
+        value["instants"] = [{"space": space.hex(), "at_ns": at_ns} for space, at_ns in instants]
+    return make_record("skew", _CUT_KEY.pack(epoch, cut), value)
 
 
 def name_key(tree: bytes, path: bytes) -> bytes:

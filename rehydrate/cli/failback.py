@@ -252,7 +252,14 @@ def _lost(run: _Run) -> CdpError | None:
 
 
 def _here(run: _Run, identity: AgentIdentity) -> Here:
-    """This site. Raises ConfigInvalid where the configuration is not its agent's."""
+    """This site. Raises ConfigInvalid where the configuration is not its agent's, or disks are VMs' own."""
+    if identity.active_disks:
+        names = ", ".join(disk.name for disk in identity.active_disks)
+        raise ConfigInvalid(
+            "failback is refused",
+            f"captured from their VMs, whose disks nobody else may write: {names}",
+            "configure them with `path`, or `rehydrate restore` to other disks and move the VM there",
+        )
     paths = {source.name: source.path for source in identity.active.values()}
     trees = {tree.name: tree for tree in identity.active_trees}
     directory = run.what.journal

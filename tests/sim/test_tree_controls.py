@@ -43,8 +43,8 @@ def cut_at_the_tail_that_was_seen(patch: pytest.MonkeyPatch, world: TreeWorld) -
     """Ends the cut where it was asked for, and not where writes were held."""
     real = Trees.take
 
-    def take(self: Trees, position: Position, taken_ns: int) -> Taken | None:
-        taken = real(self, position, taken_ns)
+    def take(self: Trees, position: Position, taken_ns: int, since_ns: int = 0) -> Taken | None:
+        taken = real(self, position, taken_ns, since_ns)
         waits = taken is not None and taken.position != position
         return taken._replace(position=position) if taken is not None and waits else taken
 
@@ -95,10 +95,10 @@ def read_at_leisure_for_a_cut(patch: pytest.MonkeyPatch, world: TreeWorld) -> No
 
     patch.setattr(steps, "_may_take", may_take)
 
-    def take(self: Trees, position: Position, taken_ns: int) -> Taken | None:
+    def take(self: Trees, position: Position, taken_ns: int, since_ns: int = 0) -> Taken | None:
         if self._waiting is None and self._swept is None:
             self.sweep()
-        return real_take(self, position, taken_ns)
+        return real_take(self, position, taken_ns, since_ns)
 
     real_take = Trees.take
     patch.setattr(Trees, "take", take)
@@ -114,8 +114,8 @@ def call_trees_whole_with_a_sweep(patch: pytest.MonkeyPatch, world: TreeWorld) -
     """Takes what was read at leisure for the trees at the instant of the cut that it goes into."""
     real = Trees.take
 
-    def take(self: Trees, position: Position, taken_ns: int) -> Taken | None:
-        taken = real(self, position, taken_ns)
+    def take(self: Trees, position: Position, taken_ns: int, since_ns: int = 0) -> Taken | None:
+        taken = real(self, position, taken_ns, since_ns)
         if taken is not None and taken.swept:
             self._waiting = taken._replace(swept=False)
             self._swept = None

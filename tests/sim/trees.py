@@ -46,6 +46,8 @@ class SimBatch:
     skewed: Sequence[SkewedFile] = ()
     skewed_more: int = 0
     more: bool = False
+    instants: Sequence[tuple[bytes, int]] = ()
+    compare: bool = False
 
     def records(self) -> Iterator[Record]:
         return iter(self.said)
@@ -165,7 +167,7 @@ class SimTree:
         self.epoch, self.ready = epoch, True
         self._may_fail()
 
-    def take(self, epoch: int, cut: int) -> Batch:
+    def take(self, epoch: int, cut: int, since_ns: int) -> Batch:
         self._takes(SLOW_TAKE_SECONDS, TAKE_TIMEOUT_SECONDS)
         position = self.journal.tail if self._different() else None
         return self._taken(epoch, cut, position, TAKE_PATHS_MAX)

@@ -17,6 +17,7 @@ from cdp_agent.cli.tree_requests import accept_tree, scan_tree, show_trees
 from cdp_agent.watcher.asked import accept, ask_scan
 from cdp_agent.watcher.client import WatcherClient
 from cdp_agent.watcher.reading import FileReader
+from cdp_agent.watcher.served import ServedWatcher
 from cdp_agent.watcher.server import serve
 from cdp_agent.watcher.stamp import RACY_NS
 from cdp_agent.watcher.wire import SOCKET_NAME, connect_to
@@ -62,7 +63,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @contextmanager
 def serving(site: Site) -> Iterator[None]:
     ended = threading.Event()
-    thread = threading.Thread(target=serve, args=(site.directory, site.watcher, ended.is_set))
+    thread = threading.Thread(target=serve, args=(site.directory, ServedWatcher(site.watcher), ended.is_set))
     thread.start()
     try:
         wait_until(lambda: _answers(site), "the watcher answers", 30)

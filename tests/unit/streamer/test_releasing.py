@@ -174,11 +174,40 @@ def test_a_tree_that_is_not_whole_refuses_for_now(tmp_path: Path, lacking: tuple
         run=SimpleNamespace(phase=Phase.ACTIVE),
         stream=SimpleNamespace(lacking=(), lacking_trees=lacking),
         not_whole=(),
+        vms_run=False,
     )
     releasing = Releasing("site-a", noted, SystemClock(), machines)  # type: ignore[arg-type]  # what it asks
     told = releasing.begin("site-b", SplitterPage(generation=1, running=True))
     assert (told.again, bool(told.refused)) == (bool(lacking), bool(lacking))
     assert bool(saved) is not bool(lacking)
+
+
+def test_a_vm_that_runs_refuses_for_now_and_holds_up_what_was_begun() -> None:
+    """Nothing of ours can refuse what it writes after the final cut."""
+    asked: list[str] = []
+    machines = SimpleNamespace(
+        run=SimpleNamespace(phase=Phase.ACTIVE),
+        stream=SimpleNamespace(lacking=(), lacking_trees=()),
+        not_whole=(),
+        vms_run=True,
+        ask=lambda *_, **__: asked.append("flush"),
+    )
+    noted = SimpleNamespace(notes=Notes(), save=lambda notes: True, publish_gate=lambda: None)
+    releasing = Releasing("site-a", noted, SystemClock(), machines)  # type: ignore[arg-type]  # what it asks
+    told = releasing.begin("site-b", SplitterPage(generation=1, running=True))
+    assert told.again
+    assert "a VM runs" in told.refused
+    assert "stop it" in told.hint
+    noted.notes = Notes(releasing_to="site-b")
+    closed = SplitterPage(generation=1, running=True, writes_closed=True)
+    releasing.poll(closed)
+    assert (asked, releasing.waits_for) == (
+        [],
+        "VMs to be stopped again whose disks are captured from them",
+    )
+    machines.vms_run = False
+    releasing.poll(closed)
+    assert asked == ["flush"]
 
 
 def test_another_release_is_refused_while_one_is_under_way(tmp_path: Path) -> None:

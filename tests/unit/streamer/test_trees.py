@@ -68,7 +68,7 @@ class Fake:
         self.batches += self.swept
         return SimBatch(self.batches * self.swept, None, 444, (), frozenset({TREE}), (), ())
 
-    def take(self, epoch: int, cut: int) -> Batch:
+    def take(self, epoch: int, cut: int, since_ns: int) -> Batch:
         self._call("take", epoch, cut)
         self.batches += 1
         return SimBatch(self.batches, self.held, 555, (), frozenset({TREE}), (), ())
@@ -211,9 +211,9 @@ def test_how_long_it_is_left_alone_follows_how_long_it_took(fake: Fake) -> None:
             time.sleep(30 * ("sweep" in self.fails))
             return super().sweep(epoch, cut)
 
-        def take(self, epoch: int, cut: int) -> Batch:
+        def take(self, epoch: int, cut: int, since_ns: int) -> Batch:
             time.sleep(2)
-            return super().take(epoch, cut)
+            return super().take(epoch, cut, since_ns)
 
     time, hanging = Time(), Hanging(fails={"take"})
     trees = Trees(hanging, time, 5, BASE)

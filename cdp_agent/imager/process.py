@@ -1,0 +1,106 @@
+"""The imager's process: lock, capture, answer, stop. What it does is in core.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from cdp_agent.imager.core import FOLDER, SOCKET_NAME, Imager
+from cdp_agent.imager.guard import Guard
+from cdp_agent.imager.hypervisor import Hypervisor
+from cdp_agent.imager.memory import VmMemory, memory_of
+from cdp_agent.imager.qmp import Commanding
+from cdp_agent.imager.settings import ImagerSettings
+from cdp_agent.supervisor import take_lock
+from cdp_agent.watcher.server import serve
+from cdp_container.clock import Clock, SystemClock
+from cdp_container.errors import HypervisorFailed
+
+LOCK: Final = "imager.lock"
+LOCK_SECONDS: Final = 60.0
+"""An old imager whose supervisor was killed has ended by then."""
+STALL_SECONDS: Final = 3.0
+"""For how long a QEMU may not answer; the others wait for it meanwhile."""
+CYCLE_SECONDS_MAX: Final = 30.0
+"""For how long one VM is talked to in all: what its guest overwrites is kept meanwhile."""
+
+
+def run_imager(
+    settings: ImagerSettings, clock: Clock | None = None, entropy: Callable[[int], bytes] = os.urandom
+) -> int:
+    """Capture until told to stop; returns 0.
+
+    Raises:
+        AlreadyRunning: another imager runs in this journal directory.
+    """
+    clock = clock or SystemClock()
+    lock = take_lock(settings.directory / LOCK, clock, LOCK_SECONDS)
+    stop = _Stop()
+    before = signal.signal(signal.SIGTERM, stop.handle)
+    try:
+        folder = settings.directory / FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        open_vm = opener(settings, folder, clock, entropy(4).hex())
+        guard = Guard(lambda: clear(settings, open_vm))
+        imager = Imager(settings, clock, entropy, open_vm)
+        imager.start()
+        try:
+            serve(settings.directory, imager, lambda: stop.requested, SOCKET_NAME)
+        finally:
+            imager.close()
+        guard.ended_well()
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(lock)
+
+
+def clear(settings: ImagerSettings, open_vm: Callable[[VmMemory], Hypervisor]) -> None:
+    """Take away all that is ours in every QEMU that answers."""
+    for vm in settings.vms:
+        try:
+            hypervisor = open_vm(memory_of(vm))
+        except HypervisorFailed:
+            continue  # one that is gone has nothing of ours; one that hangs is the next imager's matter
+        try:
+            hypervisor.clean()
+        except HypervisorFailed:
+            continue
+        finally:
+            hypervisor.close()
+
+
+def opener(
+    settings: ImagerSettings, folder: Path, clock: Clock, run: str
+) -> Callable[[VmMemory], Hypervisor]:
+    """How a VM's QEMU is connected to for one cycle; `run`: part of the names of all that is ours in it."""
+    numbers = {vm.name: number for number, vm in enumerate(settings.vms)}
+
+    def open_vm(vm: VmMemory) -> Hypervisor:
+        until_ns = clock.boottime_ns() + int(CYCLE_SECONDS_MAX * 1e9)
+
+        def left_seconds() -> float:
+            return min(STALL_SECONDS, (until_ns - clock.boottime_ns()) / 1e9)
+
+        if not os.path.exists(vm.settings.qmp):
+            why = f"there is no socket {vm.settings.qmp}: the VM does not run"
+            raise HypervisorFailed(f"capturing VM {vm.settings.name}", why, "")
+        qmp = Commanding(vm.settings.qmp, left_seconds)
+        # By a number: a name may be longer than a socket's may be.
+        return Hypervisor(
+            qmp, run, folder, f"read-{numbers[vm.settings.name]}.sock", left_seconds, clock.sleep
+        )
+
+    return open_vm
+
+
+class _Stop:
+    def __init__(self) -> None:
+        self.requested = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True

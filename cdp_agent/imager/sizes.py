@@ -1,0 +1,73 @@
+"""How large the disks of VMs are, as their QEMUs say: for `init` and `reload`. Nothing is changed in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cdp_agent.imager.hypervisor import Found, disks_of
+from cdp_agent.imager.qmp import Commanding
+from cdp_container.clock import Clock
+from cdp_container.domain.disk_settings import DiskSettings
+from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.settings import AgentSettings
+from cdp_container.errors import HypervisorFailed
+
+ASK_SECONDS: Final = 10.0
+"""Of one VM."""
+SECTOR_BYTES: Final = 512
+
+
+def disk_sizes(
+    settings: AgentSettings, clock: Clock, identity: AgentIdentity | None = None
+) -> dict[str, int]:
+    """Sizes in bytes by the names of volumes.
+
+    A VM that does not answer has the disks that it had by `identity`, if they are the same.
+
+    Raises HypervisorFailed: a disk is not there, or nobody can tell.
+    """
+    known = {} if identity is None else {disk.name: disk for disk in identity.active_disks}
+    sizes: dict[str, int] = {}
+    for vm in settings.vms:
+        wanted = [disk for disk in settings.disks if disk.vm == vm.name]
+        if not wanted or vm.qmp is None:
+            continue
+        try:
+            found = _found(vm.qmp, clock)
+        except HypervisorFailed:
+            old = [known.get(disk.name) for disk in wanted]
+            if any(
+                one is None or (one.vm, one.disk) != (new.vm, new.disk)
+                for one, new in zip(old, wanted, strict=True)
+            ):
+                raise
+            sizes |= {one.name: one.size_bytes for one in old if one is not None}
+            continue
+        sizes |= _sizes(vm.name, wanted, found)
+    return sizes
+
+
+def _found(path: str, clock: Clock) -> Mapping[str, Found]:
+    until_ns = clock.boottime_ns() + int(ASK_SECONDS * 1e9)
+    qmp = Commanding(path, lambda: (until_ns - clock.boottime_ns()) / 1e9)
+    try:
+        return disks_of(qmp)
+    finally:
+        qmp.close()
+
+
+def _sizes(vm: str, wanted: Sequence[DiskSettings], found: Mapping[str, Found]) -> dict[str, int]:
+    sizes = {}
+    for disk in wanted:
+        one = found.get(disk.disk)
+        if one is None:
+            there = ", ".join(sorted(found)) or "none"
+            raise HypervisorFailed(
+                f"volume {disk.name}", f"VM {vm} has no disk {disk.disk} (it has: {there})", ""
+            )
+        if not one.size_bytes or one.size_bytes % SECTOR_BYTES:
+            why = f"disk {disk.disk} of VM {vm} has {one.size_bytes} bytes, no whole number of sectors"
+            raise HypervisorFailed(f"volume {disk.name}", why, "")
+        sizes[disk.name] = one.size_bytes
+    return sizes
