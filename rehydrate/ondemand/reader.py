@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,7 +39,7 @@ WINDOW_BYTES: Final = 64 << 20
 """So much of a space is resolved at once: where a volume is read here and there, it is read there again."""
 
 WINDOWS_BYTES_MAX: Final = 64 << 20
-"""What resolved windows take that are kept; one of 4 KiB pieces alone takes less than 1 MiB."""
+"""What resolved windows take that are kept; one of 4 KiB pieces alone takes 1 MiB."""
 
 STEP_BYTES: Final = 8 << 20
 """A longer read goes in steps of this: bounds what is on its way for it."""
@@ -53,6 +53,11 @@ AHEAD_SHARE: Final = 4
 
 NEAR_BYTES: Final = 1 << 20
 """Who reads no farther than this from where he was reads on: kernels ask for neighbours in any order."""
+
+_FRAME_BITS: Final = 32
+"""Of the number of a frame in its object."""
+
+N = TypeVar("N", int, Ints)
 
 UNREADABLE: Final = (DamagedObject, MissingObject, ForeignObject, NewerFormat, LimitExceeded)
 """What no waiting mends."""
@@ -99,17 +104,26 @@ class Near(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Resolved:
-    """A window of a space: pieces (PIECES) by offset, and where each begins and ends."""
+    """A window of a space: pieces (PIECES) by offset, where each begins and ends, and which frame it has."""
 
     pieces: Table
     starts: Ints
     ends: Ints
+    frames: Ints
 
-    def within(self, start: int, end: int) -> list[tuple[int, ...]]:
-        """The pieces that touch a range."""
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+        return int(sum(one.nbytes for one in (self.pieces, self.starts, self.ends, self.frames))) + 1
+
+    def within(self, start: int, end: int, frames: Ints | None = None) -> list[tuple[int, ...]]:
+        """The pieces that touch a range; only those in some frames, if they are given."""
         low = int(np.searchsorted(self.ends, start, side="right"))
         high = int(np.searchsorted(self.starts, end, side="left"))
-        found: list[tuple[int, ...]] = self.pieces[low:high].tolist()
+        pieces = self.pieces[low:high]
+        if frames is not None:  # of tens of thousands a few are: not looked at one by one
+            pieces = pieces[np.isin(self.frames[low:high], frames)]
+        found: list[tuple[int, ...]] = pieces.tolist()
         return found
 
 
@@ -162,10 +176,11 @@ class Reader:
         found = Near([], [], [])
         low = start // WINDOW_BYTES * WINDOW_BYTES
         high = min(-(-end // WINDOW_BYTES) * WINDOW_BYTES, content.size_bytes)
-        wanted = set(keys)
-        for offset, length, number, frame, position, kind in self._pieces(content, low, high) if keys else ():
+        numbers = np.array([_frame_number(*key) for key in keys], dtype=np.int64)
+        pieces = self._pieces(content, low, high, numbers) if keys else ()
+        for offset, length, number, frame, position, kind in pieces:
             key, beyond = (number, frame), offset + length
-            if kind != ExtentKind.DATA or key not in wanted:
+            if kind != ExtentKind.DATA:
                 continue
             if key in errors:
                 at, until = max(offset, start), min(beyond, end)
@@ -255,14 +270,16 @@ class Reader:
     def _keys(self, content: Content, start: int, end: int) -> Iterator[FrameKey]:
         return _frames_of(list(self._pieces(content, start, end)))
 
-    def _pieces(self, content: Content, start: int, end: int) -> Iterator[tuple[int, ...]]:
-        """What stands in a range, in its order, each piece once (as PIECES)."""
+    def _pieces(
+        self, content: Content, start: int, end: int, frames: Ints | None = None
+    ) -> Iterator[tuple[int, ...]]:
+        """What stands in a range, or in some frames of it, in its order, each piece once (as PIECES)."""
         if content.space is None:
             return
         for window in range(start // WINDOW_BYTES, -(-end // WINDOW_BYTES)):
             found = self._resolved(content, window)
             low, high = window * WINDOW_BYTES, (window + 1) * WINDOW_BYTES
-            yield from found.within(max(start, low), min(end, high))
+            yield from found.within(max(start, low), min(end, high), frames)
 
     def _resolved(self, content: Content, window: int) -> _Resolved:
         assert content.space is not None, "of nothing nothing is read"
@@ -275,9 +292,10 @@ class Reader:
         end = min(start + WINDOW_BYTES, content.size_bytes)
         pieces = resolve(self._extents, self._runs_of(content.space), start, end)
         starts = np.ascontiguousarray(pieces["offset"])
-        found = _Resolved(pieces, starts, starts + pieces["length"])
+        frames = _frame_number(pieces["object"], pieces["frame"].astype(np.int64))
+        found = _Resolved(pieces, starts, starts + pieces["length"], frames)
         with self._lock:
-            self._windows.put(key, found, pieces.nbytes + 2 * starts.nbytes + 1)
+            self._windows.put(key, found, found.size_bytes)
         return found
 
     def _runs_of(self, space: bytes) -> Table:
@@ -324,6 +342,11 @@ class Opened:
             self._ahead_bytes = min(max(2 * self._ahead_bytes, AHEAD_BYTES_MIN), self._ahead_bytes_max)
             self._ahead_to = min(self._at + self._ahead_bytes, self.content.size_bytes)
             return (low, self._ahead_to) if low < self._ahead_to else None
+
+
+def _frame_number(number: N, frame: N) -> N:
+    """A frame as one number, of an object's number and its own; of arrays, too."""
+    return (number << _FRAME_BITS) + frame
 
 
 def _frames_of(pieces: list[tuple[int, ...]]) -> Iterator[FrameKey]:
