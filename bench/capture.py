@@ -38,10 +38,14 @@ SEQUENTIAL = ("--rw=write", "--bs=1m", "--iodepth=4")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A volume that fio can reach; `settle` returns once nothing is left to be done for it."""
+    """A volume that fio can reach; `settle` returns once nothing is left to be done for it.
+
+    `pid`: of the process that serves it.
+    """
 
     uri: str
     settle: Callable[[], None]
+    pid: int
 
 
 def measure(knobs: Knobs) -> list[Figure]:
@@ -112,7 +116,7 @@ def plain(piece_bytes: int) -> Iterator[Served]:
     with scratch() as base:
         disk = base / "disk.raw"
         _fill(disk, piece_bytes)
-        with _server(
+        with server(
             base,
             "qemu-storage-daemon",
             "--blockdev", f"driver=file,node-name=disk,filename={disk},discard=unmap",
@@ -134,7 +138,7 @@ def alone(state: str, piece_bytes: int | None) -> Iterator[Served]:
             with disk.open("wb") as file:
                 file.truncate(size_bytes)
         words = ["-m", "bench.splitter_alone", str(base), str(size_bytes), state]
-        with _server(base, sys.executable, *words) as served:
+        with server(base, sys.executable, *words) as served:
             yield served
 
 
@@ -150,7 +154,9 @@ def streaming() -> Iterator[Served]:
             sync_below(site.base)
 
         settle()
-        yield Served(site.uri("disk"), settle)
+        splitter = agent.child("splitter")
+        assert splitter is not None, agent.log()
+        yield Served(site.uri("disk"), settle, splitter)
         assert agent.stop() == 0
 
 
@@ -166,19 +172,20 @@ def _fill(disk: Path, piece_bytes: int) -> None:
 
 
 @contextmanager
-def _server(base: Path, *argv: str) -> Iterator[Served]:
+def server(base: Path, *argv: str, name: str = "s") -> Iterator[Served]:
+    """A process that serves `disk` at a socket of this name in a directory."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(argv, env=environment)
     try:
-        wait_until((base / "s").exists, f"{argv[0]} listens", START_SECONDS_MAX)
-        yield Served(f"nbd+unix:///disk?socket={base}/s", lambda: sync_below(base))
+        wait_until((base / name).exists, f"{argv[0]} listens", START_SECONDS_MAX)
+        yield Served(f"nbd+unix:///disk?socket={base}/{name}", lambda: sync_below(base), process.pid)
     finally:
         process.terminate()
         process.wait()
 
 
 def fio(uri: str, options: tuple[str, ...], seconds: int, size_bytes: int) -> float:
-    """Writes per second."""
+    """Operations per second, reads and writes."""
     argv = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--size={size_bytes}", *options]
     argv += [
         "--time_based",
@@ -188,4 +195,5 @@ def fio(uri: str, options: tuple[str, ...], seconds: int, size_bytes: int) -> fl
     ]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     document = json.loads(done.stdout[done.stdout.index("{") :])
-    return round(float(document["jobs"][0]["write"]["iops"]), 1)
+    job = document["jobs"][0]
+    return round(float(job["read"]["iops"]) + float(job["write"]["iops"]), 1)

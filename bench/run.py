@@ -26,6 +26,7 @@ from bench import (
     rehearsal,
     restic,
     restore,
+    serve,
     stream,
     trees,
 )
@@ -48,6 +49,7 @@ GROUPS: Mapping[str, Group] = {
     concurrency.GROUP: concurrency.measure,
     rehearsal.GROUP: rehearsal.measure,
     trees.GROUP: trees.measure,
+    serve.GROUP: serve.measure,
 }
 RESULT = Path("build/bench.json")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
