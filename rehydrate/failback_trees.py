@@ -119,7 +119,7 @@ class TreesBack:
             done.folders.append(figures.folder)
             named = ", ".join(map(shown, figures.listed[:SHOWN_MAX]))
             more = " and more" if figures.kept > SHOWN_MAX else ""
-            many = counted(figures.kept, "name")
-            self._say(f"{name}/: {many} were here and in no cut, kept in {figures.folder}: {named}{more}")
+            many = counted(figures.kept, "name") + (" was" if figures.kept == 1 else " were")
+            self._say(f"{name}/: {many} here and in no cut, kept in {figures.folder}: {named}{more}")
         for at, what, why in figures.not_set.listed[:SHOWN_MAX]:
             self._say(f"{name}/: not set: {what} of {shown(at)}: {why}")

@@ -14,7 +14,7 @@ from cdp_agent.watcher.client import WatcherClient
 from cdp_container.clock import Clock
 from cdp_container.console import answer, say
 from cdp_container.domain.identity import TreeIdentity
-from cdp_container.errors import UsageError, WatcherFailed
+from cdp_container.errors import UsageError, WatcherFailed, counted
 
 POLL_SECONDS: Final = 0.5
 TELL_SECONDS: Final = 5.0
@@ -41,7 +41,7 @@ def show_trees(config: Path, name: str | None, *, as_json: bool) -> int:
 
 
 def _lines(tree: dict[str, Any]) -> list[str]:
-    parts = [f"{tree['names']} names", tree["path"]]
+    parts = [f"{counted(tree['names'], 'name')} at the last scan", tree["path"]]
     if tree["scanning"]:
         parts.append(f"is being scanned: {tree['scanned_names']} names so far")
     if not tree["watched"]:

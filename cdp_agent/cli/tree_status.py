@@ -11,7 +11,7 @@ from typing import Any
 from cdp_agent.watcher.client import WatcherClient
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
-from cdp_container.errors import WatcherFailed
+from cdp_container.errors import WatcherFailed, counted
 
 
 def tree_members(
@@ -73,7 +73,7 @@ def tree_lines(members: dict[str, Any] | None) -> list[tuple[str, str]]:
     note = f"; {skewed} files changed while the newest cut was taken (skewed)" if skewed else ""
     lines = [("trees", f"{members.get('dirty', 0)} paths are to be looked at{note}")]
     for tree in members["trees"]:
-        parts = [f"{tree['names']} names", tree["path"]]
+        parts = [f"{counted(tree['names'], 'name')} at the last scan", tree["path"]]
         parts += ["is not protected from here"] if members["given_up"] else []
         parts += ["is being scanned"] if tree["scanning"] else []
         parts += [] if tree["watched"] else ["is not watched, scanned from time to time"]

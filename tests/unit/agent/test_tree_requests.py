@@ -110,7 +110,7 @@ def test_a_tree_that_the_watcher_does_not_know_yet(site: Site, capsys: pytest.Ca
     with serving(site):
         assert show_trees(CONFIG, None, as_json=False) == 0
         out = capsys.readouterr().out
-        assert f"home: 1 names, {site.tree}" in out
+        assert f"home: 1 name at the last scan, {site.tree}" in out
         assert "new: the watcher begins anew" in out
         with pytest.raises(WatcherFailed, match="does not know"):
             accept_tree(CONFIG, "new", is_sure=True)

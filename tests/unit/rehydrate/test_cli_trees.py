@@ -386,9 +386,9 @@ def test_somebody_without_rights_restores_again_what_is_closed_to_himself(open_p
     site.begin_epoch()
     ids = {"uid": NOBODY, "gid": NOBODY} if os.geteuid() == 0 else {}
     home = Tree(site, "home", root=directory(mode=0o500, **ids))
-    for path, mode in ((b"none", 0), (b"none/in", 0o111), (b"read", 0o400), (b"both", 0o2500)):
-        home.add(path, directory(mode=mode, **ids))
-        home.file(path + b"/file", b"content" * 900, mode=0, **ids)
+    for name, mode in ((b"none", 0), (b"none/in", 0o111), (b"read", 0o400), (b"both", 0o2500)):
+        home.add(name, directory(mode=mode, **ids))
+        home.file(name + b"/file", b"content" * 900, mode=0, **ids)
     home.cut()
     for path in (target, place, *place.rglob("*")):
         path.chmod(0o777)

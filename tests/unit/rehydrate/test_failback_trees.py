@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,6 +214,28 @@ def test_what_is_mounted_below_the_tree_stays_though_it_is_the_same_file_system(
     assert not world.kept().exists()
     assert (world.path / "theirs").read_bytes() == world.home.at[place].content(b"theirs")
     assert (world.path / "fresh").read_bytes() == LONG
+
+
+@pytest.mark.needs(*(() if os.geteuid() == 0 else ("root, who alone may mount",)))
+def test_a_real_bind_mount_is_found(world: World, tmp_path: Path) -> None:
+    place = world.overtaken()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"p")
+    inside = world.path / "beside"
+    inside.mkdir()
+    subprocess.run(["mount", "--bind", outside, inside], check=True, timeout=30)
+    try:
+        assert world.back() == place
+        world.identity = replace(
+            world.identity, trees=tuple(replace(one, one_file_system=False) for one in world.identity.trees)
+        )
+        with pytest.raises(TargetUnsuitable, match="mounted at 'beside'"):
+            world.back()
+    finally:
+        subprocess.run(["umount", inside], check=True, timeout=30)
+    assert os.listdir(outside) == ["precious"]
+    assert not world.kept().exists()
 
 
 @pytest.mark.parametrize("mount", [b"old", b"old/deep", b"old/deep/mnt", b"mine/mnt", b"new/a/mnt"])
