@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,8 +101,15 @@ def must(done: Done, target: Bucket, code: int = 0) -> Done:
     return done.must(code)
 
 
-def test_killed_amid_an_upload_it_sends_only_the_rest(
-    ceph: S3Server, container: str, target: Bucket, proxy: FaultProxy, content: bytes, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_ended_amid_an_upload_it_sends_only_the_rest(
+    ceph: S3Server,
+    container: str,
+    target: Bucket,
+    proxy: FaultProxy,
+    content: bytes,
+    tmp_path: Path,
+    number: int,
 ) -> None:
     credentials(tmp_path, target.server)
     command = words(container, target, proxy.endpoint, tmp_path, "--format", "raw")
@@ -117,15 +125,20 @@ def test_killed_amid_an_upload_it_sends_only_the_rest(
         return notes.read_text().count("\n") if notes.exists() else 0
 
     wait_until(lambda: acknowledged() >= 2, "two parts are acknowledged", SECONDS_MAX)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    code = process.wait(SECONDS_MAX)
+    assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    said = (tmp_path / "err").read_text()
+    assert ("the same command goes on with it" in said) == (number == signal.SIGINT)
     noted = notes.read_text().count("\n")
     assert "Contents" not in target.admin.list_objects_v2(Bucket=target.name, Prefix=f"{tmp_path.name}/")
     proxy.set(NONE)
     before = len(proxy.seen)
     done = must(run(command, environment(ceph, tmp_path)), target)
     (image,) = done.json["images"]
-    print(f"parts: {PARTS}, acknowledged before the kill: {noted}, sent after it: {parts_put(proxy, before)}")
+    print(
+        f"parts: {PARTS}, acknowledged before {number!r}: {noted}, sent after it: {parts_put(proxy, before)}"
+    )
     assert parts_put(proxy, before) == PARTS - noted == image["parts_sent"]
     assert object_of(target, f"{tmp_path.name}/db.raw") == content
     manifest = json.loads(object_of(target, f"{tmp_path.name}/db.raw.parts.json"))
