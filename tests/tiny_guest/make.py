@@ -94,21 +94,24 @@ def make() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_whole():
             return
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix="unpacked-") as folder:
-            unpacked = Path(folder)
-            for package in _packages():
-                _run("dpkg-deb", "-x", str(package), str(unpacked))
-            _put_together(unpacked)
+        try:
+            _put_together_from(sorted((CACHE / "packages").glob("*.deb")))
+        except NotHereError:
+            _put_together_from(_fetched())  # there was none, or one that is damaged
         made = {"recipe": _recipe(), "files": _digests()}
         _keep("made.json", json.dumps(made).encode())
 
 
-def _packages() -> Sequence[Path]:
-    """The packages, downloaded where they are not there; a download that was cut short is no .deb yet."""
+def _put_together_from(packages: Sequence[Path]) -> None:
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="unpacked-") as folder:
+        for package in packages:
+            _run("dpkg-deb", "-x", str(package), folder)
+        _put_together(Path(folder))
+
+
+def _fetched() -> Sequence[Path]:
+    """The packages, downloaded: all of them, or none where one cannot be had."""
     kept = CACHE / "packages"
-    packages = sorted(kept.glob("*.deb"))
-    if packages and all(_is_package(package) for package in packages):
-        return packages
     for program in ("apt-get", "apt-cache", "dpkg", "dpkg-deb"):
         if shutil.which(program) is None:
             raise NotHereError(f"{program} is not here: this is no Debian or Ubuntu")
@@ -123,18 +126,11 @@ def _packages() -> Sequence[Path]:
         except NotHereError:
             if os.geteuid() != 0:
                 raise
-            _run(
-                "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update"
-            )  # it has yet to learn of packages
+            # It has yet to learn of packages.
+            _run("apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update")
             _download(first)
         first.rename(kept)
     return sorted(kept.glob("*.deb"))
-
-
-def _is_package(path: Path) -> bool:
-    return (
-        subprocess.run(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.DEVNULL).returncode == 0
-    )
 
 
 def _download(folder: Path) -> None:
@@ -157,7 +153,7 @@ def _put_together(unpacked: Path) -> None:
     kernels = sorted(unpacked.glob("boot/vmlinuz-*"))
     if not kernels:
         raise NotHereError("the packages hold no kernel")
-    busybox = next(path for path in (unpacked / "bin/busybox", unpacked / "usr/bin/busybox") if path.exists())
+    busybox = _first_of(unpacked / "bin/busybox", unpacked / "usr/bin/busybox")
     modules = modules_of(unpacked, kernels[-1].name.removeprefix("vmlinuz-"))
     folders = ("bin", "lib", "proc", "sys", "dev", "mnt", "log", "tmp")
     files = {"bin/busybox": busybox.read_bytes(), "init": INIT.read_bytes()}
@@ -171,10 +167,7 @@ def _put_together(unpacked: Path) -> None:
 
 def modules_of(unpacked: Path, release: str) -> dict[str, bytes]:
     """The modules that the guest needs, each after those that it rests on."""
-    root = (
-        next(path for path in (unpacked / "lib/modules", unpacked / "usr/lib/modules") if path.exists())
-        / release
-    )
+    root = _first_of(unpacked / "lib/modules" / release, unpacked / "usr/lib/modules" / release)
     built_in = {_module(line) for line in (root / "modules.builtin").read_text().split()}
     paths = {_module(path.name): path for path in root.rglob("*.ko*")}
     found: dict[str, bytes] = {}
@@ -194,6 +187,13 @@ def modules_of(unpacked: Path, release: str) -> dict[str, bytes]:
     for name in MODULES:
         add(name)
     return found
+
+
+def _first_of(*paths: Path) -> Path:
+    for path in paths:
+        if path.exists():
+            return path
+    raise NotHereError(f"the packages hold no {paths[0].name}")
 
 
 def _module(path: str) -> str:

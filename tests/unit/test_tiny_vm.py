@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.tiny_guest import make
 from tests.tiny_guest.make import archive
 from tests.tiny_vm import Console, Job, Mark, mark_of, place_of, words_of
 
@@ -80,3 +82,51 @@ def test_archives_are_as_the_kernel_reads_them() -> None:
         found[name] = (fields[1], data[at : at + fields[6]])
         at = (at + fields[6] + 3) & ~3
     assert found == {"bin": (0o40755, b""), "bin/x": (0o100755, b"12345"), "init": (0o100755, b"")}
+
+
+# --- making it ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, which begins with nothing."""
+    for name in ("KERNEL", "INITRD", "BUSYBOX"):
+        monkeypatch.setattr(make, name, tmp_path / getattr(make, name).name)
+    monkeypatch.setattr(make, "CACHE", tmp_path)
+    return tmp_path
+
+
+def test_where_it_cannot_be_had_this_is_told_and_no_failure(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(cache / "nothing"))
+    assert not make.is_ready()
+    with pytest.raises(make.NotHereError, match="apt-get is not here"):
+        make.make()
+    make.main()
+    assert "left out" in capsys.readouterr().err
+    assert not make.is_whole()
+    (cache / "packages").mkdir()
+    (cache / "packages" / "linux.deb").write_bytes(b"cut short")
+    assert not make.is_ready()
+
+
+@pytest.mark.slow
+@pytest.mark.needs("tiny guest")
+def test_what_is_damaged_is_made_again_from_what_was_downloaded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(make.__file__).parents[2] / "build/tiny-guest/packages", cache / "packages")
+    dpkg = Path(shutil.which("dpkg-deb") or "").parent
+    monkeypatch.setenv("PATH", f"{dpkg}:{Path(shutil.which('tar') or '').parent}")
+    assert make.is_ready()
+    made = (cache / "made.json").read_bytes()
+    for name in ("vmlinuz", "initrd.gz", "busybox"):
+        with (cache / name).open("r+b") as file:
+            file.truncate(100_000)
+        assert not make.is_whole()
+    assert make.is_ready()
+    assert (cache / "made.json").read_bytes() == made
+    assert sorted(path.name for path in cache.iterdir()) == [
+        "busybox", "initrd.gz", "lock", "made.json", "packages", "vmlinuz",
+    ]  # fmt: skip
