@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from cdp_container.domain.machine import Description, DiskKind, FirmwareKind, unpack_variables
 from cdp_container.domain.machine_records import Member
@@ -17,8 +18,7 @@ from rehydrate.runbook.check import Finding
 from rehydrate.runbook.installed import Installed
 from rehydrate.runbook.model import RunbookSettings, rehearsed
 
-LOCAL_LIBVIRT: Final = ("///system", "///session")
-"""How addresses of a libvirt end that runs its machines here."""
+MEBIBYTE: Final = 1 << 20
 
 
 def installed_findings_of(
@@ -47,9 +47,8 @@ def _findings(
         if name not in runbook.leave_out
     }
     yield from _room(runbook, started, sizes, installed)
-    is_here = runbook.target == "qemu" or runbook.uri.endswith(LOCAL_LIBVIRT)
-    if runbook.target == "proxmox" or not is_here:
-        return
+    if runbook.target == "proxmox" or (runbook.target == "libvirt" and urlsplit(runbook.uri).netloc):
+        return  # its machines run elsewhere, or it is asked by hand
     yield from _machines(started, installed)
     if runbook.target == "libvirt":
         yield from _networks(runbook, started, installed)
@@ -75,8 +74,8 @@ def _room(
     }
     wanted_bytes = sum(sizes.get(volume, 0) for volume in wanted)
     if free_bytes is not None and wanted_bytes > free_bytes:
-        why = f"the disks have {wanted_bytes >> 20} MiB together, and {runbook.directory} has room for"
-        yield Finding(("directory",), f"{why} {free_bytes >> 20} MiB", is_fault=False)
+        why = f"the disks have {wanted_bytes // MEBIBYTE} MiB together, and {runbook.directory} has room for"
+        yield Finding(("directory",), f"{why} {free_bytes // MEBIBYTE} MiB", is_fault=False)
 
 
 def _machines(started: Mapping[str, Description], installed: Installed) -> Iterator[Finding]:

@@ -97,6 +97,11 @@ def test_networks_of_libvirt_that_are_not_there_or_not_started() -> None:
     assert told(runbook("libvirt", "bridge: br0", "none: true"), Machine(there=None)) == []
 
 
+def test_a_libvirt_elsewhere_is_not_asked() -> None:
+    page = runbook("libvirt").model_copy(update={"uri": "qemu+ssh://other/system"})
+    assert told(page, Machine(types=(), there={}, described=())) == []
+
+
 @pytest.mark.parametrize("target", ["qemu", "libvirt"])
 def test_uefi_that_is_not_installed(target: str) -> None:
     uefi = replace(VIRTUAL, firmware=Firmware(FirmwareKind.UEFI))
