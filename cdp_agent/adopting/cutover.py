@@ -43,7 +43,10 @@ def cut_over(qemu: Qemu, clock: Clock, moves: Sequence[Move], socket: str) -> No
     try:
         for move in moves:
             over.append(move)
-            qemu.do("blockdev-reopen", {"options": [_top_over(move, move.names.direct)]})
+            qemu.do(
+                "blockdev-reopen",
+                {"options": [words.top(move.names.top, move.names.direct, move.disk.detect_zeroes)]},
+            )
         jobs = look(qemu.do).jobs
         late = [move for move in moves if move.names.job not in jobs or not jobs[move.names.job].is_ready]
         if late:
@@ -103,13 +106,11 @@ def _connect_all(qemu: Qemu, moves: Sequence[Move], socket: str) -> None:
 def _take_back(qemu: Qemu, over: Sequence[Move], moves: Sequence[Move]) -> None:
     """As before, each with its connection through the relay. Raises Refused."""
     for move in over:
-        qemu.do("blockdev-reopen", {"options": [_top_over(move, move.names.seed)]})
+        qemu.do(
+            "blockdev-reopen", {"options": [words.top(move.names.top, move.names.seed, words.FIND_ZEROES)]}
+        )
     for move in moves:
         qemu.do("blockdev-del", {"node-name": move.names.direct})
-
-
-def _top_over(move: Move, below: str) -> words.Arguments:
-    return words.top(move.names.top, below, move.disk.detect_zeroes)
 
 
 def _wait_for_ends(qemu: Qemu, clock: Clock, moves: Sequence[Move], seconds: float) -> bool:

@@ -17,6 +17,9 @@ RECONNECT_SECONDS: Final = 3600
 OPEN_SECONDS: Final = 5
 """How long QEMU, which does nothing else meanwhile, may take to connect."""
 
+FIND_ZEROES: Final = "unmap"
+"""What an old image holds of zeros takes no room in a journal, a container or a file."""
+
 Arguments = dict[str, object]
 
 
@@ -61,7 +64,7 @@ def connection(node: str, socket: str, export: str, reconnect_seconds: int) -> A
 def top(node: str, below: str, detect_zeroes: str) -> Arguments:
     """`blockdev-add`: what the guest's device gets; `blockdev-reopen` lays it over another connection.
 
-    `detect_zeroes`: as the disk had it before.
+    `detect_zeroes`: FIND_ZEROES while it is copied, then as the disk had it before.
     """
     return {
         "driver": "raw",

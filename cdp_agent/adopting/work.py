@@ -206,7 +206,7 @@ def _begin(move: Move, qemu: Qemu, ways: Ways) -> None:
     if names.seed not in seen.nodes:
         qemu.do("blockdev-add", words.connection(names.seed, ways.seed_socket, move.volume.name, 0))
     if names.top not in seen.nodes:
-        qemu.do("blockdev-add", words.top(names.top, names.seed, move.disk.detect_zeroes))
+        qemu.do("blockdev-add", words.top(names.top, names.seed, words.FIND_ZEROES))
     if names.job not in seen.jobs:
         qemu.do("blockdev-mirror", words.mirror(names.job, move.disk.node, names.top, ways.speed))
     elif not seen.jobs[names.job].is_ended and seen.jobs[names.job].speed != ways.speed:

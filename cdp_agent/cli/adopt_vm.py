@@ -265,7 +265,8 @@ class _Job:
         if plan.moves:
             yield f"the longest request while it was copied took {stall_seconds:.3f} s"
         if point is not None:
-            yield f"VM {self.vm.name} is protected from {point['epoch']}.{point['cut']} on"
+            name = f"{point['epoch']}.{point['cut']}"
+            yield f"VM {self.vm.name} is protected from {name} on; earlier points hold these volumes in part"
         else:
             yield "its first recovery point was not waited for: `cdp-agent flush` does"
         yield f"for its next start, {counted(len(start), 'disk')}, each by the node that its device names:"
