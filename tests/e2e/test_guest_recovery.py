@@ -8,6 +8,7 @@ is what `rehydrate render` wrote, with nothing but the container.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,10 @@ from tests.e2e.guests import (
     pause,
 )
 from tests.e2e.site import MIB, PASSPHRASE, Site, new_site
+from tests.e2e.test_main_job import address_in
 from tests.recovery import Recovery
+from tests.servers.bucket import fresh_bucket
+from tests.servers.s3 import S3Server
 from tests.tiny_vm import NEEDS, Job, Mark, formatted, initrd_expecting, tiny_guest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(0), pytest.mark.needs(*NEEDS, "e2fsck")]
@@ -95,9 +99,15 @@ def test_what_a_guest_was_promised_is_there_when_it_boots_elsewhere(rounds: int)
         lost_and_booted(seed)
 
 
-def lost_and_booted(seed: int) -> None:
+@pytest.mark.ceph
+def test_the_same_from_ceph(ceph: S3Server) -> None:
+    with fresh_bucket(ceph) as bucket:
+        lost_and_booted(0, address_in(bucket), ceph.environment())
+
+
+def lost_and_booted(seed: int, store: str | None = None, secrets: Mapping[str, str] | None = None) -> None:
     rng = random.Random(SEED + seed)
-    with new_site({"root": DISK_BYTES}, with_key=True) as site:
+    with new_site({"root": DISK_BYTES}, store=store, secrets=secrets, with_key=True) as site:
         known = live_and_die(site, rng)
         lose(site)
         image = site.base / "b" / "root.raw"
