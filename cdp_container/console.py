@@ -26,7 +26,15 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import CommandInfo
 
 from cdp_container.entry import EXIT_INTERRUPTED, imported
-from cdp_container.errors import CdpError, ConfigInvalid, DeviceError, KeyMissing, LocalDiskFull, UsageError
+from cdp_container.errors import (
+    CdpError,
+    ConfigInvalid,
+    DeviceError,
+    KeyMissing,
+    LocalDiskFull,
+    RunbookUnfit,
+    UsageError,
+)
 from cdp_container.format.keyblock import text_of_file
 
 _HELP_INSTEAD: Final = "NoArgsIsHelpError"
@@ -69,7 +77,8 @@ def answer(text: str) -> None:
 
 def print_error(error: CdpError) -> None:
     """`error: what: why`, then `hint: what to do`."""
-    why = error.why if isinstance(error, ConfigInvalid) else printable(error.why)  # its faults are one a line
+    is_lines = isinstance(error, ConfigInvalid | RunbookUnfit)  # their faults are one a line
+    why = error.why if is_lines else printable(error.why)
     say(f"error: {printable(error.what)}: {why}")
     say(f"hint: {printable(error.hint)}")
 

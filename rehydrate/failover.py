@@ -230,5 +230,5 @@ def outcome_of(note: FailoverNote, wall_ns: int) -> Outcome:
         lost_seconds=0.0 if note.released and note.base >= note.end else cut_age_seconds,
         cut_age_seconds=cut_age_seconds,
         without_owner_seconds=max(0, note.owned_ns - note.left_ns) / 1e9,
-        elapsed_seconds=max(0, wall_ns - note.began_ns) / 1e9,
+        elapsed_seconds=max(0, (note.served_ns or wall_ns) - note.began_ns) / 1e9,
     )

@@ -37,6 +37,7 @@ class FailoverNote:
         cut_time_ns: wall clock at which the base was cut, 0 before it was read.
         lease_seconds: of the site before, as its agent's configuration has it; 0 where nobody can tell.
         prepared: everything is durable: disks, trees, agent.json, configuration, carried.json.
+        served_ns: wall clock when the exports were open first, where VMs were to be started then; else 0.
         trees: ids (hex) and directories of the trees that were begun to be written; what is there is ours.
     """
 
@@ -53,6 +54,7 @@ class FailoverNote:
     cut_time_ns: int = 0
     lease_seconds: int = 0
     prepared: bool = False
+    served_ns: int = 0
     trees: tuple[tuple[str, str], ...] = ()
 
 
@@ -95,6 +97,7 @@ def save_note(directory: Path, note: FailoverNote) -> None:
         "cut_time_ns": note.cut_time_ns,
         "lease_seconds": note.lease_seconds,
         "prepared": note.prepared,
+        "served_ns": note.served_ns,
         "trees": [list(tree) for tree in note.trees],
     }
     replace_file(directory / NOTE_NAME, orjson.dumps(members, option=orjson.OPT_INDENT_2))

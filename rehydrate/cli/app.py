@@ -14,6 +14,7 @@ from rehydrate.cli.options import (
     Address,
     At,
     BestEffort,
+    Boot,
     Checksum,
     Delete,
     Json,
@@ -25,6 +26,7 @@ from rehydrate.cli.options import (
     Paths,
     Rate,
     Replica,
+    Runbook,
     Time,
     To,
     TreeNames,
@@ -309,12 +311,14 @@ def failover(
     no_start: Annotated[
         bool, typer.Option("--no-start", help="Prepare the agent, but do not run it.")
     ] = False,
+    boot: Boot = False,
+    runbook: Runbook = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
     """Take a domain over at this site: claim it, restore volumes and trees, and protect all from here."""
-    from rehydrate.cli import commands, places
+    from rehydrate.cli import commands, places, runbook_page
     from rehydrate.cli import failover as taking
 
     return guarded(
@@ -338,6 +342,7 @@ def failover(
             ),
             json,
             taking.which_of(credentials),
+            runbook_page.page_of(boot, runbook),
         )
     )
 

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, say
 from cdp_container.domain.durable import replace_file
-from cdp_container.errors import CdpError, UsageError
+from cdp_container.errors import CdpError, RunbookUnfit, UsageError
 from cdp_container.store.address import parse_address
 from cdp_container.store.api import Store
 from cdp_container.store.s3_settings import SignsRequests
@@ -26,6 +26,7 @@ from rehydrate.cli.commands import Access, open_asking, store_of
 from rehydrate.cli.console import read_secret
 from rehydrate.cli.held import holding_for, tell, user_name
 from rehydrate.cli.rehearsal_views import outcome_text, past_members, past_text
+from rehydrate.cli.runbook_page import Page, check_fits
 from rehydrate.cli.stage_lines import StageLines
 from rehydrate.container import Container, Secret
 from rehydrate.flow import Flow
@@ -33,14 +34,16 @@ from rehydrate.mount.driver import check_fuse
 from rehydrate.rehearsal import past
 from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Reviewed, command_of
 from rehydrate.rehearsal.counting import CountingStore, Counts
+from rehydrate.rehearsal.fleet import Booting
 from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.page import html_of
 from rehydrate.rehearsal.parts import Sampling
 from rehydrate.rehearsal.programs import Redaction, secrets_in
 from rehydrate.rehearsal.report import About, members_of
 from rehydrate.rehearsal.run import Asked, Found, Rehearsal
-from rehydrate.rehearsal.stages import Stages
+from rehydrate.rehearsal.stages import BOOTED_NAMES, NAMES, Stages
 from rehydrate.rehearsal.watch import Watch
+from rehydrate.runbook.model import rehearsed
 
 _SAMPLE: Final = "sample:"
 _ON_DEMAND: Final = "on-demand"
@@ -165,8 +168,31 @@ class _Run:
         return members_of(about, self.asked, self.found, stages, curve, error, self.opening.hide())
 
 
-def dr_test(access: Access, asked: Asked, parallel: int | None, output: Output, operator: str) -> int:
-    """`rehydrate dr-test`. Raises ChecksFailed, UsageError, and whatever ends a restore."""
+def check_boot(asked: Asked) -> None:
+    """Whether VMs can be started at all by what is asked for. Raises UsageError."""
+    what = "--boot"
+    if asked.names or asked.trees:
+        raise UsageError(what, "VMs need all volumes: neither --volume nor --tree goes with it")
+    if not asked.sampling.is_all and not asked.sampling.on_demand:
+        raise UsageError(what, "VMs boot from whole volumes: --content all, or on-demand")
+    if asked.replica and asked.sampling.on_demand:
+        raise UsageError(what, "a replica is not served on demand: --content all")
+
+
+def dr_test(
+    access: Access,
+    asked: Asked,
+    parallel: int | None,
+    output: Output,
+    operator: str,
+    page: Page | None = None,
+) -> int:
+    """`rehydrate dr-test`; `page`: the runbook of --boot.
+
+    Raises ChecksFailed, UsageError, RunbookUnfit, MachineFailed, and whatever ends a restore.
+    """
+    if page is not None:
+        check_boot(asked)
     if asked.sampling.on_demand:
         if asked.keep:
             raise UsageError("--keep", "with --content on-demand nothing is restored that could be kept")
@@ -175,6 +201,8 @@ def dr_test(access: Access, asked: Asked, parallel: int | None, output: Output, 
     opening = _Opening(access, read_secret(access.passphrase_file, access.key_file))
     address = parse_address(access.address).address()
     past.prepare(output.history)
+    if page is not None:
+        asked = replace(asked, boot=_booting(page, address, opening))
     run = _Run(asked, output, operator, address, opening, clock, clock.wall_ns())
     try:
         _rehearse(run, parallel)
@@ -185,9 +213,24 @@ def dr_test(access: Access, asked: Asked, parallel: int | None, output: Output, 
     return 0
 
 
+def _booting(page: Page, address: str, opening: _Opening) -> Booting:
+    """How VMs are started by a runbook. Raises RunbookUnfit: it has no `test`."""
+    runbook = rehearsed(page.runbook)
+    if runbook is None:
+        why = "it has no `test`: machines of a rehearsal would have no networks of their own"
+        raise RunbookUnfit(f"{page.path} does not fit a rehearsal", why)
+    return Booting(
+        runbook,
+        lambda point: check_fits(page, point, rehearsal=True),
+        address,
+        lambda: opening.secret,
+    )
+
+
 def _rehearse(run: _Run, parallel: int | None) -> None:
-    flow, lines = Flow(run.clock, parallel), StageLines(run.clock, run.output.as_json)
-    run.stages = Stages(run.clock, lambda: run.counts, lines)
+    names = NAMES if run.asked.boot is None else BOOTED_NAMES
+    flow, lines = Flow(run.clock, parallel), StageLines(run.clock, run.output.as_json, len(names))
+    run.stages = Stages(run.clock, lambda: run.counts, lines, names)
     with store_of(run.opening.access.address, flow.refused, run.around) as store:
         run.opening.store, run.address = store, store.address
         run.watch = Watch(run.counting[0], run.clock)

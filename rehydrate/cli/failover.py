@@ -19,7 +19,7 @@ from typing import Final
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.failover_note import FailoverNote, drop_note, save_note
+from cdp_container.domain.failover_note import FailoverNote, drop_note, load_note, save_note
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity, TreeIdentity, VmIdentity, load_identity
 from cdp_container.domain.machine_records import members_known
@@ -37,19 +37,23 @@ from cdp_container.store.api import Store
 from cdp_container.store.retry import with_retries
 from rehydrate import agent_files, agent_start, failover, writer
 from rehydrate.anew import read_until_found
-from rehydrate.cli import commands, failover_trees, failover_views, views
+from rehydrate.boot.at_cut import AtCut, vms_at_cut
+from rehydrate.boot.run import Result
+from rehydrate.cli import booting, commands, failover_trees, failover_views, views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.held import holding_for, user_name
 from rehydrate.cli.places import Where, check_where, paths_at, tree_paths_at
+from rehydrate.cli.runbook_page import Page, check_fits
 from rehydrate.cli.targets import Targets, check_fit, restore_all
 from rehydrate.cli.tree_restoring import TreeRestored, TreesTo, raise_if_not_set
 from rehydrate.container import Container, Secret, open_container
 from rehydrate.flow import Flow
 from rehydrate.plan import ASSUMED_BYTES_PER_SECOND, Choice
-from rehydrate.points import RestorePlan, scope_of
+from rehydrate.points import RestorePlan, scope_of, sound_cut
 from rehydrate.restore import Source
 from rehydrate.resume import remove_progress
 from rehydrate.tree_sources import TreePlace, as_configured, places_of
+from rehydrate.wanted import Wanted
 
 _UNKNOWN_RULES: Final = (
     "{}: the container does not say which paths of it are left out: here none are; what the former site left "
@@ -62,6 +66,7 @@ class _Run:
     """One run of the command: what it was asked, and what it found out; `jump` as in `TakeOver`.
 
     `which`: whose credentials are asked for; `sealed`: those to write with, None for the operator's own.
+    `page`: the runbook by which VMs are started, None where none are; `vms`: of the cut, once it was read.
     """
 
     access: commands.Access
@@ -78,6 +83,8 @@ class _Run:
     which: writer.Which | None = None
     sealed: Credentials | None = None
     trees: list[TreeRestored] = field(default_factory=list)
+    page: Page | None = None
+    vms: AtCut | None = None
     clock: Clock = field(default_factory=SystemClock)
 
     @property
@@ -98,9 +105,12 @@ def fail_over(
     where: Where,
     as_json: bool,
     which: writer.Which | None = None,
+    page: Page | None = None,
 ) -> int:
-    """`rehydrate failover`."""
+    """`rehydrate failover`; `page`: the runbook of --boot."""
     check_where(where)
+    if page is not None and not where.start:
+        raise UsageError("--boot", "VMs boot from the agent's exports, and --no-start starts no agent")
     where = replace(where, journal=Path(os.path.abspath(where.journal)))
     flow, clock = Flow(), SystemClock()
     address, store = open_container_store(access.address, clock)
@@ -110,6 +120,7 @@ def fail_over(
         secret = read_secret(access.passphrase_file, access.key_file)
         jump = failover.jump_at(store, patient, asked)
         run = _Run(access, choice, asked, where, as_json, store, patient, secret, flow, jump, None, which)
+        run.page = page
         try:
             return _fail_over(run)
         finally:
@@ -143,7 +154,17 @@ def _fail_over(run: _Run) -> int:
     with holding_for(run.patient, "failover", run.asked.site, run.clock) as run.holding:
         run.holding.place()
         note = _prepared(run)
+        if run.page is not None and run.vms is None:
+            _look_at_vms(run, note)
     return _serve(run, note)
+
+
+def _look_at_vms(run: _Run, note: FailoverNote) -> None:
+    """Where an earlier run restored everything: the VMs of its cut."""
+    container, choice = _open(run), Choice(at=(note.base.epoch, note.base.cut))
+    with closing(container.gather(scope_of(container.history, choice), at_once=run.flow)) as contents:
+        cut = sound_cut(container.history, contents, choice, Wanted())
+        run.vms = vms_at_cut(container, contents, cut, lambda why: run.report(f"note: {why}"))
 
 
 def _prepared(run: _Run) -> FailoverNote:
@@ -248,6 +269,9 @@ def _check_all(run: _Run, container: Container, note: FailoverNote) -> _Made:
         choice = Choice(at=(newest.epoch, newest.cut))
     with _planned(run, container, choice, note) as (source, plan):
         made, paths = plan.made, plan.paths
+        if run.page is not None:
+            assert run.vms is not None, "planned"
+            check_fits(run.page, run.vms.point, rehearsal=False)
         for place in plan.trees:
             if place.rules is None:
                 run.report(f"note: {_UNKNOWN_RULES.format(place.tree.name)}")
@@ -281,6 +305,8 @@ def _planned(
         made = failover_trees.plan_domain(container, contents, choice, run.where.without_trees)
         for line in (*container.history.notes, *made.notes):
             run.report(f"note: {line}")
+        if run.page is not None:
+            run.vms = vms_at_cut(container, contents, made.cut, lambda _: None)
         yield (
             Source(run.patient, container.keys, contents, run.flow),
             _placed(run, container, contents, made, note),
@@ -378,11 +404,15 @@ def _serve(run: _Run, note: FailoverNote) -> int:
         remove_progress(Path(source.path))  # where the command was interrupted just before it did
     process = agent_start.start_agent(where.config_path, where.journal, run.clock) if where.start else None
     failover.check_still_ours(run.patient, where.journal)  # no hook sends guests to disks of a lost domain
+    booted = None if run.page is None else _boot(run, run.page, note)
+    note = load_note(where.journal) or note
     outcome = failover.outcome_of(note, run.clock.wall_ns())
     members = failover_views.failover_members(
-        outcome, identity, settings, str(where.config_path), where.start, process, run.trees
+        outcome, identity, settings, str(where.config_path), where.start, process, run.trees, booted
     )
     answer(json.dumps(members, indent=2) if run.as_json else failover_views.failover_text(members))
+    if booted is not None:
+        booting.raise_if_not_running(booted)  # the note stays: the same command goes on
     if where.after is not None:
         told: Mapping[str, str] = agent_files.hook_environment(identity, settings, note.epoch, note.base)
         hint = "the domain is served and protected from here; mend the command, and run it by hand"
@@ -391,3 +421,15 @@ def _serve(run: _Run, note: FailoverNote) -> int:
     drop_note(where.journal)
     raise_if_not_set(run.trees, TreesTo(best_effort=where.best_effort))
     return 0
+
+
+def _boot(run: _Run, page: Page, note: FailoverNote) -> list[Result]:
+    """Start the VMs; when the exports were open is noted before, and told where this is run again."""
+    assert run.vms is not None, "looked at"
+    where = run.where
+    if not note.served_ns:
+        note = replace(note, served_ns=run.clock.wall_ns())
+        save_note(where.journal, note)
+    run.report("the domain is served and protected from here: VMs are started")
+    identity, settings = load_identity(where.journal), load_settings(where.config_path)
+    return booting.boot(page, run.vms, note, identity, settings, run.clock, run.as_json)

@@ -12,6 +12,8 @@ from cdp_container.console import printable
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.telling import Members, point_name, time_text
+from rehydrate.boot.run import Result
+from rehydrate.boot.telling import result_line, result_members
 from rehydrate.cli.text import seconds_text
 from rehydrate.cli.tree_restoring import TreeRestored
 from rehydrate.failover import LEASE_SECONDS, Outcome
@@ -25,8 +27,9 @@ def failover_members(
     runs: bool,
     process: int | None,
     restored: Sequence[TreeRestored] = (),
+    booted: Sequence[Result] | None = None,
 ) -> Members:
-    """What a failover came to, and where things are now."""
+    """What a failover came to, and where things are now; `booted`: VMs, None without --boot."""
     base, side = outcome.base, outcome.side_end
     return {
         "domain": identity.name,
@@ -55,6 +58,8 @@ def failover_members(
             {"name": tree.name, "path": tree.path, "exclude": list(tree.exclude)}
             for tree in identity.active_trees
         ],
+        "vms": None if booted is None else [result_members(one) for one in booted],
+        "vm_lines": [] if booted is None else [result_line(one) for one in booted],
         "trees_without_protection": [tree.name for tree in identity.trees if tree.removed],
         "trees_restored": [tree.members() for tree in restored],
         "not_set": [line for tree in restored for line in tree.text()[1:]],
@@ -84,6 +89,7 @@ def failover_text(members: Mapping[str, Any]) -> str:
         *(f"{tree['name']}/: {tree['path']}" for tree in members["trees"]),
         *(f"{name}/: not protected any more, as was said" for name in members["trees_without_protection"]),
         *members["not_set"],
+        *members["vm_lines"],
     ]
     if members["side_branch"] is not None:
         newest = members["side_branch"]

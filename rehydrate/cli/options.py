@@ -57,3 +57,5 @@ WithoutTrees = Annotated[
 TreeNames = Annotated[
     list[str] | None, typer.Option("--tree", help="A file tree by its name or id; may be repeated.")
 ]
+Boot = Annotated[bool, typer.Option("--boot", help="Start the VMs by the runbook, and watch their checks.")]
+Runbook = Annotated[Path | None, typer.Option(help="How VMs are to run here: docs/vms.md.")]

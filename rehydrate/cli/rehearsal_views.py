@@ -25,6 +25,10 @@ def outcome_text(report: Mapping[str, Any]) -> str:
         lines.append(f"RPO {seconds_text(rpo['seconds'])}: {rpo['how']}")
     if rto is not None:
         lines.append(f"RTO {seconds_text(rto['seconds'])}: {rto['how']}")
+    for one in report["machines"] or []:
+        after = one["running_seconds"]
+        how = one["state"] if after is None else f"running after {seconds_text(after)}"
+        lines.append(f"VM {one['name']}: {how}")
     lines += [f"{one['state']}: {one['kind']} of {one['subject']}: {one['why']}" for one in report["checks"]]
     lines += [f"left: {path}" for path in report["left"]]
     return "\n".join(map(printable, lines))
@@ -37,9 +41,11 @@ def past_members(past: Past) -> Members:
         return {
             "file": str(past.path),
             "unreadable": past.why,
-            **dict.fromkeys((*_COPIED, "domain", "point", "rpo_seconds", "rto_seconds", "checks"), None),
+            **dict.fromkeys(
+                (*_COPIED, "domain", "point", "rpo_seconds", "rto_seconds", "machines", "checks"), None
+            ),
         }
-    checks = report.get("checks")
+    checks, machines = report.get("checks"), report.get("machines")
     return {
         "file": str(past.path),
         "unreadable": None,
@@ -48,6 +54,9 @@ def past_members(past: Past) -> Members:
         "point": _inner(report, "cut", "point"),
         "rpo_seconds": _inner(report, "rpo", "seconds"),
         "rto_seconds": _inner(report, "rto", "seconds"),
+        "machines": dict(Counter(str(one.get("state")) for one in machines if isinstance(one, dict)))
+        if isinstance(machines, list)
+        else None,
         "checks": dict(Counter(str(one.get("state")) for one in checks if isinstance(one, dict)))
         if isinstance(checks, list)
         else None,
@@ -63,18 +72,32 @@ def past_text(members: Sequence[Members]) -> str:
     """The history as a table, the oldest first."""
     if not members:
         return "no rehearsal yet"
-    titles = ("BEGAN", "DOMAIN", "POINT", "OUTCOME", "CONTENT", "RPO", "RTO", "CHECKS", "OPERATOR", "HOST")
+    titles = (
+        "BEGAN",
+        "DOMAIN",
+        "POINT",
+        "OUTCOME",
+        "CONTENT",
+        "RPO",
+        "RTO",
+        "VMS",
+        "CHECKS",
+        "OPERATOR",
+        "HOST",
+    )
     return table(titles, [_row(one) for one in members])
 
 
 def _row(one: Members) -> list[str]:
     if one["unreadable"] is not None:
-        return [one["file"], "-", "-", f"unreadable: {one['unreadable']}", *["-"] * 6]
+        return [one["file"], "-", "-", f"unreadable: {one['unreadable']}", *["-"] * 7]
+    machines = ", ".join(f"{count} {state}" for state, count in sorted((one["machines"] or {}).items()))
     checks = ", ".join(f"{count} {state}" for state, count in sorted((one["checks"] or {}).items()))
     cells = [one["began"], one["domain"], one["point"], one["outcome"], one["content"]]
     cells += [
         _seconds(one["rpo_seconds"]),
         _seconds(one["rto_seconds"]),
+        machines,
         checks,
         one["operator"],
         one["host"],

@@ -11,12 +11,14 @@ from cdp_container.console import guarded
 from rehydrate.cli.options import (
     Address,
     At,
+    Boot,
     Json,
     KeyFile,
     Marker,
     Parallel,
     PassphraseFile,
     Replica,
+    Runbook,
     Time,
     Volumes,
 )
@@ -48,12 +50,14 @@ def dr_test(
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was restored.")] = False,
     operator: Annotated[str, typer.Option(help="Who you are; else the login name.")] = "",
     replica: Replica = False,
+    boot: Boot = False,
+    runbook: Runbook = None,
     json: Json = False,
     passphrase_file: PassphraseFile = None,
     key_file: KeyFile = None,
 ) -> int:
     """Rehearse a recovery: restore beside production, check, measure, report, and clear all away."""
-    from rehydrate.cli import commands
+    from rehydrate.cli import commands, runbook_page
     from rehydrate.cli import dr_test as rehearsal
     from rehydrate.rehearsal.run import Asked
 
@@ -70,7 +74,8 @@ def dr_test(
         )
         access = commands.Access(address, passphrase_file, key_file, replica)
         output = rehearsal.output_of(report or [], history, json)
-        return rehearsal.dr_test(access, asked, parallel, output, operator)
+        page = runbook_page.page_of(boot, runbook)
+        return rehearsal.dr_test(access, asked, parallel, output, operator, page)
 
     return guarded(work)
 

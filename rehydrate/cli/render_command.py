@@ -12,19 +12,19 @@ from cdp_container.console import printable, say
 from cdp_container.domain.durable import replace_file
 from cdp_container.domain.machine import unpack_variables
 from cdp_container.domain.machine_records import Member
-from cdp_container.domain.page_faults import PAGE_BYTES_MAX, line_of
-from cdp_container.domain.yaml_page import PagePlace
-from cdp_container.errors import ConfigInvalid, NoSuchVm, RunbookUnfit, UsageError, counted
+from cdp_container.domain.page_faults import line_of
+from cdp_container.errors import NoSuchVm, RunbookUnfit, UsageError, counted
 from rehydrate.cli import commands
+from rehydrate.cli.runbook_page import read_page
 from rehydrate.plan import Choice
 from rehydrate.render.documents import Documents, Target, documents_of
 from rehydrate.render.recovered import Changes, FilePlace, NbdPlace, Place, Recovered, recovered_of
 from rehydrate.runbook.changes import addresses_of, changes_of
-from rehydrate.runbook.check import AtPoint, Finding, findings_of
+from rehydrate.runbook.check import AtPoint, findings_of
 from rehydrate.runbook.check_installed import installed_findings_of
 from rehydrate.runbook.here import ThisMachine
 from rehydrate.runbook.installed import ThisInstallation
-from rehydrate.runbook.model import HINT, RunbookSettings, parse_runbook, rehearsed
+from rehydrate.runbook.model import RunbookSettings, rehearsed
 from rehydrate.vms import VmsAt
 
 SCRIPT_MODE = 0o700
@@ -44,14 +44,15 @@ class Asked:
 
 def check_runbook(path: Path, access: commands.Access, choice: Choice, as_json: bool) -> int:
     """`rehydrate check-runbook`. Raises ConfigInvalid, RunbookUnfit."""
-    runbook, lines = _read(path)
+    page = read_page(path)
+    runbook, lines = page.runbook, page.lines
     seen = commands.vms_of(access, choice)
     at_point = AtPoint(seen.members, seen.volumes, frozenset(seen.cut.not_whole))
     findings = [
         *findings_of(runbook, at_point, ThisMachine()),
         *installed_findings_of(runbook, seen.members, seen.sizes, ThisInstallation()),
     ]
-    told = [_told(one, path, lines) for one in findings]
+    told = [page.told(one) for one in findings]
     point = f"{seen.cut.place.epoch}.{seen.cut.place.cut}"
     members = {
         "point": point,
@@ -77,22 +78,9 @@ def check_runbook(path: Path, access: commands.Access, choice: Choice, as_json: 
     return 0
 
 
-def _told(one: Finding, path: Path, lines: Mapping[PagePlace, int]) -> str:
-    return f"{path}:{line_of(one.place, lines)}: {one.words}"
-
-
-def _read(path: Path) -> tuple[RunbookSettings, dict[PagePlace, int]]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(PAGE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigInvalid(f"cannot read {path}", error.strerror or "unreadable", HINT) from error
-    return parse_runbook(text, str(path))
-
-
 def render(asked: Asked, access: commands.Access, choice: Choice, as_json: bool) -> int:
     """`rehydrate render`. Raises RenderRefused, NoSuchVm, UsageError."""
-    runbook = None if asked.runbook is None else _read(asked.runbook)[0]
+    runbook = None if asked.runbook is None else read_page(asked.runbook).runbook
     if asked.rehearsal and runbook is not None:
         runbook = rehearsed(runbook)
         if runbook is None:

@@ -71,8 +71,9 @@ def line_of(figures: Figures, stages: int = len(NAMES)) -> str:
     total = "?" if figures.total is None else str(figures.total)
     kinds = ", ".join(f"{kind} {count}" for kind, count in figures.counts.by_kind().items() if count)
     requests = f"{figures.counts.requests} requests" + (f" ({kinds})" if kinds else "")
+    detail = f" ({figures.detail})" if figures.detail else ""
     parts = [
-        f"{figures.done} of {total} {figures.unit} in {seconds_text(figures.seconds)}",
+        f"{figures.done} of {total} {figures.unit}{detail} in {seconds_text(figures.seconds)}",
         f"{requests}, {figures.requests_per_second:.1f}/s",
         _bytes_text(figures),
     ]

@@ -42,6 +42,7 @@ def html_of(report: Members) -> str:
         _table(_STAGE_TITLES, [_stage_row(stage) for stage in report["stages"]]),
         "<h2>Over time</h2>",
         *_plots(report),
+        *_machines(report.get("machines")),
         "<h2>Checks</h2>",
         *_checks(report["checks"]),
         "<h2>What was restored</h2>",
@@ -80,6 +81,8 @@ def _facts(report: Members) -> list[tuple[str, str]]:
     if rto is not None:
         checked = rto["with_checks_seconds"]
         more = "" if checked is None else f"; {_seconds(checked)} with checks"
+        running = rto.get("with_machines_seconds")
+        more = more if running is None else f"; {_seconds(running)} until all VMs ran{more}"
         facts.append(("RTO, measured", f"{_seconds(rto['seconds'])}: {rto['how']}{more}"))
     else:
         facts.append(("RTO, measured", f"none: content {report['content']}, or it did not come so far"))
@@ -104,11 +107,37 @@ def _stage_row(stage: Members) -> list[str]:
         _safe(f"{stage['number']} {stage['name']}"),
         _state(stage["state"]),
         _safe(f"{stage['seconds']:.2f}"),
-        _safe(f"{stage['done']} of {total} {stage['unit']}"),
+        _safe(f"{stage['done']} of {total} {stage['unit']}{_more(stage.get('detail'))}"),
         _safe(size_text(stage["done_bytes"] or stage["received_bytes"])),
         _safe(f"{stage['requests']}{f' ({kinds})' if kinds else ''}"),
         _safe(f"{stage['requests_per_second']:.1f} requests, {size_text(int(stage['bytes_per_second']))}"),
     ]
+
+
+def _more(detail: object) -> str:
+    return f" ({detail})" if detail else ""
+
+
+def _machines(machines: Sequence[Members] | None) -> list[str]:
+    """A row for each VM, and one for each of its checks."""
+    if machines is None:
+        return []
+    rows = []
+    for one in machines:
+        times = [_since(one[name]) for name in ("started_seconds", "running_seconds")]
+        state = "passed" if one["state"] == "running" else "failed"
+        shown = f'<span class="{state}">{_safe(one["state"])}</span>'
+        rows.append([_safe(one["name"]), _safe(one["title"]), shown, *times, _safe(one["why"])])
+        for check in one["checks"]:
+            passed = check["passed_seconds"]
+            verdict = _state("failed" if passed is None else "passed")
+            rows.append(["", _safe(check["check"]), verdict, "", _since(passed), _safe(check["why"])])
+    titles = ("VM", "Its name here, and its checks", "How", "Started after", "Running, passed after", "Why")
+    return ["<h2>Machines</h2>", _table(titles, rows)]
+
+
+def _since(seconds: float | None) -> str:
+    return "-" if seconds is None else _safe(_seconds(seconds))
 
 
 def _checks(checks: Sequence[Members]) -> list[str]:

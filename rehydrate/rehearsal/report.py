@@ -13,6 +13,7 @@ from typing import Any, Final
 from cdp_container.errors import CdpError, ChecksFailed
 from cdp_container.format.layout import FORMAT_VERSION
 from cdp_container.telling import point_name, time_text
+from rehydrate.boot.telling import result_members
 from rehydrate.rehearsal.parts import Verdict
 from rehydrate.rehearsal.run import Asked, Found
 from rehydrate.rehearsal.stages import Figures
@@ -105,6 +106,7 @@ def _all_members(
             {"kind": one.kind, "name": one.name, "size_bytes": one.size_bytes, "path": str(one.path)}
             for one in found.sources
         ],
+        "machines": [result_members(one) for one in found.machines] if asked.boot is not None else None,
         "checks": [_check(verdict) for verdict in found.verdicts],
         "curves": [
             {
@@ -148,6 +150,7 @@ def stage_members(figures: Figures) -> Members:
         "unit": figures.unit,
         "done": figures.done,
         "total": figures.total,
+        "detail": figures.detail,
         "done_bytes": figures.done_bytes,
         "total_bytes": figures.total_bytes,
         "began_seconds": round(figures.began_seconds, 3),
@@ -217,10 +220,11 @@ def _rpo(found: Found) -> Members | None:
 def _rto(asked: Asked, found: Found) -> Members | None:
     if not asked.sampling.is_all or found.restored_seconds is None:
         return None
-    checked = found.checked_seconds
+    checked, running = found.checked_seconds, found.running_seconds
     return {
         "seconds": round(found.restored_seconds, 3),
         "with_checks_seconds": None if checked is None else round(checked, 3),
+        "with_machines_seconds": None if running is None else round(running, 3),
         "how": RTO_HOW,
     }
 

@@ -20,17 +20,28 @@ from cdp_container.format.place import Place
 from cdp_container.store.api import Store
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
+from rehydrate.boot.at_cut import vms_at_cut
+from rehydrate.boot.run import Result
 from rehydrate.container import Container
 from rehydrate.flow import Flow
 from rehydrate.meant import meant
 from rehydrate.plan import Choice, Totals
 from rehydrate.points import RestorePlan, plan_restore, scope_of
 from rehydrate.rehearsal.checks import Checks, Reviewed, told_of
+from rehydrate.rehearsal.fleet import Booting, Fleet, verdict_of
 from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, Part, Restored, Sampling, Verdict
 from rehydrate.rehearsal.programs import Redaction
 from rehydrate.rehearsal.shown import ShownPart
-from rehydrate.rehearsal.stages import CHECKS, CLEAN_UP, CONTENT, METADATA, NAMESPACE, Stages
+from rehydrate.rehearsal.stages import (
+    CHECKS,
+    CLEAN_UP,
+    CONTENT,
+    MACHINES,
+    METADATA,
+    NAMESPACE,
+    Stages,
+)
 from rehydrate.rehearsal.trees import TreesPart
 from rehydrate.rehearsal.volumes import VolumesPart
 from rehydrate.rehearsal.workspace import Workspace, taken
@@ -41,7 +52,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be rehearsed, and where; neither `names` nor `trees`: everything that the point has."""
+    """What is to be rehearsed, and where; neither `names` nor `trees`: everything that the point has.
+
+    `boot`: how VMs are started, None where none are.
+    """
 
     choice: Choice
     names: tuple[str, ...]
@@ -51,6 +65,7 @@ class Asked:
     checks: Reviewed = field(default_factory=Reviewed)
     replica: bool = False
     keep: bool = False
+    boot: Booting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,9 @@ class Found:
     verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    machines: list[Result] = field(default_factory=list)
     restored_seconds: float | None = None
+    running_seconds: float | None = None
     checked_seconds: float | None = None
 
 
@@ -102,6 +119,7 @@ class Rehearsal:
     found: Found = field(default_factory=Found)
     _stack: ExitStack = field(default_factory=ExitStack)
     _parts: list[Part] = field(default_factory=list)
+    _fleet: Fleet | None = None
     _now: tuple[int, str] = (0, "")
 
     def run(self) -> None:
@@ -111,11 +129,15 @@ class Rehearsal:
             ChecksFailed: everything was restored, and a check failed.
             CdpError: whatever ends a restore, or the clean-up.
         """
-        with taken(self.asked.directory) as workspace:
+        with ExitStack() as stack:
+            if self.asked.boot is not None:
+                self._fleet = stack.enter_context(Fleet(self.asked.boot, self.clock, self._note))
+            workspace = stack.enter_context(taken(self.asked.directory))
             try:
                 self._hold()
                 read_until_found(lambda _: self._restore(workspace), self.holding, self._is_moved, self._note)
                 self.found.restored_seconds = self.stages.seconds
+                self._boot(workspace)
                 self._check(workspace)
                 self.found.checked_seconds = self.stages.seconds
             except BaseException:
@@ -225,6 +247,8 @@ class Rehearsal:
             if line not in self.found.notes:
                 self._note(line)
         self.found.made = made
+        if self._fleet is not None:
+            self._fleet.look(vms_at_cut(container, contents, made.cut, self._note))
         if self.found.age is None:
             self.found.age = self._age(made)
         source = Source(container.store, container.keys, contents, self.flow)
@@ -244,7 +268,29 @@ class Rehearsal:
         self._parts = []
         self._stack.close()
 
-    # --- stages 4 and 5 --------------------------------------------------------------------------
+    # --- what comes after --------------------------------------------------------------------------
+
+    def _boot(self, workspace: Workspace) -> None:
+        """Start the VMs; one that does not come up is a check that failed."""
+        if self._fleet is None:
+            return
+        made = self.found.made
+        assert made is not None, "restored"
+        images: dict[bytes, Path] | None = None
+        if not self.asked.sampling.on_demand:
+            sources = [one for part in self._parts for one in part.sources if one.kind == "volume"]
+            spaces = [plan.volume.space for plan in made.volumes]
+            images = {space: one.path for space, one in zip(spaces, sources, strict=True)}
+        with self.stages.stage(MACHINES, "VMs running") as stage:
+            self.found.machines = self._fleet.bring_up(
+                made, images, workspace.path, stage, self.stages.seconds
+            )
+        if all(one.is_running for one in self.found.machines):
+            self.found.running_seconds = self.stages.seconds
+        for verdict in map(verdict_of, self.found.machines):
+            self.found.verdicts.append(verdict)
+            if verdict.state == FAILED:
+                self.tell(f"failed: VM {verdict.subject}: {verdict.why}")
 
     def _check(self, workspace: Workspace) -> None:
         made = self.found.made
@@ -275,6 +321,7 @@ class Rehearsal:
     def _clean_up(self, workspace: Workspace) -> None:
         """Close and remove all. Raises DeviceError, and what interrupted it, once it is done."""
         with uninterrupted(), self.stages.stage(CLEAN_UP, "entries") as stage:
+            self._end_machines(workspace)
             self._forget()
             if not self.asked.keep:
                 try:
@@ -284,6 +331,17 @@ class Rehearsal:
             else:
                 self.found.left = workspace.left()
             stage.expect(stage.done)
+
+    def _end_machines(self, workspace: Workspace) -> None:
+        """Stop and undefine VMs. Where one stays, its disks do too: nothing is removed under it."""
+        if self._fleet is None:
+            return
+        try:
+            self._fleet.remove()
+        except CdpError:
+            self.found.left = [*self._fleet.left(), *workspace.left()]
+            self._forget()
+            raise
 
     def _clean_up_after_all(self, workspace: Workspace) -> None:
         """The same after a failure, which is what is to be told; what cannot be removed is told beside it."""

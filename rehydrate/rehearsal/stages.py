@@ -5,7 +5,7 @@ What a stage does, and how it is shown, does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -16,9 +16,12 @@ from rehydrate.rehearsal.counting import Counts
 METADATA: Final = "metadata"
 NAMESPACE: Final = "namespace"
 CONTENT: Final = "content"
+MACHINES: Final = "machines"
 CHECKS: Final = "checks"
 CLEAN_UP: Final = "clean-up"
 NAMES: Final = (METADATA, NAMESPACE, CONTENT, CHECKS, CLEAN_UP)
+BOOTED_NAMES: Final = (METADATA, NAMESPACE, CONTENT, MACHINES, CHECKS, CLEAN_UP)
+"""Where VMs are started, too."""
 
 RUNNING: Final = "running"
 DONE: Final = "done"
@@ -31,15 +34,18 @@ class Figures:
     """One run of a stage, under way or ended.
 
     Attributes:
-        name: one of NAMES.
+        number: from 1 on.
+        name: one of NAMES, or of BOOTED_NAMES.
         state: RUNNING, DONE, FAILED or INTERRUPTED.
         unit: what `done` and `total` count; the total is None until it is known.
         done_bytes, total_bytes: the same in bytes, where they mean anything; else 0.
         began_seconds: since the rehearsal began.
         seconds: that it took so far.
         counts: what was asked of the store, from zero at its beginning.
+        detail: more of how far it is, in words.
     """
 
+    number: int
     name: str
     state: str
     unit: str
@@ -50,11 +56,7 @@ class Figures:
     began_seconds: float
     seconds: float
     counts: Counts
-
-    @property
-    def number(self) -> int:
-        """From 1 on."""
-        return NAMES.index(self.name) + 1
+    detail: str = ""
 
     @property
     def requests_per_second(self) -> float:
@@ -95,11 +97,17 @@ class Stage:
         self.unit = unit
         self.done = self.done_bytes = self.total_bytes = 0
         self.total: int | None = None
+        self.detail = ""
         self._told = told
 
     def expect(self, total: int, total_bytes: int = 0) -> None:
         """How much there is to do, once it is known."""
         self.total, self.total_bytes = total, total_bytes
+        self._told(self)
+
+    def at(self, done: int, detail: str) -> None:
+        """So much is done, and more of it in words."""
+        self.done, self.detail = done, detail
         self._told(self)
 
     def advance(self, done: int = 1, done_bytes: int = 0) -> None:
@@ -116,9 +124,13 @@ class Stages:
         clock: of this machine.
         counts: what was asked of the store so far.
         show: is told.
+        names: of all stages, in their order.
     """
 
-    def __init__(self, clock: Clock, counts: Callable[[], Counts], show: Show) -> None:
+    def __init__(
+        self, clock: Clock, counts: Callable[[], Counts], show: Show, names: Sequence[str] = NAMES
+    ) -> None:
+        self._names = tuple(names)
         self._clock = clock
         self._counts = counts
         self._show = show
@@ -137,6 +149,7 @@ class Stages:
 
         def figures(stage: Stage, state: str) -> Figures:
             return Figures(
+                number=self._names.index(name) + 1,
                 name=name,
                 state=state,
                 unit=unit,
@@ -147,6 +160,7 @@ class Stages:
                 began_seconds=began,
                 seconds=self.seconds - began,
                 counts=self._counts() - before,
+                detail=stage.detail,
             )
 
         stage = Stage(name, unit, lambda stage: self._show.progress(figures(stage, RUNNING)))

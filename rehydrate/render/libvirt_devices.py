@@ -115,7 +115,7 @@ def _put(one: Element, disk: Disk, place: Place | None) -> None:
     else:
         one.remove(driver)
     driver.attrib = {name: value for name, value in driver.attrib.items() if name in _DRIVER_STAYS}
-    driver.attrib |= {"name": "qemu", "type": "raw"}
+    driver.attrib |= {"name": "qemu", "type": place.image if isinstance(place, FilePlace) else "raw"}
     one.insert(0, driver)
     if place is None:
         one.set("type", "file")

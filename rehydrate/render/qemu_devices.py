@@ -209,7 +209,8 @@ def _node(name: str, place: Place, read_only: bool) -> dict[str, Any]:
             "reconnect-delay": RECONNECT_SECONDS,
         }
     inner["read-only"] = read_only
-    return {"driver": "raw", "node-name": name, "file": inner, "read-only": read_only, "discard": "unmap"}
+    image = place.image if isinstance(place, FilePlace) else "raw"
+    return {"driver": image, "node-name": name, "file": inner, "read-only": read_only, "discard": "unmap"}
 
 
 def _server(place: NbdPlace) -> dict[str, str]:

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from cdp_container.domain.machine import Bus, Description, Disk, DiskKind, Nic
 from cdp_container.domain.machine_records import Native
@@ -36,9 +36,10 @@ _MAC_PREFIX: Final = "52:54:00"
 
 @dataclass(frozen=True, slots=True)
 class FilePlace:
-    """A raw disk that lies in a file or on a block device: an absolute path."""
+    """A disk that lies in a file or on a block device: an absolute path. `image`: how it lies there."""
 
     path: str
+    image: Literal["raw", "qcow2"] = "raw"
 
 
 @dataclass(frozen=True, slots=True)

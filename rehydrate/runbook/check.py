@@ -41,22 +41,37 @@ class AtPoint:
     not_whole: Collection[bytes]
 
 
+_NO_TEST: Final = "is missing: no rehearsal can start machines, as it would have no networks of its own"
+_NOT_STARTED: Final = "VMs are rendered for proxmox, and not started: that is done by hand"
+
+
 def findings_of(runbook: RunbookSettings, point: AtPoint, here: Here) -> list[Finding]:
     """All that does not fit, of a recovery and of a rehearsal; each once."""
     found = list(_findings(runbook, point, here))
+    told = {one.words for one in found}
+    if runbook.test is None:
+        return [*found, Finding(("test",), _NO_TEST, is_fault=False)]
+    return found + [one for one in _rehearsal(runbook, point, here) if one.words not in told]
+
+
+def boot_findings_of(runbook: RunbookSettings, point: AtPoint, here: Here, rehearsal: bool) -> list[Finding]:
+    """All that does not fit where VMs are to be started now: of a recovery alone, or of a rehearsal alone."""
+    found = list(_rehearsal(runbook, point, here) if rehearsal else _findings(runbook, point, here))
+    if runbook.target == "proxmox":
+        found.append(Finding(("target",), _NOT_STARTED))
+    if runbook.target == "libvirt" and not here.has_program("virsh"):
+        found.append(Finding(("target",), "there is no program virsh here"))
+    return found
+
+
+def _rehearsal(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[Finding]:
     rehearsal = rehearsed(runbook)
     if rehearsal is None:
-        why = "is missing: no rehearsal can start machines, as it would have no networks of its own"
-        found.append(Finding(("test",), why, is_fault=False))
-    else:
-        told = {one.words for one in found}
-        found += [
-            Finding(("test", *one.place), one.words, one.is_fault)
-            for one in _findings(rehearsal, point, here)
-            if one.words not in told
-        ]
-        found += _shared(runbook, rehearsal)
-    return found
+        yield Finding(("test",), _NO_TEST)
+        return
+    for one in _findings(rehearsal, point, here):
+        yield Finding(("test", *one.place), one.words, one.is_fault)
+    yield from _shared(runbook, rehearsal)
 
 
 def _findings(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[Finding]:

@@ -34,8 +34,9 @@ from tests.unit.rehydrate.conftest import Run, damage
 
 KIB = 1 << 10
 MEMBERS = """
-    what version outcome error began began_ns ended ended_ns address domain replica cut content rpo rto stages
-    sources checks curves hold readings notes left operator host kernel python software format_version
+    what version outcome error began began_ns ended ended_ns address domain replica cut content rpo rto
+    stages sources machines checks curves hold readings notes left operator host kernel python software
+    format_version
 """
 HOSTILE = "<script>alert(1)</script>&\"'"
 

@@ -1,0 +1,166 @@
+"""A plain QEMU as a hypervisor: the rendered script starts it in the background, QMP tells how it is.
+
+Its sockets lie in the VM's directory, which is ours, so who answers there is that VM. See `Machines`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from cdp_container.machine_errors import MachineFailed
+from rehydrate.boot import guest_agent
+from rehydrate.boot.files import put_console_aside, write_documents
+from rehydrate.boot.lines import Away, Line, connected
+from rehydrate.boot.machines import (
+    ASK_SECONDS_MAX,
+    START_SECONDS_MAX,
+    STOP_SECONDS_MAX,
+    Known,
+    Power,
+    Ready,
+    Seen,
+)
+from rehydrate.boot.programs import plain_environment, run_words
+
+SHELL: Final = "/bin/sh"
+OUTPUT_BYTES_MAX: Final = 4096
+LOOK_SECONDS: Final = 0.1
+_SYNC: Final = b"\xff"
+"""Has an agent forget what somebody before us half said."""
+
+
+class QemuMachines:
+    """See `Machines`."""
+
+    async def look(self, vm: Known) -> Seen:
+        """See `Machines.look`."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS_MAX), _monitor(vm) as monitor:
+                status = await monitor.ask("query-status")
+        except Away:
+            return Seen(Power.OFF)
+        except TimeoutError:
+            raise MachineFailed(f"ask {vm.title!r}", f"no answer within {ASK_SECONDS_MAX:g} s") from None
+        words = str(status.get("status"))[:40] if isinstance(status, dict) else "nothing"
+        return Seen(Power.RUNNING if words == "running" else Power.STILL, words)
+
+    async def start(self, vm: Ready) -> None:
+        """See `Machines.start`."""
+        script = write_documents(vm)
+        put_console_aside(vm)
+        what = f"start {vm.known.title!r}"
+        try:
+            async with asyncio.timeout(START_SECONDS_MAX):
+                words = [SHELL, str(script), "-daemonize"]
+                ended = await run_words(words, plain_environment(), OUTPUT_BYTES_MAX, apart=True)
+                if ended.code:
+                    raise MachineFailed(what, ended.words, f"run {script} by hand")
+                seen = await self.look(vm.known)
+                while seen.power is Power.STILL and seen.words in ("prelaunch", "inmigrate"):
+                    await asyncio.sleep(LOOK_SECONDS)
+                    seen = await self.look(vm.known)
+        except TimeoutError:
+            raise MachineFailed(what, f"it did not start within {START_SECONDS_MAX:g} s") from None
+        except OSError as error:
+            raise MachineFailed(what, f"{SHELL}: {error.strerror}") from error
+        if seen.power is Power.OFF:
+            raise MachineFailed(what, "it ended at once", f"run {script} by hand")
+
+    async def ask_agent(self, vm: Known, commands: Sequence[Sequence[str]]) -> None:
+        """See `Machines.ask_agent`."""
+        async with _agent(vm) as line:
+            number = int.from_bytes(os.urandom(4)) >> 1
+            said = await line.ask("guest-sync-delimited", {"id": number}, _SYNC)
+            while said != number:
+                answer = await line.receive()
+                said = answer.get("return")
+
+            async def ask(command: str, arguments: Mapping[str, Any]) -> object:
+                return await line.ask(command, arguments)
+
+            await guest_agent.run_in_guest(commands, ask)
+
+    async def remove(self, vm: Known) -> None:
+        """See `Machines.remove`."""
+        pid = _written_pid(vm)
+        with contextlib.suppress(Away, MachineFailed, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS_MAX), _monitor(vm) as monitor:
+                pid = monitor.pid
+                await monitor.ask("quit")
+        if pid is not None and not await _ended(pid, vm):
+            raise MachineFailed(f"stop {vm.title!r}", f"process {pid} does not end")
+
+
+@asynccontextmanager
+async def _monitor(vm: Known) -> AsyncIterator[Line]:
+    """The VM's monitor, ready for commands. Raises Away."""
+    async with connected(vm.path("qmp.sock")) as line:
+        await line.receive()
+        await line.ask("qmp_capabilities")
+        yield line
+
+
+@asynccontextmanager
+async def _agent(vm: Known) -> AsyncIterator[Line]:
+    try:
+        async with connected(vm.path("agent.sock")) as line:
+            yield line
+    except Away as error:
+        raise MachineFailed(f"ask the agent of {vm.title!r}", str(error)) from error
+
+
+def _written_pid(vm: Known) -> int | None:
+    """Of a VM that says nothing, or is not so far that it could."""
+    try:
+        with Path(vm.path("pid")).open("rb") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return None
+
+
+async def _ended(pid: int, vm: Known) -> bool:
+    """Whether a process has ended, killed at last; another one that got its number is left alone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not _is_ours(pid, vm):
+            return True
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
+            if await _gone(handle):
+                return True
+        return False
+    finally:
+        os.close(handle)
+
+
+def _is_ours(pid: int, vm: Known) -> bool:
+    """Whether a process is the QEMU of this VM: the file of its pid is among its arguments."""
+    try:
+        with Path(f"/proc/{pid}/cmdline").open("rb") as file:
+            words = file.read(1 << 20).split(b"\0")
+    except OSError:
+        return False
+    return vm.path("pid").encode() in words
+
+
+async def _gone(handle: int) -> bool:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), STOP_SECONDS_MAX)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(handle)
+    return True
