@@ -11,10 +11,19 @@ import pytest
 
 from cdp_container.domain.machine import Description, Disk
 from cdp_container.domain.machine_records import Configuration, Native, vm_record
-from cdp_container.errors import DamagedObject, ExportFailed, NoSuchVm, NoSuchVolume, TargetNotEmpty
+from cdp_container.errors import (
+    DamagedObject,
+    ExportFailed,
+    MissingObject,
+    NoSuchVm,
+    NoSuchVolume,
+    TargetNotEmpty,
+)
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.export.formats import FORMATS
+from rehydrate.export.images import make_image
 from tests.containers import Site, write
+from tests.rosters import give_roster, holds_in
 from tests.unit.rehydrate.conftest import Run, answer
 from tests.unit.rehydrate.test_cli import refused
 
@@ -137,3 +146,27 @@ def test_what_is_missing_is_told_before_anything_is_made(
         run, ExportFailed.exit_code, "export", place, "--all", "--to", out, "--format", "qcow2"
     )
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.needs("qemu-img")
+def test_objects_that_moved_are_looked_for_anew_under_a_hold_and_what_is_done_stays(
+    run: Run, protected: Site, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    purposes: list[str] = []
+    give_roster(protected.store, protected.domain)
+
+    def make(path: Path, *arguments: object) -> str:
+        made.append(path.name)
+        purposes.extend(hold.purpose for hold in holds_in(protected.store, protected.domain).values())
+        if made == ["data.qcow2", "other.qcow2"]:
+            raise MissingObject("log/1", "it was collected")
+        return make_image(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("rehydrate.cli.export_run.make_image", make)
+    monkeypatch.setattr("rehydrate.cli.export_command.is_superseded", lambda store, owner: True)
+    code, _, stderr = run("export", place, "--all", "--to", out, "--format", "qcow2")
+    assert code == 0, stderr
+    assert made == ["data.qcow2", "other.qcow2", "other.qcow2", "root.qcow2"]
+    assert purposes == ["export"] * len(made)
+    assert holds_in(protected.store, protected.domain) == {}
