@@ -90,7 +90,7 @@ system-bench:
 	@deploy/system-packages.sh demo test bench
 	@$(PYTHON) tests/tiny_guest/make.py
 
-bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal|trees|serve)
+bench: system-bench setup ## Measure against floors: table, build/bench.json (ONLY=capture|stream|restore|restic|lag|memory|ownership|collection|liveness|concurrency|rehearsal|trees|serve|qmp)
 	$(PY) -m bench.run
 
 clean: ## Remove what `make` made

@@ -23,6 +23,7 @@ from bench import (
     liveness,
     memory,
     ownership,
+    qmp,
     rehearsal,
     restic,
     restore,
@@ -50,6 +51,7 @@ GROUPS: Mapping[str, Group] = {
     rehearsal.GROUP: rehearsal.measure,
     trees.GROUP: trees.measure,
     serve.GROUP: serve.measure,
+    qmp.GROUP: qmp.measure,
 }
 RESULT = Path("build/bench.json")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -124,10 +124,11 @@ class Hypervisor:
         """Take away all that any run of ours left, but the bitmaps of `keep`."""
         self._stop_server()
         self._end_jobs()
-        for node in self._qmp.do("query-named-block-nodes", {"flat": True}):
+        nodes = self._qmp.do("query-named-block-nodes", {"flat": True})
+        for node in nodes:
             if str(node["node-name"]).startswith(PREFIX):
                 self._qmp.do("blockdev-del", {"node-name": node["node-name"]})
-        for node in self._qmp.do("query-named-block-nodes", {"flat": True}):
+        for node in nodes:
             for bitmap in node.get("dirty-bitmaps", ()):
                 name = str(bitmap.get("name", ""))
                 if name.startswith(PREFIX) and name not in keep:
