@@ -168,7 +168,7 @@ def _open_beside(asked: Asked, kept: Kept, secret: Secret, opening: Opening) -> 
         except _Ended:
             return
         except (StoreUnavailable, NoSuchBucket) as error:
-            if opening.is_given:
+            if opening.given is not None:
                 raise
             if str(error) != said:
                 said = str(error)

@@ -79,6 +79,7 @@ def _text(members: Mapping[str, Any]) -> str:
         state += ", and served by nobody now"
     elif not members["finished"]:
         state += f", streaming: {members['filling']}"
+        state += "" if members["opened"] else ", the container is not open yet"
     lines = [f"point {members['point']} of {members['container']}: {state}"]
     for one in members["volumes"]:
         line = f"  {one['name']}: {size_text(one['size_bytes'])}"

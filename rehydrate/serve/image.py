@@ -22,6 +22,7 @@ from nbd_export.backend import Extent
 from nbd_export.errors import BackendError, NbdErrno
 from nbd_export.ranges import RangesInFlight
 from nbd_export.shared_sync import SharedSync
+from rehydrate.serve.allocation import Ranges, allocation
 from rehydrate.serve.map_file import BLOCK_BYTES
 from rehydrate.serve.origin import FETCH_BYTES_MAX, Damage, Fetched, Source
 from rehydrate.serve.overlay import Overlay, Part, fitting
@@ -189,10 +190,16 @@ class Image:
         await self.zero(offset, length, fua, may_trim=True)
 
     async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
-        """See `Export.extents`; of what is not here nothing is known, and all is called data."""
+        """See `Export.extents`."""
         end = min(offset + length, offset + EXTENTS_BYTES_MAX)
         missing = self.overlay.missing(offset, end - offset)
-        return await self._in_io(lambda: self.overlay.extents(offset, end, missing, count_max))
+        source = self._source
+
+        def data(low: int, high: int) -> Ranges | None:
+            return None if source is None else source.data(low, high)
+
+        here = self.overlay.extents
+        return await self._in_io(lambda: allocation((offset, end), missing, here, data, count_max))
 
     async def cache(self, offset: int, length: int) -> None:
         """See `Export.cache`."""

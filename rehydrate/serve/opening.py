@@ -7,7 +7,7 @@ belong here (cli), nor what is done with the container then (process).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from cdp_container.errors import Incomplete
@@ -71,9 +71,9 @@ class Opening:
             return self._changed.wait_for(lambda: self._is_ended, seconds)
 
     @property
-    def is_given(self) -> bool:
-        """Whether it is open, or was."""
-        return self._given is not None
+    def given(self) -> Held | None:
+        """What was opened; None before that."""
+        return self._given
 
     # --- `Held` ----------------------------------------------------------------------------------
 
@@ -139,3 +139,8 @@ class _LateSource:
     def fetch(self, start: int, end: int) -> Fetched:
         """See `Source.fetch`."""
         return self._opening.wait().origin(self._volume).fetch(start, end)
+
+    def data(self, start: int, end: int) -> Sequence[tuple[int, int]] | None:
+        """See `Source.data`."""
+        given = self._opening.given
+        return None if given is None else given.origin(self._volume).data(start, end)

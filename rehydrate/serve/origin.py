@@ -45,6 +45,13 @@ class Source(Protocol):
         """What is in a range of whole blocks. Raises CdpError: nothing can be read now."""
         ...
 
+    def data(self, start: int, end: int) -> Sequence[tuple[int, int]] | None:
+        """Where in a range is data, (from, beyond) each: all else is zeros. None: it cannot be told now.
+
+        Nothing is fetched for it, and nobody is waited for.
+        """
+        ...
+
 
 class Origin:
     """A `Source`, from the container."""
@@ -64,6 +71,10 @@ class Origin:
             wanted.extend(filled(stretches, at, low))
             at = high
         return Fetched(wanted, list(whole_blocks(found.others, self._content.size_bytes)), damages)
+
+    def data(self, start: int, end: int) -> Sequence[tuple[int, int]]:
+        """See `Source.data`."""
+        return list(self._reader.stretches(self._content, start, end))
 
 
 def _from(stretch: Stretch, start: int) -> Stretch:

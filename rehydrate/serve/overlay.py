@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.errors import BackingUnreadable
-from nbd_export.backend import Extent, State
+from nbd_export.backend import Extent
 from nbd_export.files import Buffer, Files
-from nbd_export.holes import extents_of, joined
+from nbd_export.holes import extents_of
 from rehydrate.serve.map_file import BLOCK_BYTES, NO_BOOT, MapFile, MapHeader, create_map, open_map
 
 RAW_SUFFIX: Final = ".raw"
@@ -66,27 +66,9 @@ class Overlay:
         """Bytes, wherever they are. Raises OSError."""
         return self._files.pread(self._fd, length, offset)
 
-    def extents(
-        self, start: int, end: int, missing: Sequence[tuple[int, int]], count_max: int
-    ) -> list[Extent]:
-        """The first parts of a range, at most so many; holes are told only of what is here.
-
-        `missing`: what of its blocks was not here before this call, (start, end) each. Raises OSError.
-        """
-        parts: list[Extent] = []
-        at = start
-        for low, high in [*missing, (end, end)]:
-            while at < min(low, end) and len(parts) < count_max:
-                found = extents_of(self._files, self._fd, at, min(low, end) - at, count_max - len(parts))
-                parts.extend(found)
-                at += sum(one.length for one in found)
-            if len(parts) >= count_max:
-                break
-            high = min(high, end)
-            if at < high:
-                parts.append(Extent(high - at, State.DATA))
-                at = high
-        return joined(parts)
+    def extents(self, start: int, end: int, count_max: int) -> Sequence[Extent]:
+        """The first parts of a range that is here, at most so many: data and holes. Raises OSError."""
+        return extents_of(self._files, self._fd, start, end - start, count_max)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write bytes; what is not marked after it is not here. Raises OSError."""

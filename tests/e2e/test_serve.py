@@ -191,6 +191,8 @@ def test_a_start_serves_what_is_here_before_the_store_is_back(site: Site) -> Non
             waits = client.submit_read(8 * MIB, 4096)
             wait_until(lambda: "it is waited for" in served.said(), "the store is missed", SECONDS_MAX)
             assert not status(served, site)["opened"]
+            said = run([str(BIN / "rehydrate"), "serving", str(overlay)], environment(site)).must().out
+            assert "the container is not open yet" in said
             away.rename(site.container)
             reply = client.wait(waits)
             assert (reply.error, reply.data) == (0, expected[8 * MIB : 8 * MIB + 4096])

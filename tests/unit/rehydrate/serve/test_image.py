@@ -6,7 +6,7 @@ import asyncio
 import errno
 import random
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,12 @@ class Point:
         beyond = min(end + self.others_bytes, len(self.content))
         others = [self._part(end, beyond)] if end < beyond else []
         return Fetched(wanted, others, [Damage(at, at + BLOCK_BYTES, f"bad at {at}") for at in bad])
+
+    def data(self, start: int, end: int) -> Sequence[tuple[int, int]] | None:
+        if self.is_away:
+            return None
+        parts = [(max(start, 0), min(end, MIB)), (max(start, 2 * MIB), min(end, len(self.content)))]
+        return [(low, high) for low, high in parts if low < high]
 
     def _part(self, start: int, end: int) -> Part:
         data = self.content[start:end]

@@ -57,12 +57,34 @@ def test_at_once_only_what_is_here_is_read(
     run(story())
 
 
-def test_holes_are_told_of_what_is_here_alone(bench: Bench, point: Point) -> None:
+def test_holes_are_told_as_the_file_and_the_point_have_them(bench: Bench, point: Point) -> None:
     async def story() -> None:
         disk = bench.image()
+        data, hole = Extent(MIB, State.DATA), Extent(MIB, State.HOLE)
+        rest = Extent(SIZE - 2 * MIB, State.DATA)
+        assert await disk.extents(0, SIZE, 9) == [data, hole, rest]
+        await disk.write(MIB + 5 * BLOCK_BYTES, bytes([1] * BLOCK_BYTES), False)
+        assert await disk.extents(MIB, MIB, 3) == [
+            Extent(5 * BLOCK_BYTES, State.HOLE),
+            Extent(BLOCK_BYTES, State.DATA),
+            Extent(MIB - 6 * BLOCK_BYTES, State.HOLE),
+        ]
+        assert point.asked == []
+
+    run(story())
+
+
+def test_where_the_point_cannot_be_asked_holes_are_told_of_what_is_here_alone(
+    bench: Bench, point: Point
+) -> None:
+    async def story() -> None:
+        point.is_away = True
+        disk = bench.image()
         assert await disk.extents(0, SIZE, 9) == [Extent(SIZE, State.DATA)]
+        point.is_away = False
         await disk.read(0, MIB)
         await disk.read(MIB, MIB)
+        point.is_away = True
         data, hole = Extent(MIB, State.DATA), Extent(MIB, State.HOLE)
         rest = Extent(SIZE - 2 * MIB, State.DATA)
         assert await disk.extents(0, SIZE, 9) == [data, hole, rest]
@@ -71,6 +93,7 @@ def test_holes_are_told_of_what_is_here_alone(bench: Bench, point: Point) -> Non
         assert await disk.extents(2 * MIB + 5, 10, 9) == [Extent(10, State.DATA)]
         await disk.trim(2 * MIB, 16 * BLOCK_BYTES, False)
         await disk.write(MIB, b"x", False)
+        assert point.asked == [(0, MIB), (MIB, 2 * MIB)]
         assert await disk.extents(0, SIZE, 9) == [
             Extent(MIB + BLOCK_BYTES, State.DATA),
             Extent(MIB + 15 * BLOCK_BYTES, State.HOLE),

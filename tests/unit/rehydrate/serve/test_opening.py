@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -46,6 +46,9 @@ class Open:
         self.done.append(f"fetch {start} {end}")
         return Fetched(())
 
+    def data(self, start: int, end: int) -> Sequence[tuple[int, int]] | None:
+        return [(start, end)]
+
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
@@ -73,12 +76,14 @@ def test_who_asks_waits_until_it_is_open(pool: ThreadPoolExecutor) -> None:
     waiting = asks(pool, opening)
     opening.look()
     assert opening.facts() == {"opened": False}
+    assert opening.origin(VOLUME).data(0, 9) is None  # nobody waits for that
     assert not any(one.done() for one in waiting)
     may_open.set()
     for one in waiting:
         one.result(SECONDS_MAX)
     opening.look()
     assert opening.facts() == {"opened": True}
+    assert opening.origin(VOLUME).data(0, 9) == [(0, 9)]
     opening.end()
     assert sorted(held.done[:2]) == ["fetch 0 4096", "let go"]
     assert held.done[2] == "look"
