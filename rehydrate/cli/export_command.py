@@ -55,6 +55,7 @@ class Asked:
     targets: Targets
     shape: Shape
     align_bytes: int
+    cache_bytes: int
     at_once: int
     as_json: bool
 
@@ -142,7 +143,9 @@ def _export(job: _Job) -> dict[str, Any]:
             job.content, job.clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, PATIENCE, job.flow.refused
         )
         source = Source(content, container.keys, contents, job.flow)
-        reader = stack.enter_context(closing(Reader(source, made.branch, _unread, at_once=asked.at_once)))
+        reader = stack.enter_context(
+            closing(Reader(source, made.branch, _unread, asked.cache_bytes, asked.at_once))
+        )
         _make_each(job, destination, reader, volumes)
         if member is not None and configuration is not None:
             where = destination.put_configuration(member.configuration.name, member.vm, configuration)

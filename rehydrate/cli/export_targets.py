@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cdp_container.domain.budget import budget_of
 from cdp_container.domain.image import Volume
@@ -20,7 +21,10 @@ from cdp_container.store.s3_settings import S3Settings
 from rehydrate.export.formats import SECTOR_BYTES, Shape, check_align, shape_of
 from rehydrate.file_names import file_names
 
-CONFIGURATION_SUFFIX = ".vm.json"
+CONFIGURATION_SUFFIX: Final = ".vm.json"
+
+CACHE_BYTES_MIN: Final = 16 << 20
+"""With less, what qemu-img asks for at once would not be kept until it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +75,28 @@ def targets_of(
 
 def image_of(format_name: str, subformat: str | None, align: str | None) -> tuple[Shape, int]:
     """The kind of images, and what their sizes are multiples of. Raises UsageError."""
-    return shape_of(format_name, subformat), SECTOR_BYTES if align is None else _bytes_of(align)
+    return shape_of(format_name, subformat), _align_of(align)
 
 
-def _bytes_of(text: str) -> int:
+def _align_of(align: str | None) -> int:
+    return SECTOR_BYTES if align is None else check_align(_bytes_of(align, "--align"))
+
+
+def cache_bytes_of(text: str) -> int:
+    """How much is kept in memory. Raises UsageError."""
+    size_bytes = _bytes_of(text, "--cache-bytes")
+    if size_bytes < CACHE_BYTES_MIN:
+        raise UsageError("read --cache-bytes", f"{text!r} is less than {CACHE_BYTES_MIN >> 20} MiB")
+    return size_bytes
+
+
+def _bytes_of(text: str, option: str) -> int:
     size_bytes = math.inf
     with suppress(ValueError):
         size_bytes = budget_of(text).size_bytes
     if math.isinf(size_bytes):
-        raise UsageError("read --align", f"{text!r} is no size (write a number and a unit, like 1MiB)")
-    return check_align(int(size_bytes))
+        raise UsageError(f"read {option}", f"{text!r} is no size (write a number and a unit, like 1MiB)")
+    return int(size_bytes)
 
 
 def _bucket_of(to: str) -> S3Settings | None:

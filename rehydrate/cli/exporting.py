@@ -62,6 +62,9 @@ def export(
     abort: Annotated[
         bool, typer.Option("--abort", help="End the unfinished uploads of these objects; export nothing.")
     ] = False,
+    cache_bytes: Annotated[
+        str, typer.Option(help="How much of what was read is kept in memory, like 1GiB.")
+    ] = "256MiB",
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Requests at once, at the most.")] = 32,
     uploads: Annotated[int, typer.Option(min=1, max=32, help="Parts at once to the bucket.")] = 4,
     replica: Replica = False,
@@ -81,6 +84,7 @@ def export(
             commands.choice_of(at, time, marker),
             targets,
             *export_targets.image_of(image_format.value, subformat, align),
+            export_targets.cache_bytes_of(cache_bytes),
             parallel,
             json,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdp_container.errors import ExportFailed, LocalDiskFull, TargetUnsuitable, UsageError
-from rehydrate.cli.export_targets import image_of, targets_of
+from rehydrate.cli.export_targets import cache_bytes_of, image_of, targets_of
 from rehydrate.export.convert import command_of, convert, failure_of
 from rehydrate.export.formats import FORMATS, SECTOR_BYTES, VHD_BYTES_MAX, image_bytes, shape_of
 
@@ -28,6 +28,13 @@ def test_words_that_mean_no_image_are_refused() -> None:
     for align in ("1000B", "0MiB", "10m", "much", "1"):
         with pytest.raises(UsageError):
             image_of("vhd", "fixed", align)
+
+
+def test_a_cache_that_is_no_size_or_too_small_is_refused() -> None:
+    for text in ("", "10m", "1MiB", "lots"):
+        with pytest.raises(UsageError, match="--cache-bytes"):
+            cache_bytes_of(text)
+    assert cache_bytes_of("1GiB") == 1 << 30
 
 
 def test_a_vhd_holds_no_more_than_it_can() -> None:
