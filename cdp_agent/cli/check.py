@@ -48,6 +48,7 @@ def check(config: Path) -> int:
     except CdpError as error:
         faults.append(error)
     faults = _check_volumes(settings, identity) + _attempt(partial(_show_trees, settings)) + faults
+    _show_disks(settings)
     faults += _attempt(partial(_show_vms, settings))
     faults += _attempt(partial(_show_nbd, settings)) + _attempt(partial(_show_alerts, settings))
     domain = None if identity is None else identity.domain
@@ -89,6 +90,13 @@ def _show_volume(volume: VolumeSettings, before_bytes: int | None) -> None:
             "put it back to its size, or protect a smaller disk under another name",
         )
     print(f"volume {volume.name}: grew from {before_bytes} bytes; `cdp-agent reload` takes that over")
+
+
+def _show_disks(settings: AgentSettings) -> None:
+    """Whether the VMs run is for `init` and `reload` to find out."""
+    for disk in settings.disks:
+        often = f"by images every {settings.capture_every:g} s"
+        print(f"volume {disk.name}: disk {disk.disk} of VM {disk.vm}, {often}")
 
 
 def _show_trees(settings: AgentSettings) -> None:

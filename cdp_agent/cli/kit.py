@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdp_agent.cli.children import software
 from cdp_container.domain.durable import replace_file
-from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.identity import AgentIdentity, DiskIdentity, SourceIdentity
 from cdp_container.errors import TargetNotEmpty, TargetUnsuitable, UsageError
 from cdp_container.format.keyblock import key_check
 from cdp_container.store.address import parse_address
@@ -20,7 +20,8 @@ from cdp_container.store.s3_settings import S3Settings
 
 def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> str:
     """The kit as text, ready to print."""
-    quoted, volumes = shlex.quote(address), list(identity.active.values())
+    quoted = shlex.quote(address)
+    volumes: list[SourceIdentity | DiskIdentity] = [*identity.active.values(), *identity.active_disks]
     trees = identity.active_trees
     restoring = f" restore {volumes[0].name} {volumes[0].name}.raw" if volumes else ""
     lines = [

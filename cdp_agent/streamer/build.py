@@ -53,7 +53,7 @@ catalog is left out."""
 
 TREES_BYTES_MAX: Final = 512 << 20
 """Of a cut, for what the watcher gives: an eighth of it for a batch of trees, half for images."""
-NOT_WHOLE: Final = "not all of the file trees is in the container yet"
+NOT_WHOLE: Final = "not all of the file trees and of captured VMs is in the container yet"
 TOO_LATE: Final = "the hooks held nothing still any more when the file trees were read"
 
 ENTRIES_MAX: Final = 512
@@ -187,7 +187,9 @@ class CutBuilder:
             read = self._with_batch(effect, read, taken)
         self._lacking_trees = read.lacking_trees
         batch = taken.batch if taken is not None and (reached or taken.swept) else None
-        marked = [asked for asked in effect.asked if asked.name is not None and reached and not read.refused]
+        # A marker that waits for trees to be whole stands in the cut at which they are, and in no other.
+        is_named = reached and not read.refused and not read.lacking_trees
+        marked = [asked for asked in effect.asked if asked.name is not None and is_named]
         records = itertools.chain(
             self._space_records() if effect.announce else (),
             self._marker_records(marked),
@@ -227,11 +229,9 @@ class CutBuilder:
             return replace(
                 read, lacking_trees=_in_order(effect.lacking_trees, lacking), waits=True, refused=""
             )
-        refused = ""
-        may_be_whole_later = batch.more and not effect.swept
-        if any(asked.name is not None for asked in effect.asked) and not may_be_whole_later:
-            too_late = any(asked.until_ns and taken.until_ns >= asked.until_ns for asked in effect.asked)
-            refused = NOT_WHOLE if batch.lacking else TOO_LATE if too_late else ""
+        refused = why_refused(
+            effect.asked, taken.until_ns, is_whole=not batch.lacking, more=batch.more, swept=effect.swept
+        )
         self.trees.put_into(effect.cut)
         lacking_trees = _in_order(effect.lacking_trees, {*batch.lacking})
         again = bool(batch.lacking) and bool(batch.number) and not batch.more
@@ -389,3 +389,24 @@ def _rest(chunk: Content, taken: int) -> Content:
         length=chunk.length - taken,
         data=None if chunk.data is None else chunk.data[taken:],
     )
+
+
+def why_refused(asked: Sequence[Asked], taken_ns: int, *, is_whole: bool, more: bool, swept: bool) -> str:
+    """Why the markers among these cannot name a cut with what was taken; "" where they do, or may do later.
+
+    Args:
+        asked: for this cut.
+        taken_ns: when it was taken, by the boot-time clock.
+        is_whole: all trees are.
+        more: the watcher has more, which a sweep would read.
+        swept: it did one just before. Whoever is held still until later waits for as many as it takes: what
+            a hook wrote into a tree, a dump of a database for one, is not much to the one who waits.
+    """
+    markers = [one for one in asked if one.name is not None]
+    if not markers:
+        return ""
+    held = all(one.until_ns for one in markers)
+    too_late = any(one.until_ns and taken_ns >= one.until_ns for one in markers)
+    if more and not too_late and (held or not swept):
+        return ""
+    return NOT_WHOLE if not is_whole else TOO_LATE if too_late else ""

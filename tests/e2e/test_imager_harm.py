@@ -128,7 +128,7 @@ def test_a_guest_that_overwrites_too_much_ends_the_cycle_and_sees_nothing(
     imager.begin(1, NOWHERE)
     protect_all(imager, container)
     vm.write_some(dice, 10)
-    turns = []
+    turns: list[int] = []
 
     def amid(*args: object) -> Iterator[NewExtent]:
         """The guest writes all over its disks while they are read."""
