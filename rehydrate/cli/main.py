@@ -14,6 +14,7 @@ NEXT_STEPS: Final = {
     "check-runbook": _READING,
     "render": "each file is whole or as it was; the same command writes them again",
     "dr-test": "what it made was cleared away, unless it says what is left; the same command begins again",
+    "export": "no image is half-done under its name; what a bucket has is gone on with by the same command",
     "failback": "these disks are not served until it is done; the same command goes on where it was",
     "failover": "the domain may be claimed by this site; the same command goes on where it was",
     "mount": "nothing was changed, and nothing is mounted; the same command begins again",
