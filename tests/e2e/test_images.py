@@ -83,6 +83,61 @@ def test_a_flush_has_what_a_vm_wrote_before_it(tmp_path: Path) -> None:
         assert vm.bitmaps() == []
 
 
+def test_after_a_restart_all_is_compared_and_only_what_differs_is_sent(tmp_path: Path) -> None:
+    with site_with_vm() as (site, vm):
+        agent = site.start()
+        site.flush_when_ready()
+        assert agent.stop() == 0
+        before_bytes = stored_bytes(site)
+        assert before_bytes > sum(SIZES) // 2, "half of the disks does not compress"
+        vm.write(0, 5 * BLOCK, BLOCK, 77)
+        vm.write(1, 0, 16 * BLOCK, 0)
+        site.start()
+        site.flush_when_ready()
+        assert restored(site, tmp_path / "restored") == expected(vm, bytes(4 * MIB))
+        assert stored_bytes(site) - before_bytes < MIB // 4
+
+
+def stored_bytes(site: Site) -> int:
+    return sum(path.stat().st_size for path in site.container.rglob("*") if path.is_file())
+
+
+def test_trees_and_images_and_exports_are_in_the_same_cuts(tmp_path: Path) -> None:
+    """And each goes on where another one's process is killed."""
+    dice = random.Random(7)
+    with site_with_vm() as (site, vm):
+        tree = site.root / "tree"
+        tree.mkdir()
+        configure(site, vm, f"trees: [{{name: home, path: {tree}}}]")
+        site.agent_command("reload").must()
+        agent = site.start()
+        site.flush_when_ready()
+        for turn, victim in enumerate(("watcher", "imager", "")):
+            (tree / f"f{turn}").write_bytes(dice.randbytes(1000))
+            vm.write_some(dice, 10)
+            if victim:
+                agent.kill(victim)
+            site.flush_when_ready()
+        folder = tmp_path / "all"
+        assert restored(site, folder) == expected(vm, bytes(4 * MIB))
+        site.rehydrate("restore", "--tree", f"home={tmp_path / 'home'}").must()
+        assert {path.name for path in (tmp_path / "home").iterdir()} == {"f0", "f1", "f2"}
+        assert site.points()[-1]["whole"] is True
+
+
+def test_a_release_waits_for_vms_to_be_stopped(tmp_path: Path) -> None:
+    with site_with_vm() as (site, vm):
+        site.start()
+        site.flush_when_ready()
+        vm.ask("cont")
+        vm.write(0, 0, BLOCK, 9)
+        site.flush().must()
+        vm.ask("stop")
+        vm.write(0, BLOCK, BLOCK, 8)
+        site.agent_command("release", "--to", "b").must()
+        assert restored(site, tmp_path / "final") == expected(vm, bytes(4 * MIB))
+
+
 def test_killed_imagers_streamers_and_vms_lose_nothing(tmp_path: Path) -> None:
     dice = random.Random(23)
     with contextlib.ExitStack() as stack:
