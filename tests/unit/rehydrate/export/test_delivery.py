@@ -25,7 +25,7 @@ from rehydrate.export.delivery import Delivered, Delivery, Item, Reported, Ways
 from rehydrate.export.workspace import Identity, Notes
 from tests.servers.bucket import Bucket as Fresh
 from tests.servers.bucket import fresh_bucket, s3_environment
-from tests.servers.faults import INVALID_KEY, Faults, running_faults
+from tests.servers.faults import INVALID_KEY, SLOW_DOWN, Faults, running_faults
 from tests.servers.s3 import S3Server
 
 PART_BYTES = 5 << 20
@@ -60,6 +60,7 @@ class Export:
     restart: bool = False
     stop_after: int = 1 << 30
     is_streamed: bool = False
+    at_once: int = 1
     point: str = "3.17"
     told: list[str] = field(default_factory=list)
     made: list[Path] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Export:
     def delivery(self) -> Iterator[Delivery]:
         ended = threading.Event()
         ways = Ways(
-            self.workspace, self.force, self.restart, 1, ended, self.told.append, self.check,
+            self.workspace, self.force, self.restart, self.at_once, ended, self.told.append, self.check,
             random.randbytes,
         )  # fmt: skip
         with closing(Bucket(self.settings, SystemClock(), ended)) as opened:
@@ -287,3 +288,19 @@ def test_a_store_that_breaks_off_is_gone_on_with(export: Export, bucket: Fresh) 
         assert (done.sent, done.there) == (3, 1)
     assert direct.bucket == bucket.name
     assert object_of(bucket) == IMAGE
+
+
+def test_several_parts_at_once_through_a_line_that_fails_again_and_again(
+    export: Export, bucket: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = replace(buckets.PATIENCE, attempts_max=60, first_pause_seconds=0.001, pause_seconds_max=0.01)
+    monkeypatch.setattr(buckets, "PATIENCE", patient)
+    export.at_once = 4
+    with running_faults(bucket.server.endpoint, random.Random(7)) as proxy:
+        export.settings = replace(export.settings, endpoint=proxy.endpoint)
+        proxy.set(Faults(reset=0.1, refused=0.15, refusal=SLOW_DOWN, lost=0.2, broken=0.1))
+        done = export.run()
+        assert len(proxy.counts()) > 2
+    assert (done.sent, done.there) == (4, 0)
+    assert object_of(bucket) == IMAGE
+    assert list(export.workspace.iterdir()) == []
