@@ -82,8 +82,9 @@ class Export(Protocol):
     def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
         """Read a first part of these, (offset, where to) each, without waiting; returns how many were read.
 
-        A server calls it with small reads that came together. What is not read comes again, in order,
-        through `read`; 0 is always right. The places are the server's, and not to be kept.
+        A server calls it with small reads that came together. The first that is not read comes again
+        through `read`, those behind it once more here; there may be none, and 0 is always right. The places
+        are the server's, and not to be kept.
         """
         ...
 

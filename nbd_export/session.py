@@ -239,7 +239,7 @@ class Session(asyncio.BufferedProtocol):
         return True
 
     def _read_together(self) -> bool:
-        """The same with small reads."""
+        """The same with small reads; one that would wait holds up none behind it."""
         reads = self._connection.take_reads(IN_FLIGHT_REQUESTS_MAX - len(self._in_flight))
         if not reads:
             return False
@@ -248,10 +248,18 @@ class Session(asyncio.BufferedProtocol):
         done = self._export.read_now(places)
         if done == len(reads):
             self._push(replies)
-        elif done:
-            self._push(memoryview(replies)[: bytes_for_reads(reads[:done], self._structured)])
-        for cookie, offset, length in reads[done:]:
-            self._begin(Request(Command.READ, cookie, offset, length, 0, b""))
+            return True
+        room, at, start = memoryview(replies), 0, 0
+        while at < len(reads):
+            end = start + bytes_for_reads(reads[at : at + done], self._structured)
+            self._push(room[start:end])
+            at += done
+            if at < len(reads):
+                cookie, offset, length = reads[at]
+                self._begin(Request(Command.READ, cookie, offset, length, 0, b""))
+                start = end + bytes_for_reads(reads[at : at + 1], self._structured)
+                at += 1
+                done = self._export.read_now(places[at:])
         return True
 
     def _handle(self, event: Event) -> None:

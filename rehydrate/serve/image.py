@@ -132,7 +132,9 @@ class Image:
             data = bytearray(length)
             if overlay.read_cached(offset, data):
                 return data
-        return await self._in_io(lambda: overlay.read(offset, length))
+        # Not `_in_io`: whoever is cancelled leaves nothing behind that must be waited for.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads.io, overlay.read, offset, length)
 
     def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
         """See `Export.read_now`."""
