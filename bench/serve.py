@@ -62,7 +62,7 @@ def _warm(knobs: Knobs, site: Site) -> list[Figure]:
     figures = []
     with overlaid(site, site.base / "o") as ours, plain(site) as theirs:
         for served in (ours, theirs):
-            subprocess.run(["nbdcopy", served.uri, "null:"], check=True)
+            subprocess.run(["nbdcopy", "--no-extents", served.uri, "null:"], check=True)
             served.settle()
         for depth in DEPTHS:
             runs = [_run(served, depth, site, knobs) for served in (ours, theirs)]
