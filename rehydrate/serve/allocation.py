@@ -1,4 +1,4 @@
-"""What of a range is data and what are holes: of what is here by its file, of the rest by the point. PURE.
+"""What of a range is data and what are holes: of what is here by its file, of the rest by the point.
 
 Who is asked for either does not belong here (image).
 """
