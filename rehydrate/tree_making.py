@@ -26,9 +26,8 @@ from rehydrate.tree_attributes import Attributes
 
 TOGETHER_MAX: Final = 1_000
 """Names of one directory that are handed out at once."""
-ALONE: Final = 20_000
-"""Files that are made before others are asked to help: in a fifth of a second, longer than it takes to start
-two of them."""
+ALONE: Final = 2_000
+"""Files that are made before others are asked to help, which takes as long as to make these."""
 PROCESSES: Final = 2
 """Python runs one thread at a time, and half of the work is Python's: threads would only wait for each other.
 With more than two the file system's own locks are what is waited for."""

@@ -42,6 +42,7 @@ from rehydrate.tree_damage import Losses
 from rehydrate.tree_plan import FileWindow, file_windows, window_of
 from rehydrate.tree_select import Selection
 from rehydrate.tree_target import COMPARED, KEPT, NEW, Laid, Told, TreeTarget, Twins
+from rehydrate.turns import Turns
 
 _FRAME_OF: Final = itemgetter((PLACED_PIECES.names or ()).index("frame"))
 _SPACE_OF: Final = itemgetter((PLACED_PIECES.names or ()).index("space"))
@@ -208,6 +209,7 @@ class _Filler:
         self._target = target
         self._entries = entries
         self._lock = threading.Lock()
+        self._turns = Turns()
         self._window = self._changed(runs, window, states)
         pieces = self._window.pieces["space"]
         self._left = np.bincount(pieces, minlength=len(entries)).tolist()
@@ -289,8 +291,10 @@ class _Filler:
                         raise
                     lost += self._lose(head.key, f"frame {frame}: {error.why}", list(of_frame))
                     continue
-                for number, of_file in groupby(of_frame, key=_SPACE_OF):
-                    self._write(number, list(of_file), raw)
+                pieces = list(of_frame)
+                with self._turns.turn(len(pieces)):
+                    for number, of_file in groupby(pieces, key=_SPACE_OF):
+                        self._write(number, list(of_file), raw)
         except (DamagedObject, MissingObject) as error:
             raise type(error)(error.what, f"{error.why}; {self._named(mine)}", error.hint) from error
         lost_bytes = sum(part.length for _, part in lost)
