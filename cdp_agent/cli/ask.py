@@ -72,7 +72,7 @@ def ask_marker(
     commands = _hooks(config, running, what) if hooks.run else []
     ask_hypervisors(directory, running.identity)
     if commands:
-        _send(directory, {"command": "status"}, what, timeout_seconds)  # else all would be frozen for nothing
+        _refuse_lacking(_send(directory, {"command": "status"}, what, timeout_seconds), what)
     clock = SystemClock()
     with quiesced(commands, hooks.limit_seconds, clock, os.environ, hooks.even_if_they_fail) as held:
         _tell(held.failed)
@@ -94,6 +94,14 @@ def ask_marker(
     if not_undone:
         raise HookFailed(what, not_undone[0].words, _UNDO_HINT)
     return 0
+
+
+def _refuse_lacking(answer: Answer, what: str) -> None:
+    """Nothing is frozen for nothing: not where trees are not whole before any hook wrote into them."""
+    lacking = ((answer.get("facts") or {}).get("trees") or {}).get("not_whole")
+    if lacking:
+        why = f"not wholly in the container yet: {', '.join(lacking)}; no hook was run"
+        raise Incomplete(what, why, "`cdp-agent status` says what keeps them; try again then")
 
 
 def _hooks(config: Path, running: Running, what: str) -> list[MarkerHookSettings]:

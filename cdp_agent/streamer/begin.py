@@ -28,7 +28,7 @@ from cdp_container.journal.position import Position
 from cdp_container.journal.shared import SplitterPage
 
 MENDS_ITSELF: Final = (
-    "wait until `cdp-agent status` names no volume any more that is not wholly in the container"
+    "wait until `cdp-agent status` names nothing any more that is not wholly in the container"
 )
 NOT_WHOLE: Final = "not every volume is wholly in the container yet"
 

@@ -150,7 +150,7 @@ class Engine:
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
         refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
-        if refused is None and name is not None and self.stream.lacking_trees:
+        if refused is None and name is not None and self.stream.lacking_trees and not until_ns:
             refused = Answered(None, NOT_WHOLE, MENDS_ITSELF)
         if refused is not None:
             reply(refused)
@@ -233,7 +233,7 @@ class Engine:
             # Amid an overflow cuts are older than the trees are.
             stream = self.stream
             is_quiet = ready and not (is_changed or stream.reading or stream.cuts or stream.lacking_trees)
-            trees.unprotected.look(is_quiet, self._outside.clock.wall_ns())
+            trees.unprotected.look(is_quiet, self._outside.clock.wall_ns() - trees.behind_ns)
             self.tell(TreesLooked(ready and not page.overflowed, is_changed, is_anew))
 
     def _look_at_vms(self) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from cdp_agent.streamer import steps
+from cdp_agent.streamer.build import NOT_WHOLE, TOO_LATE, why_refused
 from cdp_agent.streamer.step_types import (
     Answer,
     Asked,
@@ -302,3 +305,49 @@ def test_a_marker_with_too_much_for_a_take_waits_for_one_sweep() -> None:
     play.on(CutRead(at(0), empty=True, reached=True, lacking_trees=(ONE,), sweep=True, refused="no"))
     assert play.one(Refuse).ticket == 1
     assert play.all(SweepTrees)
+
+
+def test_a_marker_whose_hooks_hold_waits_for_as_many_sweeps_as_it_takes() -> None:
+    play = whole()
+    play.on(TreesLooked(ready=True, changed=True))
+    play.on(AskedFor(Asked(1, at(0), "noon", until_ns=10**15)))
+    for _ in range(4):
+        take = play.one(ReadCut)
+        assert [one.ticket for one in take.asked] == [1]
+        play.on(CutRead(at(0), empty=False, reached=True, lacking_trees=(ONE,), sweep=True))
+        assert not play.all(Refuse)
+        sealed_and_proven(play)
+        play.on(TreesSwept(done=True))
+    assert [one.ticket for one in play.one(ReadCut).asked] == [1]
+    play.on(CutRead(at(0), empty=False, reached=True))
+    assert play.one(Fixed).ticket == 1
+
+
+FLUSH = Asked(1, at(0))
+NOON = Asked(2, at(0), "noon")
+HELD = Asked(3, at(0), "held", until_ns=1000)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken_ns", "is_whole", "more", "swept", "why"),
+    [
+        ((), 5000, False, False, True, ""),
+        ((FLUSH,), 5000, False, True, True, ""),
+        ((NOON,), 0, False, False, False, NOT_WHOLE),
+        ((NOON,), 0, False, True, False, ""),
+        ((NOON,), 0, False, True, True, NOT_WHOLE),
+        ((NOON,), 0, True, False, True, ""),
+        ((HELD,), 999, False, True, True, ""),
+        ((HELD,), 999, False, True, False, ""),
+        ((HELD,), 999, False, False, True, NOT_WHOLE),
+        ((HELD,), 1000, False, True, True, NOT_WHOLE),
+        ((HELD,), 1000, True, False, True, TOO_LATE),
+        ((HELD,), 999, True, False, True, ""),
+        ((HELD, NOON), 999, False, True, True, NOT_WHOLE),
+        ((FLUSH, HELD), 999, False, True, True, ""),
+    ],
+)
+def test_who_waits_for_trees_and_who_is_refused(
+    asked: tuple[Asked, ...], taken_ns: int, is_whole: bool, more: bool, swept: bool, why: str
+) -> None:
+    assert why_refused(asked, taken_ns, is_whole=is_whole, more=more, swept=swept) == why

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
+from cdp_agent.streamer.build import CutBuilder, EpochFacts
+from cdp_agent.streamer.copying import Copying
+from cdp_agent.streamer.step_types import Asked, ReadCut
 from cdp_agent.streamer.tree_step_types import TreesSwept
 from cdp_agent.streamer.trees import AGAIN_NS, NO_CUT, Batch, Look, Looked, Trees, Unprotected
 from cdp_container.errors import WatcherFailed
+from cdp_container.format.codec import Compressor
+from cdp_container.format.names import tree_added
 from cdp_container.format.place import NOWHERE, Place
+from cdp_container.format.seal import WriterKeys
 from cdp_container.journal.position import Position
+from cdp_container.journal.record import Record as JournalRecord
 from tests.sim.trees import SimBatch
 
 TREE = b"t" * 16
@@ -255,3 +263,41 @@ def test_what_would_be_lost_of_trees() -> None:
             unprotected.look(is_all_protected, at_ns)
         seen.append(unprotected.since_ns)
     assert seen == [None, 200, 200, 200, 200, 250, None, None]
+
+
+class NoWrites:
+    """A journal in which nothing stands."""
+
+    start = SEEN
+
+    def records(self, from_position: Position, to_position: Position) -> Iterator[JournalRecord]:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "more", "marker"), [((), False, "noon"), ((TREE,), True, None), ((TREE,), False, None)]
+)
+def test_a_marker_stands_in_no_cut_at_which_a_tree_is_not_whole(
+    fake: Fake, trees: Trees, lacking: tuple[bytes, ...], more: bool, marker: str | None
+) -> None:
+    """Also where it waits for a sweep, and the cut that is made meanwhile holds something."""
+    said = tree_added(TREE, "home")
+    fake.take = lambda *_: SimBatch(1, None, 5, lacking, frozenset(), (said,), (), more=more)  # type: ignore[method-assign]
+    trees.sweep()
+    builder = CutBuilder(
+        EpochFacts(5, NOWHERE, NOWHERE, "a", "test"),
+        WriterKeys(b"d" * 16),
+        [],
+        NoWrites(),  # type: ignore[arg-type]
+        Copying({}, None),
+        Time(),
+        bytes,
+        Compressor(level=1),
+    )
+    builder.trees = trees
+    asked = (Asked(1, SEEN, "noon", until_ns=10**15),)
+    effect = ReadCut(3, SEEN, SEEN, 900, asked, None, announce=False, trees=True, lacking_trees=(TREE,))
+    read = builder.read(effect)
+    assert (read.lacking_trees, read.sweep, bool(read.refused)) == (lacking, more, bool(lacking) and not more)
+    assert builder._cut is not None
+    assert builder._cut.marker == marker
