@@ -59,7 +59,7 @@ class LibvirtMachines:
         what = f"start {vm.known.title!r}"
         path = write_documents(vm)
         put_console_aside(vm)
-        await self._must("define", "--file", str(path))
+        await self._must("define", "--file", str(path), seconds_max=START_SECONDS_MAX)
         await self._must("start", vm.known.uuid, seconds_max=START_SECONDS_MAX)
         seen = await self.look(vm.known)
         if seen.power is not Power.RUNNING:
@@ -110,22 +110,22 @@ class LibvirtMachines:
             why = f"a VM that we did not define has this UUID: {name!r}"
             raise MachineFailed(what, why, "undefine it, or name it in `leave_out` of the runbook")
 
-    async def _must(self, *words: str, seconds_max: float = ASK_SECONDS_MAX) -> Ended:
+    async def _must(self, *words: str, seconds_max: float | None = None) -> Ended:
         done = await self._virsh(*words, seconds_max=seconds_max)
         if done is None:
             raise MachineFailed(f"ask libvirt ({words[0]})", "there is no such domain")
         return done
 
-    async def _virsh(self, *words: str, seconds_max: float = ASK_SECONDS_MAX) -> Ended | None:
+    async def _virsh(self, *words: str, seconds_max: float | None = None) -> Ended | None:
         """What it answers; None where libvirt knows no such domain. Raises MachineFailed."""
-        what = f"ask libvirt at {self._uri} ({words[0]})"
+        what, seconds = f"ask libvirt at {self._uri} ({words[0]})", seconds_max or ASK_SECONDS_MAX
         environment = {**plain_environment(), "LC_ALL": "C"}
         call = [VIRSH, "--quiet", "--connect", self._uri, *words]
         try:
-            async with asyncio.timeout(seconds_max):
+            async with asyncio.timeout(seconds):
                 done = await run_words(call, environment, ANSWER_BYTES_MAX)
         except TimeoutError:
-            raise MachineFailed(what, f"no answer within {seconds_max:g} s") from None
+            raise MachineFailed(what, f"no answer within {seconds:g} s") from None
         except OSError as error:
             why = f"{VIRSH}: {os.strerror(error.errno or 0)}"
             raise MachineFailed(what, why, "install libvirt's clients on this machine") from error

@@ -41,7 +41,8 @@ _DRIVER_STAYS: Final = frozenset(
         "queue_size",
     }
 )
-_RECONNECT_SECONDS: Final = "5"
+_RECONNECT_SECONDS: Final = "3600"
+"""So long requests wait for an NBD server that is gone; only then guests see errors."""
 
 
 # --- libvirt's document --------------------------------------------------------------------------

@@ -28,8 +28,8 @@ BRIDGE_SLOTS_MAX: Final = 24
 AHCI_PORTS: Final = 6
 SCSI_TARGETS_MAX: Final = 7
 """Of the oldest controllers; so all get no more."""
-RECONNECT_SECONDS: Final = 5
-"""Until the next attempt when an NBD server is gone: requests wait meanwhile, guests see no error."""
+RECONNECT_SECONDS: Final = 3600
+"""So long requests wait for an NBD server that is gone; only then guests see errors."""
 SERIAL_CHARS_MAX: Final = 20
 """Of a disk's serial number, as virtio has room for."""
 
