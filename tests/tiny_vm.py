@@ -100,7 +100,10 @@ class Job:
             "address": self.address,
         }
         return " ".join(
-            ["console=ttyS0 quiet panic=-1 no_timer_check", *(f"cdp.{name}={one}" for name, one in options.items())]
+            [
+                "console=ttyS0 quiet panic=-1 no_timer_check",
+                *(f"cdp.{name}={one}" for name, one in options.items()),
+            ]
         )
 
 

@@ -15,8 +15,8 @@ from cdp_container.clock import Clock
 from cdp_container.console import printable, say
 from rehydrate.cli.progress import JSON_EVERY_NS, TEXT_EVERY_NS
 from rehydrate.cli.text import seconds_text, size_text
-from rehydrate.rehearsal.report import stage_members
 from rehydrate.rehearsal.stages import DONE, NAMES, Figures
+from rehydrate.rehearsal.telling import stage_members
 
 TERMINAL_EVERY_NS: Final = 200_000_000
 _CLEAR_LINE: Final = "\r\x1b[K"

@@ -17,6 +17,7 @@ from rehydrate.boot.telling import result_members
 from rehydrate.rehearsal.parts import Verdict
 from rehydrate.rehearsal.run import Asked, Found
 from rehydrate.rehearsal.stages import Figures
+from rehydrate.rehearsal.telling import stage_members
 from rehydrate.rehearsal.watch import Point
 
 REPORT_VERSION: Final = 1
@@ -138,30 +139,6 @@ def content_text(asked: Asked) -> str:
     if sampling.on_demand:
         return "on-demand"
     return f"sample:{sampling.share * 100:g}" if sampling.share else "none"
-
-
-def stage_members(figures: Figures) -> Members:
-    """One run of a stage."""
-    left = figures.left_seconds
-    return {
-        "number": figures.number,
-        "name": figures.name,
-        "state": figures.state,
-        "unit": figures.unit,
-        "done": figures.done,
-        "total": figures.total,
-        "detail": figures.detail,
-        "done_bytes": figures.done_bytes,
-        "total_bytes": figures.total_bytes,
-        "began_seconds": round(figures.began_seconds, 3),
-        "seconds": round(figures.seconds, 3),
-        "left_seconds": None if left is None else round(left, 1),
-        "requests": figures.counts.requests,
-        "requests_by_kind": figures.counts.by_kind(),
-        "received_bytes": figures.counts.received_bytes,
-        "requests_per_second": round(figures.requests_per_second, 2),
-        "bytes_per_second": round(figures.bytes_per_second),
-    }
 
 
 def _error(error: BaseException | None) -> Members | None:
