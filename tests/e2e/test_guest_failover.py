@@ -7,7 +7,6 @@ the guest is asked over it by TCP and HTTP; else its console alone says that it 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from tests.e2e.guests import (
     member_lines,
     write_runbook,
 )
+from tests.e2e.networks import BRIDGE, HAS_BRIDGE, PREFIX, own_network
 from tests.e2e.processes import Done, command_line, is_gone, processes, run
 from tests.e2e.recovery import Sites, history
 from tests.e2e.site import BIN, MIB, Site, new_site
@@ -50,39 +50,7 @@ FILE_BYTES = 16 << 10
 FOR_EVER = 1_000_000
 GENTLY_MICROSECONDS = 100_000
 """Between two files: other machines run beside this one."""
-GUEST_ADDRESS = "10.77.0.5"
-HAS_BRIDGE = os.geteuid() == 0 and all(
-    shutil.which(program) or Path(program).exists()
-    for program in ("ip", "unshare", "/usr/lib/qemu/qemu-bridge-helper")
-)
-BRIDGE = "br-test"
-_APART = f"""
-set -e
-ip link set lo up
-ip link add {BRIDGE} type bridge
-ip addr add 10.77.0.1/24 dev {BRIDGE}
-ip link set {BRIDGE} up
-mount -t sysfs sys /sys
-mkdir -p "$1"
-mount --bind /etc "$1"
-mount -t tmpfs none /etc
-for one in "$1"/* "$1"/.[!.]*; do
-    [ ! -e "$one" ] || [ "$one" = "$1/qemu" ] || ln -s "$one" /etc/
-done
-mkdir /etc/qemu
-echo "allow {BRIDGE}" >/etc/qemu/bridge.conf
-shift
-exec "$@"
-"""
-"""A network of its own with a bridge that QEMU's helper may join; /etc is as it was but for that."""
-
-
-def apart(base: Path) -> list[str]:
-    """What a command goes behind, so that it sees the recovery site's network."""
-    if not HAS_BRIDGE:
-        return []
-    unshared = ["unshare", "--net", "--mount", "--propagation", "private"]
-    return [*unshared, "sh", "-c", _APART, "sh", str(base / "etc")]
+GUEST_ADDRESS = f"{PREFIX}.5"
 
 
 @contextmanager
@@ -151,16 +119,16 @@ def kill_vms(folder: Path) -> None:
 # --- failover -------------------------------------------------------------------------------------
 
 
-def take_over(site: Site, page: Path) -> Done:
+def take_over(site: Site, page: Path, network: list[str]) -> Done:
     """`rehydrate failover --boot` at that site, which waits for the lease of the one before."""
     words = [str(BIN / "rehydrate"), "failover", site.store, "--site", site.base.name, "--json"]
     words += ["--journal", str(site.journal), "--config", str(site.config), "--to", str(site.root)]
     words += ["--boot", "--runbook", str(page), *site.secret_options()]
-    return run([*apart(site.base), *words], site.environment(site.base / "home"), SECONDS_MAX)
+    return run([*network, *words], site.environment(site.base / "home"), SECONDS_MAX)
 
 
 def test_a_guest_goes_on_at_another_site_and_stays_protected() -> None:
-    with new_site({"root": DISK_BYTES}, with_key=True) as first:
+    with new_site({"root": DISK_BYTES}, with_key=True) as first, own_network(first.base) as network:
         with living(first) as guest:
             sums = flushed(first, guest)
             guest.kill()
@@ -179,7 +147,7 @@ def test_a_guest_goes_on_at_another_site_and_stays_protected() -> None:
         )
         folder = first.base / "v"
         try:
-            answer = take_over(b, page_of(folder, job, sums)).must().json
+            answer = take_over(b, page_of(folder, job, sums), network).must().json
             (vm,) = answer["vms"]
             print(f"the guest was well after {vm['running_seconds']} s: {vm['checks']}")
             assert (vm["name"], vm["state"]) == (VM, "running")
@@ -221,11 +189,11 @@ def looked_at(folder: Path, image: Path, sums: dict[int, str]) -> tuple[str, ...
 # --- rehearsal ------------------------------------------------------------------------------------
 
 
-def rehearse(site: Site, page: Path, *options: str) -> Done:
+def rehearse(site: Site, page: Path, network: list[str], *options: str) -> Done:
     """`rehydrate dr-test --boot` anywhere."""
     words = [str(BIN / "rehydrate"), "dr-test", site.store, "--into", str(site.base / "dr"), "--json"]
     words += ["--boot", "--runbook", str(page), *options, *site.secret_options()]
-    return run([*apart(site.base), *words], site.environment(site.base / "home"), SECONDS_MAX)
+    return run([*network, *words], site.environment(site.base / "home"), SECONDS_MAX)
 
 
 def machine_of(answer: dict[str, Any]) -> dict[str, Any]:
@@ -236,20 +204,24 @@ def machine_of(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_guest_is_rehearsed_while_it_runs_and_notices_nothing() -> None:
-    with new_site({"root": DISK_BYTES}, with_key=True) as site, living(site) as guest:
+    with (
+        new_site({"root": DISK_BYTES}, with_key=True) as site,
+        own_network(site.base) as network,
+        living(site) as guest,
+    ):
         job = Job("verify-write", n=10, first=1000, hold=True, net=True, address=f"{GUEST_ADDRESS}/24")
         for content in ("all", "on-demand"):
             sums = flushed(site, guest)
             folder = site.base / f"v-{content}"
             page = page_of(folder, job, sums, rehearsed=True)
-            answer = rehearse(site, page, "--content", content).must().json
+            answer = rehearse(site, page, network, "--content", content).must().json
             vm = machine_of(answer)
             assert vm["state"] == "running"
             print(f"content {content}: well after {vm['running_seconds']} s, all: {answer['rto']}")
             assert vm_pids(site.base) == [guest.process.pid]
             let_write(guest, "fsync", 5)
         wrong = page_of(site.base / "w", job, {**flushed(site, guest), 3: "0" * 64}, "12s", rehearsed=True)
-        done = rehearse(site, wrong).must(ChecksFailed.exit_code)
+        done = rehearse(site, wrong, network).must(ChecksFailed.exit_code)
         assert machine_of(done.json)["state"] == "failed"
         assert vm_pids(site.base) == [guest.process.pid]
         let_write(guest, "fsync", 5)
