@@ -262,8 +262,8 @@ class Hypervisor:
         listener = listen_at(self._folder, self._socket_name, NBD_BACKLOG)
         with listener:
             self._qmp.do("getfd", {"fdname": f"{self._own}nbd"}, fd=listener.fileno())
-        self._serves = True
         self._qmp.do("nbd-server-start", {"addr": {"type": "fd", "data": {"str": f"{self._own}nbd"}}})
+        self._serves = True  # not before: where it was refused the server is somebody else's
         made = []
         for number, node in enumerate(nodes):
             name = f"{self._own}export-{number}"

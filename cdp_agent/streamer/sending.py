@@ -118,7 +118,7 @@ class Sending:
         trees = self.trees
         if trees is None:
             return
-        trees.unprotected.protected(effect.trees_ns)
+        trees.unprotected.protected(effect.trees_ns - trees.behind_ns)
         is_telling, self._untold = self._untold is not None, effect.place
         if not is_telling:
             self._tell_protected(trees, effect.place)

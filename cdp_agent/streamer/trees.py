@@ -201,6 +201,7 @@ class Trees:
 
     Attributes:
         skewed: how many files changed while the newest batch was taken.
+        behind_ns: by how much the oldest image of a VM was older than the newest cut that it went into.
         runs: a VM that is captured by images may have written since its newest one.
         trouble: why the watcher could not be asked, "" while it can.
         unprotected: what of the trees would be lost.
@@ -221,6 +222,7 @@ class Trees:
         self._open: Batch | None = None
         self.unprotected = Unprotected()
         self.skewed = 0
+        self.behind_ns = 0
         self.runs = True
         self.trouble = ""
 
@@ -298,6 +300,8 @@ class Trees:
             until_ns = self._clock.boottime_ns()
             if batch.position not in (None, position):
                 position, taken_ns = batch.position, batch.seen_ns
+            self.behind_ns = max((taken_ns - at_ns for _, at_ns in batch.instants), default=0)
+            self.behind_ns = max(0, self.behind_ns)
             self._waiting = Taken(batch, position, taken_ns, until_ns)
         return self._waiting
 

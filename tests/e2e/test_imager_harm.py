@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cdp_agent.imager import cycle, hypervisor
 from cdp_agent.imager.cycle import read_extents
+from cdp_agent.imager.qmp import Commanding
+from cdp_container.errors import HypervisorFailed
 from cdp_container.format.place import NOWHERE
 from cdp_container.format.segment import NewExtent
 from tests.e2e.imaged import Container, Written, imager_of, protect_all, settings_of, space_of, written_vm
@@ -166,4 +169,79 @@ def test_disks_that_were_swapped_or_resized_are_read_anew(vm: Written, tmp_path:
     imager.image()
     assert "had" in imager.vms[0].problem
     assert "reload" in imager.vms[0].problem
+    imager.close()
+
+
+class Cut:
+    """Cuts the connection at the N-th command of a cycle, before QEMU hears it or after it answered."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self.heard = False
+        self.count = 0
+        real = Commanding.do
+
+        def do(qmp: Commanding, command: str, arguments: Any = None, fd: int | None = None) -> Any:  # noqa: ANN401
+            self.count += 1
+            if self.left is None:
+                return real(qmp, command, arguments, fd)
+            self.left -= 1
+            if self.left == 0 and self.heard:
+                real(qmp, command, arguments, fd)
+            if self.left <= 0:
+                raise HypervisorFailed(command, "the connection was cut")
+            return real(qmp, command, arguments, fd)
+
+        patch.setattr(Commanding, "do", do)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_wherever_a_cycle_is_cut_the_next_one_is_right(
+    vm: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """Every command of a cycle in turn; what was written before, meanwhile and after comes back."""
+    dice = random.Random(8)
+    settings = settings_of(tmp_path, {"vm": vm})
+    imager, container = imager_of(settings), Container(settings)
+    imager.begin(1, NOWHERE)
+    protect_all(imager, container)
+    cut = Cut(monkeypatch)
+    vm.write_some(dice, 3)
+    imager.image()
+    commands, place = cut.count, 0
+    assert commands > 15
+    protect_all(imager, container)
+    for place in range(1, commands + 1):
+        vm.write_some(dice, 3)
+        cut.left, cut.heard = place, heard
+        imager.image()
+        cut.left = None
+        assert imager.vms[0].problem or place > commands - 3, place
+        vm.write_some(dice, 2)
+        imager.vms[0].again_ns = 0
+        protect_all(imager, container)
+        assert [container.spaces[space_of(0, n)] for n in range(2)] == vm.disks, place
+        assert vm.left_over() == [], place
+        assert len(vm.bitmaps()) == 1, place
+    imager.close()
+    assert vm.bitmaps() == []
+
+
+def test_a_server_of_another_program_is_left_alone(vm: Written, tmp_path: Path) -> None:
+    dice = random.Random(9)
+    settings = settings_of(tmp_path, {"vm": vm})
+    imager, container = imager_of(settings), Container(settings)
+    imager.begin(1, NOWHERE)
+    protect_all(imager, container)
+    theirs = {"type": "unix", "data": {"path": str(tmp_path / "theirs.sock")}}
+    vm.ask("nbd-server-start", addr=theirs)
+    vm.write_some(dice, 5)
+    imager.image()
+    assert "already running" in imager.vms[0].problem
+    assert (tmp_path / "theirs.sock").exists()
+    assert vm.left_over() == []
+    vm.ask("nbd-server-stop")
+    imager.vms[0].again_ns = 0
+    protect_all(imager, container)
+    assert [container.spaces[space_of(0, n)] for n in range(2)] == vm.disks
     imager.close()
