@@ -23,6 +23,8 @@ from rehydrate.mounted import mount_below
 from rehydrate.removal import remove_directory
 from rehydrate.tree_attributes import same_attributes, xattrs_of
 
+LEVELS_MAX: Final = 800
+"""Directories one within the other that are gone through: each takes a descriptor and a call."""
 LISTED_MAX: Final = 20
 """Paths that are named; more are counted."""
 COPIED_AT_ONCE: Final = 1 << 20
@@ -99,6 +101,7 @@ class Evidence:
         if not any(known.find(path) for known in self._known) and not self._is_ours(status):
             self._move(directory, path, base)
             return
+        _refuse_deep(path)
         fd = os.open(base, _LISTING, dir_fd=directory)
         try:
             for found in os.listdir(fd):
@@ -167,6 +170,16 @@ def in_the_way(folder: Path, mount: bytes) -> TargetUnsuitable:
     )
 
 
+def _refuse_deep(path: bytes) -> None:
+    """Raises TargetUnsuitable."""
+    if path.count(b"/") >= LEVELS_MAX:
+        raise TargetUnsuitable(
+            f"keep {shown(path)}",
+            f"it lies more than {LEVELS_MAX} directories deep",
+            "move its topmost directory out of the tree, and run the failback again",
+        )
+
+
 class _Keeping:
     """The place of one path in the evidence, with the directories above it; durable when it is left."""
 
@@ -221,6 +234,7 @@ def _copy(directory: int, base: bytes, target: bytes) -> None:
     elif kind == stat.S_IFREG:
         _copy_file(directory, base, target)
     elif kind == stat.S_IFDIR:
+        _refuse_deep(target)
         os.mkdir(target, 0o700)
         fd = os.open(base, _LISTING, dir_fd=directory)
         try:

@@ -194,6 +194,22 @@ def test_what_is_left_out_of_the_tree_stays_where_it_is(tmp_path: Path, exclude:
     assert_same(world.path, world.home.at[place])
 
 
+def test_what_goes_and_is_too_deep_is_refused_with_a_word(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = world.overtaken()
+    (world.path / "old/deep/mine").write_bytes(b"m")
+    with monkeypatch.context() as patched:
+        patched.setattr(tree_evidence, "LEVELS_MAX", 1)
+        with pytest.raises(TargetUnsuitable, match="directories deep") as caught:
+            world.back()
+        assert "move" in caught.value.hint
+    assert (world.path / "old/deep").is_dir()
+    assert world.back() == place
+    assert_same(world.path, world.home.at[place])
+    world.assert_kept({"old/deep/mine": b"m"})
+
+
 def mounted_at(monkeypatch: pytest.MonkeyPatch, *paths: bytes) -> None:
     """As if the same file system were mounted there once more: no number of a device tells."""
     monkeypatch.setattr(tree_return, "mounts_in", lambda _: frozenset(paths))
