@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdp_agent.adopting.seen import Disk, Seen
+from cdp_agent.adopting.seen import Disk, Node, Seen
 from cdp_agent.adopting.words import PREFIX, Names, names_of
 from cdp_container.machine_errors import AdoptionRefused
 
@@ -91,7 +91,7 @@ def plan_moves(
     volumes: Mapping[str, Volume],
     volume_of: Callable[[Disk], str | None],
     holds: Callable[[str], bool],
-    other_faults: Sequence[str] = (),
+    export_of: Callable[[Node], str | None] = lambda node: None,
 ) -> Plan:
     """Check all of it.
 
@@ -101,12 +101,12 @@ def plan_moves(
         volumes: all of the domain, by name.
         volume_of: the volume whose export a disk lies on now, None where it lies elsewhere.
         holds: whether a volume holds anything but zeros; takes long.
-        other_faults: what was found before.
+        export_of: the volume whose export a node is.
 
     Raises:
         AdoptionRefused: with all faults.
     """
-    faults = [*other_faults, *_faults_of_names(seen, wishes), *_foreign_jobs(seen)]
+    faults = [*_faults_of_names(seen, wishes), *_foreign_jobs(seen)]
     moves: list[Move] = []
     done: dict[str, str] = {}
     left: list[str] = []
@@ -133,6 +133,8 @@ def plan_moves(
             moves.append(Move(disk, volume, names_of(volume.space, disk.device)))
     for move in moves:
         faults += _faults_of_move(move, moves, done, seen)
+        if not _is_begun(move, seen):
+            faults += _uses(move, seen, export_of)
         if not wishes.overwrite and not _is_begun(move, seen) and holds(move.volume.name):
             faults.append(f"volume {move.volume.name} holds something, which --overwrite replaces")
     faults += _too_little_room(moves)
@@ -206,6 +208,13 @@ def _faults_of_move(move: Move, moves: Sequence[Move], done: Mapping[str, str], 
     top = move.names.top
     if any(one.node == top for one in seen.disks.values()):
         yield f"volume {volume.name} is another disk of this VM"
+
+
+def _uses(move: Move, seen: Seen, export_of: Callable[[Node], str | None]) -> Iterator[str]:
+    """Of a volume that QEMU reads or writes by its export, as below an overlay: it is no place for a copy."""
+    for name, node in seen.nodes.items():
+        if export_of(node) == move.volume.name:
+            yield f"QEMU uses the export of volume {move.volume.name} already (node {name})"
 
 
 def _too_little_room(moves: Sequence[Move]) -> Iterator[str]:

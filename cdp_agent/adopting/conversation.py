@@ -103,11 +103,14 @@ class Conversation:
         self.now_ns = now_ns
         self._server.feed(data)
 
-    def is_late(self, now_ns: int) -> bool:
-        """Whether something waits for longer than anything should."""
+    def is_late(self, now_ns: int, in_a_hurry: bool = False) -> bool:
+        """Whether something waits for longer than it should; `in_a_hurry`: nothing may be slow."""
         if not self.is_open:
             return now_ns > self._until_ns
-        return any(one.until_ns < now_ns for one in list(self._waiting.values()))
+        waiting = list(self._waiting.values())
+        if in_a_hurry:
+            return any(now_ns - one.since_ns > HANG_SECONDS * _SECOND for one in waiting)
+        return any(one.until_ns < now_ns for one in waiting)
 
     def _from_client(self) -> _Steps:
         yield -wire.CLIENT_FLAGS.size

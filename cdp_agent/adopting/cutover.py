@@ -1,7 +1,7 @@
 """The cut-over of all disks of a VM: from the moment in which all are ready to what each one is then.
 
-Until the jobs are told to complete it can be taken back, and is begun again later. A node that a guest may
-have already is never cut (`yank`): such a disk would give nothing but errors.
+Until the first disk has its direct connection it is begun again later; then it succeeds, or all is to be
+undone. A node that a guest may have already is never cut (`yank`): such a disk would give nothing but errors.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from cdp_agent.adopting import words
 from cdp_agent.adopting.checks import Move
 from cdp_agent.adopting.link import LinkLost, Qemu, Refused
 from cdp_agent.adopting.seen import Seen, look
+from cdp_agent.adopting.undoing import cut
 from cdp_container.clock import Clock
 from cdp_container.machine_errors import AdoptionPartly
 
-CUT_SECONDS_MAX: Final = 10.0
+CUT_SECONDS_MAX: Final = 5.0
 """From when the jobs are told to complete; a disk that is not cut over then is not."""
 CANCEL_SECONDS_MAX: Final = 2.0
 """How long a cancelled job may take, before its connection is cut."""
@@ -35,25 +36,23 @@ def cut_over(qemu: Qemu, clock: Clock, moves: Sequence[Move], socket: str) -> No
     Raises:
         NotNow: nothing was changed.
         AdoptionPartly: some are cut over and others are not.
-        Refused: what was begun cannot be taken back but by cancelling all.
+        Refused: all jobs are to be cancelled.
         LinkLost: nobody knows.
     """
     _connect_all(qemu, moves, socket)
-    over: list[Move] = []
-    try:
-        for move in moves:
-            over.append(move)
-            qemu.do(
-                "blockdev-reopen",
-                {"options": [words.top(move.names.top, move.names.direct, move.disk.detect_zeroes)]},
-            )
-        jobs = look(qemu.do).jobs
-        late = [move for move in moves if move.names.job not in jobs or not jobs[move.names.job].is_ready]
-        if late:
-            raise NotNow(f"{late[0].disk.name} is not ready any more")
-    except (Refused, NotNow) as error:
-        _take_back(qemu, over, moves)
-        raise NotNow(error.why if isinstance(error, Refused) else error.args[0]) from error
+    for number, move in enumerate(moves):
+        over = words.top(move.names.top, move.names.direct, move.disk.detect_zeroes)
+        try:
+            qemu.do("blockdev-reopen", {"options": [over]})
+        except Refused as error:
+            if number:  # to go back would need a flush of those before, which QEMU waits for
+                raise
+            _let_go(qemu, moves)
+            raise NotNow(error.why) from error
+    jobs = look(qemu.do).jobs
+    late = [move for move in moves if move.names.job not in jobs or not jobs[move.names.job].is_ready]
+    if late:
+        raise Refused("cut the VM's disks over", f"{late[0].disk.name} is not ready any more")
     try:
         qemu.do_together([("block-job-complete", {"device": move.names.job}) for move in moves])
         _wait_for_ends(qemu, clock, moves, CUT_SECONDS_MAX)
@@ -71,9 +70,7 @@ def settle(qemu: Qemu, clock: Clock, moves: Sequence[Move]) -> None:
             _try(qemu, "block-job-cancel", {"device": move.names.job, "force": True})
         if not _wait_for_ends(qemu, clock, running, CANCEL_SECONDS_MAX):
             # A cancelled job never cuts over: nobody has its node, and nobody will.
-            for move in _running(look(qemu.do), running):
-                node = {"type": "block-node", "node-name": move.names.direct}
-                qemu.do_past_all("yank", {"instances": [node]})
+            cut(qemu, [move.names.direct for move in _running(look(qemu.do), running)])
             _wait_for_ends(qemu, clock, running, END_SECONDS_MAX)
     over, others = sides(look(qemu.do), moves)
     if others and over:
@@ -98,17 +95,13 @@ def _connect_all(qemu: Qemu, moves: Sequence[Move], socket: str) -> None:
         try:
             qemu.do("blockdev-add", node)
         except Refused as error:
-            for before in moves[:number]:
-                qemu.do("blockdev-del", {"node-name": before.names.direct})
+            _let_go(qemu, moves[:number])
             raise NotNow(error.why) from error
 
 
-def _take_back(qemu: Qemu, over: Sequence[Move], moves: Sequence[Move]) -> None:
-    """As before, each with its connection through the relay. Raises Refused."""
-    for move in over:
-        qemu.do(
-            "blockdev-reopen", {"options": [words.top(move.names.top, move.names.seed, words.FIND_ZEROES)]}
-        )
+def _let_go(qemu: Qemu, moves: Sequence[Move]) -> None:
+    """Of direct connections that nothing uses yet."""
+    cut(qemu, [move.names.direct for move in moves])
     for move in moves:
         qemu.do("blockdev-del", {"node-name": move.names.direct})
 

@@ -63,7 +63,10 @@ class _Pair:
 
 
 class Relay:
-    """Listens in a journal directory until `close`. `trouble`: why connections were cut last, "" if none was.
+    """Listens in a journal directory until `close`.
+
+    `trouble`: why connections were cut last, "" if none was. `in_a_hurry`: nothing may be slow, as in the
+    cut-over, when QEMU waits for a flush and does nothing else.
 
     Args:
         directory: where its socket is made; who owns the exports' socket owns it too.
@@ -75,6 +78,7 @@ class Relay:
         self.path = str(directory / SOCKET_NAME)
         self.trouble = ""
         self.cuts = 0
+        self.in_a_hurry = False
         self._upstream = upstream
         self._clock = clock
         self._lock = threading.Lock()
@@ -104,6 +108,10 @@ class Relay:
         """How many there are."""
         with self._lock:
             return len(self._pairs)
+
+    def hurry(self, wanted: bool) -> None:
+        """Whether nothing may be slow from now on."""
+        self.in_a_hurry = wanted
 
     def cut(self, why: str) -> None:
         """Cut all connections; new ones may come."""
@@ -198,7 +206,7 @@ class Relay:
                 pairs = list(self._pairs)
             for pair in pairs:
                 with pair.lock:
-                    late = pair.conversation.is_late(now_ns)
+                    late = pair.conversation.is_late(now_ns, self.in_a_hurry)
                 if late:
                     self.trouble = "a request was not answered in time: the agent hangs, or its disk does"
                     with self._lock:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from cdp_agent.adopting.checks import Volume
-from cdp_agent.adopting.seen import Disk
 from cdp_agent.adopting.turn import Agent
 from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
 from cdp_agent.streamer.copy import Volume as Copied
@@ -70,12 +69,12 @@ def holds_something(identity: AgentIdentity, name: str) -> bool:
     return not is_empty(Copied(index, Path(source.path), source.size_bytes))
 
 
-def volume_of(disk: Disk, sockets: Iterable[str], names: Mapping[str, bytes]) -> str | None:
-    """The volume whose export a disk lies on, None where it lies elsewhere.
+def volume_of(file: str, sockets: Iterable[str], names: Mapping[str, bytes]) -> str | None:
+    """The volume whose export QEMU's name of a file leads to, None where it leads elsewhere.
 
     `sockets`: where the exports are; `names`: the exports that there are.
     """
-    source = source_of(disk.file)
+    source = source_of(file)
     if source.export is None or source.server is None or source.export not in names:
         return None
     ours = {os.path.realpath(one) if one.startswith("/") else one for one in sockets}

@@ -6,11 +6,12 @@ belong here (`work`, `cutover`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from cdp_agent.adopting import words
 from cdp_agent.adopting.link import LinkLost, Qemu, Refused
-from cdp_agent.adopting.seen import Seen, look
+from cdp_agent.adopting.seen import CONCLUDED, Seen, look
 from cdp_agent.adopting.words import PREFIX
 from cdp_container.clock import Clock
 from cdp_container.errors import HypervisorFailed
@@ -29,9 +30,10 @@ def clean_up(qemu: Qemu, clock: Clock, keep_jobs: frozenset[str] = frozenset()) 
     Raises HypervisorFailed: something is left (it is named), or QEMU is gone.
     """
     until_ns = clock.boottime_ns() + int(UNDO_SECONDS_MAX * 1e9)
+    failed: set[str] = set()
     while True:
         try:
-            left = list(_one_round(qemu, look(qemu.do), keep_jobs))
+            left = list(_one_round(qemu, look(qemu.do), keep_jobs, failed))
         except LinkLost as error:
             _again(qemu, error)
             left = [str(error)]
@@ -50,26 +52,53 @@ def _again(qemu: Qemu, error: LinkLost) -> None:
         raise HypervisorFailed("undoing what was begun", why, LEFT_HINT) from error
 
 
-def _one_round(qemu: Qemu, seen: Seen, keep_jobs: frozenset[str]) -> Iterator[str]:
-    """Do what can be done now; tells what is left then."""
+def _one_round(qemu: Qemu, seen: Seen, keep_jobs: frozenset[str], failed: set[str]) -> Iterator[str]:
+    """Do what can be done now; tells what is left then.
+
+    `failed`: nodes of jobs that never cut over: no guest has one, and none will.
+    """
     jobs = [job for job in seen.jobs.values() if job.name.startswith(PREFIX) and job.name not in keep_jobs]
     for job in jobs:
+        top = job.name.rpartition("-")[0]
         try:
-            if job.status == "concluded":
+            if job.status == CONCLUDED:
+                if job.error:
+                    failed.add(top)
                 qemu.do("job-dismiss", {"id": job.name})
             elif not job.is_ended:
                 qemu.do("block-job-cancel", {"device": job.name, "force": True})
+                # What waits at its connections would hold up its end, and the guest.
+                failed.add(top)
+                cut(qemu, [node for node in (f"{top}-s", f"{top}-d") if node in seen.nodes])
         except Refused as error:
             yield f"the job {job.name}: {error.why}"
         else:
             yield f"the job {job.name}"
     if jobs:
         return
-    for node in unneeded(seen, keep_jobs):
+    nodes = unneeded(seen, keep_jobs)
+    # QEMU flushes what it lets go of, and does nothing else until that is answered.
+    cut(qemu, [node for node in nodes if node.endswith("-s") or _top_of(node) in failed])
+    for node in nodes:
         try:
             qemu.do("blockdev-del", {"node-name": node})
         except Refused as error:
-            yield f"the node {node}: {error.why}"
+            if node.endswith("-s") or _top_of(node) in failed:
+                yield f"the node {node}: {error.why}"
+            # Else somebody uses it, as an overlay above it does: it stays.
+
+
+def _top_of(node: str) -> str:
+    return node.removesuffix("-s").removesuffix("-d")
+
+
+def cut(qemu: Qemu, nodes: Sequence[str]) -> None:
+    """Have every request of these connections fail. Never of one that a guest's disk may lie on."""
+    for node in nodes:
+        try:
+            qemu.do_past_all("yank", words.yank([node]))
+        except Refused:
+            continue  # it has no connection
 
 
 def unneeded(seen: Seen, keep_jobs: frozenset[str]) -> list[str]:

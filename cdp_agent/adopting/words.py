@@ -7,6 +7,7 @@ said does not belong here (`work`).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ PREFIX: Final = "cdp-adopt-"
 """Of every name: what begins so is ours."""
 RECONNECT_SECONDS: Final = 3600
 """How long a guest waits for an agent that is away, before it would see an error."""
-OPEN_SECONDS: Final = 5
+OPEN_SECONDS: Final = 3
 """How long QEMU, which does nothing else meanwhile, may take to connect."""
 
 FIND_ZEROES: Final = "unmap"
@@ -73,6 +74,11 @@ def top(node: str, below: str, detect_zeroes: str) -> Arguments:
         "discard": "unmap",
         "detect-zeroes": detect_zeroes,
     }
+
+
+def yank(nodes: Iterable[str]) -> Arguments:
+    """`yank`: connections of which every request fails at once, and that never come back."""
+    return {"instances": [{"type": "block-node", "node-name": node} for node in nodes]}
 
 
 def mirror(job: str, source: str, target: str, speed: int) -> Arguments:

@@ -18,12 +18,12 @@ from cdp_agent.adopting.seen import Job, Seen, look
 from cdp_agent.adopting.turn import Agent, Memory, Standing, Turn, take_turn
 from cdp_agent.adopting.undoing import LEFT_HINT, clean_up
 from cdp_container.clock import Clock
-from cdp_container.errors import HypervisorFailed
+from cdp_container.errors import AgentNotRunning, HypervisorFailed
 from cdp_container.machine_errors import AdoptionPartly, AdoptionUndone
 
 POLL_SECONDS: Final = 0.25
-CUT_TRIES_MAX: Final = 20
-"""Cut-overs that are taken back before all is undone."""
+CUT_TRIES_MAX: Final = 50
+"""Cut-overs that cannot be begun, before all is undone."""
 _WHAT: Final = "adopt the VM's disks"
 
 
@@ -50,8 +50,10 @@ class Ways:
     Attributes:
         seed_socket: the relay's.
         export_socket: the agent's.
+        check_target: raises AgentNotRunning where nobody answers there.
         agent: how the agent is now.
         cut_relay: have every request through the relay end.
+        hurry: whether nothing that goes through it may be slow.
         is_ended: whether somebody wants it to end.
         speed: bytes per second, 0 where there is no limit.
         give_up_seconds: how long nothing may move.
@@ -59,8 +61,10 @@ class Ways:
 
     seed_socket: str
     export_socket: str
+    check_target: Callable[[], None]
     agent: Callable[[], Agent]
     cut_relay: Callable[[], None]
+    hurry: Callable[[bool], None]
     is_ended: Callable[[], bool]
     speed: int
     give_up_seconds: float
@@ -185,6 +189,11 @@ def _copy_and_cut_over(plan: Plan, qemu: Qemu, ways: Ways, clock: Clock, show: S
 
 def _cut_over(plan: Plan, qemu: Qemu, ways: Ways, clock: Clock) -> None:
     try:
+        ways.check_target()  # while QEMU connects it does nothing else
+    except AgentNotRunning as error:
+        raise NotNow(error.why) from error
+    ways.hurry(True)
+    try:
         try:
             cut_over(qemu, clock, plan.moves, ways.export_socket)
         except LinkLost:
@@ -193,6 +202,8 @@ def _cut_over(plan: Plan, qemu: Qemu, ways: Ways, clock: Clock) -> None:
     except LinkLost as error:
         why = f"{error.why}, amid the cut-over: which disks are volumes now is not known"
         raise AdoptionPartly(_WHAT, why, "`cdp-agent adopt` of this VM asks, and goes on") from error
+    finally:
+        ways.hurry(False)
 
 
 def _begin(move: Move, qemu: Qemu, ways: Ways) -> None:

@@ -22,6 +22,8 @@ from cdp_agent.adopting.link import Link
 from cdp_agent.adopting.relay import Relay, check_answers
 from cdp_agent.adopting.seen import Seen, lacking, look
 from cdp_agent.adopting.start_words import libvirt_steps, qemu_words
+from cdp_agent.adopting.undoing import clean_up
+from cdp_agent.adopting.words import PREFIX
 from cdp_agent.adopting.work import Ended, Ways, adopt, try_connections
 from cdp_agent.cli.accepted import Running, load_running
 from cdp_agent.cli.adopt_lines import AdoptLines
@@ -152,6 +154,10 @@ class _Job:
         if faults:
             raise AdoptionRefused(f"adopt VM {self.vm.name}", "; ".join(faults))
         seen = look(link.do)
+        if not self.asked.dry_run:
+            ours = frozenset(name for name in seen.jobs if name.startswith(PREFIX))
+            clean_up(link, self.clock, ours)  # nodes that a killed run left without a job
+            seen = look(link.do)
         volumes = target.volumes_of(identity, self.vm, link.peer_pid())
         listen = self.running.settings.nbd
         sockets = [self._socket, *([] if listen is None else [listen.listen])]
@@ -160,8 +166,9 @@ class _Job:
             seen,
             self.wishes_with(seen),
             volumes,
-            lambda disk: target.volume_of(disk, sockets, names),
+            lambda disk: target.volume_of(disk.file, sockets, names),
             lambda name: target.holds_something(identity, name),
+            lambda node: target.volume_of(node.file, sockets, names),
         )
 
     def wishes_with(self, seen: Seen) -> Wishes:
@@ -183,8 +190,10 @@ class _Job:
         ways = Ways(
             seed_socket=relay.path,
             export_socket=self._socket,
+            check_target=lambda: check_answers(self._socket),
             agent=lambda: target.agent_now(self.directory),
             cut_relay=relay.close,
+            hurry=relay.hurry,
             is_ended=is_ended,
             speed=0 if math.isinf(rate) else max(1, int(rate)),
             give_up_seconds=self.give_up_seconds,

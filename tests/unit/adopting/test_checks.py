@@ -114,6 +114,15 @@ def test_what_is_refused(why: str, found: str) -> None:
     assert why in found
 
 
+def test_a_volume_below_an_overlay_is_no_place_for_its_copy() -> None:
+    found = replace(seen(disk("vda")), nodes={"below": Node("nbd", "export-a")})
+    with pytest.raises(AdoptionRefused, match=r"uses the export of volume a already \(node below\)"):
+        plan_moves(
+            found, TO_A, {"a": volume("a")}, lambda one: None, lambda name: False,
+            lambda node: "a" if node.file == "export-a" else None,
+        )  # fmt: skip
+
+
 def test_all_faults_come_at_once() -> None:
     found = refused(
         seen(disk("vda"), disk("vdb"), jobs=(Job("x", "commit", "ready"),)),

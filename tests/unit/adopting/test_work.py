@@ -46,8 +46,9 @@ def ways(
     agent: Callable[[], Agent] = Agent,
     is_ended: Callable[[], bool] = lambda: False,
     cut: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Ways:
-    return Ways("/seed.sock", "/nbd.sock", agent, cut, is_ended, 0, 60.0)
+    return Ways("/seed.sock", "/nbd.sock", check, agent, cut, lambda wanted: None, is_ended, 0, 60.0)
 
 
 def run(
@@ -266,6 +267,19 @@ def test_an_agent_that_hangs_amid_the_cut_over() -> None:
     assert qemu.devices == OLD
     assert any(command == "yank" for command, _ in qemu.said)
     check_clean(qemu)
+
+
+def test_a_disk_below_an_overlay_is_left_alone() -> None:
+    """Somebody laid something over a volume since: QEMU tells of what is on top alone."""
+    qemu = ModelQemu()
+    assert run(qemu)[0] is None
+    qemu.nodes["overlay"] = qemu.devices["vda"]
+    qemu.devices["vda"] = "overlay"
+    nodes, before = dict(qemu.nodes), len(qemu.said)
+    assert run(qemu, plan=Plan((), {"vdb": "log"}, ("vda",)))[0] is None
+    assert qemu.nodes == nodes
+    yanked = [given for command, given in qemu.said[before:] if command == "yank"]
+    assert yanked == [], "its connection is cut"
 
 
 def test_what_stays_in_qemu_is_named() -> None:

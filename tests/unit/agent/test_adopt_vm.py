@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.adopting import target
-from cdp_agent.adopting.seen import Disk, Job
+from cdp_agent.adopting.seen import Job
 from cdp_agent.adopting.turn import Memory, Standing, Turn
 from cdp_agent.cli.adopt_lines import AdoptLines, copying_line
 from cdp_agent.cli.adopt_vm import Asked, adopt_vm
@@ -136,9 +136,8 @@ def test_what_is_known_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_which_volume_a_disk_is(tmp_path: Path, file: str, volume: str | None) -> None:
     file = file.replace("/../{}", f"/../{tmp_path.name}").replace("{}", str(tmp_path))
-    disk = Disk("vda", "/x", "n", "raw", SIZE, 0, file, False, "off")
     sockets = [f"{tmp_path}/nbd.sock", "127.0.0.1:10809"]
-    assert target.volume_of(disk, sockets, {"a": b"a" * 16}) == volume
+    assert target.volume_of(file, sockets, {"a": b"a" * 16}) == volume
 
 
 # --- what is told ------------------------------------------------------------------------------------
