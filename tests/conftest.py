@@ -8,8 +8,10 @@ A test that needs a program names it with `@pytest.mark.needs("qemu-io")`; `ceph
 from __future__ import annotations
 
 import functools
+import gc
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +25,13 @@ from tests.tiny_guest import make as tiny_guest
 # The lowest layer first, so that the first failure is the nearest to its cause.
 _ORDER = ("ceph", "e2e", "sim", "slow")
 
+GARBAGE_BYTES_MAX = 64 << 20
+"""What memory may grow by before garbage is looked for. Python looks by the number of objects that were made,
+and a few hundred in a circle may hold every image of a test's disks: such tests left gigabytes behind."""
+
 LEFT_OUT = "left_out"
 _left_out_key = pytest.StashKey[dict[str, int]]()
+_memory_key = pytest.StashKey[int]()
 
 
 class Worker(Protocol):
@@ -74,6 +81,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(group))
     if getattr(config.option, "loadgroup", False):
         items.sort(key=lambda item: item.get_closest_marker("ceph") is None)  # the longest first
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported and collected by now stays: no search for garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
+    session.config.stash[_memory_key] = _memory_bytes()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let go of what a test left behind, where that is much."""
+    done = yield
+    if _memory_bytes() > item.config.stash[_memory_key] + GARBAGE_BYTES_MAX:
+        gc.collect()
+        item.config.stash[_memory_key] = _memory_bytes()
+    return done
+
+
+def _memory_bytes() -> int:
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
