@@ -35,7 +35,6 @@ from cdp_container.errors import (
     RunbookUnfit,
     UsageError,
 )
-from cdp_container.format.keyblock import text_of_file
 
 _HELP_INSTEAD: Final = "NoArgsIsHelpError"
 """What click raises where no command is given; its message is the help, unless that was printed already."""
@@ -228,6 +227,11 @@ def secret_in_file(path: Path) -> str:
     if not text or len(text.encode()) > SECRET_BYTES_MAX:
         raise KeyMissing(f"cannot read {path}", f"it is empty, or longer than {SECRET_BYTES_MAX} bytes")
     return text
+
+
+def text_of_file(text: str) -> str:
+    """What a passphrase file says: its text without the one line end that may follow it."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def secret_in_environment() -> str | None:

@@ -73,11 +73,6 @@ def key_check(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:16]
 
 
-def text_of_file(text: str) -> str:
-    """What a passphrase file says: its text without the one line end that may follow it."""
-    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
-
-
 def wrap_for_passphrase(
     private_key: bytes, passphrase: str, domain: bytes, salt: bytes, nonce: bytes, cost: ScryptCost
 ) -> PassphraseWrap:

@@ -24,6 +24,18 @@ assert main() not in (0, 2)
 print(*sorted({"pydantic", "rich", "boto3", "yaml", "cdp_container.domain.verifying"} & set(sys.modules)))
 """
 
+HELP = """
+import sys
+from {package}.cli.main import main
+sys.argv = ["command", *{words}]
+assert main() == 0
+heavy = {{
+    "apscheduler", "asyncio", "boto3", "botocore", "cryptography", "libvirt", "mfusepy", "numpy", "obstore",
+    "orjson", "pycdlib", "pydantic", "watchdog", "yaml", "zstandard",
+}}
+print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
 
 class Colour(StrEnum):
     RED = "red"
@@ -126,6 +138,17 @@ def test_a_command_has_its_own_help_and_an_unknown_one_is_refused(
 def test_a_restore_imports_no_more_than_it_needs() -> None:
     done = subprocess.run([sys.executable, "-c", RESTORE], capture_output=True, text=True, check=True)
     assert done.stdout == "\n", done.stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("rehydrate", ["--help"]), ("rehydrate", ["points", "--help"]), ("rehydrate", ["version"]),
+     ("cdp_agent", ["--help"]), ("cdp_agent", ["status", "--help"])],
+)  # fmt: skip
+def test_who_only_asks_what_there_is_waits_for_no_library(package: str, words: list[str]) -> None:
+    program = HELP.format(package=package, words=words)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "\n", done.stderr
 
 
 def test_garbage_is_looked_for_when_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:

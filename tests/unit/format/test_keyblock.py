@@ -92,23 +92,6 @@ def test_of_several_wraps_of_one_type_any_sound_one_opens() -> None:
         assert open_with_recipient(several, RECIPIENT_PRIVATE, DOMAIN, "k") == PRIVATE_KEY
 
 
-@pytest.mark.parametrize(
-    ("content", "passphrase"),
-    [
-        ("text", "text"),
-        ("text\n", "text"),
-        ("text\r\n", "text"),
-        ("text\n\n", "text\n"),
-        ("text\r\n\r\n", "text\r\n"),
-        ("text\r", "text\r"),
-        ("text \n", "text "),
-        ("\n", ""),
-    ],
-)
-def test_one_line_end_of_a_passphrase_file_is_not_of_the_passphrase(content: str, passphrase: str) -> None:
-    assert keyblock.text_of_file(content) == passphrase
-
-
 def test_no_way_for_this_key() -> None:
     with pytest.raises(KeyMissing):
         open_with_recipient(parse_key_block(key_block(), "k"), fixed("stranger", 32), DOMAIN, "k")
