@@ -22,8 +22,21 @@ from tests.e2e.guests import (
     write_runbook,
 )
 from tests.e2e.hypervisors import LIBVIRT, own_libvirtd
-from tests.e2e.site import MIB, Site, new_site
-from tests.tiny_vm import KERNEL, NEEDS, Console, Job, formatted, initrd_expecting, tiny_guest
+from tests.e2e.networks import BRIDGE, HAS_BRIDGE, PREFIX, own_network
+from tests.e2e.processes import run
+from tests.e2e.site import BIN, MIB, Site, new_site
+from tests.e2e.system_libvirt import SYSTEM_LIBVIRT, system_libvirtd
+from tests.tiny_vm import (
+    KERNEL,
+    NEEDS,
+    PORT,
+    SECONDS_MAX,
+    Console,
+    Job,
+    formatted,
+    initrd_expecting,
+    tiny_guest,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.needs(*NEEDS, *LIBVIRT, "e2fsck")]
 
@@ -95,3 +108,47 @@ def comes_up(document: Path, name: str) -> tuple[str, ...]:
             print(console.tail())
         (mark,) = console.marks("verified")
         return mark.words
+
+
+@pytest.mark.needs(*SYSTEM_LIBVIRT, *(("a bridge",) if not HAS_BRIDGE else ()))
+def test_a_guest_is_rehearsed_in_libvirt_and_asked_over_its_bridge() -> None:
+    """The system's libvirtd, which makes the guest's card a port of the bridge."""
+    with new_site({"root": DISK_BYTES}, with_key=True) as site, own_network(site.base) as network:
+        sums = lost_guest(site)
+        site.base.chmod(0o711)
+        kernel = Path(shutil.copy(KERNEL, site.base / "vmlinuz"))
+        kernel.chmod(0o644)
+        with system_libvirtd(network) as (uri, _):
+            page = bridged_page(site, uri, kernel, sums)
+            words = [str(BIN / "rehydrate"), "dr-test", site.store, "--into", str(site.base / "dr"), "--json"]
+            words += ["--boot", "--runbook", str(page), *site.secret_options()]
+            home = site.environment(site.base / "home")
+            (vm,) = run([*network, *words], home, SECONDS_MAX).must().json["machines"]
+            print(f"well after {vm['running_seconds']} s: {vm['checks']}")
+            assert (vm["title"], vm["state"], len(vm["checks"])) == (f"{VM}-dr-test", "running", 3)
+            assert virsh(uri, "list", "--all", "--name") == ""
+
+
+def bridged_page(site: Site, uri: str, kernel: Path, sums: dict[int, str]) -> Path:
+    """A runbook by which the guest is well once it answers, and found all its files."""
+    folder = site.base / "v"
+    folder.mkdir()
+    folder.chmod(0o755)
+    initrd = initrd_expecting(folder / "initrd", sums)
+    initrd.chmod(0o644)
+    there = f"{PREFIX}.5"
+    checks = [
+        {"console": rf"MARK verified {len(sums)} 0 "},
+        {"tcp": f"{there}:{PORT}"},
+        {"http": f"http://{there}:{PORT}/", "body": "tiny: ok"},
+    ]
+    return write_runbook(
+        folder,
+        "libvirt",
+        Job("verify", hold=True, net=True, address=f"{there}/24"),
+        initrd,
+        kernel,
+        vm={"checks": checks, "start": {"within": "150s"}},
+        uri=uri,
+        test={"networks": {"*": {"bridge": BRIDGE}}, "directory": str(folder / "t")},
+    )
