@@ -22,6 +22,7 @@ from cdp_agent.streamer.watched import FileBatch
 from cdp_agent.watcher.client import Taken
 from cdp_container.clock import SystemClock
 from tests.e2e.hypervisors import stopped_qemu
+from tests.waiting import wait_until
 
 BLOCK = 4096
 
@@ -37,7 +38,8 @@ class Written:
         self.disks = [bytearray((folder / f"{n}.raw").read_bytes()) for n in range(len(sizes))]
         self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._peer.settimeout(30)
-        self._peer.connect(str(self.own))
+        # The socket is there before anybody listens at it.
+        wait_until(lambda: self._peer.connect_ex(str(self.own)) == 0, "QEMU listens", 60.0)
         self._file = self._peer.makefile("rb")
         self._file.readline()
         self.ask("qmp_capabilities")
