@@ -85,7 +85,9 @@ def _mapped(
         )
         for volume in settings.volumes
     }
-    identity = SimpleNamespace(domain=DOMAIN, sources=settings.volumes, active=active, trees=(), vms=())
+    identity = SimpleNamespace(
+        domain=DOMAIN, sources=settings.volumes, active=active, trees=(), vms=(), disks=()
+    )
     told = SimpleNamespace(directory=settings.journal_dir, identity=identity, copy_bytes_per_second=1e9)
     local = LocalDirectory(cast(StreamerSettings, told), pages)
     found = {index: local.doubt(index, page.episode).ranges for index in plan.mapped}
