@@ -236,7 +236,7 @@ class Site:
             raise AssertionError(f"{last}\n{self.facts()}") from None
 
     def wait_until_whole(self) -> None:
-        """Wait until the newest recovery point holds all of every source; exports open without waiting for that."""
+        """Wait until the newest recovery point holds all of every source: exports open before that."""
 
         def is_whole() -> bool:
             points = self.points()
