@@ -31,7 +31,7 @@ from rehydrate.container import Container
 from rehydrate.delta import NONE, everything
 from rehydrate.diverged import Diverged, evidence_name, move_aside
 from rehydrate.doubts import SLACK_NS, doubts_of
-from rehydrate.failback_trees import TreesBack
+from rehydrate.failback_trees import COARSE_SECONDS, TreesBack
 from rehydrate.flow import Flow
 from rehydrate.followed import Followed
 from rehydrate.here import Here
@@ -168,6 +168,8 @@ class Failback:
         before = note
         note = replace(note, towards=towards, touched_ns=now_ns, doubts=tuple(doubts.items()))
         self._save(replace(note, trees_ns=note.trees_ns or now_ns) if chosen.trees else note)
+        if chosen.trees and not note.trees_ns:
+            self._clock.sleep(COARSE_SECONDS)  # so whatever has a time before the note is none of ours
         wanted = {
             volume.space: everything(volume.size_bytes) if blocks is None else blocks
             for volume in chosen.volumes

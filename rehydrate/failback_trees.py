@@ -25,7 +25,7 @@ from rehydrate.tree_return import Since, TreeFigures, bring_tree, cut_at, fork_o
 
 FOLDER: Final = "trees"
 """Within the evidence of a failback: a directory for each tree, and for each pass that kept something."""
-COARSE_NS: Final = 20_000_000
+COARSE_SECONDS: Final = 0.02
 """By so much the times of files may be behind the clock."""
 SHOWN_MAX: Final = 5
 
@@ -106,7 +106,7 @@ class TreesBack:
         site = self._here.identity.site
         found = cut_at(contents, branch, note.at) or fork_of(contents, history, branch, site)
         cuts = () if found is None else (found,)
-        ours_ns = (note.trees_ns - COARSE_NS, note.touched_ns + SLACK_NS) if note.trees_ns else None
+        ours_ns = (note.trees_ns, note.touched_ns + SLACK_NS) if note.trees_ns else None
         return Since(cuts, ours_ns, compare_all)
 
     def _add(self, name: str, path: Path, figures: TreeFigures) -> None:

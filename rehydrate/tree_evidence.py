@@ -121,7 +121,7 @@ class Evidence:
     # --- what is known -------------------------------------------------------------------------------
 
     def _is_ours(self, status: os.stat_result) -> bool:
-        return self._ours_ns is not None and self._ours_ns[0] <= status.st_ctime_ns <= self._ours_ns[1]
+        return self._ours_ns is not None and self._ours_ns[0] < status.st_ctime_ns <= self._ours_ns[1]
 
     def _is_only_here(self, directory: int, path: bytes, base: bytes, status: os.stat_result) -> bool:
         if self._is_ours(status):
