@@ -116,6 +116,8 @@ def test_an_interruption_ends_what_is_under_way_and_nothing_else(tmp_path: Path)
     one = ready(tmp_path, checks=[{"command": ["/bin/sh", "-c", f"echo $$ > {pid}; exec sleep 600"]}])
     stopping, main = threading.Event(), threading.main_thread().ident
     assert main is not None
+    # Whoever runs the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         while not (pid.exists() and pid.read_text().endswith("\n")):
@@ -131,6 +133,7 @@ def test_an_interruption_ends_what_is_under_way_and_nothing_else(tmp_path: Path)
     finally:
         stopping.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
     assert machines.started == ["web"]
     assert machines.removed == []
