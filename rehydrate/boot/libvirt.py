@@ -30,7 +30,8 @@ from rehydrate.boot.machines import (
 from rehydrate.boot.programs import Ended, plain_environment, run_words
 
 VIRSH: Final = "virsh"
-_GONE: Final = ("failed to get domain", "Domain not found", "no domain with matching uuid")
+_NOT_FOUND: Final = ("failed to get domain", "Domain not found", "no domain with matching uuid")
+"""What virsh says: the first of every lookup that failed, whatever the reason. So none is believed alone."""
 _POWERS: Final = {
     "running": Power.RUNNING,
     "idle": Power.RUNNING,
@@ -116,22 +117,34 @@ class LibvirtMachines:
             raise MachineFailed(f"ask libvirt ({words[0]})", "there is no such domain")
         return done
 
-    async def _virsh(self, *words: str, seconds_max: float | None = None) -> Ended | None:
-        """What it answers; None where libvirt knows no such domain. Raises MachineFailed."""
+    async def _virsh(self, word: str, *words: str, seconds_max: float | None = None) -> Ended | None:
+        """What it answers; None where libvirt does not list such a domain. Raises MachineFailed."""
+        done = await self._run(word, *words, seconds_max=seconds_max)
+        if done.code == 0:
+            return done
+        what, said = f"ask libvirt at {self._uri} ({word})", done.output.decode(errors="replace")
+        if words and any(one in said for one in _NOT_FOUND) and not await self._lists(words[0]):
+            return None
+        raise MachineFailed(what, done.words)
+
+    async def _lists(self, uuid: str) -> bool:
+        """Whether libvirt has a domain, which it could not look up. Raises MachineFailed: nobody can tell."""
+        done = await self._run("list", "--all", "--uuid")
+        if done.code or len(done.output) >= ANSWER_BYTES_MAX:
+            why = done.words if done.code else "it has too many domains"
+            raise MachineFailed(f"ask libvirt at {self._uri} whether it has the domain {uuid}", why)
+        return uuid.lower() in done.output.decode(errors="replace").lower().split()
+
+    async def _run(self, *words: str, seconds_max: float | None = None) -> Ended:
+        """How virsh ended. Raises MachineFailed: it did not."""
         what, seconds = f"ask libvirt at {self._uri} ({words[0]})", seconds_max or ASK_SECONDS_MAX
         environment = {**plain_environment(), "LC_ALL": "C"}
         call = [VIRSH, "--quiet", "--connect", self._uri, *words]
         try:
             async with asyncio.timeout(seconds):
-                done = await run_words(call, environment, ANSWER_BYTES_MAX)
+                return await run_words(call, environment, ANSWER_BYTES_MAX)
         except TimeoutError:
             raise MachineFailed(what, f"no answer within {seconds:g} s") from None
         except OSError as error:
             why = f"{VIRSH}: {os.strerror(error.errno or 0)}"
             raise MachineFailed(what, why, "install libvirt's clients on this machine") from error
-        if done.code == 0:
-            return done
-        said = done.output.decode(errors="replace")
-        if any(words_of in said for words_of in _GONE):
-            return None
-        raise MachineFailed(what, done.words)

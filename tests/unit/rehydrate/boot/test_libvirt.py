@@ -18,14 +18,15 @@ from tests.unit.rehydrate.boot.vms import UUID, ready
 
 SECONDS_MAX = 60.0
 VIRSH = """#!/bin/sh
-# $BASE/calls: what it was asked; $BASE/state, $BASE/xml: what it answers.
+# $BASE/calls: what it was asked; $BASE/state, $BASE/xml: what it answers; $BASE/away: no lookup succeeds.
 printf '%s\\n' "$*" >> "$BASE/calls"
 shift 3
 case "$1" in
     domstate)
-        [ -e "$BASE/state" ] || { echo "error: failed to get domain '$2'" >&2; exit 1; }
+        [ -e "$BASE/state" -a ! -e "$BASE/away" ] || { echo "error: failed to get domain '$2'" >&2; exit 1; }
         cat "$BASE/state" ;;
     dumpxml) cat "$BASE/xml" ;;
+    list) cat "$BASE/listed" 2>/dev/null; [ ! -e "$BASE/lists-nothing" ] ;;
     start) echo running > "$BASE/state" ;;
     destroy) echo 'shut off' > "$BASE/state" ;;
     undefine) rm "$BASE/state" ;;
@@ -73,7 +74,7 @@ def test_one_that_is_not_there_one_that_runs_and_one_that_stands_still(base: Pat
     for state, power in (("running", Power.RUNNING), ("shut off", Power.OFF), ("paused", Power.STILL)):
         (base / "state").write_text(f"{state}\n")
         assert run(MACHINES.look(vm)) == Seen(power, state)
-    assert all(UUID in line for line in calls(base)), "never by name"
+    assert all(UUID in line for line in calls(base) if not line.startswith("list ")), "never by name"
 
 
 @pytest.mark.parametrize("other", [{"name": "web"}, {"console": "other.console"}])
@@ -91,14 +92,33 @@ def test_it_is_defined_started_stopped_and_forgotten(base: Path) -> None:
     run(MACHINES.start(one))
     run(MACHINES.remove(one.known))
     asked = [line.split()[0] for line in calls(base)]
-    assert [word for word in asked if word not in ("domstate", "dumpxml")] == [
+    assert [word for word in asked if word not in ("domstate", "dumpxml", "list")] == [
         "define",
         "start",
         "destroy",
         "undefine",
     ]
     run(MACHINES.remove(one.known))
-    assert calls(base)[-1].startswith("domstate"), "none is none"
+    assert [line.split()[0] for line in calls(base)[-2:]] == ["domstate", "list"], "none is none"
+
+
+def test_a_lookup_that_fails_is_no_vm_that_is_gone(base: Path) -> None:
+    one = ready(base)
+    document(base)
+    (base / "state").write_text("running\n")
+    (base / "away").touch()
+    others = "11111111-2222-3333-4444-555555555555\n"
+    (base / "listed").write_text(f"{others}{UUID.upper()}\n")
+    for match in (f"failed to get domain '{UUID}'", f"whether it has the domain {UUID}"):
+        for work in (MACHINES.look, MACHINES.remove):
+            with pytest.raises(MachineFailed, match=match):
+                run(work(one.known))
+        (base / "listed").unlink(missing_ok=True)
+        (base / "lists-nothing").touch()
+    assert {line.split()[0] for line in calls(base)} == {"domstate", "list"}
+    (base / "lists-nothing").unlink()
+    (base / "listed").write_text(others)
+    assert run(MACHINES.look(one.known)) == Seen(Power.GONE)
 
 
 def test_a_libvirt_that_refuses_hangs_or_is_not_there(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
