@@ -119,7 +119,13 @@ class Image:
     # --- Export ----------------------------------------------------------------------------------
 
     async def read(self, offset: int, length: int) -> bytes | bytearray:
-        """See `Export.read`."""
+        """See `Export.read`. A failed sync ends reads too: of what was written older bytes may be left."""
+        self.overlay.refuse_failed()
+        data = await self._read(offset, length)
+        self.overlay.refuse_failed()  # it may have failed while this waited
+        return data
+
+    async def _read(self, offset: int, length: int) -> bytes | bytearray:
         overlay = self.overlay
         if not overlay.has(offset, length):
             try:
@@ -138,6 +144,8 @@ class Image:
 
     def read_now(self, reads: Sequence[tuple[int, memoryview]]) -> int:
         """See `Export.read_now`."""
+        if self.overlay.failure is not None:
+            return 0
         has, read_cached, done = self.overlay.has, self.overlay.read_cached, 0
         try:
             for offset, into in reads:
@@ -192,7 +200,8 @@ class Image:
         await self.zero(offset, length, fua, may_trim=True)
 
     async def extents(self, offset: int, length: int, count_max: int) -> Sequence[Extent]:
-        """See `Export.extents`."""
+        """See `Export.extents`. What was dropped would be called a hole, and clients take that for zeros."""
+        self.overlay.refuse_failed()
         end = min(offset + length, offset + EXTENTS_BYTES_MAX)
         missing = self.overlay.missing(offset, end - offset)
         source = self._source
@@ -201,7 +210,9 @@ class Image:
             return None if source is None else source.data(low, high)
 
         here = self.overlay.extents
-        return await self._in_io(lambda: allocation((offset, end), missing, here, data, count_max))
+        parts = await self._in_io(lambda: allocation((offset, end), missing, here, data, count_max))
+        self.overlay.refuse_failed()
+        return parts
 
     async def cache(self, offset: int, length: int) -> None:
         """See `Export.cache`."""
@@ -230,6 +241,7 @@ class Image:
 
         Raises BackendError, OSError: of something in it that is damaged, or of the overlay.
         """
+        self.overlay.refuse_failed()
         missing = self.overlay.missing(start, end - start)
         failure: BackendError | None = None
         fetched_bytes = 0
@@ -405,7 +417,8 @@ class Image:
         except OSError as error:
             self.overlay.failed(error)
             self._told(
-                f"{self.name}: {error.strerror}: its overlay cannot be made durable; nothing more is written"
+                f"{self.name}: {error.strerror}: its overlay cannot be made durable; nothing more is read or "
+                "written: end its guests, start this again, and start them anew, as after a power loss"
             )
             raise
 

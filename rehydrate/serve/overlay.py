@@ -42,8 +42,8 @@ class Part:
 class Overlay:
     """An open overlay. What moves bytes may run in any thread; all else is called from one.
 
-    A sync that failed is never got over: Linux may have dropped what was not written, so writes and syncs
-    fail from then on, and the next start goes by what is durable.
+    A sync that failed is never got over: Linux may have dropped what was not written, so reads, writes and
+    syncs fail from then on (image), and the next start goes by what is durable.
     """
 
     def __init__(self, files: Files, fd: int, map_file: MapFile) -> None:

@@ -365,8 +365,42 @@ def test_a_flush_makes_durable_and_a_failed_one_ends_all_writing(
             with pytest.raises(OSError, match="broken"):
                 await refused
         assert disk.write_now([(0, b"y" * BLOCK_BYTES)]) == 0
-        assert await disk.read(0, 2) == b"yy"
         assert ["cannot be made durable" in line for line in bench.told] == [True]
+
+    run(story())
+
+
+def test_after_a_failed_sync_nothing_is_read_that_linux_may_have_dropped(
+    bench: Bench, point: Point, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst case: what was written over durable bytes is dropped, and these, or a hole, come back."""
+
+    async def story() -> None:
+        disk = bench.image()
+        await disk.write(0, b"o" * BLOCK_BYTES, True)
+        await disk.write(0, b"n" * BLOCK_BYTES, False)
+        await disk.write(BLOCK_BYTES, b"n" * BLOCK_BYTES, False)
+        point.may_answer.clear()
+        waits = asyncio.create_task(disk.read(0, 3 * BLOCK_BYTES))
+        await until(lambda: point.asked, "what is not here is fetched")
+
+        def breaks() -> None:
+            bench.overlay.write(0, b"o" * BLOCK_BYTES)
+            bench.overlay.zero(BLOCK_BYTES, BLOCK_BYTES, may_trim=True)
+            raise OSError(errno.EIO, "broken")
+
+        monkeypatch.setattr(bench.overlay, "begin_sync", lambda: breaks)
+        with pytest.raises(OSError, match="broken"):
+            await disk.flush()
+        point.may_answer.set()
+        for refused in (waits, disk.read(0, 1), disk.read(MIB, 1), disk.extents(0, SIZE, 9)):
+            with pytest.raises(OSError, match="broken"):
+                await refused
+        into = memoryview(bytearray(BLOCK_BYTES))
+        assert disk.read_now([(0, into)]) == 0
+        with pytest.raises(OSError, match="broken"):
+            await Filling([disk]).run()
+        assert any("as after a power loss" in line for line in bench.told)
 
     run(story())
 
