@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from cdp_agent.imager.nbd import ALLOCATION, NbdReader
 from cdp_agent.imager.qcow2 import empty_image
-from cdp_agent.imager.qmp import Commanding, QmpRefused
+from cdp_agent.imager.qmp import Commanding, QmpRefused, sane
 from cdp_agent.imager.settings import GRANULARITY_BYTES
 from cdp_agent.vms.qmp_answers import disk_name
 from cdp_agent.watcher.wire import connect_to, listen_at
@@ -44,6 +44,9 @@ NBD_BACKLOG: Final = 16
 PROBE_SECONDS: Final = 0.5
 _KEEP_SIZE: Final = 1
 """Of fallocate(2)."""
+_NEVER_FLUSHED: Final = {"no-flush": True}
+"""What is kept for a cycle need not outlive a power loss; and QEMU flushes where a node is taken away, during
+which its guest would stand still."""
 _ON_ERROR: Final = "on-cbw-error"
 """The option of newer QEMUs (10.1) by which copying for us fails instead of the guest's write."""
 
@@ -107,8 +110,14 @@ class Hypervisor:
         self._kept.clear()
         self._qmp.close()
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be asked: else it is to be connected to anew."""
+        return self._qmp.is_usable
+
     # --- looking -------------------------------------------------------------------------------
 
+    @sane
     def is_running(self) -> bool:
         """Whether its guest may write. One that migrates away, or is about to be started, may."""
         status = self._qmp.do("query-status")
@@ -120,6 +129,7 @@ class Hypervisor:
 
     # --- clearing away -------------------------------------------------------------------------
 
+    @sane
     def clean(self, keep: Sequence[str] = ()) -> None:
         """Take away all that any run of ours left, but the bitmaps of `keep`."""
         self._stop_server()
@@ -193,6 +203,7 @@ class Hypervisor:
         """`new` records from here on, and `old` no more; no image is kept."""
         self._transact([action for node in nodes for action in (_add(node, new), _disable(node, old))])
 
+    @sane
     def instant(self, nodes: Mapping[str, int], old: str, new: str) -> None:
         """The same, and what the disks hold at that instant can be read until `clean`.
 
@@ -237,9 +248,10 @@ class Hypervisor:
             why = error.strerror or str(error)
             raise HypervisorFailed(what, f"{self._folder}: {why} ({FLEECE_BYTES_MAX >> 20} MiB)") from error
         given = self._qmp.do("add-fd", {"opaque": self._fleece(number)}, fd=fd)
-        file = {"driver": "file", "filename": f"/dev/fdset/{given['fdset-id']}", "locking": "off"}
+        filename = f"/dev/fdset/{given['fdset-id']}"
+        file = {"driver": "file", "filename": filename, "locking": "off", "cache": _NEVER_FLUSHED}
         overlay = {"driver": "qcow2", "node-name": self._fleece(number), "backing": node, "file": file}
-        self._qmp.do("blockdev-add", overlay)
+        self._qmp.do("blockdev-add", {**overlay, "cache": _NEVER_FLUSHED})
 
     @property
     def is_crowded(self) -> bool:
@@ -298,6 +310,7 @@ _STILL: Final = frozenset({"paused", "shutdown", "prelaunch", "postmigrate", "gu
 """States in which no guest writes until somebody says so."""
 
 
+@sane
 def disks_of(qmp: Commanding) -> dict[str, Found]:
     """The disks of a QEMU by their names. Raises HypervisorFailed."""
     found: dict[str, Found] = {}

@@ -76,6 +76,12 @@ class Written:
         nodes = [node["node-name"] for node in self.ask("query-named-block-nodes", flat=True)]
         return [name for name in (*jobs, *exports, *nodes) if name.startswith("cdp-image-")]
 
+    def caches(self) -> list[dict[str, bool]]:
+        """How what an imager keeps beside is cached: its nodes, and the files below them."""
+        nodes = self.ask("query-named-block-nodes", flat=True)
+        ours = [node for node in nodes if "fleece" in node["node-name"] or node["file"][:11] == "/dev/fdset/"]
+        return [node["cache"] for node in ours]
+
     def bitmaps(self) -> list[str]:
         """Names of all bitmaps of the first disk."""
         found = next(one for one in self.ask("query-block") if one["device"] == "d0")

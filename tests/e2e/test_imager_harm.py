@@ -84,6 +84,7 @@ def test_an_imager_that_was_killed_amid_a_cycle_leaves_nothing(vm: Written, tmp_
         process.stdin.flush()
         assert process.stdout.readline() == "amid\n"
         assert any("fleece" in name for name in vm.left_over())
+        assert [cache["no-flush"] for cache in vm.caches()] == [True] * 4
         vm.write_some(dice, 10)
         process.send_signal(signal.SIGKILL)
         process.wait()
