@@ -3,7 +3,8 @@
 From libvirt's own document where there is one, and else from the description. What the protected host alone
 has is taken out of a document, and what would have this host run or read something that the document names:
 its programs, scripts, passed-through devices, paths. The list of what stays is ours; the rest is told. How
-disks and network cards are written does not belong here (libvirt_devices).
+disks and network cards are written does not belong here (libvirt_devices), nor what stays inside of an
+element that stays (libvirt_kept).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from rehydrate.render.libvirt_devices import (
     disk_elements,
     nic_elements,
 )
-from rehydrate.render.recovered import Recovered, Rendered, word_or_none
+from rehydrate.render.libvirt_kept import keep_known
+from rehydrate.render.recovered import WORD, Recovered, Rendered, word_or_none
 
 _STAYS: Final = frozenset(
     {
@@ -48,6 +50,15 @@ _KINDS: Final = {
 }
 """Of devices that also come in kinds that name something of the host."""
 _OF_THE_HOST: Final = ("source", "log", "protocol")
+_OTHERWISE: Final = {
+    "graphics": ("listen", "port", "autoport", "tlsPort", "websocket", "passwd", "passwdValidTo"),
+    "rng": ("backend",), "vsock": ("cid",),
+    **dict.fromkeys(("serial", "console"), (*_OF_THE_HOST, "tty")),
+    **dict.fromkeys(("channel", "redirdev"), _OF_THE_HOST),
+}  # fmt: skip
+"""Of devices what we say ourselves, or a host chooses."""
+_BOOTS: Final = ("loader", "nvram", "initrd", "kernel", "cmdline", "dtb", "acpi")
+_NO_MACHINES: Final = ("bootloader", "bootloader_args", "init", "initarg", "initenv")
 _XML_ESCAPES: Final = {number: None for number in range(32) if number not in (9, 10, 13)} | {
     0xFFFE: None,
     0xFFFF: None,
@@ -97,11 +108,18 @@ def _from_native(vm: Recovered, told: list[str]) -> Element:
     kind = root.get("type") or ""
     if root.tag != "domain" or kind not in _DOMAIN_KINDS:
         raise RenderRefused(what, f"it is a domain of the type {kind[:40]!r}, and these are known: kvm, qemu")
-    root.attrib.pop("id", None)
+    # Names of namespaces stay, as what is in `metadata` has them; nothing but people and tools reads that.
+    root.attrib = {
+        name: text for name, text in root.attrib.items() if name == "type" or name.startswith("xmlns")
+    }
     for one in list(root):
         if one.tag not in _STAYS or (one.tag == "sysinfo" and one.get("type") != "smbios"):
             root.remove(one)
             told.append(f"{one.tag}: what this host has stands instead")
+        elif one.tag not in ("metadata", "os", "devices"):
+            keep_known(one, one.tag, told)
+            if one.tag.startswith("on_") and not one.text:
+                root.remove(one)
     _change_machine(vm, root, told)
     _change_boot(vm, root, told)
     devices = root.find("devices")
@@ -129,9 +147,6 @@ def _change_machine(vm: Recovered, root: Element, told: list[str]) -> None:
                 entry.text = one.uuid
     if root.find("genid") is not None:
         _set(root, "genid", vm.generation)
-    vcpu = root.find("vcpu")
-    if vcpu is not None and vcpu.attrib.pop("cpuset", None) is not None:
-        told.append("on which CPUs of the host it runs")
     if changes.cpus is not None:
         _set(root, "vcpu", str(changes.cpus))
         _drop(root, "vcpus")
@@ -163,11 +178,11 @@ def _change_boot(vm: Recovered, root: Element, told: list[str]) -> None:
         _drop(system, "loader", "nvram")
         if vm.one.firmware.kind is FirmwareKind.BIOS:
             told.append("firmware: its own BIOS; this host's instead")
-    _drop(system, "initrd", "kernel", "cmdline", "dtb", "acpi")
+    if _drop(system, *_NO_MACHINES):
+        told.append("what is not booted by a machine")
+    keep_known(system, "os", told, quiet=_BOOTS)
     if vm.one.firmware.kind is FirmwareKind.UEFI:
         _uefi(vm, system, is_secure)
-    elif _drop(system, "bootloader", "bootloader_args", "init", "initarg", "initenv"):
-        told.append("what is not booted by a machine")
     _direct_boot(vm, system)
 
 
@@ -193,36 +208,34 @@ def _change_devices(devices: Element, told: list[str]) -> None:
         if one.tag == "tpm":
             backend = one.find("backend")
             is_ours = backend is not None and backend.get("type") == "emulator"
+        elif one.tag == "channel":
+            # Others are forwarded from addresses of a network.
+            is_ours &= all(target.get("type") in (None, "virtio") for target in one.findall("target"))
         if not is_ours:
             devices.remove(one)
             if one.tag != "emulator":
                 told.append(f"device {one.tag}: it is of the protected host")
             continue
+        if one.tag not in ("disk", "interface"):
+            keep_known(one, one.tag, told, quiet=_OTHERWISE.get(one.tag, ()))
         if one.tag in ("serial", "console"):
             one.attrib = {"type": "pty"}
-            _drop(one, *_OF_THE_HOST)
-        elif one.tag in ("channel", "redirdev"):
-            _drop(one, *_OF_THE_HOST)
         elif one.tag == "vsock":
             _set(one, "cid", "", auto="yes")
         elif one.tag == "rng":
-            _plain_rng(one)
+            SubElement(one, "backend", {"model": "random"}).text = "/dev/urandom"
         elif one.tag == "graphics":
-            _at_home(one)
+            _at_home(one, told)
 
 
-def _plain_rng(rng: Element) -> None:
-    _drop(rng, "backend")
-    SubElement(rng, "backend", {"model": "random"}).text = "/dev/urandom"
-
-
-def _at_home(graphics: Element) -> None:
+def _at_home(graphics: Element, told: list[str]) -> None:
     """A console that this host alone can see: its password is not in a container."""
-    kept = {
-        name: value for name, value in graphics.attrib.items() if name in ("type", "keymap", "sharePolicy")
-    }
-    graphics.attrib = {**kept, "port": "-1", "autoport": "yes"}
-    _drop(graphics, "listen", "gl", "channel")
+    keymap = graphics.get("keymap")
+    if keymap is not None and WORD.fullmatch(keymap) is None:
+        # QEMU opens a file of that name.
+        del graphics.attrib["keymap"]
+        told.append(f"graphics: keymap {keymap[:40]!r}")
+    graphics.attrib |= {"port": "-1", "autoport": "yes"}
     SubElement(graphics, "listen", {"type": "address", "address": "127.0.0.1"})
 
 
@@ -278,7 +291,7 @@ def _from_description(vm: Recovered, told: list[str]) -> Element:
         devices.append(element)
     if changes.seed is not None:
         add_seed(devices, changes.seed)
-    _consoles(vm, devices, architecture)
+    _consoles(vm, devices, architecture, told)
     _log_console(vm, devices)
     told += [f"permissions: {', '.join(one.permissions)}"] if one.permissions else []
     told += [f"owner: {one.owner}"] if one.owner else []
@@ -315,7 +328,7 @@ def _cpu(vm: Recovered, root: Element, told: list[str]) -> None:
         root.append(cpu)
 
 
-def _consoles(vm: Recovered, devices: Element, architecture: str) -> None:
+def _consoles(vm: Recovered, devices: Element, architecture: str, told: list[str]) -> None:
     for console in vm.one.consoles:
         match console:
             case Console.VIRTIO:
@@ -323,7 +336,7 @@ def _consoles(vm: Recovered, devices: Element, architecture: str) -> None:
                 SubElement(virtio, "target", {"type": "virtio"})
             case Console.VNC | Console.SPICE:
                 graphics = SubElement(devices, "graphics", {"type": console.value})
-                _at_home(graphics)
+                _at_home(graphics, told)
             case _:
                 pass  # there is one always
     if {Console.VNC, Console.SPICE} & {*vm.one.consoles}:

@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from cdp_container.domain.machine import Bus, Disk, DiskKind, Nic
 from cdp_container.errors import RenderRefused
+from rehydrate.render.libvirt_kept import keep_known
 from rehydrate.render.recovered import FilePlace, Network, NetworkKind, Place, Recovered, word_or_none
 
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
@@ -41,6 +42,10 @@ _DRIVER_STAYS: Final = frozenset(
         "queue_size",
     }
 )
+_DISK_VALUES: Final = {
+    "device": ("disk", "cdrom", "floppy"),
+    "model": ("virtio", "virtio-transitional", "virtio-non-transitional"),
+}
 _RECONNECT_SECONDS: Final = "3600"
 """So long requests wait for an NBD server that is gone; only then guests see errors."""
 
@@ -60,17 +65,12 @@ def changed_disks(vm: Recovered, devices: Element, told: list[str]) -> None:
             continue
         if target is None:
             raise RenderRefused(f"the libvirt document of {vm.one.name!r}", f"its disk {name} has no target")
-        _cleared(one, _STAYS, told, f"disk {name}")
+        _cleared(one, "disk", _STAYS, told, f"disk {name}")
         if one.get("device") == "lun":
             one.set("device", "disk")
-        for attribute in ("sgio", "rawio", "snapshot", "model"):
-            if attribute != "model" or one.get("model") not in (
-                None,
-                "virtio",
-                "virtio-transitional",
-                "virtio-non-transitional",
-            ):
-                one.attrib.pop(attribute, None)
+        for attribute, value in list(one.attrib.items()):
+            if attribute != "type" and value not in _DISK_VALUES.get(attribute, ()):
+                del one.attrib[attribute]
         _put(one, disk, vm.place_of(disk))
 
 
@@ -86,7 +86,7 @@ def changed_nics(vm: Recovered, devices: Element, told: list[str]) -> None:
             SubElement(one, "model", {"type": "virtio"})
             told.append(f"network card {nic.name}: the host's own; virtio instead")
         is_unplugged = any(link.get("state") == "down" for link in one.findall("link"))
-        _cleared(one, _NIC_STAYS, told, f"network card {nic.name}")
+        _cleared(one, "interface", _NIC_STAYS, told, f"network card {nic.name}")
         for driver in one.findall("driver"):
             if driver.get("name") not in (None, "qemu", "vhost"):
                 driver.attrib.pop("name")
@@ -100,12 +100,14 @@ def changed_nics(vm: Recovered, devices: Element, told: list[str]) -> None:
             SubElement(one, "link", {"state": "down"})
 
 
-def _cleared(one: Element, stays: frozenset[str], told: list[str], what: str) -> None:
+def _cleared(one: Element, path: str, stays: frozenset[str], told: list[str], what: str) -> None:
     quiet = {"source", "backingStore", "mirror", "target", "link", "vlan", "guest", "virtualport"}
     for inner in list(one):
         if inner.tag not in stays:
             one.remove(inner)
             told += [] if inner.tag in quiet else [f"{what}: {inner.tag}"]
+        else:
+            keep_known(inner, f"{path}/{inner.tag}", told, f"{what} {inner.tag}")
 
 
 def _put(one: Element, disk: Disk, place: Place | None) -> None:

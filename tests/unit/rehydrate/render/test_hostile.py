@@ -217,6 +217,127 @@ def test_a_document_makes_this_host_run_and_read_nothing() -> None:
     assert any("qemu:commandline" in word for word in found.not_rendered)
 
 
+INSIDE = {
+    # what it says: (where, the element, what must not be in the document)
+    "a TPM that writes its state": (
+        "devices",
+        (
+            "<tpm model='tpm-crb'><backend type='emulator' debug='20' version='2.0'>"
+            "<source type='file' path='/dev/sda'/><encryption secret='x'/></backend></tpm>"
+        ),
+        "sda|debug|<source type=.file|encryption",
+    ),
+    "a shim": ("os", "<shim><path>/etc/shadow</path></shim>", "shim"),
+    "a store of variables": ("os", "<varstore path='/etc/shadow' template='/etc/x'/>", "varstore"),
+    "firmware of a name": ("os", "<firmware path='/etc/shadow'><x/></firmware>", "/etc"),
+    "the host's SMBIOS": ("os", "<smbios mode='host'/>", "host"),
+    "a boot by a file": ("os", "<boot dev='/etc/shadow'/>", "/etc"),
+    "a core, and destroyed": ("domain", "<on_crash>coredump-destroy</on_crash>", "coredump"),
+    "a core, and restarted": ("domain", "<on_crash>coredump-restart</on_crash>", "coredump"),
+    "an unknown word": ("domain", "<on_reboot>exec</on_reboot>", "exec"),
+    "a core of a watchdog": ("devices", "<watchdog model='itco' action='dump'/>", "dump"),
+    "a video of another process": (
+        "devices",
+        (
+            "<video><driver name='vhostuser'/><model type='virtio'><acceleration accel3d='yes' "
+            "rendernode='/etc/shadow'/></model></video>"
+        ),
+        "vhostuser|rendernode|shadow",
+    ),
+    "a keymap that is a path": ("devices", "<graphics type='vnc' keymap='../../etc/shadow'/>", "shadow"),
+    "a keymap without a slash": ("devices", "<graphics type='vnc' keymap='-x y'/>", "keymap"),
+    "a display on the host's GPU": (
+        "devices",
+        "<graphics type='spice'><gl enable='yes' rendernode='/dev/dri/card0'/></graphics>",
+        "<gl|/dri",
+    ),
+    "a socket of VNC": ("devices", "<graphics type='vnc' socket='/tmp/owned'/>", "owned"),
+    "a ROM of a hub": ("devices", "<hub type='usb'><rom file='/tmp/owned'/></hub>", "owned"),
+    "a memory in files": (
+        "domain",
+        "<memoryBacking><source type='file' path='/etc'/><x file='/etc'/></memoryBacking>",
+        "/etc",
+    ),
+    "entries of files": (
+        "domain",
+        "<sysinfo type='smbios'><system><entry name='x' file='/etc/shadow'>a</entry></system></sysinfo>",
+        "shadow",
+    ),
+    "sound into a file": (
+        "devices",
+        "<audio id='1' type='none' path='/tmp/owned'><output dev='/dsp'/></audio>",
+        "owned|dsp",
+    ),
+    "a clock of a file": ("domain", "<clock offset='timezone' timezone='../../etc/shadow'/>", "shadow"),
+    "a URL": ("domain", "<cpu><model>http://example.org/x</model></cpu>", "example"),
+    "a log of a channel": (
+        "devices",
+        (
+            "<channel type='unix'><source mode='bind' path='/tmp/owned'/><log file='/tmp/owned'/>"
+            "<target type='virtio' name='x' path='/tmp/owned'/></channel>"
+        ),
+        "owned",
+    ),
+    "a forwarded address": (
+        "devices",
+        "<channel type='pty'><target type='guestfwd' address='10.0.2.1' port='80'/></channel>",
+        "guestfwd",
+    ),
+    "a socket of a vsock": ("devices", "<vsock model='virtio'><source fd='/vhost'/></vsock>", "/vh"),
+    "what is on the host's CPUs": ("domain", "<vcpu cpuset='0-3'>1</vcpu>", "cpuset"),
+    "a cache of a disk": (
+        "disk",
+        "<driver name='qemu'><x path='/tmp/owned'/></driver>",
+        "owned",
+    ),
+    "a target of a disk": ("disk", "<blockio path='/tmp/owned'/>", "owned"),
+    "a card's driver": ("interface", "<driver name='qemu' path='/tmp/owned'><x/></driver>", "owned"),
+    "a card's tap": ("interface", "<tune><sndbuf>/dev/net/tun</sndbuf></tune>", "tun<"),
+}
+
+
+@pytest.mark.parametrize("case", INSIDE)
+def test_what_stays_of_a_document_names_nothing_of_this_host(case: str) -> None:
+    where, element, gone = INSIDE[case]
+    inside = {
+        name: element if name == where else "" for name in ("domain", "os", "devices", "disk", "interface")
+    }
+    document = (
+        f"<domain type='kvm'><name>web</name><memory>1024</memory>{inside['domain']}"
+        f"<os><type>hvm</type>{inside['os']}</os><devices>{inside['devices']}"
+        f"<disk type='file' device='disk'><target dev='vda'/>{inside['disk']}</disk>"
+        f"<interface type='user'>{inside['interface']}</interface></devices></domain>"
+    )
+    one = Description("web", memory_bytes=1 << 20, disks=(Disk("vda"),), nics=(Nic("net0"),))
+    native = Native("libvirt", document)
+    known = render_libvirt(described(one, Native("libvirt", document.replace(element, "")))).not_rendered
+    found = render_libvirt(described(one, native))
+    assert not re.search(gone, found.text), found.text
+    assert {*found.not_rendered} - {*known}, "it is told"
+
+
+def test_what_any_host_has_stays_of_a_document() -> None:
+    document = (
+        "<domain type='kvm'><name>web</name><memory>1024</memory><on_crash>coredump-restart</on_crash>"
+        "<os firmware='bios'><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/>"
+        "<bootmenu enable='yes'/><bios useserial='yes'/><smbios mode='sysinfo'/></os>"
+        "<features><acpi/><hyperv mode='custom'><spinlocks state='on' retries='8191'/></hyperv></features>"
+        "<devices><disk type='file' device='disk'><target dev='vda'/><iotune><total_iops_sec>9"
+        "</total_iops_sec></iotune></disk><tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"
+        "<watchdog model='itco' action='dump'/><graphics type='vnc' keymap='de-ch'/></devices></domain>"
+    )
+    one = Description("web", memory_bytes=1 << 20, disks=(Disk("vda"),))
+    root = fromstring(render_libvirt(described(one, Native("libvirt", document))).text)
+    assert root.findtext("on_crash") == "restart"
+    for path in (
+        "os[@firmware='bios']/boot[@dev='hd']", "os/bootmenu[@enable='yes']", "os/smbios[@mode='sysinfo']",
+        "os/bios[@useserial='yes']", "features/hyperv[@mode='custom']/spinlocks[@retries='8191']",
+        "devices/disk/iotune/total_iops_sec", "devices/tpm/backend[@version='2.0'][@type='emulator']",
+        "devices/watchdog[@action='reset']", "devices/graphics[@keymap='de-ch']",
+    ):  # fmt: skip
+        assert root.find(path) is not None, path
+
+
 HOSTILE_CONF = """name: web
 args: -incoming exec:id
 hookscript: local:snippets/x
