@@ -7,6 +7,9 @@ not restored twice, and from `prepared` on only the agent has to be started. Wha
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +17,7 @@ from typing import Final
 import orjson
 
 from cdp_container.domain.durable import remove_file, replace_file
-from cdp_container.errors import ConfigInvalid
+from cdp_container.errors import AlreadyRunning, CdpError, ConfigInvalid
 from cdp_container.format.place import NOWHERE, Place
 
 NOTE_NAME: Final = "failover.json"
@@ -39,6 +42,7 @@ class FailoverNote:
         prepared: everything is durable: disks, trees, agent.json, configuration, carried.json.
         served_ns: wall clock when the exports were open first, where VMs were to be started then; else 0.
         trees: ids (hex) and directories of the trees that were begun to be written; what is there is ours.
+        booted: where VMs were begun to be started, in words (hypervisor and directory); empty before that.
     """
 
     domain: bytes
@@ -56,6 +60,7 @@ class FailoverNote:
     prepared: bool = False
     served_ns: int = 0
     trees: tuple[tuple[str, str], ...] = ()
+    booted: str = ""
 
 
 def load_note(directory: Path) -> FailoverNote | None:
@@ -99,8 +104,33 @@ def save_note(directory: Path, note: FailoverNote) -> None:
         "prepared": note.prepared,
         "served_ns": note.served_ns,
         "trees": [list(tree) for tree in note.trees],
+        "booted": note.booted,
     }
     replace_file(directory / NOTE_NAME, orjson.dumps(members, option=orjson.OPT_INDENT_2))
+
+
+def change_note(directory: Path, change: Callable[[FailoverNote], FailoverNote]) -> FailoverNote:
+    """Replace the note by what is made of it, so that two commands at once know of each other's changes.
+
+    Gives what it is then. Raises AlreadyRunning: the failover is over; what `change`, load_note and save_note
+    raise.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CdpError(f"cannot lock {directory}", error.strerror or "refused") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        before = load_note(directory)
+        if before is None:
+            why = "another command ended the failover meanwhile"
+            raise AlreadyRunning(f"go on with the failover of {directory}", why, "look at what that one said")
+        note = change(before)
+        if note != before:
+            save_note(directory, note)
+        return note
+    finally:
+        os.close(fd)
 
 
 def drop_note(directory: Path) -> None:

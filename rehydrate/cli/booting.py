@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from cdp_container.clock import Clock
 from cdp_container.console import printable, say
-from cdp_container.domain.failover_note import FailoverNote
-from cdp_container.domain.identity import AgentIdentity
+from cdp_container.domain.failover_note import NOTE_NAME, FailoverNote, change_note
+from cdp_container.domain.identity import AgentIdentity, load_identity
 from cdp_container.domain.settings import AgentSettings
-from cdp_container.errors import counted
+from cdp_container.errors import RunbookUnfit, counted
 from cdp_container.machine_errors import VmsNotRunning
 from rehydrate.boot.at_cut import AtCut
 from rehydrate.boot.hypervisors import machines_for
@@ -58,6 +58,33 @@ def directory_of(page: Page, note: FailoverNote) -> Path:
     return Path(page.runbook.directory) / f"{note.domain.hex()[:_SHOWN_DIGITS]}-{note.epoch}"
 
 
+def place_of(page: Page) -> str:
+    """Where VMs are started by a runbook: a hypervisor finds those that run again there alone."""
+    runbook = page.runbook
+    uri = f" at {runbook.uri}" if Target(runbook.target) is Target.LIBVIRT else ""
+    return f"{os.path.realpath(runbook.directory)} by {runbook.target}{uri}"
+
+
+def check_place(page: Page, note: FailoverNote, journal: Path) -> None:
+    """Raises RunbookUnfit where VMs were started elsewhere: each would run twice, on the same disks."""
+    if note.booted in ("", place_of(page)):
+        return
+    what = f"{page.path} does not fit: it has VMs started in {place_of(page)}"
+    why = f"VMs were started in {note.booted}; those that run there would be started again on the same disks"
+    hint = f"name that again; or stop all of them first, and take `booted` out of {journal / NOTE_NAME}"
+    raise RunbookUnfit(what, why, hint)
+
+
+def _note_place(page: Page, journal: Path) -> None:
+    """Durably, before the first VM is started. Raises RunbookUnfit."""
+
+    def noted(note: FailoverNote) -> FailoverNote:
+        check_place(page, note, journal)
+        return replace(note, booted=place_of(page))
+
+    change_note(journal, noted)
+
+
 def exports_of(identity: AgentIdentity, settings: AgentSettings, target: str) -> dict[bytes, Place]:
     """Where each volume is: the agent's export of it, by its space.
 
@@ -76,19 +103,20 @@ def boot(
     page: Page,
     at: AtCut,
     note: FailoverNote,
-    identity: AgentIdentity,
+    journal: Path,
     settings: AgentSettings,
     clock: Clock,
     as_json: bool,
 ) -> list[Result]:
     """Define and start the VMs, in their order, until each runs or has failed. Those that run are left alone.
 
+    `journal`: the agent's directory, which has the failover's note.
     Raises RunbookUnfit, AlreadyRunning: another command is at it.
     """
     check_fits(page, at.point, rehearsal=False)
     runbook, directory = page.runbook, directory_of(page, note)
     by = Rendering(runbook, str(directory), rehearsal=False, entropy=os.urandom)
-    places = exports_of(identity, settings, runbook.target)
+    places = exports_of(load_identity(journal), settings, runbook.target)
     vms = [ready_of(member, places, by) for member in started_of(runbook, at.members)]
     for word in not_rendered_of(vms):
         say(f"not rendered: {printable(word)}")
@@ -98,6 +126,7 @@ def boot(
         fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         lock_alone(fd, directory / LOCK_NAME, what)
+        _note_place(page, journal)
         before_seconds = max(0, clock.wall_ns() - note.began_ns) / 1e9
         machines = machines_for(runbook.target, runbook.uri)
         return bring_up(vms, machines, clock, Lines(as_json), before_seconds)

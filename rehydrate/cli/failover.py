@@ -19,7 +19,7 @@ from typing import Final
 from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import answer, printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.failover_note import FailoverNote, drop_note, load_note, save_note
+from cdp_container.domain.failover_note import FailoverNote, change_note, drop_note, load_note, save_note
 from cdp_container.domain.holding import Holding
 from cdp_container.domain.identity import AgentIdentity, TreeIdentity, VmIdentity, load_identity
 from cdp_container.domain.machine_records import members_known
@@ -154,8 +154,10 @@ def _fail_over(run: _Run) -> int:
     with holding_for(run.patient, "failover", run.asked.site, run.clock) as run.holding:
         run.holding.place()
         note = _prepared(run)
-        if run.page is not None and run.vms is None:
-            _look_at_vms(run, note)
+        if run.page is not None:
+            booting.check_place(run.page, note, run.where.journal)
+            if run.vms is None:
+                _look_at_vms(run, note)
     return _serve(run, note)
 
 
@@ -404,7 +406,7 @@ def _serve(run: _Run, note: FailoverNote) -> int:
         remove_progress(Path(source.path))  # where the command was interrupted just before it did
     process = agent_start.start_agent(where.config_path, where.journal, run.clock) if where.start else None
     failover.check_still_ours(run.patient, where.journal)  # no hook sends guests to disks of a lost domain
-    booted = None if run.page is None else _boot(run, run.page, note)
+    booted = None if run.page is None else _boot(run, run.page)
     note = load_note(where.journal) or note
     outcome = failover.outcome_of(note, run.clock.wall_ns())
     members = failover_views.failover_members(
@@ -423,13 +425,11 @@ def _serve(run: _Run, note: FailoverNote) -> int:
     return 0
 
 
-def _boot(run: _Run, page: Page, note: FailoverNote) -> list[Result]:
+def _boot(run: _Run, page: Page) -> list[Result]:
     """Start the VMs; when the exports were open is noted before, and told where this is run again."""
     assert run.vms is not None, "looked at"
-    where = run.where
-    if not note.served_ns:
-        note = replace(note, served_ns=run.clock.wall_ns())
-        save_note(where.journal, note)
+    where, now_ns = run.where, run.clock.wall_ns()
+    note = change_note(where.journal, lambda note: replace(note, served_ns=note.served_ns or now_ns))
     run.report("the domain is served and protected from here: VMs are started")
-    identity, settings = load_identity(where.journal), load_settings(where.config_path)
-    return booting.boot(page, run.vms, note, identity, settings, run.clock, run.as_json)
+    settings = load_settings(where.config_path)
+    return booting.boot(page, run.vms, note, where.journal, settings, run.clock, run.as_json)

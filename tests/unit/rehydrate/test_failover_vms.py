@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cdp_container.domain.failover_note import change_note
 from cdp_container.domain.identity import load_identity
 from cdp_container.domain.machine import Description
 from cdp_container.domain.machine_records import Configuration, Native, vm_record
+from cdp_container.errors import RunbookUnfit
 from cdp_container.format.index import Record
-from tests.unit.rehydrate.test_failover import World
+from rehydrate.cli import failover as taking
+from rehydrate.cli.commands import Access
+from rehydrate.cli.runbook_page import read_page
+from rehydrate.plan import Choice
+from tests.unit.rehydrate.test_failover import Killed, World
 
 WEB, DB, BAD = b"W" * 16, b"D" * 16, b"B" * 16
 
@@ -60,3 +67,27 @@ def test_a_prepared_configuration_asks_for_them_under_the_same_ids(tmp_path: Pat
     assert (found["web"].vm, found["web"].kind, found["web"].at) == (WEB, "qmp", "/run/web.sock")
     assert (found["db"].vm, found["db"].kind) == (DB, "")
     assert found["new"].vm not in (WEB, DB, BAD)
+
+
+def test_an_interrupted_one_is_refused_another_place_of_its_vms_before_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = with_vms(tmp_path)
+    runbook = tmp_path / "runbook.yaml"
+    runbook.write_text("target: qemu\ndirectory: /srv/second\nvms: {}\nleave_out: [web, db]\nnetworks: {}\n")
+    tries = []
+
+    def killed(*_: object) -> int:
+        tries.append(1)
+        raise Killed
+
+    monkeypatch.setattr("rehydrate.agent_start.start_agent", killed)
+    monkeypatch.setattr("rehydrate.cli.booting.check_fits", lambda *_, **__: None)
+    with pytest.raises(Killed):
+        world.run(start=True)
+    change_note(world.journal, lambda note: replace(note, booted="/srv/first by qemu"))
+    asked = taking.asked_of("site-b", "me", "drill", None, accept_loss=False)
+    access = Access(str(world.base / "container"), None, world.base / "key")
+    with pytest.raises(RunbookUnfit, match="/srv/first by qemu"):
+        taking.fail_over(access, Choice(), asked, world.where(start=True), True, page=read_page(runbook))
+    assert len(tries) == 1

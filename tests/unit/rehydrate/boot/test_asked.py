@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cdp_container.domain.failover_note import FailoverNote, load_note, save_note
+from cdp_container.clock import SystemClock
+from cdp_container.domain.failover_note import (
+    NOTE_NAME,
+    FailoverNote,
+    change_note,
+    drop_note,
+    load_note,
+    save_note,
+)
 from cdp_container.domain.identity import AgentIdentity, SourceIdentity
 from cdp_container.domain.machine import Description, Disk, Nic
 from cdp_container.domain.machine_records import Configuration, Member, Native
 from cdp_container.domain.settings import parse_settings
-from cdp_container.errors import ConfigInvalid, RenderRefused, RunbookUnfit, UsageError
+from cdp_container.errors import AlreadyRunning, ConfigInvalid, RenderRefused, RunbookUnfit, UsageError
+from rehydrate.boot.at_cut import AtCut
 from rehydrate.boot.hypervisors import machines_for
 from rehydrate.boot.ready import Rendering, ready_of
-from rehydrate.cli import commands, dr_test
+from rehydrate.boot.run import Result
+from rehydrate.cli import booting, commands, dr_test
 from rehydrate.cli.booting import directory_of, exports_of
 from rehydrate.cli.runbook_page import Page, check_fits, page_of, read_page
 from rehydrate.failover import outcome_of
@@ -25,6 +36,7 @@ from rehydrate.rehearsal.run import Asked
 from rehydrate.render.recovered import FilePlace, NbdPlace
 from rehydrate.runbook.check import AtPoint
 from rehydrate.runbook.model import RunbookSettings
+from tests.unit.rehydrate.boot.vms import Invented
 
 SPACE = b"S" * 16
 RUNBOOK = "target: qemu\ndirectory: /srv/v\nvms: {web: {}}\nnetworks: {'*': {none: true}}\n"
@@ -158,6 +170,66 @@ def test_each_failover_has_a_directory_of_its_own(page: Path) -> None:
     read = read_page(page)
     assert isinstance(read, Page)
     assert directory_of(read, note) == Path("/srv/v/00010203-7")
+
+
+def test_vms_are_started_in_one_place_only(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, first = tmp_path / "j", tmp_path / "first"
+    journal.mkdir()
+    save_note(journal, FailoverNote(b"D" * 16, "b", 1, epoch=7, prepared=True))
+    noted: list[str] = []
+
+    async def starting() -> None:
+        noted.append(booted(journal))
+
+    machines = Invented(starting=starting)
+    monkeypatch.setattr(booting, "machines_for", lambda target, uri: machines)
+    monkeypatch.setattr(booting, "check_fits", lambda page, point, rehearsal: None)
+    identity = AgentIdentity(
+        b"D" * 16, "shop", "b", "none", b"", b"", b"", b"", (SourceIdentity("db", "/d", SPACE, 1),)
+    )
+    monkeypatch.setattr(booting, "load_identity", lambda directory: identity)
+    text = "domain: shop\nsite: b\nstore: /c\njournal: {directory: /j}\nvolumes: [{name: db, path: /d}]\n"
+    settings = parse_settings(text.encode(), "x")
+    point = AtPoint([member()], {SPACE: "db"}, frozenset())
+
+    def boot(directory: Path, target: str = "qemu") -> list[Result]:
+        words = RUNBOOK.replace("/srv/v", str(directory)).replace("qemu", target)
+        page.write_text(words)
+        note = load_note(journal)
+        assert note is not None
+        at = AtCut(tuple(point.members), point)
+        return booting.boot(read_page(page), at, note, journal, settings, SystemClock(), as_json=True)
+
+    (one,) = boot(first)
+    assert one.is_running
+    assert noted == [f"{first} by qemu"], "before the first start"
+    for directory, target in ((tmp_path / "second", "qemu"), (first, "libvirt")):
+        with pytest.raises(RunbookUnfit, match=f"VMs were started in {first} by qemu") as caught:
+            boot(directory, target)
+        assert "`booted`" in caught.value.hint
+    machines.power.clear()
+    (tmp_path / "link").symlink_to(first)
+    assert boot(tmp_path / "link")[0].is_running
+    assert machines.started == ["web", "web"]
+    drop_note(journal)
+    with pytest.raises(AlreadyRunning, match="ended the failover"):
+        change_note(journal, lambda note: note)
+
+
+def booted(journal: Path) -> str:
+    note = load_note(journal)
+    assert note is not None
+    return note.booted
+
+
+def test_a_note_from_before_that_names_no_place(tmp_path: Path) -> None:
+    save_note(tmp_path, FailoverNote(b"D" * 16, "b", 1))
+    members = json.loads((tmp_path / NOTE_NAME).read_text())
+    del members["booted"]
+    (tmp_path / NOTE_NAME).write_text(json.dumps(members))
+    assert booted(tmp_path) == ""
 
 
 def test_when_it_was_served_is_kept_and_told(tmp_path: Path) -> None:
