@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from cdp_agent.imager.nbd import ALLOCATION, NbdReader
 from cdp_agent.imager.qcow2 import empty_image
-from cdp_agent.imager.qmp import Commanding, QmpRefused, sane
+from cdp_agent.imager.qmp import Commanding, QmpRefused
 from cdp_agent.imager.settings import GRANULARITY_BYTES
 from cdp_agent.vms.qmp_answers import disk_name
 from cdp_agent.watcher.wire import connect_to, listen_at
@@ -110,14 +110,8 @@ class Hypervisor:
         self._kept.clear()
         self._qmp.close()
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether it can be asked: else it is to be connected to anew."""
-        return self._qmp.is_usable
-
     # --- looking -------------------------------------------------------------------------------
 
-    @sane
     def is_running(self) -> bool:
         """Whether its guest may write. One that migrates away, or is about to be started, may."""
         status = self._qmp.do("query-status")
@@ -129,7 +123,6 @@ class Hypervisor:
 
     # --- clearing away -------------------------------------------------------------------------
 
-    @sane
     def clean(self, keep: Sequence[str] = ()) -> None:
         """Take away all that any run of ours left, but the bitmaps of `keep`."""
         self._stop_server()
@@ -203,7 +196,6 @@ class Hypervisor:
         """`new` records from here on, and `old` no more; no image is kept."""
         self._transact([action for node in nodes for action in (_add(node, new), _disable(node, old))])
 
-    @sane
     def instant(self, nodes: Mapping[str, int], old: str, new: str) -> None:
         """The same, and what the disks hold at that instant can be read until `clean`.
 
@@ -310,7 +302,6 @@ _STILL: Final = frozenset({"paused", "shutdown", "prelaunch", "postmigrate", "gu
 """States in which no guest writes until somebody says so."""
 
 
-@sane
 def disks_of(qmp: Commanding) -> dict[str, Found]:
     """The disks of a QEMU by their names. Raises HypervisorFailed."""
     found: dict[str, Found] = {}
