@@ -7,6 +7,7 @@ what was read, does not belong here (`core`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -30,8 +31,10 @@ def attend(hypervisor: Hypervisor, vm: VmMemory) -> None:
 
     `vm.doubtful_bytes` is what a cycle would read then.
 
-    Raises HypervisorFailed; where a disk is not there, or not as large as it was, the message says so.
+    Raises HypervisorFailed; where a disk is not there, or not as large as it was, or the guest is in another
+    QEMU, the message says so.
     """
+    _refuse_elsewhere(hypervisor, vm)
     if not vm.is_clean:
         hypervisor.clean([hypervisor.bitmap(n) for n in vm.bitmaps])
     vm.is_clean = False
@@ -51,6 +54,18 @@ def attend(hypervisor: Hypervisor, vm: VmMemory) -> None:
     name = hypervisor.bitmap(vm.bitmap)
     dirty = sum(found[disk.settings.disk].recording.get(name, 0) for disk in vm.disks)
     vm.doubtful_bytes = dirty + vm.doubt_bytes
+
+
+def _refuse_elsewhere(hypervisor: Hypervisor, vm: VmMemory) -> None:
+    """A QEMU that was migrated away goes on to answer, and its bitmaps to record: nothing."""
+    if not hypervisor.is_elsewhere():
+        return
+    vm.forget()
+    with contextlib.suppress(HypervisorFailed):  # what matters is why
+        hypervisor.clean()
+    why = "its guest runs, or will run, in another QEMU"
+    hint = "after a migration let `qmp` of the VM lead to the QEMU that it came to"
+    raise HypervisorFailed(f"capturing VM {vm.settings.name}", why, hint)
 
 
 def _disks(hypervisor: Hypervisor, vm: VmMemory) -> Mapping[str, Found]:
@@ -96,6 +111,7 @@ def take_instant(hypervisor: Hypervisor, vm: VmMemory, clock: Clock) -> Instant:
     # Before: what a guest was told to be written until now is in the image.
     instant = Instant(clock.wall_ns(), clock.boottime_ns(), ran)
     hypervisor.instant(nodes, hypervisor.bitmap(vm.bitmap), hypervisor.bitmap(vm.next_bitmap))
+    _refuse_elsewhere(hypervisor, vm)  # what is kept now may be older than the instant
     return instant._replace(ran=ran or hypervisor.is_running())
 
 

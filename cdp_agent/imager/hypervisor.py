@@ -113,9 +113,13 @@ class Hypervisor:
     # --- looking -------------------------------------------------------------------------------
 
     def is_running(self) -> bool:
-        """Whether its guest may write. One that migrates away, or is about to be started, may."""
+        """Whether its guest may write."""
         status = self._qmp.do("query-status")
         return bool(status.get("running")) or status.get("status") not in _STILL
+
+    def is_elsewhere(self) -> bool:
+        """Whether its guest runs, or will run, in another QEMU, which writes its disks: no bitmap knows."""
+        return self._qmp.do("query-status").get("status") in _ELSEWHERE
 
     def disks(self) -> dict[str, Found]:
         """Its disks by their names, as descriptions have them."""
@@ -298,8 +302,10 @@ class Hypervisor:
             reader.close()
 
 
-_STILL: Final = frozenset({"paused", "shutdown", "prelaunch", "postmigrate", "guest-panicked", "io-error"})
+_STILL: Final = frozenset({"paused", "shutdown", "prelaunch", "guest-panicked", "io-error"})
 """States in which no guest writes until somebody says so."""
+_ELSEWHERE: Final = frozenset({"postmigrate", "finish-migrate", "inmigrate"})
+"""Of a migration: after it, before its end, and at the side that it comes to."""
 
 
 def disks_of(qmp: Commanding) -> dict[str, Found]:

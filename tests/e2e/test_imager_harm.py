@@ -18,6 +18,7 @@ import pytest
 from cdp_agent.imager import cycle, hypervisor
 from cdp_agent.imager.cycle import read_extents
 from cdp_agent.imager.qmp import Commanding
+from cdp_container.clock import SystemClock
 from cdp_container.errors import HypervisorFailed
 from cdp_container.format.place import NOWHERE
 from cdp_container.format.segment import NewExtent
@@ -242,6 +243,28 @@ def test_a_server_of_another_program_is_left_alone(vm: Written, tmp_path: Path) 
     assert (tmp_path / "theirs.sock").exists()
     assert vm.left_over() == []
     vm.ask("nbd-server-stop")
+    imager.vms[0].again_ns = 0
+    protect_all(imager, container)
+    assert [container.spaces[space_of(0, n)] for n in range(2)] == vm.disks
+    imager.close()
+
+
+def test_a_vm_that_migrated_away_is_not_called_whole(vm: Written, tmp_path: Path) -> None:
+    """The QEMU that it left goes on to answer; once it is let go on there, all is read and compared."""
+    settings = settings_of(tmp_path, {"vm": vm})
+    imager, container = imager_of(settings), Container(settings)
+    imager.begin(1, NOWHERE)
+    protect_all(imager, container)
+    vm.ask("migrate", uri="exec:cat >/dev/null")
+    wait_until(lambda: vm.ask("query-status")["status"] == "postmigrate", "it migrated away", 60.0)
+    for number in range(len(SIZES)):  # the other QEMU does
+        (vm.folder / f"{number}.raw").write_bytes(bytes([number + 1]) * SIZES[number])
+        vm.disks[number][:] = bytes([number + 1]) * SIZES[number]
+    imager.sweep(1, 0)
+    assert "in another QEMU" in imager.vms[0].problem
+    assert len(imager.take(1, 0, False, SystemClock().boottime_ns()).not_whole) == 2
+    assert (vm.bitmaps(), vm.left_over()) == ([], [])
+    vm.ask("cont")
     imager.vms[0].again_ns = 0
     protect_all(imager, container)
     assert [container.spaces[space_of(0, n)] for n in range(2)] == vm.disks

@@ -108,6 +108,10 @@ class SimHypervisor:
         self._call()
         return self._vm.runs
 
+    def is_elsewhere(self) -> bool:
+        self._call()
+        return False
+
     def disks(self) -> dict[str, Found]:
         self._call()
         return {

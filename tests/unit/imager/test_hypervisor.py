@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cdp_agent.imager import hypervisor
+from cdp_agent.imager import cycle, hypervisor
 from cdp_agent.imager.hypervisor import Hypervisor
+from cdp_agent.imager.memory import memory_of
+from cdp_agent.imager.settings import DiskSettings, VmSettings
+from cdp_container.clock import SystemClock
+from cdp_container.errors import HypervisorFailed
 
 
 class Qemu:
@@ -42,3 +46,61 @@ def test_what_is_kept_for_a_cycle_is_never_flushed(tmp_path: Path, monkeypatch: 
     (overlay,) = [arguments for command, arguments in qemu.said if command == "blockdev-add"]
     assert overlay["cache"] == overlay["file"]["cache"] == {"no-flush": True}
     assert overlay["file"]["filename"] == "/dev/fdset/7"
+
+
+STATES = [
+    ("running", True, False),
+    ("paused", False, False),
+    ("shutdown", False, False),
+    ("suspended", True, False),
+    ("postmigrate", True, True),
+    ("finish-migrate", True, True),
+    ("inmigrate", True, True),
+]
+
+
+@pytest.mark.parametrize(("state", "may_write", "is_elsewhere"), STATES)
+def test_a_guest_that_migrates_may_write_and_not_here(
+    tmp_path: Path, state: str, may_write: bool, is_elsewhere: bool
+) -> None:
+    """So a release does not take it for stopped, and a cycle does not take its disks for what they were."""
+    connected = hypervisor_of(Qemu(query_status={"running": state == "running", "status": state}), tmp_path)
+    assert (connected.is_running(), connected.is_elsewhere()) == (may_write, is_elsewhere)
+
+
+class Elsewhere:
+    """A VM's QEMU that is migrated away at the N-th question. `cleaned`: with what was to be kept."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.cleaned: list[Sequence[str]] = []
+
+    def is_elsewhere(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+    def is_running(self) -> bool:
+        return False
+
+    def bitmap(self, number: int) -> str:
+        return f"b{number}"
+
+    def instant(self, nodes: Mapping[str, int], old: str, new: str) -> None:
+        """It is made."""
+
+    def clean(self, keep: Sequence[str] = ()) -> None:
+        self.cleaned.append(keep)
+        raise HypervisorFailed("cleaning", "as it was told to")
+
+
+@pytest.mark.parametrize("step", ["attend", "instant"])
+def test_nothing_is_known_any_more_of_a_vm_that_migrated(step: str) -> None:
+    """Its bitmap is there and records, as before; amid a cycle, too."""
+    vm = memory_of(VmSettings("vm", "", (DiskSettings(b"d" * 16, "disk", "d0", 4096),)))
+    vm.bitmap = vm.last_bitmap = 3
+    vm.is_clean = True
+    vm.disks[0].node, vm.disks[0].read_to = "node", 4096
+    qemu: Any = Elsewhere(1)
+    with pytest.raises(HypervisorFailed, match="another QEMU"):
+        cycle.attend(qemu, vm) if step == "attend" else cycle.take_instant(qemu, vm, SystemClock())
+    assert (vm.bitmap, vm.next_bitmap, vm.is_read, qemu.cleaned) == (0, 0, False, [()])
