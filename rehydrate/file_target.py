@@ -32,6 +32,8 @@ PARTIAL_SUFFIX: Final = ".partial"
 BLOCK_BYTES: Final = 512
 """What `st_blocks` counts in."""
 _FILE_MODE: Final = 0o600
+_WITHOUT_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without links say: FAT, CIFS, FUSE, each in its own way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,28 @@ class Wanted:
     restart: bool = False
     tolerant: bool = False
     hold: str = ""
+
+
+def name_new(partial: Path, path: Path) -> None:
+    """Give a whole file its name, unless somebody has put something there meanwhile; both names may stand.
+
+    A link, unlike a rename, fails then. Without links a file that somebody makes between the look and the
+    rename is lost: microseconds, in place of the hours for which the file was made. Raises TargetNotEmpty.
+    """
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise _made_meanwhile(path) from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise _made_meanwhile(path) from None
+        os.rename(partial, path)
+
+
+def _made_meanwhile(path: Path) -> TargetNotEmpty:
+    return TargetNotEmpty(f"finish {path}", "another process has made this file meanwhile")
 
 
 class FileTarget:
@@ -115,20 +139,10 @@ class FileTarget:
         if not self._is_ours():
             raise TargetUnsuitable(f"finish {self.path}", f"{self._partial} was replaced by another process")
         if not self._replaces:
-            # A link, unlike a rename, fails where somebody has put a file there meanwhile.
-            try:
-                os.link(self._partial, self.path)
-            except FileExistsError:
-                raise TargetNotEmpty(
-                    f"finish {self.path}", "another process has made this file meanwhile"
-                ) from None
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                    raise
-            else:
-                os.unlink(self._partial)
-                return
-        os.rename(self._partial, self.path)
+            name_new(self._partial, self.path)
+            self._partial.unlink(missing_ok=True)  # its other name, if it was linked
+        else:
+            os.rename(self._partial, self.path)
 
     def _is_ours(self) -> bool:
         """Whether the partial file's name still stands for the file that we write."""

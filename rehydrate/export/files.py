@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.errors import TargetNotEmpty, TargetUnsuitable, counted
-from rehydrate.file_target import check_room, partial_path
+from rehydrate.file_target import check_room, name_new, partial_path
 from rehydrate.localio import lock_alone, os_errors, sync_directory
 from rehydrate.users import users_of
 
@@ -45,19 +45,8 @@ class Place:
             if self.replaces:
                 os.rename(self.inner, self.path)
             else:
-                _name_new(self.inner, self.path)
+                name_new(self.inner, self.path)
             sync_directory(self.path.parent)
-
-
-def _name_new(inner: Path, path: Path) -> None:
-    """A link, unlike a rename, fails where somebody has put a file there meanwhile."""
-    try:
-        os.link(inner, path)
-    except FileExistsError:
-        why = "another process has made this file meanwhile"
-        raise TargetNotEmpty(f"finish {path}", why) from None
-    except PermissionError:  # file systems without links
-        os.rename(inner, path)
 
 
 def check_target(path: Path, force: bool) -> str:

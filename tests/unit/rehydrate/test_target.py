@@ -71,13 +71,26 @@ def test_an_empty_file_may_be_replaced(tmp_path: Path) -> None:
     assert path.stat().st_size == SIZE
 
 
-def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without_links", [None, errno.EPERM, errno.ENOSYS])
+def test_a_file_that_appears_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_links: int | None
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        assert without_links is not None
+        raise OSError(without_links, os.strerror(without_links))
+
+    if without_links is not None:
+        monkeypatch.setattr(os, "link", link)
     path = tmp_path / "disk.raw"
     with open_target(path, SIZE, 0, force=False) as target:
         path.write_bytes(b"somebody else's")
         with pytest.raises(TargetNotEmpty, match="meanwhile"):
             target.finish()
     assert path.read_bytes() == b"somebody else's"
+    assert list(tmp_path.iterdir()) == [path]
+    path.unlink()
+    with open_target(path, SIZE, 0, force=False) as target:
+        target.finish()
     assert list(tmp_path.iterdir()) == [path]
 
 

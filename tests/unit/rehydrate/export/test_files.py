@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -101,3 +102,25 @@ def test_room_is_asked_for_and_who_came_meanwhile_is_not_overwritten(tmp_path: P
             place.finish()
     assert path.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["db"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_system_without_links_gets_the_image_and_keeps_what_came_meanwhile(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "db"
+    with image_place(path, 0, False) as place:
+        place.inner.write_bytes(b"ours")
+        path.symlink_to("nowhere")  # a rename would take its place, and `exists` not see it
+        with pytest.raises(TargetNotEmpty, match="meanwhile"):
+            place.finish()
+    assert path.is_symlink()
+    path.unlink()
+    with image_place(path, 0, False) as place:
+        place.inner.write_bytes(b"ours")
+        place.finish()
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"ours", ["db"])
