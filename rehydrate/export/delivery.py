@@ -123,8 +123,7 @@ class Delivery:
         if stored is not None and state is not None and stored.metadata.get(NONCE) == state.nonce:
             return Prepared(item, state, stored)
         if stored is not None and not ways.force:
-            why = f"an object of {counted(stored.size_bytes, 'byte')} is there"
-            raise TargetNotEmpty(f"export to {bucket.address_of(item.key)}", why)
+            raise self._occupied(item.key, stored)
         if state is None and not item.is_streamed:
             check_target(ways.workspace / item.name, ways.force)
         if stored is not None:
@@ -182,6 +181,26 @@ class Delivery:
         return len(ended)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _occupied(self, key: str, stored: Stored, hint: str | None = None) -> TargetNotEmpty:
+        why = f"an object of {counted(stored.size_bytes, 'byte')} is there"
+        return TargetNotEmpty(f"export to {self._bucket.address_of(key)}", why, hint)
+
+    def _check_still_free(self, item: Item, state: State) -> None:
+        """Whether somebody else has made the object in the hours since `prepare`. The upload stays as it is.
+
+        Between this and the end of the upload it may still be made, and be lost: not all stores know a
+        condition (If-None-Match) there, and those that do not would pass over it in silence.
+        """
+        if self._ways.force:
+            return
+        stored = self._bucket.head(item.key)
+        if stored is not None and stored.metadata.get(NONCE) != state.nonce:
+            hint = (
+                "all parts were sent, and are kept: once that object is moved away, or with --force, the "
+                "same command goes on with them; --abort ends the upload"
+            )
+            raise self._occupied(item.key, stored, hint)
 
     def _discard(self, item: Item) -> set[str]:
         """End the upload that the workspace knows of, and clear that of it; gives its id, if any."""
@@ -267,6 +286,7 @@ class Delivery:
         everything = sorted([*there.values(), *sent], key=lambda one: one.number)
         assert [one.number for one in everything] == [part.number for part in parts], "all were sent"
         sha256 = "" if state.made is None else state.made.sha256
+        self._check_still_free(item, state)
         if item.is_streamed:
             digests = [one.sha256 for one in everything]
             self._put_manifest(item, state, size_bytes, digests)

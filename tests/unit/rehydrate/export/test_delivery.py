@@ -220,6 +220,36 @@ def test_an_object_that_is_there_is_replaced_by_force_alone(export: Export, buck
     assert object_of(bucket) == IMAGE
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_object_that_somebody_makes_meanwhile_stays_and_the_upload_is_gone_on_with(
+    export: Export, bucket: Fresh, is_streamed: bool
+) -> None:
+    export.is_streamed = is_streamed
+
+    class Overtaken(Export):
+        """Somebody makes the object while parts are sent."""
+
+        def check(self) -> None:
+            bucket.admin.put_object(Bucket=bucket.name, Key=KEY, Body=b"theirs")
+
+    overtaken = Overtaken(export.settings, export.workspace, is_streamed=is_streamed)
+    with pytest.raises(TargetNotEmpty, match="6 bytes") as caught:
+        overtaken.run()
+    assert "--abort" in caught.value.hint
+    assert (object_of(bucket), len(uploads(bucket))) == (b"theirs", 1)
+    found = bucket.admin.list_objects_v2(Bucket=bucket.name)["Contents"]
+    assert [one["Key"] for one in found] == [KEY], "nor is there a list of its parts"
+    with pytest.raises(TargetNotEmpty):
+        export.run()
+    bucket.admin.delete_object(Bucket=bucket.name, Key=KEY)
+    done = export.run()
+    assert (done.sent, done.there, export.made) == (0, 4, [])
+    assert object_of(bucket) == IMAGE
+    overtaken.force = True
+    assert overtaken.run().sent == 4
+    assert object_of(bucket) == IMAGE
+
+
 def test_what_another_export_left_is_refused_until_it_is_discarded(export: Export, bucket: Fresh) -> None:
     interrupted(export, 1)
     newer = replace(export, point="3.18", told=[], made=[])
