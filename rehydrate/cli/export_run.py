@@ -155,6 +155,7 @@ class _Files:
     def put_configuration(self, name: str, vm: bytes, data: bytes) -> str:
         """See `Destination.put_configuration`."""
         path = configuration_path(self._targets, name, vm)
+        check_target(path, self._targets.force)  # again: images took hours
         replace_file(path, data)
         return str(path)
 
@@ -178,7 +179,9 @@ class _InBucket:
         self._prepared: dict[str, Prepared] = {}
 
     def check(self, volumes: Sequence[Volume], vm: tuple[str, bytes] | None) -> None:
-        """See `Destination.check`; a configuration is small, and written over what is there."""
+        """See `Destination.check`."""
+        if vm is not None:
+            self._delivery.check_free(self._configuration_key(*vm))
         for one in volumes:
             if one.file not in self._prepared:
                 self._prepared[one.file] = self._delivery.prepare(self._item(one))
@@ -207,8 +210,8 @@ class _InBucket:
 
     def put_configuration(self, name: str, vm: bytes, data: bytes) -> str:
         """See `Destination.put_configuration`."""
-        (file,) = file_names([(name, vm)], CONFIGURATION_SUFFIX)
-        key = self._key(file, vm.hex() + CONFIGURATION_SUFFIX)
+        key = self._configuration_key(name, vm)
+        self._delivery.check_free(key)  # again: images took hours
         self._bucket.put(key, data)
         return self._bucket.address_of(key)
 
@@ -230,6 +233,10 @@ class _InBucket:
             key=self._key(volume.file, space + self._shape.suffix),
         )
         return Item(volume.file, identity, self._shape.format == RAW)
+
+    def _configuration_key(self, name: str, vm: bytes) -> str:
+        (file,) = file_names([(name, vm)], CONFIGURATION_SUFFIX)
+        return self._key(file, vm.hex() + CONFIGURATION_SUFFIX)
 
     def _key(self, name: str, otherwise: str) -> str:
         key = self._bucket.key_of(name) or self._bucket.key_of(otherwise)

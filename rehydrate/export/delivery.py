@@ -172,6 +172,12 @@ class Delivery:
         forget(workspace, item.name)
         return delivered
 
+    def check_free(self, key: str) -> None:
+        """Of what is small and written at once: see whether it may be. Raises TargetNotEmpty."""
+        stored = None if self._ways.force else self._bucket.head(key)
+        if stored is not None:
+            raise self._occupied(key, stored)
+
     def abort(self, item: Item) -> int:
         """End all uploads of its object, and clear the workspace of it; gives how many there were."""
         ended = self._discard(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from cdp_container.domain.machine import Description, Disk
 from cdp_container.domain.machine_records import Configuration, Native, vm_record
 from cdp_container.errors import AlreadyRunning, TargetNotEmpty
 from cdp_container.store.directory import DirectoryStore
+from rehydrate.export.content import Bytes
+from rehydrate.export.delivery import Delivered, Delivery, Prepared, Steps
 from rehydrate.export.workspace import locked
 from tests.containers import Site, write
 from tests.servers.bucket import Bucket, fresh_bucket, s3_environment
@@ -91,6 +93,37 @@ def test_a_vm_goes_there_with_its_configuration(
     assert json.loads(object_of(bucket, "import/web.vm.json"))["name"] == "web"
     assert told["configuration"] == f"s3://{bucket.name}/import/web.vm.json"
     assert [path.name for path in out.iterdir()] == ["export.lock"]
+
+
+@pytest.mark.needs("qemu-img")
+def test_a_configuration_that_is_there_is_replaced_by_force_alone(
+    run: Run,
+    protected: Site,
+    place: Path,
+    out: Path,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = words(place, bucket, out, "--vm", "web", "--format", "qcow2")
+    key = "import/web.vm.json"
+    bucket.admin.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+    assert key in refused(run, TargetNotEmpty.exit_code, *command)
+    assert (keys(bucket), object_of(bucket, key)) == ([key], b"theirs"), "nothing was begun"
+    bucket.admin.delete_object(Bucket=bucket.name, Key=key)
+    deliver = Delivery.deliver
+
+    def meanwhile(
+        delivery: Delivery, prepared: Prepared, make: Callable[[Path], None], source: Bytes, steps: Steps
+    ) -> Delivered:
+        bucket.admin.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+        return deliver(delivery, prepared, make, source, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, "deliver", meanwhile)
+        assert key in refused(run, TargetNotEmpty.exit_code, *command)
+    assert (len(keys(bucket)), object_of(bucket, key)) == (2, b"theirs")
+    assert run(*command, "--force")[0] == 0
+    assert json.loads(object_of(bucket, key))["name"] == "web"
 
 
 def test_abort_ends_uploads_of_these_objects_and_exports_nothing(
