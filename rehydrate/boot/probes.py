@@ -240,7 +240,12 @@ async def _follow(console: Console, path: str, pattern: re.Pattern[str]) -> None
 
 
 async def _command(words: list[str], vm: Ready) -> None:
-    told = {"CDP_VM": vm.name, "CDP_VM_CONSOLE": vm.known.path("console"), "CDP_VM_UUID": vm.known.uuid}
+    told = {
+        "CDP_VM": vm.name,
+        "CDP_VM_CONSOLE": vm.known.path("console"),
+        "CDP_VM_UUID": vm.known.uuid,
+        "CDP_VM_REHEARSAL": "1" if vm.known.is_rehearsed else "0",
+    }
     try:
         ended = await run_words(words, {**plain_environment(), **told}, OUTPUT_BYTES_MAX)
     except OSError as error:

@@ -72,6 +72,33 @@ def _rehearsal(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator
     for one in _findings(rehearsal, point, here):
         yield Finding(("test", *one.place), one.words, one.is_fault)
     yield from _shared(runbook, rehearsal)
+    for member in point.members:
+        if member.configuration.name not in rehearsal.leave_out:
+            yield from _answered(runbook, rehearsal, member)
+
+
+def _answered(runbook: RunbookSettings, rehearsal: RunbookSettings, member: Member) -> Iterator[Finding]:
+    """Checks of production that a rehearsal would make: it might pass by machines that are not its own."""
+    name = member.configuration.name
+    own = runbook.test.vms.get(name) if runbook.test is not None else None
+    if own is not None and "checks" in own.model_fields_set:
+        return
+    nics = member.configuration.description.nics
+    found = [rehearsal.network_of(name, nic.network) for nic in nics]
+    # Nobody reaches a guest from outside on QEMU's own network either.
+    is_alone = all(one is not None and (one.none or one.user) for one in found)
+    for number, check in enumerate(rehearsal.of(name).checks):
+        place: PagePlace = ("vms", name, "checks", number)
+        asked = check.tcp or check.http
+        if asked is not None and is_alone:
+            why = (
+                f"VM {name} has no network in a rehearsal that {asked} could be asked on: others would answer"
+            )
+            yield Finding(place, f"{why}; say its own checks in test.vms.{name}.checks")
+        elif check.console is None:
+            what = asked or (check.command or [""])[0]
+            why = f"a rehearsal of VM {name} has production's check {what}, and may ask production by it"
+            yield Finding(place, f"{why}: test.vms.{name}.checks says others", is_fault=False)
 
 
 def _findings(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[Finding]:

@@ -87,10 +87,9 @@ def test_guests_boot_from_what_is_served_on_demand() -> None:
 
 def test_one_that_does_not_come_up_fails_the_rehearsal_and_is_taken_away() -> None:
     with protected() as site:
-        waits = json.loads(runbook(site.base).read_text())["vms"]
-        waits["db"]["checks"].append({"tcp": "127.0.0.1:1"})
-        waits["db"]["start"] = {"within": "4s"}
-        done = rehearse(site, runbook(site.base, vms=waits))
+        test = json.loads(runbook(site.base).read_text())["test"]
+        test["vms"] = {"db": {"checks": [{"tcp": "127.0.0.1:1"}], "start": {"within": "4s"}}}
+        done = rehearse(site, runbook(site.base, test=test))
         done.must(ChecksFailed.exit_code)
         assert [one["state"] for one in done.json["machines"]] == ["failed", "not started"]
         assert "refused" in done.json["machines"][0]["why"]
@@ -108,6 +107,11 @@ def test_networks_of_production_and_a_page_without_test_are_refused_before_anyth
         done = rehearse(site, shared)
         done.must(RunbookUnfit.exit_code)
         assert "lo is a network of production too" in done.err
+        asks = json.loads(runbook(site.base).read_text())["vms"]
+        asks["db"]["checks"].append({"tcp": "127.0.0.1:1"})
+        done = rehearse(site, runbook(site.base, vms=asks))
+        done.must(RunbookUnfit.exit_code)
+        assert "others would answer" in done.err
         assert machines_of(site.base) == {}
         assert not (site.base / "dr").exists()
 

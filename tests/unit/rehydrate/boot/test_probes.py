@@ -197,7 +197,7 @@ def test_a_command_gets_no_shell_and_no_secret(tmp_path: Path, monkeypatch: pyte
     script = (
         "import os, sys; print(sys.argv[1]); "
         "sys.exit(sorted(n for n in os.environ if n.startswith(('CDP', 'AWS'))) != "
-        "['CDP_VM', 'CDP_VM_CONSOLE', 'CDP_VM_UUID'] or os.environ['CDP_VM'] != 'web')"
+        "['CDP_VM', 'CDP_VM_CONSOLE', 'CDP_VM_REHEARSAL', 'CDP_VM_UUID'] or os.environ['CDP_VM'] != 'web')"
     )
     check(tmp_path, command=[sys.executable, "-c", script, "$(id) `id`"])
 

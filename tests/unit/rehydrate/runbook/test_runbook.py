@@ -13,7 +13,7 @@ from cdp_container.domain.machine_records import Configuration, Member, Native
 from cdp_container.errors import ConfigInvalid, RenderRefused
 from rehydrate.render.recovered import NetworkKind
 from rehydrate.runbook.changes import addresses_of, changes_of
-from rehydrate.runbook.check import AtPoint, findings_of
+from rehydrate.runbook.check import AtPoint, boot_findings_of, findings_of
 from rehydrate.runbook.here import ThisMachine
 from rehydrate.runbook.model import RunbookSettings, parse_runbook, rehearsed
 from rehydrate.runbook.order import cycle_in, start_order
@@ -39,6 +39,8 @@ vms:
   shop-web: {start: {after: [shop-db], wait: 10s, within: 5m}}
 test:
   networks: {"*": {bridge: br-test}}
+  vms:
+    shop-db: {checks: [{tcp: "10.99.0.5:5432"}, {console: "ready"}]}
 """
 
 
@@ -96,6 +98,9 @@ def told(
     return [one.words for one in findings_of(runbook(page), point, here or Anywhere())]
 
 
+AT_POINT = AtPoint(MEMBERS, {ROOT: "R", DATA: "D"}, ())
+
+
 def test_a_runbook_that_fits_is_told_nothing_of() -> None:
     assert told() == []
 
@@ -141,7 +146,8 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 def test_a_rehearsal_has_no_network_of_production() -> None:
-    page = PAGE + "  vms: {shop-db: {cpus: 1, networks: {prod: {none: true}}}}\n  directory: /srv/test\n"
+    page = PAGE.replace("shop-db: {checks", "shop-db: {cpus: 1, networks: {prod: {none: true}}, checks")
+    page += "  directory: /srv/test\n"
     found = rehearsed(runbook(page))
     assert found is not None
     assert (found.mac, found.directory, found.of("shop-db").cpus) == ("new", "/srv/test", 1)
@@ -190,6 +196,37 @@ def test_what_does_not_fit_the_point_is_told(case: str) -> None:
     found = told(PAGE.replace(right, wrong))
     assert any(words in one for one in found), found
     assert len(found) == len({*found})
+
+
+ALONE = ("{bridge: br-test}", "{none: true}"), ("{bridge: br-test}", "{user: true}")
+OWN_CHECKS = PAGE[PAGE.index("  vms:\n    shop-db: {checks") :]
+
+
+@pytest.mark.parametrize(("right", "wrong"), ALONE)
+def test_a_check_of_production_is_no_check_of_a_machine_without_a_network(right: str, wrong: str) -> None:
+    page = PAGE.replace(OWN_CHECKS, "").replace(right, wrong)
+    found = findings_of(runbook(page), AT_POINT, Anywhere())
+    places = {one.place: one for one in found}
+    tcp, command, http = (places["vms", "shop-db", "checks", number] for number in (0, 2, 3))
+    assert tcp.is_fault
+    assert "10.9.0.5:5432" in tcp.words
+    assert http.is_fault
+    assert not command.is_fault
+    assert len(found) == 3, "the console is its own"
+    # Of what is started alone: a failover is not stopped by it, and neither is who leaves it out.
+    assert boot_findings_of(runbook(page), AT_POINT, Anywhere(), rehearsal=False) == []
+    left = runbook(page.replace("shop-web: {start: {after: [shop-db]", "shop-web: {start: {after: []"))
+    assert left.test is not None
+    test = left.test.model_copy(update={"leave_out": ["shop-db"]})
+    assert findings_of(left.model_copy(update={"test": test}), AT_POINT, Anywhere()) == []
+    own = page + OWN_CHECKS
+    assert findings_of(runbook(own), AT_POINT, Anywhere()) == [], "it was said for the rehearsal"
+
+
+def test_a_check_of_production_on_a_network_of_the_rehearsal_is_warned_of() -> None:
+    found = findings_of(runbook(PAGE.replace(OWN_CHECKS, "")), AT_POINT, Anywhere())
+    assert [one.is_fault for one in found] == [False, False, False]
+    assert all("production's check" in one.words for one in found)
 
 
 def test_disks_must_be_whole_volumes_of_the_point() -> None:
