@@ -109,8 +109,7 @@ class SimHypervisor:
         return self._vm.runs
 
     def is_elsewhere(self) -> bool:
-        self._call()
-        return False
+        return False  # what fails here fails in `is_running`, which is asked just before or after
 
     def disks(self) -> dict[str, Found]:
         self._call()
