@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from cdp_agent.imager.nbd import ALLOCATION, NbdReader
 from cdp_agent.imager.qcow2 import empty_image
-from cdp_agent.imager.qmp import Commanding, QmpRefused
+from cdp_agent.imager.qmp import Commanding, QmpRefused, sane
 from cdp_agent.imager.settings import GRANULARITY_BYTES
 from cdp_agent.vms.qmp_answers import disk_name
 from cdp_agent.watcher.wire import connect_to, listen_at
@@ -110,13 +110,20 @@ class Hypervisor:
         self._kept.clear()
         self._qmp.close()
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be asked: else it is to be connected to anew."""
+        return self._qmp.is_usable
+
     # --- looking -------------------------------------------------------------------------------
 
+    @sane
     def is_running(self) -> bool:
         """Whether its guest may write."""
         status = self._qmp.do("query-status")
         return bool(status.get("running")) or status.get("status") not in _STILL
 
+    @sane
     def is_elsewhere(self) -> bool:
         """Whether its guest runs, or will run, in another QEMU, which writes its disks: no bitmap knows."""
         return self._qmp.do("query-status").get("status") in _ELSEWHERE
@@ -127,6 +134,7 @@ class Hypervisor:
 
     # --- clearing away -------------------------------------------------------------------------
 
+    @sane
     def clean(self, keep: Sequence[str] = ()) -> None:
         """Take away all that any run of ours left, but the bitmaps of `keep`."""
         self._stop_server()
@@ -200,6 +208,7 @@ class Hypervisor:
         """`new` records from here on, and `old` no more; no image is kept."""
         self._transact([action for node in nodes for action in (_add(node, new), _disable(node, old))])
 
+    @sane
     def instant(self, nodes: Mapping[str, int], old: str, new: str) -> None:
         """The same, and what the disks hold at that instant can be read until `clean`.
 
@@ -308,6 +317,7 @@ _ELSEWHERE: Final = frozenset({"postmigrate", "finish-migrate", "inmigrate"})
 """Of a migration: after it, before its end, and at the side that it comes to."""
 
 
+@sane
 def disks_of(qmp: Commanding) -> dict[str, Found]:
     """The disks of a QEMU by their names. Raises HypervisorFailed."""
     found: dict[str, Found] = {}
