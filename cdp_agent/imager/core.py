@@ -9,14 +9,16 @@ what one cycle over one VM does (`cycle`).
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from cdp_agent.imager.hypervisor import Hypervisor
 from cdp_agent.imager.memory import Instant, VmMemory, memory_of
-from cdp_agent.imager.rounds import Cycle, Leisure, open_all
+from cdp_agent.imager.rounds import AGAIN_FIRST_NS, Cycle, Leisure, clear_all, let_go
 from cdp_agent.imager.settings import ImagerSettings
 from cdp_agent.watcher.batch import BatchFacts, write_batch
 from cdp_agent.watcher.client import Taken
@@ -96,19 +98,18 @@ class Imager:
         self._thread = threading.Thread(target=self._work, name="images", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Make no more; what is left in QEMUs is taken away, where they answer."""
+    def close(self) -> bool:
+        """Make no more; what is left in QEMUs is taken away. Whether it was, everywhere."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
         with self._busy:
             self._discard()
-            for opened in open_all([vm for vm in self.vms if vm.bitmap], self._open_vm, self._clock):
-                opened.vm.forget()  # the next process knows nothing of these bitmaps
-                opened.vm.is_clean = False
-                opened.leave()
+            # Those that failed a moment ago, too; the next process knows nothing of our bitmaps.
+            is_clear = clear_all([vm for vm in self.vms if vm.bitmap or not vm.is_clean], self._open_vm)
         self._page.close()
+        return is_clear
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -117,18 +118,28 @@ class Imager:
                 self._wake.wait(min(left_ns / 1e9, self._settings.every_seconds))
                 self._wake.clear()
             else:
-                self.image()
+                try:
+                    self.image()
+                except BaseException:  # noqa: BLE001  whatever it is
+                    # Nobody knows what became of what was read: the process ends, and the next one reads all.
+                    # Its guard takes away what is in QEMUs.
+                    sys.stderr.write(f"error: the imager cannot go on:\n{traceback.format_exc()}")
+                    sys.stderr.flush()
+                    os._exit(1)
 
     def image(self) -> None:
         """One cycle over all VMs, if nothing of the last one waits; what it read waits then."""
         began_ns = self._clock.boottime_ns()
         with self._busy:
             self._due_ns = began_ns + int(self._settings.every_seconds * 1e9)
+            let_go(self.vms, self._open_vm, self._clock)  # also while no image is due
             with self._lock:
                 is_due = self._ready and self._waiting is None
             if is_due:
                 self._settle()
                 self._image(began_ns)
+            if any(vm.may_keep for vm in self.vms):
+                self._due_ns = min(self._due_ns, self._clock.boottime_ns() + AGAIN_FIRST_NS)
         self._publish()
 
     def _image(self, began_ns: int) -> None:
@@ -141,6 +152,10 @@ class Imager:
             file, facts = self._written(round_.extents())
         except OSError as error:
             round_.fail(f"what was read cannot be kept: {error.strerror or error}")
+        except BaseException as error:
+            # Also of other VMs, whose bitmaps have moved on: what is in no batch must be in doubt again.
+            round_.fail(str(error))
+            raise
         finally:
             round_.close()
         with self._lock:
@@ -221,6 +236,9 @@ class Imager:
             except OSError as error:
                 leisure.fail(str(error))
                 raise WatcherFailed("nothing can be swept", error.strerror or str(error)) from error
+            except BaseException as error:
+                leisure.fail(str(error))
+                raise
             finally:
                 leisure.close()
             with self._lock:

@@ -8,12 +8,12 @@ what was read, does not belong here (`core`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from cdp_agent.imager.hypervisor import Exported, Found, Hypervisor, dirty_context
 from cdp_agent.imager.memory import DiskMemory, Instant, VmMemory
-from cdp_agent.imager.nbd import ALLOCATION, READ_BYTES_MAX, STATE_DIRTY, STATE_ZERO, NbdReader
+from cdp_agent.imager.nbd import ALLOCATION, READ_BYTES_MAX, STATE_DIRTY, STATE_ZERO, NbdReader, Status
 from cdp_agent.imager.ranges import Range, joined
 from cdp_agent.streamer.payloads import is_zero
 from cdp_container.clock import Clock
@@ -37,6 +37,7 @@ def attend(hypervisor: Hypervisor, vm: VmMemory) -> None:
     _refuse_elsewhere(hypervisor, vm)
     if not vm.is_clean:
         hypervisor.clean([hypervisor.bitmap(n) for n in vm.bitmaps])
+        vm.may_keep = False
     vm.is_clean = False
     found = _disks(hypervisor, vm)
     if not _goes_on(hypervisor, vm, found):
@@ -110,6 +111,7 @@ def take_instant(hypervisor: Hypervisor, vm: VmMemory, clock: Clock) -> Instant:
     vm.next_bitmap = vm.fresh_bitmap()
     # Before: what a guest was told to be written until now is in the image.
     instant = Instant(clock.wall_ns(), clock.boottime_ns(), ran)
+    vm.may_keep = True
     hypervisor.instant(nodes, hypervisor.bitmap(vm.bitmap), hypervisor.bitmap(vm.next_bitmap))
     _refuse_elsewhere(hypervisor, vm)  # what is kept now may be older than the instant
     return instant._replace(ran=ran or hypervisor.is_running())
@@ -134,17 +136,31 @@ def learn(hypervisor: Hypervisor, vm: VmMemory, live: bool) -> Sequence[Exported
                     f"capturing VM {vm.settings.name}", "a disk changed its size meanwhile"
                 )
             states = reader.status(0, reader.size_bytes, dirty_context(old))
-            dirty.append(joined((at, at + length) for at, length, flags in states if flags & STATE_DIRTY))
+            dirty.append(joined(_dirty(hypervisor, states)))
     for disk, ranges in zip(vm.disks, dirty, strict=True):
         disk.put_in_doubt(ranges)
     vm.bitmap, vm.next_bitmap = vm.next_bitmap, 0
     return exported
 
 
+def _dirty(hypervisor: Hypervisor, states: Iterable[Status]) -> Iterator[Range]:
+    for at, length, flags in states:
+        refuse_crowded(hypervisor)
+        if flags & STATE_DIRTY:
+            yield at, at + length
+
+
+def refuse_crowded(hypervisor: Hypervisor) -> None:
+    """Raises HypervisorFailed where the image must be given up before its room is used up."""
+    if hypervisor.is_crowded:
+        why = "its guest overwrites more during a cycle than there is room for (FLEECE_BYTES_MAX)"
+        raise HypervisorFailed("reading an image", why)
+
+
 def end(hypervisor: Hypervisor, vm: VmMemory) -> None:
     """Take all of the cycle away again, and see that the disks are still what they were."""
     hypervisor.clean([hypervisor.bitmap(vm.bitmap)])
-    vm.is_clean = True
+    vm.cleaned()
     found = _disks(hypervisor, vm)
     if [found[disk.settings.disk].node for disk in vm.disks] != [disk.node for disk in vm.disks]:
         vm.forget()
@@ -158,9 +174,7 @@ def read_extents(
     space = disk.settings.space
     zeros: Range | None = None
     for start, stop, data in _pieces(reader, ranges):
-        if hypervisor.is_crowded:
-            why = "its guest overwrites more during a cycle than there is room for (FLEECE_BYTES_MAX)"
-            raise HypervisorFailed("reading an image", why)
+        refuse_crowded(hypervisor)
         for low, high, part in _extents(start, stop, data):
             if part is None and zeros is not None and zeros[1] == low:
                 zeros = zeros[0], high

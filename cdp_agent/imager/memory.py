@@ -104,6 +104,9 @@ class VmMemory:
         failures: in a row.
         again_ns: it is not tried before this time of the boot-time clock.
         is_clean: nothing of ours was left in it by the last cycle.
+        may_keep: a backup job of ours may be in it, which keeps what the guest overwrites; until it is gone
+            that is tried every second, as QEMU fails the guest's writes where room for that ends.
+        let_go_ns: when it is tried next.
     """
 
     settings: VmSettings
@@ -116,6 +119,12 @@ class VmMemory:
     failures: int = 0
     again_ns: int = 0
     is_clean: bool = False
+    may_keep: bool = False
+    let_go_ns: int = 0
+
+    def cleaned(self) -> None:
+        """Nothing of ours is left in it but the bitmaps that are remembered."""
+        self.is_clean, self.may_keep = True, False
 
     @property
     def is_read(self) -> bool:

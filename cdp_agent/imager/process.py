@@ -14,6 +14,7 @@ from cdp_agent.imager.guard import Guard
 from cdp_agent.imager.hypervisor import Hypervisor
 from cdp_agent.imager.memory import VmMemory, memory_of
 from cdp_agent.imager.qmp import Commanding
+from cdp_agent.imager.rounds import clear_all
 from cdp_agent.imager.settings import ImagerSettings
 from cdp_agent.supervisor import take_lock
 from cdp_agent.watcher.server import serve
@@ -51,8 +52,9 @@ def run_imager(
         try:
             serve(settings.directory, imager, lambda: stop.requested, SOCKET_NAME)
         finally:
-            imager.close()
-        guard.ended_well()
+            is_clear = imager.close()
+        if is_clear:
+            guard.ended_well()  # else it goes on with what did not answer
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -60,18 +62,8 @@ def run_imager(
 
 
 def clear(settings: ImagerSettings, open_vm: Callable[[VmMemory], Hypervisor]) -> None:
-    """Take away all that is ours in every QEMU that answers."""
-    for vm in settings.vms:
-        try:
-            hypervisor = open_vm(memory_of(vm))
-        except HypervisorFailed:
-            continue  # one that is gone has nothing of ours; one that hangs is the next imager's matter
-        try:
-            hypervisor.clean()
-        except HypervisorFailed:
-            continue
-        finally:
-            hypervisor.close()
+    """Take away all that is ours in every QEMU that answers; one that hangs is the next imager's matter."""
+    clear_all([memory_of(vm) for vm in settings.vms], open_vm)
 
 
 def opener(

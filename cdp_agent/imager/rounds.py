@@ -1,15 +1,19 @@
 """A cycle over all VMs, and a part of what is read at leisure: connections, deadlines, what fails.
 
 A VM that fails costs the others nothing but its deadline: it is left alone for a while, longer each time.
+VMs are read one after the other, and what waits is watched meanwhile: one whose guest overwrites much, or
+whose time is over, is let go of at once, whoever is slow.
 Over several VMs the instants are as close as their answers are: all are asked at once. What becomes of what
 was read does not belong here (`core`), nor the steps over one VM (`cycle`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from cdp_agent.imager import cycle
@@ -32,6 +36,8 @@ PIECE_BYTES: Final = 16 << 20
 """Of a first reading, between two looks at the limits."""
 ASKED_AT_ONCE: Final = 16
 AGAIN_FIRST_NS: Final = 1_000_000_000
+WATCH_SECONDS: Final = 0.05
+"""Between two looks at VMs that wait to be read: no guest overwrites FLEECE_KEPT_BYTES in it."""
 DOUBLINGS_MAX: Final = 5
 """A VM that does not answer is asked again after a second, and after half a minute in the end."""
 
@@ -42,13 +48,18 @@ OpenVm = Callable[[VmMemory], Hypervisor]
 
 @dataclass(slots=True)
 class Opened:
-    """A VM that is connected and attended. `looked`: before it was looked at."""
+    """A VM that is connected and attended. `looked`: before it was looked at.
+
+    `lock`: held by whoever talks to its QEMU while others may, too.
+    """
 
     vm: VmMemory
     hypervisor: Hypervisor
+    open_vm: OpenVm
     clock: Clock
     looked: Instant
     is_left: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def failed(self, error: CdpError) -> None:
         """It is told, and not tried again at once."""
@@ -61,18 +72,70 @@ class Opened:
         self.is_left = True
         try:
             if not self.vm.is_clean:
-                self.hypervisor.clean([self.hypervisor.bitmap(n) for n in self.vm.bitmaps])
-                self.vm.is_clean = True
+                self._clean()
         except CdpError as error:
             self.failed(error)
         finally:
             self.hypervisor.close()
+
+    def _clean(self) -> None:
+        """Over another connection where this one failed, or its time is over. Raises HypervisorFailed."""
+        if self.hypervisor.is_usable:
+            try:
+                self.hypervisor.clean([self.hypervisor.bitmap(n) for n in self.vm.bitmaps])
+            except CdpError:
+                if self.hypervisor.is_usable:
+                    raise
+        if not self.hypervisor.is_usable:
+            self.hypervisor.close()
+            self.hypervisor = self.open_vm(self.vm)
+            self.hypervisor.clean([self.hypervisor.bitmap(n) for n in self.vm.bitmaps])
+        self.vm.cleaned()
+
+    def give_up(self) -> None:
+        """If it cannot wait any longer to be read, and nobody reads it. It fails, and the others go on."""
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            if self.is_left:
+                return
+            cycle.refuse_crowded(self.hypervisor)
+            if not self.hypervisor.is_usable:
+                raise HypervisorFailed("reading an image", "its turn did not come in time: others are slow")
+        except CdpError as error:
+            self.failed(error)
+            self.leave()
+        finally:
+            self.lock.release()
+
+
+class Watch:
+    """Looks at VMs of which images are kept, until it is told to stop: see `Opened.give_up`."""
+
+    def __init__(self, held: Sequence[Opened]) -> None:
+        self._held = held
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._look, args=(one,), daemon=True) for one in held]
+        for thread in self._threads:
+            thread.start()
+
+    def _look(self, opened: Opened) -> None:
+        # Each in a thread of its own: to let go of one may take long.
+        while not opened.is_left and not self._stopping.wait(WATCH_SECONDS):
+            opened.give_up()
+
+    def stop(self) -> None:
+        """Nobody else talks to them from here on."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
 
 
 def note_failure(vm: VmMemory, error: CdpError, clock: Clock) -> None:
     """Why it cannot be captured, and when it is tried again."""
     vm.problem = f"{error.why}; {error.hint}" if error.hint else error.why
     vm.again_ns = clock.boottime_ns() + (AGAIN_FIRST_NS << min(vm.failures, DOUBLINGS_MAX))
+    vm.let_go_ns = clock.boottime_ns() + AGAIN_FIRST_NS
     vm.failures += 1
 
 
@@ -87,7 +150,7 @@ def open_all(vms: Sequence[VmMemory], open_vm: OpenVm, clock: Clock) -> list[Ope
         except CdpError as error:
             note_failure(vm, error, clock)
             return None
-        opened = Opened(vm, hypervisor, clock, looked)
+        opened = Opened(vm, hypervisor, open_vm, clock, looked)
         try:
             ran = hypervisor.is_running()
             cycle.attend(hypervisor, vm)
@@ -102,6 +165,39 @@ def open_all(vms: Sequence[VmMemory], open_vm: OpenVm, clock: Clock) -> list[Ope
 
     due = [vm for vm in vms if vm.again_ns <= now_ns]
     return [opened for opened in at_once(open_one, due) if opened is not None]
+
+
+def let_go(vms: Sequence[VmMemory], open_vm: OpenVm, clock: Clock) -> None:
+    """Take away backup jobs that may be in QEMUs, however long these are not to be captured; bitmaps stay."""
+    now_ns = clock.boottime_ns()
+
+    def clean(vm: VmMemory) -> None:
+        try:
+            with contextlib.closing(open_vm(vm)) as hypervisor:
+                hypervisor.clean([hypervisor.bitmap(n) for n in vm.bitmaps])
+        except CdpError:
+            vm.let_go_ns = clock.boottime_ns() + AGAIN_FIRST_NS
+        else:
+            vm.cleaned()
+
+    at_once(clean, [vm for vm in vms if vm.may_keep and vm.let_go_ns <= now_ns])
+
+
+def clear_all(vms: Sequence[VmMemory], open_vm: OpenVm) -> bool:
+    """Take everything of ours out of these, bitmaps too; whether all of them answered."""
+
+    def clean(vm: VmMemory) -> bool:
+        vm.forget()
+        vm.is_clean = False
+        try:
+            with contextlib.closing(open_vm(vm)) as hypervisor:
+                hypervisor.clean()
+        except CdpError:
+            return False
+        vm.cleaned()
+        return True
+
+    return all(at_once(clean, vms))
 
 
 def at_once(do: Callable[[One], Result], them: Sequence[One]) -> list[Result]:
@@ -144,41 +240,50 @@ class Cycle:
         for opened in self._opened:
             if opened not in taken:
                 opened.leave()
+        self._watch = Watch(taken)
         found = at_once(self._instant, taken)
         self._held = [(opened, instant) for opened, instant in zip(taken, found, strict=True) if instant]
 
     def _instant(self, opened: Opened) -> Instant | None:
-        try:
-            return cycle.take_instant(opened.hypervisor, opened.vm, self._clock)
-        except CdpError as error:
-            opened.failed(error)
-            opened.vm.is_clean = False
-            opened.leave()
-            return None
+        with opened.lock:
+            try:
+                if opened.is_left:
+                    return None
+                return cycle.take_instant(opened.hypervisor, opened.vm, self._clock)
+            except CdpError as error:
+                opened.failed(error)
+                opened.vm.is_clean = False
+                opened.leave()
+                return None
 
     def extents(self) -> Iterator[NewExtent]:
         """What changed, of one space together. What fails of a VM is noted, and the others go on."""
         for opened, instant in self._held:
-            vm = opened.vm
-            try:
-                exported = cycle.learn(opened.hypervisor, vm, live=False)
-                for disk, one in zip(vm.disks, exported, strict=True):
-                    with opened.hypervisor.reading(one) as reader:
-                        for extent in cycle.read_extents(opened.hypervisor, disk, reader, disk.doubt):
-                            self.partial.add(vm.settings.name)
-                            yield extent
-                cycle.end(opened.hypervisor, vm)
-            except CdpError as error:
-                opened.failed(error)
-                opened.leave()
-                continue
-            for disk in vm.disks:
-                disk.give(self._batch, disk.doubt)
-                disk.doubt = []
-            self.partial.discard(vm.settings.name)
-            self.instants[vm.settings.name] = instant
-            _went_well(vm)
+            with opened.lock:
+                if not opened.is_left:
+                    yield from self._of(opened, instant)
+
+    def _of(self, opened: Opened, instant: Instant) -> Iterator[NewExtent]:
+        vm = opened.vm
+        try:
+            exported = cycle.learn(opened.hypervisor, vm, live=False)
+            for disk, one in zip(vm.disks, exported, strict=True):
+                with opened.hypervisor.reading(one) as reader:
+                    for extent in cycle.read_extents(opened.hypervisor, disk, reader, disk.doubt):
+                        self.partial.add(vm.settings.name)
+                        yield extent
+            cycle.end(opened.hypervisor, vm)
+        except CdpError as error:
+            opened.failed(error)
             opened.leave()
+            return
+        for disk in vm.disks:
+            disk.give(self._batch, disk.doubt)
+            disk.doubt = []
+        self.partial.discard(vm.settings.name)
+        self.instants[vm.settings.name] = instant
+        _went_well(vm)
+        opened.leave()
 
     def fail(self, why: str) -> None:
         """What was read is lost: all of it is in doubt again."""
@@ -190,6 +295,7 @@ class Cycle:
 
     def close(self) -> None:
         """Let go of all QEMUs."""
+        self._watch.stop()
         for opened in self._opened:
             opened.leave()
 

@@ -87,6 +87,7 @@ class SimHypervisor:
     """See `hypervisor.Hypervisor`."""
 
     is_crowded = False
+    is_usable = True
 
     def __init__(self, vm: SimVm, run: str) -> None:
         self._vm = vm
@@ -99,6 +100,7 @@ class SimHypervisor:
         if vm.rng.random() < 0.02:
             vm.write()
         if vm.process != self._process or vm.rng.random() < vm.failing:
+            self.is_usable = False
             raise HypervisorFailed("a call", "as it was told to")
 
     def close(self) -> None:
