@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
-import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,12 +28,11 @@ class Away(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A connection, and the process at its other end."""
+    """A connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     path: str
-    pid: int
 
     async def send(self, data: bytes) -> None:
         """Raises MachineFailed."""
@@ -93,14 +90,8 @@ async def connected(path: str) -> AsyncIterator[Line]:
     except OSError as error:
         raise MachineFailed(f"talk to {path}", error.strerror or "refused") from error
     try:
-        yield Line(reader, writer, path, _peer(writer))
+        yield Line(reader, writer, path)
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-def _peer(writer: asyncio.StreamWriter) -> int:
-    """The process that listens there."""
-    taken = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("3i", taken)[0])

@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from cdp_container.machine_errors import MachineFailed
@@ -27,6 +25,7 @@ from rehydrate.boot.machines import (
     Ready,
     Seen,
 )
+from rehydrate.boot.processes import end_all, pids_with
 from rehydrate.boot.programs import plain_environment, run_words
 
 SHELL: Final = "/bin/sh"
@@ -41,6 +40,16 @@ class QemuMachines:
 
     async def look(self, vm: Known) -> Seen:
         """See `Machines.look`."""
+        seen = await self._asked(vm)
+        if seen.power is Power.OFF and (pids := pids_with(*_marked(vm))):
+            # To start it again would have two write on the same disks.
+            return Seen(
+                Power.STILL, f"process {pids[0]} has it, and its monitor {vm.path('qmp.sock')} is gone"
+            )
+        return seen
+
+    async def _asked(self, vm: Known) -> Seen:
+        """What its monitor says; OFF where there is none."""
         try:
             async with asyncio.timeout(ASK_SECONDS_MAX), _monitor(vm) as monitor:
                 status = await monitor.ask("query-status")
@@ -62,10 +71,10 @@ class QemuMachines:
                 ended = await run_words(words, plain_environment(), OUTPUT_BYTES_MAX, apart=True)
                 if ended.code:
                     raise MachineFailed(what, ended.words, f"run {script} by hand")
-                seen = await self.look(vm.known)
+                seen = await self._asked(vm.known)
                 while seen.power is Power.STILL and seen.words in ("prelaunch", "inmigrate"):
                     await asyncio.sleep(LOOK_SECONDS)
-                    seen = await self.look(vm.known)
+                    seen = await self._asked(vm.known)
         except TimeoutError:
             raise MachineFailed(what, f"it did not start within {START_SECONDS_MAX:g} s") from None
         except OSError as error:
@@ -89,13 +98,18 @@ class QemuMachines:
 
     async def remove(self, vm: Known) -> None:
         """See `Machines.remove`."""
-        pid = _written_pid(vm)
         with contextlib.suppress(Away, MachineFailed, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS_MAX), _monitor(vm) as monitor:
-                pid = monitor.pid
                 await monitor.ask("quit")
-        if pid is not None and not await _ended(pid, vm):
+        # Also where it has no monitor: that is not open yet, or its directory is gone.
+        pid = await end_all(*_marked(vm), STOP_SECONDS_MAX)
+        if pid is not None:
             raise MachineFailed(f"stop {vm.title!r}", f"process {pid} does not end")
+
+
+def _marked(vm: Known) -> tuple[str, str]:
+    """An option that the QEMU of this VM has, as it is rendered, and no other."""
+    return "-pidfile", vm.path("pid")
 
 
 @asynccontextmanager
@@ -114,53 +128,3 @@ async def _agent(vm: Known) -> AsyncIterator[Line]:
             yield line
     except Away as error:
         raise MachineFailed(f"ask the agent of {vm.title!r}", str(error)) from error
-
-
-def _written_pid(vm: Known) -> int | None:
-    """Of a VM that says nothing, or is not so far that it could."""
-    try:
-        with Path(vm.path("pid")).open("rb") as file:
-            return int(file.read(32))
-    except (OSError, ValueError):
-        return None
-
-
-async def _ended(pid: int, vm: Known) -> bool:
-    """Whether a process has ended, killed at last; another one that got its number is left alone."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        if not _is_ours(pid, vm):
-            return True
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, number)
-            if await _gone(handle):
-                return True
-        return False
-    finally:
-        os.close(handle)
-
-
-def _is_ours(pid: int, vm: Known) -> bool:
-    """Whether a process is the QEMU of this VM: the file of its pid is among its arguments."""
-    try:
-        with Path(f"/proc/{pid}/cmdline").open("rb") as file:
-            words = file.read(1 << 20).split(b"\0")
-    except OSError:
-        return False
-    return vm.path("pid").encode() in words
-
-
-async def _gone(handle: int) -> bool:
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(handle, ended.set)
-    try:
-        await asyncio.wait_for(ended.wait(), STOP_SECONDS_MAX)
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(handle)
-    return True

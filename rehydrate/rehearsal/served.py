@@ -5,11 +5,9 @@ What it serves and how stands in rehydrate.serve. Its secret goes through a pipe
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ from typing import Final
 from cdp_container.clock import Clock
 from cdp_container.console import PASSPHRASE_VARIABLE
 from cdp_container.errors import CdpError
+from cdp_container.machine_errors import MachineFailed
+from rehydrate.boot.processes import end_all
 from rehydrate.container import Secret
 from rehydrate.localio import os_errors
 from rehydrate.serve.control import ask
@@ -114,27 +114,14 @@ def _piped(secret: Secret) -> tuple[str, int] | None:
 
 
 def end_left(overlay: Path) -> None:
-    """End a process that serves an overlay, if one does: it was left by a rehearsal that was killed."""
-    pid = _status(overlay)
-    if pid is None:
-        return
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if os.fsencode(overlay) not in words:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, number)
-            if select.select([handle], [], [], STOP_SECONDS_MAX)[0]:
-                return
-    except FileNotFoundError:
-        return  # it ended just now
-    finally:
-        os.close(handle)
+    """End a process that serves an overlay, if one does: it was left by a rehearsal that was killed.
+
+    It is found by its arguments: it answers only once it has read the point's heads, and only as long as its
+    directory is there. Raises MachineFailed: it does not end.
+    """
+    pid = asyncio.run(end_all("--overlay", str(overlay), STOP_SECONDS_MAX))
+    if pid is not None:
+        raise MachineFailed(f"end what serves {overlay}", f"process {pid} does not end", "end it by hand")
 
 
 def _status(overlay: Path) -> int | None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import pytest
 from cdp_container.machine_errors import MachineFailed
 from rehydrate.boot import qemu
 from rehydrate.boot.machines import Power, Ready, Seen
+from rehydrate.boot.processes import pids_with
 from rehydrate.boot.qemu import QemuMachines
+from rehydrate.rehearsal import served
 from tests.unit.rehydrate.boot.vms import ready
 from tests.waiting import wait_until
 
@@ -223,6 +225,61 @@ def test_one_that_hears_neither_monitor_nor_signal_is_killed(
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def forgotten(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with some arguments, and nothing else that tells of it."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_one_that_no_file_tells_of_is_found_by_its_arguments(directory: Path) -> None:
+    one = ready(directory / "gone")
+    pid = one.known.path("pid")
+    with forgotten("-pidfile", pid) as process, forgotten("-x", pid) as other, forgotten(f"-pidfile {pid}"):
+        wait_until(lambda: pids_with("-pidfile", pid), "it runs", SECONDS_MAX)
+        seen = run(QemuMachines().look(one.known))
+        assert seen.power is Power.STILL, "never started a second time"
+        assert str(process.pid) in seen.words
+        run(QemuMachines().remove(one.known))
+        assert process.wait(SECONDS_MAX) == -signal.SIGTERM
+        assert other.poll() is None
+        assert run(QemuMachines().look(one.known)) == Seen(Power.OFF)
+
+
+def test_one_that_does_not_end_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu, "STOP_SECONDS_MAX", 0.1)
+    one = ready(directory)
+    with forgotten("-pidfile", one.known.path("pid")) as process:
+        wait_until(lambda: pids_with("-pidfile", one.known.path("pid")), "it runs", SECONDS_MAX)
+        monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)
+        with pytest.raises(MachineFailed, match=f"process {process.pid} does not end"):
+            run(QemuMachines().remove(one.known))
+
+
+def test_what_serves_an_overlay_that_is_gone_is_ended(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "STOP_SECONDS_MAX", 0.5)
+    overlay, other = directory / "gone" / "served", directory / "other"
+    with (
+        forgotten("serve", "/c", "--overlay", str(overlay)) as process,
+        forgotten("--overlay", str(other)) as theirs,
+    ):
+        wait_until(lambda: pids_with("--overlay", str(overlay)), "it runs", SECONDS_MAX)
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", lambda *_: None)
+            with pytest.raises(MachineFailed, match=f"process {process.pid} does not end"):
+                served.end_left(overlay)
+        served.end_left(overlay)
+        assert process.wait(SECONDS_MAX) == -signal.SIGTERM
+        assert theirs.poll() is None
+        served.end_left(overlay)
 
 
 def test_documents_that_the_guest_wrote_since_are_kept(directory: Path) -> None:
