@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from cdp_container.errors import (
     TargetNotEmpty,
 )
 from cdp_container.store.directory import DirectoryStore
-from rehydrate.export.formats import FORMATS
+from rehydrate.export.content import Bytes
+from rehydrate.export.formats import FORMATS, Shape
 from rehydrate.export.images import make_image
 from tests.containers import Site, write
 from tests.rosters import give_roster, holds_in
@@ -92,6 +94,27 @@ def test_a_vm_is_exported_with_its_configuration_and_without_other_disks(
     )
     words = ("export", place, "--vm", "no", "--to", out, "--format", "qcow2")
     assert "shop-web" in refused(run, NoSuchVm.exit_code, *words)
+
+
+@pytest.mark.needs("qemu-img")
+def test_a_configuration_that_somebody_writes_meanwhile_is_not_overwritten(
+    run: Run, protected: Site, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = out / "shop-web.vm.json"
+
+    def meanwhile(
+        path: Path, source: Bytes, shape: Shape, data_bytes: int, force: bool,
+        environment: Mapping[str, str], check: Callable[[], None],
+    ) -> str:  # fmt: skip
+        theirs.write_text("theirs")
+        return make_image(path, source, shape, data_bytes, force, environment, check)
+
+    monkeypatch.setattr("rehydrate.cli.export_run.make_image", meanwhile)
+    words = ("export", place, "--vm", "shop-web", "--to", out, "--format", "qcow2")
+    assert theirs.name in refused(run, TargetNotEmpty.exit_code, *words)
+    assert theirs.read_text() == "theirs"
+    assert run(*words, "--force")[0] == 0
+    assert json.loads(theirs.read_bytes())["name"] == "shop-web"
 
 
 @pytest.mark.needs("qemu-img")
