@@ -95,7 +95,7 @@ def changed_nics(vm: Recovered, devices: Element, told: list[str]) -> None:
             mac = Element("mac")
             one.insert(0, mac)
         mac.attrib = {"address": nic.mac or ""}
-        _connect(one, vm.network_of(nic), nic, told)
+        _connect(one, vm, nic, told)
         if is_unplugged and one.find("link") is None:
             SubElement(one, "link", {"state": "down"})
 
@@ -143,7 +143,11 @@ def _source(one: Element, place: Place) -> Element:
     return source
 
 
-def _connect(one: Element, network: Network, nic: Nic, told: list[str]) -> None:
+def _connect(one: Element, vm: Recovered, nic: Nic, told: list[str]) -> None:
+    network = vm.network_of(nic)
+    if network.kind is NetworkKind.USER and vm.changes.rehearsal:
+        told.append(f"network card {nic.name}: QEMU's own network, which libvirt cannot keep from the host's")
+        network = Network()
     kinds = {NetworkKind.BRIDGE: "bridge", NetworkKind.NETWORK: "network"}
     one.attrib = {"type": kinds.get(network.kind, "user")}
     if network.kind in kinds:
@@ -227,7 +231,7 @@ def nic_elements(vm: Recovered, told: list[str]) -> Iterator[Element]:
         SubElement(one, "model", {"type": known.get(model, model or "virtio")})
         if nic.boot is not None:
             SubElement(one, "boot", {"order": str(nic.boot)})
-        _connect(one, vm.network_of(nic), nic, told)
+        _connect(one, vm, nic, told)
         yield one
 
 

@@ -282,7 +282,9 @@ def _nic(devices: Devices, number: int, nic: Nic, vm: Recovered, told: list[str]
                 "-netdev", f"bridge,id={peer},br={name}" if name else f"user,id={peer},restrict=on"
             )
         case NetworkKind.USER:
-            devices.option("-netdev", f"user,id={peer}")
+            # A machine of a rehearsal must reach nothing that this host reaches, nor its loopback.
+            alone = ",restrict=on" if vm.changes.rehearsal else ""
+            devices.option("-netdev", f"user,id={peer}{alone}")
         case NetworkKind.NETWORK:
             why = f"network {network.name!r} is one of libvirt's"
             raise RenderRefused(f"connect network card {nic.name}", why, "name a bridge in the runbook")

@@ -71,7 +71,10 @@ def _rehearsal(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator
         return
     for one in _findings(rehearsal, point, here):
         yield Finding(("test", *one.place), one.words, one.is_fault)
-    yield from _shared(runbook, rehearsal)
+    yield from _shared(runbook, rehearsal, point.members)
+    if rehearsal.target == "libvirt" and any(one.user for one in _all_networks(rehearsal)):
+        why = "QEMU's own network reaches all that this host reaches, and libvirt has no option against it"
+        yield Finding(("test", "networks"), f"{why}: machines of a rehearsal could reach production")
     for member in point.members:
         if member.configuration.name not in rehearsal.leave_out:
             yield from _answered(runbook, rehearsal, member)
@@ -263,14 +266,25 @@ def _programs(runbook: RunbookSettings, descriptions: Sequence[Description]) -> 
     return {ARCHITECTURES[one].program for one in known}
 
 
-def _shared(runbook: RunbookSettings, rehearsal: RunbookSettings) -> Iterator[Finding]:
-    """What a rehearsal would have together with production."""
+def _shared(
+    runbook: RunbookSettings, rehearsal: RunbookSettings, members: Sequence[Member]
+) -> Iterator[Finding]:
+    """What a rehearsal would have together with production: as this site names it, or the protected one."""
     ours = {one.bridge or one.network for one in _all_networks(runbook)} - {None}
+    holders: dict[str, str] = {}
+    for member in members:
+        for nic in member.configuration.description.nics:
+            holders.setdefault(nic.network or "", member.configuration.name)
     for one in _all_networks(rehearsal):
         name = one.bridge or one.network
+        if name is None:
+            continue
         if name in ours:
             why = f"{name} is a network of production too: machines of a rehearsal could reach it"
             yield Finding(("test", "networks"), why)
+        elif name in holders:
+            why = f"{name} is what VM {holders[name]} is connected to in production"
+            yield Finding(("test", "networks"), f"{why}: machines of a rehearsal could reach it")
 
 
 def _all_networks(runbook: RunbookSettings) -> list[NetworkSettings]:

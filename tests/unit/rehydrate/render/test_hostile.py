@@ -29,7 +29,7 @@ from cdp_container.errors import RenderRefused
 from rehydrate.render.libvirt import render_libvirt
 from rehydrate.render.proxmox import render_proxmox
 from rehydrate.render.qemu import render_qemu
-from rehydrate.render.recovered import FilePlace
+from rehydrate.render.recovered import FilePlace, Network, NetworkKind
 from tests.unit.rehydrate.render.vms import NO_DOCUMENT, described
 
 pytestmark = pytest.mark.slow
@@ -336,6 +336,19 @@ def test_what_any_host_has_stays_of_a_document() -> None:
         "devices/watchdog[@action='reset']", "devices/graphics[@keymap='de-ch']",
     ):  # fmt: skip
         assert root.find(path) is not None, path
+
+
+def test_a_machine_of_a_rehearsal_does_not_reach_what_this_host_reaches() -> None:
+    one = Description("web", memory_bytes=1 << 20, nics=(Nic("net0"),))
+    networks = {"net0": Network(NetworkKind.USER)}
+    for rehearsal in (False, True):
+        vm = described(one, networks=networks, rehearsal=rehearsal)
+        netdevs = [value for value in render_qemu(vm).text.split() if value.startswith(("user,", "'user,"))]
+        assert ["restrict=on" in value for value in netdevs] == [rehearsal]
+        found = render_libvirt(vm)
+        link = fromstring(found.text).find("devices/interface/link[@state='down']")
+        assert (link is not None) == rehearsal
+        assert any("libvirt cannot keep" in word for word in found.not_rendered) == rehearsal
 
 
 HOSTILE_CONF = """name: web

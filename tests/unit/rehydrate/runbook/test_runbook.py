@@ -180,6 +180,7 @@ UNFIT: dict[str, tuple[str, str, str]] = {
     "a card": ("nic: 0", "nic: 1", "has no network card 1"),
     "a gateway": ("gateway: 10.9.0.1", "gateway: 10.8.0.1", "is not in the network"),
     "no agent": ("    cpus: 4", "    handed_over: guest-agent\n    cpus: 4", "has no guest agent"),
+    "production's own": ("bridge: br-test", "bridge: prod", "prod is what VM shop-db is connected to"),
     "shared": ("bridge: br-test", "bridge: br-dr", "br-dr is a network of production too"),
     "twice": (
         "shop-web: {",
@@ -227,6 +228,16 @@ def test_a_check_of_production_on_a_network_of_the_rehearsal_is_warned_of() -> N
     found = findings_of(runbook(PAGE.replace(OWN_CHECKS, "")), AT_POINT, Anywhere())
     assert [one.is_fault for one in found] == [False, False, False]
     assert all("production's check" in one.words for one in found)
+
+
+def test_qemus_own_network_is_no_network_of_a_rehearsal_in_libvirt() -> None:
+    page = PAGE.replace("target: qemu", "target: libvirt").replace("{bridge: br-test}", "{user: true}")
+    (found,) = findings_of(runbook(page), AT_POINT, Anywhere())
+    assert found.is_fault
+    assert found.place == ("test", "networks")
+    assert "libvirt has no option" in found.words
+    assert findings_of(runbook(page.replace("libvirt", "qemu")), AT_POINT, Anywhere()) == []
+    assert boot_findings_of(runbook(page), AT_POINT, Anywhere(), rehearsal=False) == []
 
 
 def test_disks_must_be_whole_volumes_of_the_point() -> None:
