@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +49,10 @@ def serve(
 ) -> int:
     """Offer a point's volumes as NBD exports at once; content is fetched as it is read, writes stay here."""
     from rehydrate.cli import commands, serve_command, serve_status
+    from rehydrate.serve.companion import end_with_parent
 
     def work() -> int:
+        end_with_parent(os.environ)
         asked = serve_command.Asked(
             commands.Access(address, passphrase_file, key_file),
             commands.choice_of(at, time, marker),

@@ -21,6 +21,7 @@ from cdp_container.machine_errors import MachineFailed
 from rehydrate.boot.processes import end_all
 from rehydrate.container import Secret
 from rehydrate.localio import os_errors
+from rehydrate.serve.companion import PARENT_VARIABLE
 from rehydrate.serve.control import ask
 
 PROGRAM: Final = "rehydrate"
@@ -70,7 +71,7 @@ class Served:
 
 
 def start_serving(address: str, point: str, overlay: Path, secret: Secret) -> Served:
-    """Start it; nobody has waited for it yet. Raises CdpError, DeviceError."""
+    """Start it, in a thread that stays: it ends with that. Raises CdpError, DeviceError."""
     beside = Path(sys.executable).with_name(PROGRAM)
     program = str(beside) if os.access(beside, os.X_OK) else shutil.which(PROGRAM)
     if program is None:
@@ -80,6 +81,7 @@ def start_serving(address: str, point: str, overlay: Path, secret: Secret) -> Se
     log = overlay.with_name(LOG_NAME)
     words = [program, "serve", address, "--overlay", str(overlay), "--at", point]
     environment = {name: value for name, value in os.environ.items() if name != PASSPHRASE_VARIABLE}
+    environment[PARENT_VARIABLE] = str(os.getpid())
     given = _piped(secret)
     try:
         words += [] if given is None else [given[0], f"/dev/fd/{given[1]}"]
