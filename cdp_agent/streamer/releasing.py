@@ -197,6 +197,8 @@ class Releasing:
         if not self._notes.releasing_to:
             return
         self.waits_for = self._missing(page)
+        if self._machines.vms_run and self._machines.run.phase is ot.Phase.ACTIVE:
+            self._flush_anew()
         if self.waits_for or self._flushing:
             trees = ", and every file tree to be whole in the final cut"
             lacking = trees if self._machines.stream.lacking_trees else ""
@@ -225,6 +227,11 @@ class Releasing:
         if machines.vms_run:
             return "VMs to be stopped again whose disks are captured from them"
         return ""
+
+    def _flush_anew(self) -> None:
+        """A VM went on: what it writes until it is stopped again is not in the cut that was asked for."""
+        self._flush += 1
+        self._flushing, self._final = False, None
 
     def _ask_flush(self) -> None:
         self._flush += 1

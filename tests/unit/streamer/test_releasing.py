@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from cdp_agent.streamer.engine_types import Answered
 from cdp_agent.streamer.releasing import Releasing
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Notes, save_notes
-from cdp_container.domain.owner_types import Phase
+from cdp_container.domain.owner_types import Phase, Release
 from cdp_container.errors import LocalDiskFull
 from cdp_container.format.domain import Owner, OwnerState, build_owner, parse_owner
 from cdp_container.format.keys import OWNER_KEY
@@ -208,6 +209,50 @@ def test_a_vm_that_runs_refuses_for_now_and_holds_up_what_was_begun() -> None:
     machines.vms_run = False
     releasing.poll(closed)
     assert asked == ["flush"]
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_vm_that_goes_on_amid_the_final_flush_is_flushed_anew(is_answered: bool) -> None:
+    """Stopped again it has written what is not in that cut: before the flush is answered, and after."""
+    replies: list[Callable[[Answered], None]] = []
+    told: list[object] = []
+    machines = SimpleNamespace(
+        run=SimpleNamespace(phase=Phase.ACTIVE, end=None),
+        stream=SimpleNamespace(lacking=(), lacking_trees=()),
+        not_whole=(),
+        vms_run=False,
+        ask=lambda *_, reply, **__: replies.append(reply),
+        tell_owner=told.append,
+    )
+    saved: list[Notes] = []
+
+    def save(notes: Notes) -> bool:
+        saved.append(notes)
+        return True
+
+    noted = SimpleNamespace(notes=Notes(releasing_to="site-b"), save=save, publish_gate=lambda: None)
+    releasing = Releasing("site-a", noted, SystemClock(), machines)  # type: ignore[arg-type]  # what it asks
+    closed = SplitterPage(generation=1, running=True, writes_closed=True)
+    releasing.poll(closed)
+    if is_answered:
+        replies[0](Answered(Place(1, 1, 1)))
+    machines.vms_run = True
+    releasing.poll(closed)
+    assert "stopped again" in releasing.waits_for
+    machines.vms_run = False
+    releasing.poll(closed)
+    assert len(replies) == 2
+    if not is_answered:
+        replies[0](Answered(Place(1, 1, 1)))
+    releasing.poll(closed)
+    assert told == [], "the first cut is not the final one"
+    replies[1](Answered(Place(1, 2, 2)))
+    releasing.poll(closed)
+    assert told == [Release("site-b")]
+    machines.run.phase, machines.vms_run = Phase.RELEASING, True
+    releasing.poll(closed)  # too late: it may be given up already
+    assert releasing.note_releasing("site-b")
+    assert saved[-1].final == Place(1, 2, 2)
 
 
 def test_another_release_is_refused_while_one_is_under_way(tmp_path: Path) -> None:
