@@ -78,7 +78,8 @@ def test_what_was_read_of_one_vm_comes_again_whatever_another_meets(
         at_second_end(patch, odd)
         with pytest.raises(KeyError):
             world.imager.image()
-    assert all(not disk.given for vm in world.imager.vms for disk in vm.disks)
+    given = [given.batch for vm in world.imager.vms for disk in vm.disks for given in disk.given]
+    assert world.imager._batch not in given, "it is in a batch that nobody has"
     assert all(vm.doubt_bytes for vm in world.imager.vms)
     whole(world)
 
