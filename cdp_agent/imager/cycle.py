@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from cdp_agent.imager.hypervisor import Exported, Found, Hypervisor, dirty_context
+from cdp_agent.imager.hypervisor import Disks, Exported, Found, Hypervisor, dirty_context
 from cdp_agent.imager.memory import DiskMemory, Instant, VmMemory
 from cdp_agent.imager.nbd import ALLOCATION, READ_BYTES_MAX, STATE_DIRTY, STATE_ZERO, NbdReader, Status
 from cdp_agent.imager.ranges import Range, joined
@@ -69,15 +69,14 @@ def _refuse_elsewhere(hypervisor: Hypervisor, vm: VmMemory) -> None:
     raise HypervisorFailed(f"capturing VM {vm.settings.name}", why, hint)
 
 
-def _disks(hypervisor: Hypervisor, vm: VmMemory) -> Mapping[str, Found]:
+def _disks(hypervisor: Hypervisor, vm: VmMemory) -> Disks:
     found = hypervisor.disks()
     what = f"capturing VM {vm.settings.name}"
     for disk in vm.disks:
         name, size_bytes = disk.settings.disk, disk.settings.size_bytes
         if name not in found:
             vm.forget()
-            there = ", ".join(sorted(found)) or "none"
-            raise HypervisorFailed(what, f"it has no disk {name} (it has: {there})")
+            raise HypervisorFailed(what, *found.without(name))
         if found[name].size_bytes != size_bytes:
             vm.forget()
             why = f"disk {name} has {found[name].size_bytes} bytes, and had {size_bytes}"

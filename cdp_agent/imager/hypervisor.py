@@ -64,6 +64,19 @@ class Found:
     stopped: Mapping[str, int]
 
 
+class Disks(dict[str, Found]):
+    """Disks by their names. `twice`: names that more than one disk has, which are left out."""
+
+    twice: frozenset[str] = frozenset()
+
+    def without(self, name: str) -> tuple[str, str]:
+        """Why this one is not there, and what to do then."""
+        if name in self.twice:
+            hint = "give their devices an id (`-device …,id=NAME`), or their nodes a name"
+            return f"it has more than one disk of the name {name}", hint
+        return f"it has no disk {name} (it has: {', '.join(sorted(self)) or 'none'})", ""
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What is to be read: an export of the QEMU's server, and the bitmap whose dirty ranges count, if one."""
@@ -128,7 +141,7 @@ class Hypervisor:
         """Whether its guest runs, or will run, in another QEMU, which writes its disks: no bitmap knows."""
         return self._qmp.do("query-status").get("status") in _ELSEWHERE
 
-    def disks(self) -> dict[str, Found]:
+    def disks(self) -> Disks:
         """Its disks by their names, as descriptions have them."""
         return disks_of(self._qmp)
 
@@ -318,9 +331,9 @@ _ELSEWHERE: Final = frozenset({"postmigrate", "finish-migrate", "inmigrate"})
 
 
 @sane
-def disks_of(qmp: Commanding) -> dict[str, Found]:
+def disks_of(qmp: Commanding) -> Disks:
     """The disks of a QEMU by their names. Raises HypervisorFailed."""
-    found: dict[str, Found] = {}
+    found = Disks()
     for block in qmp.do("query-block"):
         inserted = block.get("inserted")
         if not inserted or not block.get("qdev"):
@@ -331,7 +344,14 @@ def disks_of(qmp: Commanding) -> dict[str, Found]:
                 bitmaps[bool(bitmap["recording"])][str(bitmap["name"])] = int(bitmap["count"])
         size_bytes = int(inserted["image"]["virtual-size"])
         node = str(inserted["node-name"])
-        found[disk_name(block)] = Found(node, size_bytes, bitmaps[True], bitmaps[False])
+        # QEMU made up names that begin so: another one each time, and in no description.
+        named = {} if node.startswith("#") else {"node-name": node}
+        name = disk_name({**block, **named})
+        if name in found:
+            found.twice |= {name}
+        found[name] = Found(node, size_bytes, bitmaps[True], bitmaps[False])
+    for name in found.twice:
+        del found[name]
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from cdp_agent.imager.hypervisor import Found, disks_of
+from cdp_agent.imager.hypervisor import Disks, disks_of
 from cdp_agent.imager.qmp import Commanding
 from cdp_container.clock import Clock
 from cdp_container.domain.disk_settings import DiskSettings
@@ -48,7 +48,7 @@ def disk_sizes(
     return sizes
 
 
-def _found(path: str, clock: Clock) -> Mapping[str, Found]:
+def _found(path: str, clock: Clock) -> Disks:
     until_ns = clock.boottime_ns() + int(ASK_SECONDS * 1e9)
     qmp = Commanding(path, lambda: (until_ns - clock.boottime_ns()) / 1e9)
     try:
@@ -57,15 +57,13 @@ def _found(path: str, clock: Clock) -> Mapping[str, Found]:
         qmp.close()
 
 
-def _sizes(vm: str, wanted: Sequence[DiskSettings], found: Mapping[str, Found]) -> dict[str, int]:
+def _sizes(vm: str, wanted: Sequence[DiskSettings], found: Disks) -> dict[str, int]:
     sizes = {}
     for disk in wanted:
         one = found.get(disk.disk)
         if one is None:
-            there = ", ".join(sorted(found)) or "none"
-            raise HypervisorFailed(
-                f"volume {disk.name}", f"VM {vm} has no disk {disk.disk} (it has: {there})", ""
-            )
+            why, hint = found.without(disk.disk)
+            raise HypervisorFailed(f"volume {disk.name}", f"VM {vm}: {why}", hint)
         if not one.size_bytes or one.size_bytes % SECTOR_BYTES:
             why = f"disk {disk.disk} of VM {vm} has {one.size_bytes} bytes, no whole number of sectors"
             raise HypervisorFailed(f"volume {disk.name}", why, "")

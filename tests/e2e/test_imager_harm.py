@@ -18,10 +18,12 @@ import pytest
 from cdp_agent.imager import cycle, hypervisor
 from cdp_agent.imager.cycle import read_extents
 from cdp_agent.imager.qmp import Commanding
+from cdp_agent.vms.qmp_answers import ask_all, parse_answers
 from cdp_container.clock import SystemClock
 from cdp_container.errors import HypervisorFailed
 from cdp_container.format.place import NOWHERE
 from cdp_container.format.segment import NewExtent
+from tests.e2e.hypervisors import stopped_qemu
 from tests.e2e.imaged import Container, Written, imager_of, protect_all, settings_of, space_of, written_vm
 from tests.waiting import wait_until
 
@@ -269,3 +271,23 @@ def test_a_vm_that_migrated_away_is_not_called_whole(vm: Written, tmp_path: Path
     protect_all(imager, container)
     assert [container.spaces[space_of(0, n)] for n in range(2)] == vm.disks
     imager.close()
+
+
+def test_disks_whose_devices_have_no_id_are_told_apart(tmp_path: Path) -> None:
+    """By their nodes, as `describe` names them: not the last one for all."""
+    arguments: list[str] = []
+    for number, name in enumerate(("root", "log")):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate((number + 1) * MIB)
+        node = f"driver=raw,node-name={name},file.driver=file,file.filename={tmp_path / name}"
+        arguments += ["-blockdev", node, "-device", f"virtio-blk-pci,drive={name}"]
+    with stopped_qemu(tmp_path / "own.sock", arguments):
+        qmp = Commanding(str(tmp_path / "own.sock"), lambda: 60.0)
+        told = parse_answers(ask_all(qmp.ask, "asking"), "asking").description
+        found = hypervisor.disks_of(qmp)
+        qmp.close()
+    assert {name: (one.node, one.size_bytes) for name, one in found.items()} == {
+        "root": ("root", MIB),
+        "log": ("log", 2 * MIB),
+    }
+    assert {disk.name for disk in told.disks} == {*found}

@@ -15,7 +15,7 @@ import pytest
 
 from cdp_agent.imager import rounds
 from cdp_agent.imager.core import FOLDER, Imager
-from cdp_agent.imager.hypervisor import Exported, Found
+from cdp_agent.imager.hypervisor import Disks, Exported, Found
 from cdp_agent.imager.memory import VmMemory
 from cdp_agent.imager.nbd import ALLOCATION, Status
 from cdp_agent.imager.settings import DiskSettings, ImagerSettings, VmSettings
@@ -113,17 +113,19 @@ class SimHypervisor:
     def is_elsewhere(self) -> bool:
         return False  # what fails here fails in `is_running`, which is asked just before or after
 
-    def disks(self) -> dict[str, Found]:
+    def disks(self) -> Disks:
         self._call()
-        return {
-            f"d{number}": Found(
-                f"node{number}",
-                SIZE,
-                {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if one.recording},
-                {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if not one.recording},
-            )
-            for number, bitmaps in enumerate(self._vm.bitmaps)
-        }
+        return Disks(
+            {
+                f"d{number}": Found(
+                    f"node{number}",
+                    SIZE,
+                    {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if one.recording},
+                    {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if not one.recording},
+                )
+                for number, bitmaps in enumerate(self._vm.bitmaps)
+            }
+        )
 
     def clean(self, keep: Sequence[str] = ()) -> None:
         self._call()
@@ -351,7 +353,7 @@ class Watched(SimHypervisor):
         self._at_instant = at_instant
         super().__init__(vm, run)
 
-    def disks(self) -> dict[str, Found]:
+    def disks(self) -> Disks:
         self._call()
         found = super_disks(self)
         self._at_instant(self._vm)
@@ -368,17 +370,19 @@ class Watched(SimHypervisor):
         self._call()
 
 
-def super_disks(hypervisor: SimHypervisor) -> dict[str, Found]:
+def super_disks(hypervisor: SimHypervisor) -> Disks:
     """What `disks` gives, without a call that may fail."""
-    return {
-        f"d{number}": Found(
-            f"node{number}",
-            SIZE,
-            {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if one.recording},
-            {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if not one.recording},
-        )
-        for number, bitmaps in enumerate(hypervisor._vm.bitmaps)
-    }
+    return Disks(
+        {
+            f"d{number}": Found(
+                f"node{number}",
+                SIZE,
+                {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if one.recording},
+                {name: len(one.dirty) * BLOCK for name, one in bitmaps.items() if not one.recording},
+            )
+            for number, bitmaps in enumerate(hypervisor._vm.bitmaps)
+        }
+    )
 
 
 def space_of(vm: int, disk: int) -> bytes:

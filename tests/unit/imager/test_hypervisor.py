@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cdp_agent.imager import cycle, hypervisor
-from cdp_agent.imager.hypervisor import Hypervisor
+from cdp_agent.imager.hypervisor import Hypervisor, disks_of
 from cdp_agent.imager.memory import memory_of
 from cdp_agent.imager.settings import DiskSettings, VmSettings
 from cdp_container.clock import SystemClock
@@ -104,3 +104,36 @@ def test_nothing_is_known_any_more_of_a_vm_that_migrated(step: str) -> None:
     with pytest.raises(HypervisorFailed, match="another QEMU"):
         cycle.attend(qemu, vm) if step == "attend" else cycle.take_instant(qemu, vm, SystemClock())
     assert (vm.bitmap, vm.next_bitmap, vm.is_read, qemu.cleaned) == (0, 0, False, [()])
+
+
+def block_of(
+    node: str, device: str = "", qdev: str = "/machine/peripheral-anon/device[0]/virtio-backend"
+) -> object:
+    inserted = {"node-name": node, "image": {"virtual-size": 4096}}
+    return {"device": device, "qdev": qdev, "inserted": inserted}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "nodes", "twice"),
+    [
+        ([block_of("root"), block_of("log")], {"root": "root", "log": "log"}, set()),
+        ([block_of("#block3", "drive"), block_of("log")], {"drive": "#block3", "log": "log"}, set()),
+        (
+            [block_of("#b1"), block_of("#b2"), block_of("#b3"), block_of("log")],
+            {"log": "log"},
+            {"virtio-backend"},
+        ),
+        ([block_of("n", qdev="/machine/peripheral/log/virtio-backend"), block_of("log")], {}, {"log"}),
+    ],
+)
+def test_a_name_that_two_disks_have_is_no_name(
+    blocks: list[object], nodes: dict[str, str], twice: set[str]
+) -> None:
+    """Else one of them is captured as the other."""
+    found = disks_of(Qemu(query_block=blocks))  # type: ignore[arg-type]
+    assert {name: one.node for name, one in found.items()} == nodes
+    assert found.twice == twice
+    for name in twice:
+        why, hint = found.without(name)
+        assert "more than one" in why
+        assert "an id" in hint
