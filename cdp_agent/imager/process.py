@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def run_imager(
     try:
         folder = settings.directory / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
-        open_vm = opener(settings, folder, clock, entropy(4).hex())
+        open_vm = opener(folder, clock, entropy(4).hex())
         guard = Guard(lambda: clear(settings, open_vm))
         imager = Imager(settings, clock, entropy, open_vm)
         imager.start()
@@ -66,11 +67,8 @@ def clear(settings: ImagerSettings, open_vm: Callable[[VmMemory], Hypervisor]) -
     clear_all([memory_of(vm) for vm in settings.vms], open_vm)
 
 
-def opener(
-    settings: ImagerSettings, folder: Path, clock: Clock, run: str
-) -> Callable[[VmMemory], Hypervisor]:
+def opener(folder: Path, clock: Clock, run: str) -> Callable[[VmMemory], Hypervisor]:
     """How a VM's QEMU is connected to for one cycle; `run`: part of the names of all that is ours in it."""
-    numbers = {vm.name: number for number, vm in enumerate(settings.vms)}
 
     def open_vm(vm: VmMemory) -> Hypervisor:
         until_ns = clock.boottime_ns() + int(CYCLE_SECONDS_MAX * 1e9)
@@ -82,12 +80,17 @@ def opener(
             why = f"there is no socket {vm.settings.qmp}: the VM does not run"
             raise HypervisorFailed(f"capturing VM {vm.settings.name}", why, "")
         qmp = Commanding(vm.settings.qmp, left_seconds)
-        # By a number: a name may be longer than a socket's may be.
-        return Hypervisor(
-            qmp, run, folder, f"read-{numbers[vm.settings.name]}.sock", left_seconds, clock.sleep
-        )
+        return Hypervisor(qmp, run, folder, socket_of(vm.settings.name), left_seconds, clock.sleep)
 
     return open_vm
+
+
+def socket_of(vm: str) -> str:
+    """The name of the socket for reading: short, as a VM's name may be longer than a socket's may be.
+
+    It is the same whatever other VMs there are: what a killed imager left in the QEMU is known by it.
+    """
+    return f"read-{hashlib.sha256(vm.encode()).hexdigest()[:16]}.sock"
 
 
 class _Stop:

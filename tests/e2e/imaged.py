@@ -141,7 +141,7 @@ def imager_of(settings: ImagerSettings, run: str = "") -> Imager:
     folder = settings.directory / "imager"
     folder.mkdir(parents=True, exist_ok=True)
     clock = SystemClock()
-    return Imager(settings, clock, os.urandom, opener(settings, folder, clock, run or os.urandom(4).hex()))
+    return Imager(settings, clock, os.urandom, opener(folder, clock, run or os.urandom(4).hex()))
 
 
 class Container:

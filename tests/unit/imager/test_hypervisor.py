@@ -12,6 +12,7 @@ import pytest
 from cdp_agent.imager import cycle, hypervisor
 from cdp_agent.imager.hypervisor import Hypervisor, disks_of
 from cdp_agent.imager.memory import memory_of
+from cdp_agent.imager.process import socket_of
 from cdp_agent.imager.settings import DiskSettings, VmSettings
 from cdp_container.clock import SystemClock
 from cdp_container.errors import HypervisorFailed
@@ -137,3 +138,11 @@ def test_a_name_that_two_disks_have_is_no_name(
         why, hint = found.without(name)
         assert "more than one" in why
         assert "an id" in hint
+
+
+def test_a_socket_for_reading_is_named_by_its_vm_alone() -> None:
+    """By it what a killed imager left is known, though VMs were put in or taken out since."""
+    long = "v" * 300
+    assert len({socket_of("a"), socket_of("b"), socket_of(long), socket_of(f"{long}w")}) == 4
+    assert len(socket_of(long)) == len(socket_of("a")) < 40
+    assert socket_of("a") == "read-ca978112ca1bbdca.sock"
