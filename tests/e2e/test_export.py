@@ -158,12 +158,16 @@ def _while_converting(site: Site, to: Path, number: int) -> subprocess.Popen[byt
     (held / "qemu-img").write_text("#!/bin/sh\necho $$ > " + str(held / "pid") + "\nexec sleep 600\n")
     (held / "qemu-img").chmod(0o755)
     path = {**environment(site), "PATH": f"{held}:{os.environ['PATH']}"}
-    process = subprocess.Popen(
-        words(site, to, "--volume", "db", "--format", "qcow2"), env=path, stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: (held / "pid").exists() and (held / "pid").read_text(), "it converts", SECONDS_MAX)
-    process.send_signal(number)
-    process.wait(SECONDS_MAX)
+    command = words(site, to, "--volume", "db", "--format", "qcow2")
+    # What was started in the background may ignore Ctrl-C, and so would this.
+    process = subprocess.Popen(["env", "--default-signal=INT", *command], env=path, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: (held / "pid").exists() and (held / "pid").read_text(), "it converts", SECONDS_MAX)
+        process.send_signal(number)
+        process.wait(SECONDS_MAX)
+    finally:
+        process.kill()
+        process.wait()
     return process
 
 

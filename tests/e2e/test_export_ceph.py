@@ -112,7 +112,9 @@ def test_ended_amid_an_upload_it_sends_only_the_rest(
     number: int,
 ) -> None:
     credentials(tmp_path, target.server)
-    command = words(container, target, proxy.endpoint, tmp_path, "--format", "raw")
+    # What was started in the background may ignore Ctrl-C, and so would this.
+    command = ["env", "--default-signal=INT"]
+    command += words(container, target, proxy.endpoint, tmp_path, "--format", "raw")
     notes = tmp_path / "work" / "db.raw.parts"
     proxy.set(Faults(bytes_per_second=16 * MIB))
     with (tmp_path / "err").open("wb") as err:
