@@ -149,6 +149,8 @@ def test_killed_imagers_streamers_and_vms_lose_nothing(tmp_path: Path) -> None:
             if victim == "vm":
                 os.kill(vm.pid, signal.SIGKILL)
                 vm.close()
+                # Its disks are locked until the last of its threads is gone.
+                os.waitid(os.P_PID, vm.pid, os.WEXITED | os.WNOWAIT)
                 vm = stack.enter_context(written_vm(site.root / "vm", SIZES))
             elif victim == "agent":
                 agent.kill_group()
