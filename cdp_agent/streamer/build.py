@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from cdp_agent.streamer.coalesce import coalesce, take_batch
 from cdp_agent.streamer.copying import Copying
-from cdp_agent.streamer.images import Images
+from cdp_agent.streamer.images import Images, volume_record
 from cdp_agent.streamer.payloads import Chunk, Journal, chunks_of
 from cdp_agent.streamer.step_types import (
     CATALOG_SEGMENTS,
@@ -261,16 +261,7 @@ class CutBuilder:
 
     def _space_records(self) -> Iterator[Record]:
         for source in self._sources:
-            if source.removed:
-                yield make_record("space-", source.space, {})
-                continue
-            value = {
-                "kind": "volume",
-                "name": source.name,
-                "size_bytes": source.size_bytes,
-                "block_bytes": BLOCK_BYTES,
-            }
-            yield make_record("space+", source.space, value)
+            yield volume_record(source, BLOCK_BYTES)
         if self.images is not None:
             yield from self.images.space_records(BLOCK_BYTES)
         for tree in self._announced:

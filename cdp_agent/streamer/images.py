@@ -26,6 +26,19 @@ def as_source(disk: DiskIdentity) -> SourceIdentity:
     return SourceIdentity(disk.name, "", disk.space, disk.size_bytes, removed=disk.removed)
 
 
+def volume_record(volume: DiskIdentity | SourceIdentity, block_bytes: int) -> Record:
+    """What the container is told of one volume, however it is captured: that it is there, or left."""
+    if volume.removed:
+        return make_record("space-", volume.space, {})
+    value = {
+        "kind": "volume",
+        "name": volume.name,
+        "size_bytes": volume.size_bytes,
+        "block_bytes": block_bytes,
+    }
+    return make_record("space+", volume.space, value)
+
+
 class Images:
     """Used by the builder's thread alone.
 
@@ -47,17 +60,7 @@ class Images:
 
     def space_records(self, block_bytes: int) -> Iterator[Record]:
         """What the container is told of which volumes there are."""
-        for disk in self._disks:
-            if disk.removed:
-                yield make_record("space-", disk.space, {})
-                continue
-            value = {
-                "kind": "volume",
-                "name": disk.name,
-                "size_bytes": disk.size_bytes,
-                "block_bytes": block_bytes,
-            }
-            yield make_record("space+", disk.space, value)
+        return (volume_record(disk, block_bytes) for disk in self._disks)
 
     def sent_of(self, batch: Batch) -> Iterator[NewExtent]:
         """The extents of a batch that are to be sent; those of trees as they are.
