@@ -142,8 +142,11 @@ class Round:
         row = self._index.name(tree.row, path)
         if found is None or not stat.S_ISDIR(found.st_mode):
             self._leave_mounts(tree, path, row, excluded)
+        tree.missed_name |= bool(bits & DEEP) or (found is None and row is None)
         if found is None:
             return self._gone(tree, path, row)
+        if not stat.S_ISDIR(found.st_mode):
+            tree.note_links(path, found)
         if path in tree.mount_faults:
             bits |= DEEP
         if self.instant_ns and found.st_ctime_ns > self.instant_ns - RACY_NS:
@@ -283,7 +286,8 @@ class Round:
         file = self._file_row(tree, stamp_inode(stamp), row, found.st_size, FILE)
         captured = self._reader.read.get(file.id)
         is_half = tree.suspended is not None and tree.suspended.file == file.id
-        if not is_half and (captured is None or captured.stamp != stamp or bits & READ):
+        is_read = captured is not None and captured.proven and captured.stamp == stamp and not bits & READ
+        if not is_half and not is_read:
             captured = self._reader.content(tree, path, file, stamp_inode(stamp))
         self._put_file(tree, path, row, file, captured or Captured(found, stamp, found.st_size, False))
         self._look_at_links(tree, path, found, file, row)

@@ -145,6 +145,8 @@ class Scan:
         foreign = root.is_foreign(found)
         if is_directory and not foreign:
             stack.append(path)
+        if found.st_nlink > 1 and not is_directory:
+            self._tree.note_links(path, found)
         is_read = self._bits & READ and known is not None and known.type == FILE
         if known is None or is_read or foreign or known.stamp != stamp_of(found, root.device):
             self._tree.find(path, self._bits)

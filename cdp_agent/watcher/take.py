@@ -150,7 +150,7 @@ class Take:
         return work
 
     def _is_any(self, work: Mapping[int, Mapping[bytes, int]]) -> bool:
-        waiting = any(tree.found or tree.deep or tree.suspended for tree in self._trees)
+        waiting = any(tree.found or tree.deep or tree.suspended or tree.missed_name for tree in self._trees)
         return waiting or any(work.values())
 
     def _pass(self, work: Work) -> None:
@@ -168,6 +168,9 @@ class Take:
                     self._look(tree, found)
                 elif not tree.deep[-1].step():
                     tree.deep = [scan for scan in tree.deep if not scan.is_done]
+            if tree.missed_name and not full.is_full:
+                self._look(tree, tree.take_linked())
+                tree.missed_name = False
             tree.open_root.let_go()
 
     def _look(self, tree: Tree, items: Mapping[bytes, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ TROUBLES_MAX: Final = 100
 """Paths that cannot be read, by name; more are counted, and looked at again by scans."""
 FOUND_MAX: Final = 50_000
 """What scans found and no batch has taken yet; beyond, they wait."""
+LINKED_MAX: Final = 256
+"""Files with several names that are looked at where a name was missed: some 10 ms of each pass."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Tree:
         read_all: the next scan compares the content of all files.
         scan_wanted: an operator asked for one; `scans_begun`, `scans_done`: the number of the newest one.
         names: how many the last scan met.
+        linked: files with several names, by device and inode number, and one of these names each.
+        missed_name: a name went that nobody looked at; it may have been another one of any file.
     """
 
     number: int
@@ -98,6 +103,8 @@ class Tree:
     scans_begun: int = 0
     scans_done: int = 0
     names: int = 0
+    linked: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    missed_name: bool = False
 
     @property
     def id(self) -> bytes:
@@ -140,6 +147,20 @@ class Tree:
         """A path is different from what the index says."""
         self.found[path] = self.found.get(path, 0) | bits
 
+    def note_links(self, path: bytes, found: os.stat_result) -> None:
+        """What is no directory, by `lstat`: it may have several names."""
+        key = found.st_dev, found.st_ino
+        if found.st_nlink == 1:
+            self.linked.pop(key, None)
+        elif key in self.linked or len(self.linked) < LINKED_MAX:
+            self.linked[key] = path
+
+    def take_linked(self) -> dict[bytes, int]:
+        """Where to look after a name was missed; whoever looks notes what has several names still."""
+        self.missed_name = False
+        paths, self.linked = self.linked, {}
+        return dict.fromkeys(paths.values(), LOOK)
+
     def let_go(self) -> None:
         """Close what is open, where no scan needs it."""
         if self.root is None:
@@ -156,5 +177,6 @@ class Tree:
         for scan in (*self.deep, *([self.scan] if self.scan else [])):
             scan.close()
         self.scan, self.deep, self.found, self.suspended = None, [], {}, None
+        self.linked, self.missed_name = {}, False
         self.scanned = False
         self.let_go()

@@ -20,6 +20,8 @@ PAGE: Final = 4096
 SIZE_MAX: Final = 40 * PAGE
 NAMES_MAX: Final = 60
 """Beyond, nothing new is made."""
+YOUNG_CHANGES: Final = 400
+"""For how long another name of a file stays at least: a watcher looked at it by then."""
 ATTRIBUTE: Final = "user.test"
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _EXCHANGE = 2
@@ -41,6 +43,8 @@ class Node:
     mode: int
     content: bytes = b""
     attribute: bytes | None = None
+    linked: int = -10_000
+    """Number of the change that gave it another name last."""
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Model:
                 nodes[path].attribute = rest[0]
             case "link":
                 nodes[rest[0]] = nodes[path]
+                nodes[path].linked = int(rest[0].rpartition("/")[2])
             case "unlink" | "rmdir":
                 del nodes[path]
             case "rename":
@@ -136,17 +141,18 @@ class Model:
                 return kind, there, rng.randbytes(rng.randrange(1, 20))
             case "link" if node.kind == "file" and len(inside) < NAMES_MAX:
                 return kind, there, fresh
-            case "unlink" if node.kind != "directory":
+            case "unlink" if node.kind != "directory" and not self._is_young(there, number):
                 return kind, there
             case "rmdir" if node.kind == "directory" and not self._below(there):
                 return kind, there
             case "rename":
-                return kind, there, self._target(rng, there, other, fresh)
+                target = self._target(rng, there, other, fresh)
+                return None if target != there and self._is_young(target, number) else (kind, there, target)
             case "exchange" if not (there + "/").startswith(other + "/") and (
                 not (other + "/").startswith(there + "/")
             ):
                 return kind, there, other
-            case "leave" if node.kind == "file":
+            case "leave" if node.kind == "file" and not self._is_young(there, number):
                 return "rename", there, f"{OUTSIDE}{rng.randrange(3)}"
             case "enter":
                 left = [path for path in self.nodes if path.startswith(OUTSIDE)]
@@ -179,6 +185,14 @@ class Model:
             return True
         node = self.nodes[path]
         return all(name.startswith(OUTSIDE) for name, other in self.nodes.items() if other is node)
+
+    def _is_young(self, path: str, number: int) -> bool:
+        """Whether this may be a name that nobody looked at yet, of a file that had one name before.
+
+        What is written through such a name that goes again is seen by a scan only (docs/trees.md).
+        """
+        node = self.nodes.get(path)
+        return node is not None and number - node.linked < YOUNG_CHANGES
 
     def _below(self, path: str) -> bool:
         return any(name.startswith(path + "/") for name in self.nodes)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cdp_agent.watcher.dirty import DEEP, LOOK, READ
 from cdp_agent.watcher.gathered import Gathered, Limits
 from cdp_agent.watcher.round import Round
+from cdp_agent.watcher.stamp import stamp_of
 from cdp_agent.watcher.tree_root import open_root
 from tests.unit.watcher.model import FreeHold, Site
 from tests.unit.watcher.test_take import ActingHold
@@ -100,6 +102,99 @@ def test_what_was_written_through_a_name_that_moved_away_with_its_directory(site
     os.rename(site.tree / "a", site.directory / "away")
     assert site.take().not_whole == ()
     site.assert_same()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_was_written_through_a_name_that_came_and_went(site: Site, restarts: bool) -> None:
+    if restarts:
+        site.restart()
+        site.begin()
+        site.settle()
+    os.link(site.tree / "a/f", site.tree / "new")
+    put(site.tree / "new", 0, b"through the new one")
+    (site.tree / "new").unlink()
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_what_was_written_through_a_name_that_came_and_went_where_its_directory_moved(site: Site) -> None:
+    (site.tree / "b").mkdir()
+    site.settle()
+    os.rename(site.tree / "b", site.tree / "c")
+    os.link(site.tree / "a/f", site.tree / "c/new")
+    os.link(site.tree / "wide", site.tree / "there")
+    put(site.tree / "c/new", 0, b"through the new one")
+    (site.tree / "c/new").unlink()
+    (site.tree / "b").mkdir()
+    (site.tree / "b/new").write_bytes(b"another file at the old path")
+    assert site.take().not_whole == ()
+    site.assert_same()
+
+
+def test_a_batch_that_is_full_still_owes_the_look_at_files_with_several_names(site: Site) -> None:
+    site.watcher._limits = Limits(records=1)
+    (site.tree / "more").write_bytes(b"x")
+    os.link(site.tree / "a/f", site.tree / "new")
+    put(site.tree / "new", 0, b"through the new one")
+    (site.tree / "new").unlink()
+    while site.take().not_whole:
+        pass
+    site.assert_same()
+
+
+def test_files_with_several_names_are_remembered_up_to_a_limit(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdp_agent.watcher.tree.LINKED_MAX", 2)
+    for number in range(4):
+        (site.tree / f"{number}").write_bytes(b"x")
+        os.link(site.tree / f"{number}", site.tree / f"{number}b")
+    site.settle()
+    tree = site.watcher.trees[0]
+    assert len(tree.linked) == 2
+    for path in list(tree.linked.values()):
+        (site.tree / os.fsdecode(path)).unlink()
+    site.settle()
+    assert len(tree.linked) <= 2
+    site.assert_same()
+
+
+def test_a_file_that_had_one_name_when_it_was_looked_at_last_waits_for_a_scan(site: Site) -> None:
+    os.link(site.tree / "wide", site.tree / "new")
+    put(site.tree / "new", 0, b"through the new one")
+    (site.tree / "new").unlink()
+    site.take()
+    site.watcher.trees[0].scan_wanted = True
+    site.settle()
+    site.assert_same()
+
+
+def test_a_file_that_was_read_as_it_changed_is_read_again_for_its_other_names(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both within one tick of an older kernel's clock, as often as not: its change time says nothing then."""
+
+    def of_ticks(found: os.stat_result, root_device: int, proven: bool = True) -> bytes:
+        shown = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+        shown["st_ctime_ns"] -= found.st_ctime_ns % 10_000_000
+        shown["st_mtime_ns"] -= found.st_mtime_ns % 10_000_000
+        return stamp_of(SimpleNamespace(**shown), root_device, proven)  # type: ignore[arg-type]
+
+    for module in ("reading", "round", "scan"):
+        monkeypatch.setattr(f"cdp_agent.watcher.{module}.stamp_of", of_ticks)
+
+    def act() -> None:
+        put(site.tree / "g", 0, b"SECOND")
+        (site.tree / "g").unlink()
+
+    for _ in range(20):
+        put(site.tree / "a/f", 0, b"second")
+        site.new_hold = lambda: ActingHold(act)
+        assert site.take().not_whole == ()
+        site.assert_same()
+        site.new_hold = FreeHold
+        os.link(site.tree / "a/f", site.tree / "g")
+        site.settle()
 
 
 def test_names_agree_though_a_limit_ends_the_batch(site: Site) -> None:
