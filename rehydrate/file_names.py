@@ -14,8 +14,11 @@ _NAME_BYTES_MAX: Final = 200
 
 
 def file_names(sources: Sequence[tuple[str, bytes]], suffix: str) -> list[str]:
-    """For each (name, id): its own name where that can be a file's and no other has it, else its id."""
-    often = Counter(name for name, _ in sources)
+    """For each (name, id): its own name where that can be a file's and no other has it, else its id.
+
+    A name that is another's id is no name: that one may be called so.
+    """
+    often = Counter(name for name, _ in sources) + Counter({source_id.hex() for _, source_id in sources})
     return [
         (name if often[name] == 1 and _can_be_file(name) else source_id.hex()) + suffix
         for name, source_id in sources

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from cdp_container.clock import Clock
 from cdp_container.console import printable, say
 from cdp_container.domain.durable import replace_file
+from cdp_container.errors import UsageError
 from cdp_container.telling import point_name
 from rehydrate.cli.export_lines import ExportLines
 from rehydrate.cli.export_targets import CONFIGURATION_SUFFIX, Targets, configuration_path, paths_of
@@ -135,6 +136,8 @@ class _Files:
         paths = paths_of(self._targets, sources, self._shape) if sources else []
         self._paths = {one.file: path for one, path in zip(volumes, paths, strict=True)}
         beside = [] if vm is None else [configuration_path(self._targets, *vm)]
+        if not {*beside}.isdisjoint(paths):
+            raise UsageError("read --to", f"{beside[0]} is what the configuration of the VM is called")
         for path in (*paths, *beside):
             check_target(path, self._targets.force)
 

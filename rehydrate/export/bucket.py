@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 from cdp_container.clock import Clock
@@ -195,11 +196,17 @@ class Bucket:
         except AccessDenied:
             return None
 
-    def put(self, key: str, data: bytes, content_type: str = "application/json") -> None:
-        """A small object, over what is there."""
+    def put(self, key: str, data: bytes, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+        """A small object of JSON, over what is there."""
 
         def ask() -> None:
-            self._client.put_object(Bucket=self.settings.bucket, Key=key, Body=data, ContentType=content_type)
+            self._client.put_object(
+                Bucket=self.settings.bucket,
+                Key=key,
+                Body=data,
+                Metadata=dict(metadata),
+                ContentType="application/json",
+            )
 
         self._ask(f"write {key}", "create", ask)
 

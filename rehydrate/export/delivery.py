@@ -124,7 +124,9 @@ class Delivery:
             return Prepared(item, state, stored)
         if stored is not None and not ways.force:
             raise self._occupied(item.key, stored)
-        if state is None and not item.is_streamed:
+        if item.is_streamed:
+            self._check_manifest(item, state)
+        elif state is None:
             check_target(ways.workspace / item.name, ways.force)
         if stored is not None:
             ways.tell(f"overwriting {bucket.address_of(item.key)}: {counted(stored.size_bytes, 'byte')}")
@@ -155,7 +157,7 @@ class Delivery:
         item, state = prepared.item, prepared.state
         workspace = self._ways.workspace
         if prepared.stored is not None:  # it was complete when this was killed
-            forget(workspace, item.name)
+            forget(workspace, item.name, not item.is_streamed)
             sha256 = "" if state.made is None else state.made.sha256
             return Delivered(item.key, prepared.stored.size_bytes, sha256, 0, 0)
         write_state(workspace, item.name, state)
@@ -169,7 +171,7 @@ class Delivery:
             size_bytes, parts = state.made.size_bytes, FileParts(path)
         with steps("uploading", size_bytes) as report:
             delivered = self._send(item, state, size_bytes, parts, report)
-        forget(workspace, item.name)
+        forget(workspace, item.name, not item.is_streamed)
         return delivered
 
     def check_free(self, key: str) -> None:
@@ -192,6 +194,15 @@ class Delivery:
         why = f"an object of {counted(stored.size_bytes, 'byte')} is there"
         return TargetNotEmpty(f"export to {self._bucket.address_of(key)}", why, hint)
 
+    def _check_manifest(self, item: Item, state: State | None, hint: str | None = None) -> None:
+        """Whether the list of digests beside an object is nobody else's. Raises TargetNotEmpty."""
+        if self._ways.force:
+            return
+        key = item.key + MANIFEST_SUFFIX
+        stored = self._bucket.head(key)
+        if stored is not None and (state is None or stored.metadata.get(NONCE) != state.nonce):
+            raise self._occupied(key, stored, hint)
+
     def _check_still_free(self, item: Item, state: State) -> None:
         """Whether somebody else has made the object in the hours since `prepare`. The upload stays as it is.
 
@@ -201,17 +212,19 @@ class Delivery:
         if self._ways.force:
             return
         stored = self._bucket.head(item.key)
+        hint = (
+            "all parts were sent, and are kept: once that object is moved away, or with --force, the "
+            "same command goes on with them; --abort ends the upload"
+        )
         if stored is not None and stored.metadata.get(NONCE) != state.nonce:
-            hint = (
-                "all parts were sent, and are kept: once that object is moved away, or with --force, the "
-                "same command goes on with them; --abort ends the upload"
-            )
             raise self._occupied(item.key, stored, hint)
+        if item.is_streamed:
+            self._check_manifest(item, state, hint)
 
     def _discard(self, item: Item) -> set[str]:
         """End the upload that the workspace knows of, and clear that of it; gives its id, if any."""
         ended: set[str] = set()
-        state = _read_leniently(self._ways.workspace, item.name)
+        state = _read_leniently(self._ways.workspace, item)
         if state is None:
             return ended
         if state.upload and state.identity.address == item.identity.address:
@@ -220,7 +233,7 @@ class Delivery:
         elif state.upload:
             where = f"{state.identity.key} at {state.identity.address}"
             self._ways.tell(f"an upload is left unfinished elsewhere: {where}")
-        forget(self._ways.workspace, item.name)
+        forget(self._ways.workspace, item.name, not item.is_streamed)
         return ended
 
     def _tell_of_others(self, item: Item) -> None:
@@ -322,15 +335,16 @@ class Delivery:
             "part_bytes": state.part_bytes,
             "sha256_of_parts": digests,
         }
-        self._bucket.put(item.key + MANIFEST_SUFFIX, json.dumps(members, indent=1).encode())
+        data = json.dumps(members, indent=1).encode()
+        self._bucket.put(item.key + MANIFEST_SUFFIX, data, {NONCE: state.nonce})
 
 
-def _read_leniently(workspace: Path, name: str) -> State | None:
+def _read_leniently(workspace: Path, item: Item) -> State | None:
     """What was left, where it makes sense; what makes none is removed, as nobody could go on with it."""
     try:
-        return read_state(workspace, name)
+        return read_state(workspace, item.name)
     except TargetUnsuitable:
-        forget(workspace, name)
+        forget(workspace, item.name, not item.is_streamed)
         return None
 
 

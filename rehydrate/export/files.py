@@ -26,12 +26,16 @@ _DIRECTORY_MODE: Final = 0o700
 
 @dataclass(slots=True)
 class Place:
-    """Where one image grows: `inner` is for whoever writes it; `overwrites` what `force` agreed to lose."""
+    """Where one image grows: `inner` is for whoever writes it; `overwrites` what `force` agreed to lose.
+
+    `replaces`: something has the name already; without `force` that was empty, and must be so still.
+    """
 
     path: Path
     inner: Path
     overwrites: str
     replaces: bool
+    force: bool
 
     def finish(self) -> None:
         """Make the image durable, and only then give it its name. Raises as `os_errors`, TargetNotEmpty."""
@@ -43,6 +47,7 @@ class Place:
             finally:
                 os.close(fd)
             if self.replaces:
+                check_target(self.path, self.force)
                 os.rename(self.inner, self.path)
             else:
                 name_new(self.inner, self.path)
@@ -104,7 +109,7 @@ def image_place(path: Path, write_bytes: int, force: bool) -> Iterator[Place]:
         try:
             with os_errors(what):
                 check_room(path.parent, write_bytes, what)
-            yield Place(path, directory / path.name, overwrites, replaces)
+            yield Place(path, directory / path.name, overwrites, replaces, force)
         finally:
             _remove(directory, path.name)
     finally:

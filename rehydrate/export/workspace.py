@@ -31,6 +31,8 @@ NOTES_BYTES_MAX: Final = 16 << 20
 """10,000 parts, some of them more than once."""
 _VERSION: Final = 1
 _FIELDS: Final = 3
+_DIGITS: Final = 64
+"""Of a SHA-256; a line with fewer was torn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,14 @@ def write_state(workspace: Path, name: str, state: State) -> None:
     replace_file(workspace / f"{name}{STATE_SUFFIX}", json.dumps(members, indent=2).encode())
 
 
-def forget(workspace: Path, name: str) -> None:
-    """Everything of an export; what says that there is one goes last."""
-    for path in (workspace / f"{name}{NOTES_SUFFIX}", workspace / name, workspace / f"{name}{STATE_SUFFIX}"):
-        remove_file(path)
+def forget(workspace: Path, name: str, has_image: bool) -> None:
+    """Everything of an export; what says that there is one goes last.
+
+    `has_image`: whether it makes one there; else a file of that name is somebody else's.
+    """
+    image = [name] if has_image else []
+    for one in (f"{name}{NOTES_SUFFIX}", *image, f"{name}{STATE_SUFFIX}"):
+        remove_file(workspace / one)
 
 
 def is_whole(path: Path, made: Made | None) -> bool:
@@ -154,7 +160,12 @@ class Notes:
         found: dict[int, Sent] = {}
         for line in data.decode(errors="replace").split("\n")[:-1]:
             words = line.split(" ")
-            if len(words) == _FIELDS and words[0].isascii() and words[0].isdigit():
+            if (
+                len(words) == _FIELDS
+                and len(words[2]) == _DIGITS
+                and words[0].isascii()
+                and words[0].isdigit()
+            ):
                 found[int(words[0])] = Sent(int(words[0]), words[1], words[2])
         return found
 

@@ -7,9 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from cdp_container.clock import SystemClock
 from cdp_container.domain.machine import Description, Disk
 from cdp_container.domain.machine_records import Configuration, Native, vm_record
 from cdp_container.errors import (
@@ -19,10 +22,13 @@ from cdp_container.errors import (
     NoSuchVm,
     NoSuchVolume,
     TargetNotEmpty,
+    UsageError,
 )
 from cdp_container.store.directory import DirectoryStore
+from rehydrate.cli.export_run import Opened, Volume, opened_destination
+from rehydrate.cli.export_targets import Targets
 from rehydrate.export.content import Bytes
-from rehydrate.export.formats import FORMATS, Shape
+from rehydrate.export.formats import FORMATS, Shape, shape_of
 from rehydrate.export.images import make_image
 from tests.containers import Site, write
 from tests.rosters import give_roster, holds_in
@@ -115,6 +121,19 @@ def test_a_configuration_that_somebody_writes_meanwhile_is_not_overwritten(
     assert theirs.read_text() == "theirs"
     assert run(*words, "--force")[0] == 0
     assert json.loads(theirs.read_bytes())["name"] == "shop-web"
+
+
+def test_an_image_that_is_called_as_the_configuration_beside_it_is_refused(out: Path) -> None:
+    """With --force the configuration would replace the image that was made an hour before."""
+    path = out / "web.vm.json"
+    targets = Targets((), "web", path, False, None, None, True, False, False, 1)
+    volume = cast(Volume, SimpleNamespace(plan=SimpleNamespace(volume=None), file="disk.raw"))
+    opened = cast(Opened, None)
+    with (
+        opened_destination(targets, shape_of("raw", None), opened, SystemClock(), lambda: None) as files,
+        pytest.raises(UsageError, match=r"web\.vm\.json"),
+    ):
+        files.check([volume], ("web", VM))
 
 
 @pytest.mark.needs("qemu-img")

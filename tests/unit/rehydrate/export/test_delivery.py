@@ -195,7 +195,7 @@ def test_an_upload_that_somebody_ended_begins_anew(export: Export, bucket: Fresh
 def test_killed_between_the_end_of_the_upload_and_the_clearing(
     export: Export, bucket: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(workspace: Path, name: str) -> None:
+    def killed(workspace: Path, name: str, has_image: bool) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -218,6 +218,44 @@ def test_an_object_that_is_there_is_replaced_by_force_alone(export: Export, buck
     export.force = True
     export.run()
     assert object_of(bucket) == IMAGE
+
+
+def test_a_file_in_the_workspace_that_no_image_was_made_of_stays(export: Export, bucket: Fresh) -> None:
+    export.is_streamed = True
+    theirs = export.workspace / "db.vmdk"
+    theirs.write_bytes(b"an image that an export into a file made")
+    export.run()
+    assert list(export.workspace.iterdir()) == [theirs]
+    interrupted(replace(export, force=True), 1)
+    with export.delivery() as delivery:
+        assert delivery.abort(export.item) == 1
+    (export.workspace / "db.vmdk.upload.json").write_text("nonsense")
+    with export.delivery() as delivery:
+        delivery.abort(export.item)
+    assert theirs.read_bytes() == b"an image that an export into a file made"
+
+
+def test_a_list_of_digests_that_is_not_ours_stays(export: Export, bucket: Fresh) -> None:
+    manifest = f"{KEY}.parts.json"
+    bucket.admin.put_object(Bucket=bucket.name, Key=manifest, Body=b"theirs")
+    export.is_streamed = True
+    with pytest.raises(TargetNotEmpty, match=r"parts\.json"):
+        export.run()
+    assert (object_of(bucket, manifest), uploads(bucket)) == (b"theirs", [])
+
+    class Overtaken(Export):
+        """Somebody makes it while parts are sent."""
+
+        def check(self) -> None:
+            bucket.admin.put_object(Bucket=bucket.name, Key=manifest, Body=b"theirs")
+
+    bucket.admin.delete_object(Bucket=bucket.name, Key=manifest)
+    with pytest.raises(TargetNotEmpty, match=r"parts\.json"):
+        Overtaken(export.settings, export.workspace, is_streamed=True).run()
+    assert object_of(bucket, manifest) == b"theirs"
+    done = replace(export, force=True).run()
+    assert (done.sent, done.there) == (0, 4)
+    assert json.loads(object_of(bucket, manifest))["size_bytes"] == len(IMAGE)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

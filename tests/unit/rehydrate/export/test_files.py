@@ -45,6 +45,17 @@ def test_what_is_there_is_replaced_by_force_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_an_empty_file_that_was_filled_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "db.vmdk"
+    path.touch()
+    with image_place(path, 0, False) as place:
+        place.inner.write_bytes(b"ours")
+        path.write_bytes(b"theirs")
+        with pytest.raises(TargetNotEmpty, match="holds 6 bytes"):
+            place.finish()
+    assert path.read_bytes() == b"theirs"
+
+
 def test_what_an_agent_serves_is_refused_even_by_force(tmp_path: Path) -> None:
     path = tmp_path / "db.raw"
     path.write_bytes(b"served")

@@ -57,12 +57,15 @@ def test_a_part_is_there_if_it_was_acknowledged_and_is_listed_just_so() -> None:
 def test_notes_survive_torn_lines(tmp_path: Path) -> None:
     notes = Notes(tmp_path, "db.vmdk")
     assert notes.read() == {}
-    first, again = Sent(1, '"a"', "0"), Sent(1, '"b"', "1")
-    for one in (first, Sent(7, '"c"', "2"), again):
+    first, again, other = (
+        Sent(number, etag, etag[1] * 64) for number, etag in ((1, '"a"'), (1, '"b"'), (7, '"c"'))
+    )
+    for one in (first, other, again):
         notes.add(one)
     with notes.path.open("ab") as file:
-        file.write(b'8 "d"\nx y z\n9 "e" 3')
-    assert notes.read() == {1: again, 7: Sent(7, '"c"', "2")}
+        # The last but one is whole but for its digest, which would stand in the list of them.
+        file.write(b'8 "d"\nx y z\n9 "e" ' + b"e" * 63 + b'\n10 "f" ' + b"f" * 64)
+    assert notes.read() == {1: again, 7: other}
     notes.clear()
     assert notes.read() == {}
 
@@ -78,7 +81,9 @@ def test_a_state_comes_back_as_it_was_and_nonsense_is_refused(tmp_path: Path) ->
         with pytest.raises(TargetUnsuitable, match="not what an export"):
             read_state(tmp_path, "db")
     (tmp_path / "db").write_text("image")
-    forget(tmp_path, "db")
+    forget(tmp_path, "db", has_image=False)
+    assert [one.name for one in tmp_path.iterdir()] == ["db"]
+    forget(tmp_path, "db", has_image=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -84,6 +84,8 @@ def test_a_name_that_can_be_no_files_is_left_for_the_id(name: str) -> None:
 def test_names_of_twins_are_their_ids() -> None:
     twins = [(name, bytes([number]) * 16) for number, name in enumerate("aab", 1)]
     assert file_names(twins, ".raw") == ["01" * 16 + ".raw", "02" * 16 + ".raw", "b.raw"]
+    masked = [("02" * 16, b"\1" * 16), ("../b", b"\2" * 16)]
+    assert file_names(masked, "") == ["01" * 16, "02" * 16], "one must not lie where another does"
 
 
 def test_all_of_it(site: Site, tmp_path: Path) -> None:
