@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_container.domain.contents import Contents
@@ -47,10 +47,22 @@ class Point:
     trees: tuple[Tree, ...] = ()
     skew: Skew | None = None
 
+    @property
+    def skewed_files(self) -> int:
+        """How many files changed while the cut was taken."""
+        return 0 if self.skew is None else self.skew.files_count
+
+    @property
+    def instants(self) -> dict[str, int]:
+        """Images of VMs, each of an instant of its own: volumes by name, and the wall clock at that."""
+        return _instants_of(self.skew, self.volumes)
+
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
     """What a restore of some volumes at one cut takes. `notes`: what whoever chose it should be told.
+
+    `instants`: as of `Point`, of the volumes that are restored.
 
     `faults`: segments that cannot be read, where the plan was made despite them. `doubts`: what damage may
     hide or have taken, in words; whoever restores even so may not get what was meant.
@@ -64,6 +76,7 @@ class RestorePlan:
     faults: tuple[Fault, ...] = ()
     doubts: tuple[str, ...] = ()
     trees: tuple[Tree, ...] = ()
+    instants: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rests_on(self) -> str:
@@ -254,7 +267,9 @@ def plan_restore(
     if _leading(history, contents, choice) == history.newest:
         doubts = (*history.notes, *doubts)  # each says that there may have been newer ones than the newest
     protected = history.is_protected(cut.place)
-    return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts, tuple(found))
+    skew = contents.skews.get((cut.place.epoch, cut.place.cut))
+    instants = _instants_of(skew, [plan.volume for plan in plans])
+    return RestorePlan(cut, protected, branch, tuple(plans), notes, faults, doubts, tuple(found), instants)
 
 
 def _plan_of(contents: Contents, branch: Branch, volume: Volume, counts: bool) -> VolumePlan:
@@ -273,6 +288,12 @@ def _picked(contents: Contents, branch: Branch, cut: Cut, wanted: Wanted) -> lis
     return pick_volumes(volumes, wanted.names, cut)
 
 
+def _instants_of(skew: Skew | None, volumes: Sequence[Volume]) -> dict[str, int]:
+    """Volumes that are of an instant of their own, by name, and the wall clock at that."""
+    at_ns = {} if skew is None else dict(skew.instants)
+    return {volume.name: at_ns[volume.space] for volume in volumes if volume.space in at_ns}
+
+
 def _skew_notes(contents: Contents, cut: Cut, trees: Sequence[Tree]) -> tuple[str, ...]:
     """A note on files that changed while the cut was taken."""
     skew = contents.skews.get((cut.place.epoch, cut.place.cut))
@@ -280,7 +301,7 @@ def _skew_notes(contents: Contents, cut: Cut, trees: Sequence[Tree]) -> tuple[st
     if skew is None or not trees or not (skew.more or any(file.tree in mine for file in skew.files)):
         return ()
     named = ", ".join(shown(file.path) for file in skew.files[:SKEWED_SHOWN_MAX] if file.tree in mine)
-    many = counted(len(skew.files) + skew.more, "file")
+    many = counted(skew.files_count, "file")
     return (f"skewed: {many} changed while this cut was taken: {named}",)
 
 

@@ -19,6 +19,7 @@ from cdp_container.format.jsontext import load_object
 from cdp_container.format.layout import ID_BYTES
 from cdp_container.format.limits import (
     COMPONENT_BYTES_MAX,
+    NOT_WHOLE_MAX,
     PATH_BYTES_MAX,
     RECORD_VALUE_BYTES_MAX,
     SKEWED_FILES_MAX,
@@ -109,10 +110,22 @@ class SkewedFile:
 
 @dataclass(frozen=True, slots=True)
 class Skew:
-    """The files of a cut that are skewed: the first SKEWED_FILES_MAX of them, and how many more there are."""
+    """What of a cut is not of the cut's own instant.
+
+    Attributes:
+        files: that changed while it was taken: the first SKEWED_FILES_MAX of them.
+        more: how many others there are.
+        instants: volumes that are of an instant of their own, by id, and the wall clock at that.
+    """
 
     files: tuple[SkewedFile, ...]
     more: int = 0
+    instants: tuple[tuple[bytes, int], ...] = ()
+
+    @property
+    def files_count(self) -> int:
+        """How many files are skewed."""
+        return len(self.files) + self.more
 
 
 def path_fault(path: bytes) -> str:
@@ -377,19 +390,23 @@ def _are_patterns(value: object) -> bool:
 
 
 def parse_skew(record: Record, what: str) -> tuple[tuple[int, int], Skew]:
-    """The cut (epoch, number) that a `skew` names, and its files.
+    """The cut (epoch, number) that a `skew` names, its files, and the instants of its images.
 
     Raises:
         DamagedObject: it contradicts the document.
-        LimitExceeded: it names more files than SKEWED_FILES_MAX.
+        LimitExceeded: it names more files than SKEWED_FILES_MAX, or more volumes than NOT_WHOLE_MAX.
     """
     members = Members(load_object(record.value, RECORD_VALUE_BYTES_MAX, what), what)
     inner = members.objects("files")
     if len(inner) > SKEWED_FILES_MAX:
         raise LimitExceeded(what, f"it names {len(inner)} skewed files (SKEWED_FILES_MAX)")
     files = tuple(_skewed_file(file, what) for file in inner)
+    told = members.objects("instants") if "instants" in members.members else []
+    if len(told) > NOT_WHOLE_MAX:
+        raise LimitExceeded(what, f"it names {len(told)} volumes (NOT_WHOLE_MAX)")
+    instants = tuple((one.bytes("space", ID_BYTES), one.time_ns("at_ns")) for one in told)
     epoch, cut = _CUT_KEY.unpack(record.key)
-    return (epoch, cut), Skew(files, members.number("more", U64_MAX))
+    return (epoch, cut), Skew(files, members.number("more", U64_MAX), instants)
 
 
 def _skewed_file(file: Members, what: str) -> SkewedFile:

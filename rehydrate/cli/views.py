@@ -78,8 +78,9 @@ def point_members(point: Point) -> Members:
             for volume in point.volumes
         ],
         "trees": [{"name": tree.name, "whole": tree.whole} for tree in point.trees],
-        "skewed": point.skew is not None,
-        "skewed_files": 0 if point.skew is None else len(point.skew.files) + point.skew.more,
+        "skewed": point.skewed_files > 0,
+        "skewed_files": point.skewed_files,
+        **_instant_members(point.instants),
     }
 
 
@@ -88,12 +89,16 @@ def points_text(listed: Listed, keyless: bool, kept: Mapping[Place, Kept] | None
 
     `kept`: how long, as far as it is known; None where everything is for ever.
     """
-    titles = ["POINT", "TIME", "STATE", "VOLUMES", "MARKERS"]
+    with_images = any(point.instants for point in listed.points)
+    columns = ["POINT", "TIME", "STATE", "VOLUMES", "MARKERS"]
+    columns += ["IMAGES"] if with_images else []
+    columns += [] if kept is None else ["KEPT UNTIL ABOUT"]
     rows = []
     for number, point in enumerate(listed.points):
         place = point.cut.place
         if number in listed.gaps:
-            rows.append(["", f"  no point for {seconds_text(listed.gaps[number])}", "", "", "", ""])
+            gap = f"  no point for {seconds_text(listed.gaps[number])}"
+            rows.append(["", gap, *[""] * (len(columns) - 2)])
         rows.append(
             [
                 point_name(place.epoch, place.cut),
@@ -101,12 +106,11 @@ def points_text(listed: Listed, keyless: bool, kept: Mapping[Place, Kept] | None
                 _state(point),
                 "?" if keyless else _sources_text(point),
                 "?" if keyless else ", ".join(point.cut.markers),
-                "" if kept is None else kept_text(kept.get(place)),
+                *([instants_text(point.instants, point.cut.time_ns)] if with_images else []),
+                *([] if kept is None else [kept_text(kept.get(place))]),
             ]
         )
-    if kept is None:
-        return table(titles, [row[:-1] for row in rows])
-    return table([*titles, "KEPT UNTIL ABOUT"], rows)
+    return table(columns, rows)
 
 
 def _sources_text(point: Point) -> str:
@@ -141,7 +145,26 @@ def _state(point: Point) -> str:
     if not point.main:
         return "side branch"
     state = "protected" if point.protected else "sent"
-    return state if point.skew is None else f"{state}, skewed"
+    return f"{state}, skewed" if point.skewed_files else state
+
+
+def _instant_members(instants: Mapping[str, int]) -> Members:
+    """Volumes that are of an instant of their own (images of VMs), and how far these are apart."""
+    found = [{"volume": name, "time": time_text(at_ns), "at_ns": at_ns} for name, at_ns in instants.items()]
+    return {"instants": found, "instants_apart_ns": _apart_ns(instants)}
+
+
+def _apart_ns(instants: Mapping[str, int]) -> int:
+    """How far the instants of images are from each other: 0 where there are not two."""
+    return max(instants.values(), default=0) - min(instants.values(), default=0)
+
+
+def instants_text(instants: Mapping[str, int], cut_time_ns: int) -> str:
+    """Images of VMs beside their cut: how much older the oldest is, and how far they are apart."""
+    if not instants:
+        return ""
+    older_ns = max(0, cut_time_ns - min(instants.values()))
+    return f"{older_ns / 1e6:.0f} ms before, {_apart_ns(instants) / 1e6:.0f} ms apart"
 
 
 def plan_members(plan: RestorePlan, bytes_per_second: int, trees: Sequence[TreeTotals] = ()) -> Members:
@@ -155,6 +178,7 @@ def plan_members(plan: RestorePlan, bytes_per_second: int, trees: Sequence[TreeT
         "protected": plan.protected,
         "markers": list(plan.cut.markers),
         "notes": list(plan.notes),
+        **_instant_members(plan.instants),
         "objects": plan.objects,
         **_totals_members(totals),
         "assumed_bytes_per_second": bytes_per_second,
@@ -223,6 +247,7 @@ def plan_text(members: Mapping[str, Any]) -> str:
     return "\n".join(
         (
             f"point {members['point']} of {members['time']} ({state}{marked})",
+            *(f"image of {printable(one['volume'])}: {one['time']}" for one in members["instants"]),
             *([table(("VOLUME", "SIZE", "OBJECTS", "GETS", "FETCH", "WRITE"), rows)] if rows else []),
             *(tree_plan_line(tree) for tree in members["trees"]),
             f"{objects}, {gets}, {counted(members['fetch_bytes'], 'byte')} to fetch",

@@ -11,6 +11,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,7 @@ def test_two_disks_of_a_guest_agree_at_every_point(base: Path) -> None:
         agent.kill_group()
         guest.kill()
         points = [point for point in site.points() if point["whole"]][-POINTS_MAX:]
+        assert_of_one_instant(points)
         for number, point in enumerate(points):
             folder = base / f"point-{number}"
             site.restore_all(folder, "--at", f"{point['epoch']}.{point['cut']}")
@@ -94,6 +96,19 @@ def test_two_disks_of_a_guest_agree_at_every_point(base: Path) -> None:
     assert counts == sorted(counts)
     assert counts[-1][0] >= 100
     assert len({*counts}) > 2
+
+
+def assert_of_one_instant(points: list[dict[str, Any]]) -> None:
+    """Each point tells when both disks of the VM were imaged: at once, before the cut, and ever later."""
+    times = []
+    for point in points:
+        assert sorted(one["volume"] for one in point["instants"]) == ["data", "log"]
+        (at_ns,) = {one["at_ns"] for one in point["instants"]}
+        assert point["instants_apart_ns"] == 0
+        assert not point["skewed"]
+        assert at_ns <= point["cut_time_ns"]
+        times.append(at_ns)
+    assert times == sorted(times)
 
 
 def count(disk: bytes) -> int:

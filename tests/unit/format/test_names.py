@@ -241,6 +241,13 @@ def test_skewed_files_come_back(count: int) -> None:
     assert skew.more == max(0, count - 100)
 
 
+def test_instants_of_images_come_back_and_a_record_may_have_none() -> None:
+    instants = ((b"a" * 16, 5), (b"b" * 16, -(2**63)))
+    cut, skew = parse_skew(skewed(3, 7, files(1), 2, instants), "x")
+    assert (cut, skew.instants, skew.files_count) == ((3, 7), instants, 3)
+    assert parse_skew(skewed(3, 7, files(1)), "x")[1].instants == ()
+
+
 def test_skewed_files_that_make_no_sense() -> None:
     sound = {"tree": TREE.hex(), "path": "61", "from_ns": 1, "to_ns": 2}
     wrong: list[tuple[dict[str, Any], type[CdpError]]] = [
@@ -252,6 +259,10 @@ def test_skewed_files_that_make_no_sense() -> None:
         ({"files": [sound | {"tree": "61"}], "more": 0}, DamagedObject),
         ({"files": [sound | {"to_ns": 2**63}], "more": 0}, DamagedObject),
         ({"files": [sound] * 101, "more": 0}, LimitExceeded),
+        ({"files": [], "more": 0, "instants": [{"space": "61", "at_ns": 5}]}, DamagedObject),
+        ({"files": [], "more": 0, "instants": [{"space": TREE.hex(), "at_ns": 2**63}]}, DamagedObject),
+        ({"files": [], "more": 0, "instants": [{"space": TREE.hex()}]}, DamagedObject),
+        ({"files": [], "more": 0, "instants": [{"space": TREE.hex(), "at_ns": 5}] * 1025}, LimitExceeded),
     ]
     for value, error in wrong:
         with pytest.raises(error):

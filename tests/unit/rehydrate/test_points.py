@@ -8,6 +8,7 @@ import pytest
 
 from cdp_container.errors import DamagedObject, MissingObject, NoSuchPoint, NoSuchVolume, PointsDamaged
 from cdp_container.format.keys import OWNER_KEY, segment_key
+from cdp_container.format.names import skewed
 from cdp_container.format.records import make_record
 from tests.containers import Site, write
 from tests.unit.rehydrate.conftest import Run, answer, damage
@@ -221,3 +222,33 @@ def test_where_nothing_can_be_read_the_hint_tells_the_way_that_is_left(
         assert f"a copy of the container without {OWNER_KEY} can be restored from with --at" in stderr
     (place / OWNER_KEY).unlink()
     assert run("restore", place, "--at", "1.4", *target)[0] == 0
+
+
+def test_points_and_plans_tell_the_instants_of_images(run: Run, empty: Site, place: Path) -> None:
+    spaces = [empty.add_volume(name, 1 << 20) for name in ("data", "export", "log")]
+    empty.begin_epoch()
+    empty.cut([write(space, 0, b"a" * 4096) for space in spaces])
+    at_ns = 1_700_000_000_000_000_000
+    instants = [(spaces[0], at_ns), (spaces[2], at_ns + 8_000_000), (b"?" * 16, 5)]
+    empty.say(skewed(empty.owner.epoch, empty.next_cut, (), 0, instants))
+    empty.cut([write(spaces[0], 0, b"b" * 4096)])
+    first, second = answer(run, "points", place)["points"]
+    assert (first["instants"], first["instants_apart_ns"]) == ([], 0)
+    assert second["instants"] == [
+        {"volume": "data", "time": "2023-11-14T22:13:20.000Z", "at_ns": at_ns},
+        {"volume": "log", "time": "2023-11-14T22:13:20.008Z", "at_ns": at_ns + 8_000_000},
+    ]
+    assert second["instants_apart_ns"] == 8_000_000
+    assert not second["skewed"], "no file changed"
+    older_ms = (second["cut_time_ns"] - at_ns) // 1_000_000
+    heading, one, two = run("points", place)[1].splitlines()[:3]
+    assert "IMAGES" in heading
+    assert "apart" not in one
+    assert two.endswith(f"{max(0, older_ms)} ms before, 8 ms apart")
+    assert answer(run, "plan", place, "--volume", "log")["instants"] == second["instants"][1:]
+    assert "image of data: 2023-11-14T22:13:20.000Z\n" in run("plan", place)[1]
+
+
+def test_without_images_there_is_no_column_for_them(run: Run, empty: Site, place: Path) -> None:
+    nightly(empty)
+    assert "IMAGES" not in run("points", place)[1]
