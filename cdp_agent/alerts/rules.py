@@ -31,6 +31,7 @@ class Kind(StrEnum):
     DOWN = "splitter-down"
     COLLECTION = "collection-stopped"
     VERIFICATION = "verification"
+    VMS = "vms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Look:
             use, 0 where it is not known yet.
         overflowed: writes go past the journal.
         down_seconds: since when no volume is served, 0 where they are.
-        fenced, refused, damage, collection, verification: why, "" where it is not so.
+        fenced, refused, damage, collection, verification, vms: why, "" where it is not so.
     """
 
     rpo_target_seconds: float
@@ -58,6 +59,7 @@ class Look:
     damage: str = ""
     collection: str = ""
     verification: str = ""
+    vms: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def troubles(look: Look) -> dict[Kind, str]:
         Kind.DAMAGE: look.damage,
         Kind.COLLECTION: look.collection,
         Kind.VERIFICATION: look.verification,
+        Kind.VMS: look.vms,
     }
     return found | {kind: why for kind, why in spoken.items() if why}
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from cdp_agent.alerts.hook import EVENT_BYTES_MAX, Hook
+from cdp_agent.alerts.machines import still_wrong, vm_faults, vm_trouble
 from cdp_agent.alerts.rules import Kind, Look, News, Said, after_saying, news, troubles
 from cdp_agent.collector.last import load_last, trouble_of
 from cdp_agent.streamer.settings import FACTS_NAME
@@ -85,6 +86,8 @@ class Watch:
     _ending: bool = False
     _served: bool = False
     _fault: dict[str, Any] = field(default_factory=dict)
+    _wrong_since_ns: dict[str, int] = field(default_factory=dict)
+    """What is wrong with VMs, by the boot-time clock."""
 
     def poll(self) -> None:
         """Look once a second, start the hook where there is news. Returns at once."""
@@ -156,7 +159,13 @@ class Watch:
             damage=(why if is_damage else "") or disk or str(index),
             collection=self._collection(),
             verification=self._verification(),
+            vms=self._vms(facts, now_ns),
         )
+
+    def _vms(self, facts: dict[str, Any], now_ns: int) -> str:
+        faults = vm_faults(facts)
+        self._wrong_since_ns = still_wrong(self._wrong_since_ns, faults, now_ns)
+        return vm_trouble(self._wrong_since_ns, faults, now_ns)
 
     def _collection(self) -> str:
         try:

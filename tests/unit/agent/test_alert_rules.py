@@ -43,6 +43,7 @@ alerts: %s
         (Look(30.0, damage="a disk"), Kind.DAMAGE, "a disk"),
         (Look(30.0, collection="3 passes"), Kind.COLLECTION, "3 passes"),
         (Look(30.0, verification="2 objects"), Kind.VERIFICATION, "2 objects"),
+        (Look(30.0, vms="a VM hangs"), Kind.VMS, "a VM hangs"),
     ],
 )
 def test_each_trouble_is_found(look: Look, kind: Kind, message: str) -> None:

@@ -163,6 +163,20 @@ def test_journal_damage_and_refusals(place: Place) -> None:
     assert any("it lies" in event["message"] for event in heard)
 
 
+def test_a_vm_that_hangs_for_long_is_told_and_its_end(place: Place) -> None:
+    vm = {"name": "web", "problem": "it did not answer in time", "unprotected": []}
+    place.show("splitter", state="serving")
+    for second in range(119):
+        place.show("streamer", time_ns=second, lag_seconds=0.0, state="streaming", vms=[vm])
+        place.later()
+    assert place.events() == []
+    place.later(3.0)
+    assert "VM web cannot be asked" in place.must_hear("vms on")[0]["message"]
+    place.show("streamer", lag_seconds=0.0, state="streaming", vms=[vm | {"problem": None}])
+    place.later()
+    place.must_hear("vms on", "vms over")
+
+
 def test_a_fenced_site_is_told(place: Place) -> None:
     save_notes(place.root, Notes(fenced="epoch 4 is of another run"))
     place.later()
