@@ -87,7 +87,7 @@ class LibvirtMachines:
         if seen.power is Power.GONE:
             return
         if seen.power is not Power.OFF:
-            await self._virsh("destroy", vm.uuid, seconds_max=STOP_SECONDS_MAX)
+            await self._stop(vm)
         await self._virsh(
             "undefine",
             vm.uuid,
@@ -99,6 +99,14 @@ class LibvirtMachines:
         )
         if (await self.look(vm)).power is not Power.GONE:
             raise MachineFailed(f"undefine {vm.title!r}", "it is still defined")
+
+    async def _stop(self, vm: Known) -> None:
+        try:
+            await self._virsh("destroy", vm.uuid, seconds_max=STOP_SECONDS_MAX)
+        except MachineFailed:
+            # It may have ended by itself since it was looked at, and then libvirt refuses.
+            if (await self.look(vm)).power not in (Power.OFF, Power.GONE):
+                raise
 
     async def _check_ours(self, vm: Known) -> None:
         """Our documents alone have a console that is kept in this file. Raises MachineFailed."""

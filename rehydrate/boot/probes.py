@@ -21,6 +21,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from rehydrate.boot.machines import Ready
+from rehydrate.boot.patterns import TooLong, is_in
 from rehydrate.boot.programs import plain_environment, run_words
 from rehydrate.runbook.model import CheckSettings
 
@@ -65,7 +66,7 @@ async def make_check(check: CheckSettings, vm: Ready, console: Console) -> None:
     elif check.http is not None:
         await _http(check)
     elif check.console is not None:
-        await _follow(console, vm.known.path("console"), re.compile(check.console))
+        await _follow(console, vm.known.path("console"), check.console)
     else:
         await _command(check.command or [], vm)
 
@@ -80,7 +81,7 @@ async def _tcp(endpoint: str) -> None:
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except TimeoutError:
         raise NotYet(f"no connection within {ATTEMPT_SECONDS_MAX:g} s") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise NotYet(_words_of(error)) from None
     await _close(writer)
 
@@ -92,12 +93,12 @@ async def _http(check: CheckSettings) -> None:
             data = await _fetched(check.http, check.body is not None)
     except TimeoutError:
         raise NotYet(f"no answer within {ATTEMPT_SECONDS_MAX:g} s") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise NotYet(_words_of(error)) from None
     status, body = answer_of(data)
     if not (status == check.status if check.status is not None else 200 <= status < 300):
         raise NotYet(f"it answers with status {status}")
-    if check.body is not None and not re.search(check.body, body):
+    if check.body is not None and not await _is_in(check.body, body):
         raise NotYet(f"its page has no {check.body!r}")
 
 
@@ -172,7 +173,16 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def _words_of(error: OSError) -> str:
+async def _is_in(pattern: str, text: str) -> bool:
+    try:
+        return await is_in(pattern, text)
+    except TooLong as error:
+        raise NotYet(str(error)) from None
+
+
+def _words_of(error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):  # a name that is too long, or has characters that none has
+        return "there can be no such host"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or 'it failed'}"
     if isinstance(error, socket.gaierror):
@@ -185,10 +195,14 @@ def _words_of(error: OSError) -> str:
 
 @dataclass(slots=True)
 class Console:
-    """A console that is read from its start: `at`, how far; `window`, what came last."""
+    """A console that is read from its start: `at`, how far; `window`, what came last.
+
+    `is_new`: nothing was looked for to the end yet in what came last.
+    """
 
     at: int = 0
     window: bytes = b""
+    is_new: bool = False
 
     def read(self, path: str) -> bool:
         """One step; whether there was anything. Raises NotYet: it is no file."""
@@ -208,12 +222,16 @@ class Console:
             os.close(fd)
         self.at += len(data)
         # Of a step that is longer than the window all must be looked at, and what stands before it.
-        self.window = self.window[-CONSOLE_WINDOW_BYTES:] + data
+        if data:
+            self.window = self.window[-CONSOLE_WINDOW_BYTES:] + data
+            self.is_new = True
         return bool(data)
 
-    def has(self, pattern: re.Pattern[str]) -> bool:
-        """Whether the pattern is in what came last."""
-        return pattern.search(self.window.decode(errors="replace")) is not None
+    async def has(self, pattern: str) -> bool:
+        """Whether the pattern is in what came last. Raises NotYet: nobody can tell."""
+        found = await _is_in(pattern, self.window.decode(errors="replace"))
+        self.is_new = False
+        return found
 
     @property
     def last_line(self) -> str:
@@ -222,18 +240,18 @@ class Console:
         return lines[-1].strip() if lines else ""
 
 
-async def _follow(console: Console, path: str, pattern: re.Pattern[str]) -> None:
+async def _follow(console: Console, path: str, pattern: str) -> None:
     """Read a console on until a pattern comes."""
-    try:
-        async with asyncio.timeout(CONSOLE_SECONDS):
-            while True:
-                had = console.read(path)
-                if had and console.has(pattern):
-                    return
-                await asyncio.sleep(0.0 if had else CONSOLE_LOOK_SECONDS)
-    except TimeoutError:
-        last = f"; it said last: {console.last_line!r}" if console.window else "; it said nothing"
-        raise NotYet(f"it did not say {pattern.pattern!r}{last}") from None
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CONSOLE_SECONDS
+    while True:
+        had = console.read(path)
+        if console.is_new and await console.has(pattern):
+            return
+        if loop.time() >= until:
+            last = f"; it said last: {console.last_line!r}" if console.window else "; it said nothing"
+            raise NotYet(f"it did not say {pattern!r}{last}")
+        await asyncio.sleep(0.0 if had else CONSOLE_LOOK_SECONDS)
 
 
 # --- command ---------------------------------------------------------------------------------------
@@ -250,5 +268,7 @@ async def _command(words: list[str], vm: Ready) -> None:
         ended = await run_words(words, {**plain_environment(), **told}, OUTPUT_BYTES_MAX)
     except OSError as error:
         raise NotYet(f"it cannot be started: {error.strerror}") from None
+    except UnicodeError:
+        raise NotYet("it cannot be started: a word of it is no text") from None
     if ended.code:
         raise NotYet(ended.words)

@@ -16,7 +16,7 @@ from typing import Final
 from rehydrate.rehearsal.programs import without_secrets
 
 KILL_SECONDS: Final = 2.0
-"""From the request to end until it is killed."""
+"""From the request to end until it is killed, and from that until it is given up."""
 DRAIN_SECONDS: Final = 1.0
 """How long output is waited for once a program has ended: one that it left behind may keep the pipe."""
 _READ_BYTES: Final = 64 << 10
@@ -48,7 +48,11 @@ def plain_environment() -> dict[str, str]:
 
 
 async def run_words(
-    words: Sequence[str], environment: Mapping[str, str], bytes_max: int, apart: bool = False
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    bytes_max: int,
+    apart: bool = False,
+    stdin: int = asyncio.subprocess.DEVNULL,
 ) -> Ended:
     """Run a program to its end; cancelled, it and its group are ended first. Raises OSError: it cannot start.
 
@@ -57,8 +61,9 @@ async def run_words(
         environment: all of it.
         bytes_max: so much of the end of its output is kept.
         apart: whether what it leaves behind may live on (a hypervisor that goes into the background).
+        stdin: a descriptor that it reads.
     """
-    process = await _spawned(words, environment)
+    process = await _spawned(words, environment, stdin)
     assert process.stdout is not None
     kept = bytearray()
     reading = asyncio.create_task(_read(process.stdout, kept, bytes_max))
@@ -78,12 +83,14 @@ async def run_words(
     return Ended(process.returncode, bytes(kept))
 
 
-async def _spawned(words: Sequence[str], environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+async def _spawned(
+    words: Sequence[str], environment: Mapping[str, str], stdin: int
+) -> asyncio.subprocess.Process:
     """A process; cancelled before it is known, it and its group are ended."""
     spawning = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *words,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=dict(environment),
@@ -105,13 +112,17 @@ async def _read(stream: asyncio.StreamReader, kept: bytearray, bytes_max: int) -
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """What is left of a group, its leader gone or not."""
+    """What is left of a group, its leader gone or not.
+
+    One that does not even end by SIGKILL, as it waits for a disk or a mount, is not waited for any more.
+    """
     if process.returncode is None:
         _kill(process.pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), KILL_SECONDS)
     _kill(process.pid, signal.SIGKILL)
-    await process.wait()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), KILL_SECONDS)
 
 
 def _kill(group: int, number: int) -> None:

@@ -24,7 +24,7 @@ from rehydrate.render.libvirt_devices import (
     disk_elements,
     nic_elements,
 )
-from rehydrate.render.libvirt_kept import keep_known
+from rehydrate.render.libvirt_kept import keep_known, keep_metadata
 from rehydrate.render.recovered import WORD, Recovered, Rendered, word_or_none
 
 _STAYS: Final = frozenset(
@@ -108,15 +108,14 @@ def _from_native(vm: Recovered, told: list[str]) -> Element:
     kind = root.get("type") or ""
     if root.tag != "domain" or kind not in _DOMAIN_KINDS:
         raise RenderRefused(what, f"it is a domain of the type {kind[:40]!r}, and these are known: kvm, qemu")
-    # Names of namespaces stay, as what is in `metadata` has them; nothing but people and tools reads that.
-    root.attrib = {
-        name: text for name, text in root.attrib.items() if name == "type" or name.startswith("xmlns")
-    }
+    spaces, root.attrib = root.attrib, {"type": kind}
     for one in list(root):
         if one.tag not in _STAYS or (one.tag == "sysinfo" and one.get("type") != "smbios"):
             root.remove(one)
             told.append(f"{one.tag}: what this host has stands instead")
-        elif one.tag not in ("metadata", "os", "devices"):
+        elif one.tag == "metadata":
+            keep_metadata(one, spaces, told)
+        elif one.tag not in ("os", "devices"):
             keep_known(one, one.tag, told)
             if one.tag.startswith("on_") and not one.text:
                 root.remove(one)

@@ -124,7 +124,11 @@ def _put(one: Element, disk: Disk, place: Place | None) -> None:
         one.set("type", "file")
         return
     one.insert(1, _source(one, place))
-    if disk.kind is DiskKind.CDROM and one.find("readonly") is None:
+    is_read_only = disk.read_only or disk.kind is DiskKind.CDROM
+    for element in one.findall("readonly"):
+        if not is_read_only:
+            one.remove(element)
+    if is_read_only and one.find("readonly") is None:
         SubElement(one, "readonly")
 
 

@@ -8,16 +8,18 @@ at all, and what a recovery changes of them, does not belong here (libvirt, libv
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Final
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9 ._,:^+-]{0,256}", re.ASCII)
 """No path, no address of a page, nothing that a shell takes for more than a word."""
 _WORDS_MAX: Final = 60
 """Characters of a name that is told."""
 
+_LIBOSINFO: Final = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
+_SYSTEM: Final = re.compile(r"https?://[a-z0-9.-]{1,64}(?:/[A-Za-z0-9._-]{1,64}){1,4}", re.ASCII)
 _VIRTIO: Final = "iommu ats packed page_per_vq"
 _HYPERV: Final = (
     "relaxed", "vapic", "vpindex", "runtime", "synic", "stimer", "stimer/direct", "reset", "frequencies",
@@ -189,6 +191,26 @@ def keep_known(
         element.remove(inner)
         if inner.tag not in quiet:
             told.append(f"{what}: {inner.tag[:_WORDS_MAX]}")
+
+
+def keep_metadata(metadata: Element, spaces: Mapping[str, str], told: list[str]) -> None:
+    """Leave in it only what libosinfo calls the system of the guest, an address that nobody asks.
+
+    Hooks of libvirt, and tools beside it, are given all the rest, and act by it. `spaces`: attributes of
+    elements around it, among them names of namespaces.
+    """
+    metadata.attrib, metadata.text = {}, None
+    for holder in list(metadata):
+        metadata.remove(holder)
+        prefix, colon, name = holder.tag.rpartition(":")
+        space = f"xmlns:{prefix}" if colon else "xmlns"
+        known = name == "libosinfo" and holder.get(space, spaces.get(space)) == _LIBOSINFO
+        systems = [one.get("id") or "" for one in holder if one.tag.rpartition(":")[2] == "os"]
+        if known and len(systems) == 1 and _SYSTEM.fullmatch(systems[0]):
+            kept = SubElement(metadata, "libosinfo:libosinfo", {"xmlns:libosinfo": _LIBOSINFO})
+            SubElement(kept, "libosinfo:os", {"id": systems[0]})
+        else:
+            told.append(f"metadata: {holder.tag[:_WORDS_MAX]}, which tools of the protected host wrote")
 
 
 def _value_that_stays(path: str, name: str, value: str) -> str | None:

@@ -142,3 +142,27 @@ def test_what_the_agent_answers_makes_no_sense(base: Path) -> None:
         run(MACHINES.ask_agent(ready(base).known, [["/bin/true"]]))
     (base / "agent").write_text('{"return": {"pid": 5, "exited": true, "exitcode": 0}}\n')
     run(MACHINES.ask_agent(ready(base).known, [["/bin/true"]]))
+
+
+def test_one_that_ended_by_itself_before_it_was_stopped_is_forgotten(base: Path) -> None:
+    """To stop what runs no more is refused by libvirt: no reason to leave it, and its disks, behind."""
+    document(base)
+    virsh = base / "bin" / "virsh"
+    refusing = f"destroy) echo 'shut off' > {base}/state; echo 'error: domain is not running' >&2; exit 1 ;;"
+    virsh.write_text(virsh.read_text().replace(f"destroy) echo 'shut off' > \"{base}/state\" ;;", refusing))
+    assert refusing in virsh.read_text()
+    (base / "state").write_text("running\n")
+    run(MACHINES.remove(ready(base).known))
+    assert not (base / "state").exists()
+
+
+def test_one_that_cannot_be_stopped_is_told(base: Path) -> None:
+    document(base)
+    virsh = base / "bin" / "virsh"
+    virsh.write_text(
+        virsh.read_text().replace(f"destroy) echo 'shut off' > \"{base}/state\" ;;", "destroy) exit 1 ;;")
+    )
+    (base / "state").write_text("running\n")
+    with pytest.raises(MachineFailed, match="destroy"):
+        run(MACHINES.remove(ready(base).known))
+    assert "undefine" not in {line.split()[0] for line in calls(base)}

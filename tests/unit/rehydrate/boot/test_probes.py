@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from cdp_container.console import PASSPHRASE_VARIABLE
-from rehydrate.boot import probes
+from rehydrate.boot import patterns, probes, programs
 from rehydrate.boot.probes import Console, NotYet, answer_of, check_text, make_check
 from rehydrate.boot.programs import run_words
 from rehydrate.runbook.model import CheckSettings
@@ -126,6 +128,11 @@ def test_a_port_that_is_closed_and_one_that_is_open(tmp_path: Path) -> None:
         check(tmp_path, tcp="127.0.0.1:1")
     with pytest.raises(NotYet, match="no such host"):
         check(tmp_path, tcp="no-such-host.invalid:1")
+    for host in ("a" * 70 + ".example", "a..b", "a\0b", "\ud800"):
+        with pytest.raises(NotYet, match="no such host"):
+            check(tmp_path, tcp=f"{host}:1")
+        with pytest.raises(NotYet, match="no such host"):
+            check(tmp_path, http=f"http://{host}/")
     against(answering(b""), tcp="127.0.0.1:{port}")
 
 
@@ -174,6 +181,58 @@ def test_a_console_is_gone_on_with_and_a_pattern_may_come_in_halves(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_pattern_that_takes_for_ever_stops_no_other_check(tmp_path: Path) -> None:
+    (tmp_path / "web-dr-test.console").write_bytes(b"a" * 100 + b"\nlogin: ")
+    asked = {name: CheckSettings(console=name) for name in ("(a+)+$!", "log.n:")}
+    done: list[str] = []
+
+    async def one(name: str) -> None:
+        console = Console()
+        if name == "log.n:":
+            await make_check(asked[name], ready(tmp_path), console)
+        else:
+            with pytest.raises(NotYet, match="write it more simply"):
+                await make_check(asked[name], ready(tmp_path), console)
+            assert console.is_new, "it is looked for again, whether more comes or not"
+        done.append(name)
+
+    async def both() -> None:
+        await asyncio.wait_for(asyncio.gather(*map(one, asked)), SECONDS_MAX)
+
+    asyncio.run(both())
+    assert done == ["log.n:", "(a+)+$!"]
+    with pytest.raises(NotYet, match="more simply"):
+        against(answering(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 100), http=URL, body="(a+)+!")
+
+
+def test_a_search_that_is_let_go_of_ends_at_once() -> None:
+    async def let_go() -> None:
+        task = asyncio.create_task(patterns.is_in("(a+)+$", "a" * 100 + "!"))
+        await until(lambda: bool(children()), "it looks", SECONDS_MAX)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def children() -> list[str]:
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+    asyncio.run(let_go())
+    assert children() == []
+
+
+def test_what_is_looked_for_is_text_wherever_it_stands() -> None:
+    async def found(pattern: str, text: str) -> bool:
+        return await patterns.is_in(pattern, text)
+
+    assert asyncio.run(found("(?m)^.lög.n", "\n\0\n\ufffdlögin"))
+    assert not asyncio.run(found("-c|import os", "nothing"))
+    assert asyncio.run(found("a-b", "xa-b"))
+    assert not asyncio.run(found("a-b", "x"))
+    with pytest.raises(patterns.TooLong, match="failed"):
+        asyncio.run(found("(((", "what a runbook's own check refuses"))
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
 def test_a_console_that_is_no_file_is_never_read(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "web-dr-test.console"
@@ -207,6 +266,37 @@ def test_a_command_that_fails_says_its_last_line(tmp_path: Path) -> None:
         check(tmp_path, command=["/bin/sh", "-c", "echo no base; exit 3"])
     with pytest.raises(NotYet, match="cannot be started"):
         check(tmp_path, command=["/no/such/program"])
+    with pytest.raises(NotYet, match="no text"):
+        check(tmp_path, command=["/bin/true", "\ud800"])
+
+
+def test_a_command_that_not_even_a_kill_ends_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a disk, or for a mount whose server is gone: nobody else must wait with it."""
+    monkeypatch.setattr(programs, "KILL_SECONDS", 0.1)
+    killed: list[int] = []
+    monkeypatch.setattr(programs, "_kill", lambda group, number: killed.append(group))
+
+    async def let_go() -> None:
+        words = ["/bin/sh", "-c", f"echo > {tmp_path}/began; exec sleep 600"]
+        task = asyncio.create_task(run_words(words, {"PATH": os.environ["PATH"]}, 100))
+        try:
+            await until((tmp_path / "began").exists, "it runs", SECONDS_MAX)
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=SECONDS_MAX)
+            assert done
+        finally:
+            os.kill(killed[0], signal.SIGKILL)
+            await asyncio.wait({task}, timeout=SECONDS_MAX)
+            # The loop is told by a thread that waits for the process.
+            waits = [one for one in threading.enumerate() if "waitpid" in one.name]
+            await until(lambda: not any(one.is_alive() for one in waits), "it is dead", SECONDS_MAX)
+            for _ in range(10):
+                await asyncio.sleep(0)
+        assert task.cancelled()
+
+    asyncio.run(let_go())
 
 
 def test_a_command_that_hangs_dies_with_all_that_it_started(tmp_path: Path) -> None:

@@ -292,6 +292,24 @@ INSIDE = {
     ),
     "a target of a disk": ("disk", "<blockio path='/tmp/owned'/>", "owned"),
     "a card's driver": ("interface", "<driver name='qemu' path='/tmp/owned'><x/></driver>", "owned"),
+    "what tools act by": (
+        "domain",
+        "<metadata x='y'>z<h:run xmlns:h='http://hooks'><h:cmd>reboot</h:cmd></h:run></metadata>",
+        "hooks|reboot|>z<|x=",
+    ),
+    "what is called as libosinfo's": (
+        "domain",
+        "<metadata><x:libosinfo xmlns:x='http://hooks'><x:os id='http://e.org/a/1'/></x:libosinfo></metadata>",
+        "hooks|osinfo",
+    ),
+    "what libosinfo does not say": (
+        "domain",
+        (
+            "<metadata><libosinfo xmlns='http://libosinfo.org/xmlns/libvirt/domain/1.0'>"
+            "<os id='$(reboot)'/></libosinfo></metadata>"
+        ),
+        "reboot",
+    ),
     "a card's tap": ("interface", "<tune><sndbuf>/dev/net/tun</sndbuf></tune>", "tun<"),
 }
 
@@ -410,3 +428,32 @@ def test_hundreds_of_disks_find_a_place() -> None:
     assert render_qemu(described(one)).text.count('"node-name"') == len(disks)
     with pytest.raises(RenderRefused):
         render_proxmox(described(one))
+
+
+@pytest.mark.parametrize("bus", [Bus.IDE, Bus.SATA, Bus.VIRTIO])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_disk_is_read_only_where_its_description_says_so_and_its_bus_can(bus: Bus, read_only: bool) -> None:
+    element = "<readonly/>" if read_only else ""
+    document = (
+        "<domain type='kvm'><name>web</name><memory>1024</memory><os><type>hvm</type></os><devices>"
+        f"<disk type='file' device='disk'><target dev='hda' bus='{bus}'/>{element}</disk></devices></domain>"
+    )
+    one = Description("web", memory_bytes=1 << 20, disks=(Disk("hda", bus=bus, read_only=read_only),))
+    found = render_libvirt(described(one, Native("libvirt", document)))
+    stays = read_only and bus is Bus.VIRTIO
+    assert (fromstring(found.text).find("devices/disk/readonly") is not None) == stays, "libvirt refuses it"
+    assert any("read only" in word for word in found.not_rendered) == (read_only and not stays)
+
+
+def test_what_libosinfo_calls_the_guest_stays() -> None:
+    space, system = "http://libosinfo.org/xmlns/libvirt/domain/1.0", "http://debian.org/debian/12"
+    document = (
+        f"<domain type='kvm' xmlns:o='{space}'><name>web</name><memory>1024</memory><metadata><o:libosinfo>"
+        f"<o:os id='{system}'/></o:libosinfo></metadata><os><type>hvm</type></os></domain>"
+    )
+    text = render_libvirt(
+        described(Description("web", memory_bytes=1 << 20), Native("libvirt", document))
+    ).text
+    found = fromstring(text).find(f"metadata/{{{space}}}libosinfo/{{{space}}}os")
+    assert found is not None
+    assert found.get("id") == system

@@ -136,6 +136,20 @@ def test_a_fault_names_its_line_and_what_is_wrong(right: str) -> None:
     assert any(f"runbook.yaml:{number}: " in refused.value.why for number in (line, line + 1))
 
 
+@pytest.mark.parametrize(
+    "url", ["http://h:99999/", "http://h:x/", "http://[::1/", "http://:80/", "http://h:0"]
+)
+def test_an_address_that_none_can_be_is_a_fault_and_no_end_of_a_recovery(url: str) -> None:
+    with pytest.raises(ConfigInvalid, match="is no address of a page"):
+        runbook(PAGE.replace("http://10.9.0.5/health", url))
+
+
+@pytest.mark.parametrize("pattern", ["(" * 500 + ")" * 500, "a{99999999999}"])
+def test_a_pattern_that_python_cannot_even_read_is_a_fault(pattern: str) -> None:
+    with pytest.raises(ConfigInvalid, match="is no regular expression"):
+        runbook(PAGE.replace("login:", pattern))
+
+
 def test_all_faults_are_told_at_once() -> None:
     page = PAGE
     for right, (wrong, _) in WRONG.items():
