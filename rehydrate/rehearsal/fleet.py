@@ -22,7 +22,7 @@ from cdp_container.machine_errors import MachineFailed
 from rehydrate.boot.at_cut import AtCut
 from rehydrate.boot.hypervisors import machines_for
 from rehydrate.boot.interrupted import run_until_interrupted
-from rehydrate.boot.machines import Known, Machines
+from rehydrate.boot.machines import Known, Machines, Ready
 from rehydrate.boot.plan import BootAt, Phase
 from rehydrate.boot.programs import plain_environment, run_words
 from rehydrate.boot.ready import Rendering, not_rendered_of, ready_of, started_of
@@ -41,6 +41,7 @@ from rehydrate.render.documents import Target
 from rehydrate.render.recovered import FilePlace, NbdPlace, Place
 from rehydrate.runbook.check import AtPoint
 from rehydrate.runbook.model import RunbookSettings
+from rehydrate.runbook.order import start_order
 from rehydrate.serve.process import NBD_SOCKET
 
 FOLDER: Final = "machines"
@@ -131,7 +132,7 @@ class Fleet:
         vms = [ready_of(member, places, by) for member in members]
         for word in not_rendered_of(vms):
             self._note(f"not rendered: {word}")
-        known = tuple(vm.known for vm in vms if not vm.refused)
+        known = tuple(vm.known for vm in _in_order(vms) if not vm.refused)
         served = str(overlay) if images is None else ""
         self._record.write(Left(runbook.target, runbook.uri, known, served))
         if images is None:
@@ -182,10 +183,17 @@ class Fleet:
             end_left(Path(left.overlay))
 
 
+def _in_order(vms: Sequence[Ready]) -> list[Ready]:
+    """As they are started: each after those that it waits for."""
+    named = {vm.name: vm for vm in vms}
+    groups = start_order({vm.name: vm.start.after for vm in vms})
+    return [named[name] for group in groups for name in group]
+
+
 async def _remove_all(machines: Machines, known: Sequence[Known]) -> None:
-    """Each is tried, whatever became of the others. Raises MachineFailed."""
+    """Each is tried, whatever became of the others; the last started first. Raises MachineFailed."""
     failed = []
-    for one in known:
+    for one in reversed(known):
         try:
             await machines.remove(one)
         except MachineFailed as error:

@@ -29,7 +29,10 @@ BYTES_MAX: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a rehearsal defines: VMs on a hypervisor, and the overlay that is served to them, if one is."""
+    """What a rehearsal defines: VMs on a hypervisor, and the overlay that is served to them, if one is.
+
+    `machines`: in the order in which they are started.
+    """
 
     target: str
     uri: str

@@ -6,11 +6,12 @@ The machine is asked through `Here`. That the page says what a runbook may say i
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cdp_container.domain.machine import Description, DiskKind
+from cdp_container.domain.machine import Bus, Description, Disk, DiskKind
 from cdp_container.domain.machine_records import Member
 from cdp_container.domain.yaml_page import PagePlace
 from rehydrate.render.qemu import ARCHITECTURES
@@ -105,6 +106,7 @@ def _answered(runbook: RunbookSettings, rehearsal: RunbookSettings, member: Memb
 
 
 def _findings(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[Finding]:
+    yield from _named_twice(runbook, point.members)
     names = {member.configuration.name: member for member in point.members}
     for key, place in (("vms", list(runbook.vms)), ("leave_out", runbook.leave_out)):
         for name in place:
@@ -125,7 +127,42 @@ def _findings(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[
         yield from _boot(name, one, runbook.of(name), here)
         yield from _addresses(name, one, runbook.of(name))
     yield from _twice(runbook, started)
+    yield from _disks_twice(runbook, started, point)
     yield from _machine(runbook, started, here)
+
+
+def _named_twice(runbook: RunbookSettings, members: Sequence[Member]) -> Iterator[Finding]:
+    """VMs that nobody could tell apart: by their names, or by those of their files."""
+    often = Counter(member.configuration.name for member in members)
+    ids = {member.vm.hex() for member in members}
+    for name in sorted(often.keys() - {*runbook.leave_out}):
+        if often[name] > 1:
+            yield Finding(("vms", name), f"{often[name]} VMs of this point are called {name}")
+        elif name in ids:
+            yield Finding(("vms", name), f"VM {name} is called as the id of a VM")
+
+
+def _disks_twice(
+    runbook: RunbookSettings, started: Mapping[str, Member], point: AtPoint
+) -> Iterator[Finding]:
+    """Volumes that several disks are: two machines would write on one."""
+    holders: dict[bytes, list[tuple[str, Disk]]] = {}
+    for name, member in started.items():
+        for disk in member.configuration.description.disks:
+            if disk.volume is not None and disk.name not in runbook.of(name).without:
+                holders.setdefault(disk.volume, []).append((name, disk))
+    for volume, found in holders.items():
+        is_meant = all(_is_read_only(disk) or disk.name in runbook.of(name).shared for name, disk in found)
+        if len(found) > 1 and not is_meant:
+            where = " and ".join(f"disk {disk.name} of VM {name}" for name, disk in found)
+            why = f"volume {point.volumes.get(volume, volume.hex())} is {where}: both would write on it"
+            hint = "say one of them in `without`, or all in `shared`"
+            yield Finding(("vms", found[1][0]), f"{why}; {hint}")
+
+
+def _is_read_only(disk: Disk) -> bool:
+    """Also as it is rendered: none on ATA is (render.recovered)."""
+    return disk.read_only and disk.bus not in (Bus.IDE, Bus.SATA)
 
 
 def _order(
@@ -147,9 +184,10 @@ def _order(
 
 def _disks(name: str, one: Description, run: VmRunSettings, point: AtPoint) -> Iterator[Finding]:
     known = {disk.name for disk in one.disks}
-    for disk_name in run.without:
-        if disk_name not in known:
-            yield Finding(("vms", name, "without"), f"VM {name} has no disk {disk_name}")
+    for key, disk_names in (("without", run.without), ("shared", run.shared)):
+        for disk_name in disk_names:
+            if disk_name not in known:
+                yield Finding(("vms", name, key), f"VM {name} has no disk {disk_name}")
     for disk in one.disks:
         if disk.kind is not DiskKind.DISK or disk.name in run.without:
             continue

@@ -152,7 +152,7 @@ class CheckSettings(Strict):
 
 
 class VmRunSettings(Strict):
-    """How one VM is to run here; what is left out is as it was."""
+    """How one VM is to run here; what is left out is as it was. `shared`: disks that others have, too."""
 
     cpus: Annotated[int, Field(ge=1, le=4096)] | None = None
     memory: Annotated[SizeBytes, Field(ge=1 << 20, le=1 << 50)] | None = None
@@ -160,6 +160,7 @@ class VmRunSettings(Strict):
     addresses: list[AddressSettings] = Field(default=[], max_length=ADDRESSES_MAX)
     handed_over: Literal["cloud-init", "guest-agent"] = "cloud-init"
     without: list[DiskName] = Field(default=[], max_length=256)
+    shared: list[DiskName] = Field(default=[], max_length=256)
     direct_boot: BootSettings | None = None
     start: StartSettings = StartSettings()
     checks: list[CheckSettings] = Field(default=[], max_length=CHECKS_MAX)

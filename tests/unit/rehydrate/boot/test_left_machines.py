@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from cdp_container.clock import SystemClock
+from cdp_container.domain.machine import Description
+from cdp_container.domain.machine_records import Configuration, Member, Native
 from cdp_container.errors import AlreadyRunning, ConfigInvalid
 from cdp_container.machine_errors import MachineFailed
+from rehydrate.boot.at_cut import AtCut
 from rehydrate.boot.machines import Known
 from rehydrate.container import Secret
+from rehydrate.points import RestorePlan
 from rehydrate.rehearsal import fleet
 from rehydrate.rehearsal.fleet import Booting, Fleet
 from rehydrate.rehearsal.left_machines import FILE_NAME, Left, Record, taken_record
+from rehydrate.rehearsal.stages import Stage
+from rehydrate.runbook.check import AtPoint
 from rehydrate.runbook.model import RunbookSettings
 from tests.unit.rehydrate.boot.vms import Invented
 
@@ -91,6 +98,33 @@ def test_what_cannot_be_taken_away_stays_noted(tmp_path: Path, machines: Invente
         pass
     assert machines.removed == ["web-dr-test"]
     assert Record(tmp_path).read() is not None
+
+
+class Quiet:
+    """See `Stage`: nobody looks."""
+
+    def expect(self, total: int) -> None:
+        pass
+
+    def at(self, done: int, words: str) -> None:
+        pass
+
+
+def test_those_that_were_started_last_are_taken_away_first(tmp_path: Path, machines: Invented) -> None:
+    def member(name: str) -> Member:
+        one = Description(name, memory_bytes=1 << 20)
+        return Member(name.encode(), Configuration(name, one, Native("description", "")))
+
+    members = tuple(map(member, ("app", "base", "web")))
+    after = {"app": {"start": {"after": ["base"]}}, "web": {"start": {"after": ["app"]}}}
+    members_of = {"target": "qemu", "directory": str(tmp_path), "vms": after}
+    asked = Booting(RunbookSettings.model_validate(members_of), lambda _: None, "/container", Secret)
+    with Fleet(asked, SystemClock(), lambda _: None) as found:
+        found.look(AtCut(members, AtPoint(members, {}, ())))
+        found.bring_up(cast(RestorePlan, None), {}, tmp_path, cast(Stage, Quiet()), 0.0)
+        assert machines.started == ["base", "app", "web"]
+        found.remove()
+    assert machines.removed == ["web-dr-test", "app-dr-test", "base-dr-test"]
 
 
 def test_two_have_it_one_after_the_other(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.domain.machine import Description, DirectBoot, Disk, DiskKind, Nic
+from cdp_container.domain.machine import Bus, Description, DirectBoot, Disk, DiskKind, Nic
 from cdp_container.domain.machine_records import Configuration, Member, Native
 from cdp_container.errors import ConfigInvalid, RenderRefused
 from rehydrate.render.recovered import NetworkKind
@@ -315,3 +315,40 @@ def test_this_machine_answers(tmp_path: Path) -> None:
     assert not here.can_make(str(tmp_path / "file" / "b"))
     assert here.memory_bytes() > 1 << 20
     assert here.has_kvm() in (True, False)
+
+
+def test_two_vms_with_one_disk_are_refused_unless_it_is_meant() -> None:
+    """An export takes writes of both, so a file system that only one may have is lost."""
+    both = (member("shop-db"), member("shop-web", disks=(Disk("vda", ROOT), Disk("vdb", DATA))))
+    words = told(members=both)
+    assert len(words) == 1
+    assert (
+        "volume D is disk vda of VM shop-db and disk vdb of VM shop-web: both would write on it" in words[0]
+    )
+    web = "shop-web: {start: {after: [shop-db], wait: 10s, within: 5m}"
+    assert told(PAGE.replace(web, f"{web}, without: [vdb]"), both) == []
+    one = PAGE.replace(web, f"{web}, shared: [vdb]")
+    assert len(told(one, both)) == 1, "each of them has to know"
+    assert told(one.replace("    cpus: 4\n", "    cpus: 4\n    shared: [vda]\n"), both) == []
+    assert told(PAGE.replace(web, f"{web}, shared: [vdz]")) == ["VM shop-web has no disk vdz"]
+    twice = (member("shop-db", disks=(Disk("vda", DATA), Disk("vdb", DATA))), member("shop-web"))
+    assert len(told(members=twice)) == 1
+    readers = [
+        replace(member(name, disks=(Disk("vda", DATA, read_only=True),))) for name in ("shop-db", "shop-web")
+    ]
+    assert told(members=readers) == []
+    on_ata = [
+        member(name, disks=(Disk("sda", DATA, Bus.SATA, read_only=True),)) for name in ("shop-db", "shop-web")
+    ]
+    assert len(told(members=on_ata)) == 1, "none can be read only there"
+
+
+def test_vms_that_nobody_could_tell_apart_are_refused() -> None:
+    other = replace(member("shop-web", disks=(), nics=()), vm=b"another")
+    assert told(members=(*MEMBERS, other)) == ["2 VMs of this point are called shop-web"]
+    left = PAGE.replace("shop-web: {start: {after: [shop-db], wait: 10s, within: 5m}}", "")
+    assert told(left.replace("test:\n", "leave_out: [shop-web]\ntest:\n"), (*MEMBERS, other)) == []
+    named = b"shop-web".hex()
+    page = PAGE.replace("test:\n", f"  '{named}': {{}}\ntest:\n", 1)
+    masked = Member(b"other", replace(other.configuration, name=named))
+    assert told(page, (*MEMBERS, masked)) == [f"VM {named} is called as the id of a VM"]
