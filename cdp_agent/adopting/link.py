@@ -195,7 +195,7 @@ class Link:
         line, _, self._rest = self._rest.partition(b"\n")
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter: nested without end
             found = None
         if not isinstance(found, dict):
             raise self._lost("it does not speak QMP")

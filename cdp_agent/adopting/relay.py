@@ -141,8 +141,11 @@ class Relay:
         while not self._closing.is_set():
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError as error:
+                if self._closing.wait(WATCH_SECONDS):
+                    return
+                self.trouble = f"QEMU cannot be heard: {error.strerror or error}"
+                continue
             try:
                 self._begin(client)
             except OSError as error:

@@ -8,11 +8,12 @@ what one cycle over one VM does (`cycle`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -31,6 +32,8 @@ from cdp_container.format.segment import NewExtent
 FOLDER: Final = "imager"
 """In the journal directory: the page, sockets for reading, and files without names."""
 SOCKET_NAME: Final = "imager.sock"
+RAN_NS: Final = 1_000_000_000
+"""For so long it is shown that a guest ran, or wrote, however soon it is still again: who looks sees it."""
 
 
 class Waiting(NamedTuple):
@@ -84,6 +87,7 @@ class Imager:
         self._told_lacking: frozenset[str] = frozenset()
         self._leisure: frozenset[str] = frozenset()
         self._due_ns = 0
+        self._ran_ns = -RAN_NS
         self._shown_page: Page | None = None
         self._last: dict[str, Any] = {}
         self._stopping = threading.Event()
@@ -175,7 +179,12 @@ class Imager:
             "extents": 0 if facts is None else facts.extents,
         }
 
-    def _written(self, extents: Iterator[NewExtent]) -> tuple[BinaryIO, BatchFacts]:
+    def _written(self, extents: Generator[NewExtent, None, None]) -> tuple[BinaryIO, BatchFacts]:
+        # Whatever fails: who reads has noted how far it came before this is undone.
+        with contextlib.closing(extents):
+            return self._in_file(extents)
+
+    def _in_file(self, extents: Iterable[NewExtent]) -> tuple[BinaryIO, BatchFacts]:
         fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         file = os.fdopen(fd, "w+b")
         try:
@@ -193,6 +202,8 @@ class Imager:
             self._discard()
             with self._lock:
                 known = self._epoch != 0 and (base.epoch == self._epoch or base == self._base)
+                # What is protected was forgotten here: a base before that lacks it.
+                known = known and (self._settled.epoch, self._settled.cut) <= (base.epoch, base.cut)
                 within = {batch for batch, place in self._places.items() if place <= (base.epoch, base.cut)}
                 self._places.clear()
                 self._epoch, self._base, self._ready = epoch, base, True
@@ -201,7 +212,8 @@ class Imager:
                     is_undone = vm.undo_all()
                     if not known:
                         vm.forget()
-                    if is_undone or not known:
+                    # What is not read was forgotten, perhaps with what it gave to a cut that never came.
+                    if is_undone or not vm.is_read:
                         self._told.pop(vm.settings.name, None)
                 self._changes += 1
                 self._due_ns = 0
@@ -384,17 +396,23 @@ class Imager:
     def _publish(self) -> None:
         with self._lock:
             lacking = self._lacking(0)
-            runs = any(
-                vm.settings.name not in self._told or self._told[vm.settings.name].ran for vm in self.vms
-            )
             page = Page(
                 generation=self._generation,
                 changes=self._changes,
                 epoch=self._epoch,
                 ready=self._ready,
                 dirty=self._waiting is not None or bool(lacking),
-                runs=runs,
+                runs=self._is_running(),
             )
             if page != self._shown_page:
                 self._page.publish(page)
                 self._shown_page = page
+
+    def _is_running(self) -> bool:
+        """Whether a guest runs or wrote since it was still, as far as images tell. `_lock` is held."""
+        now_ns = self._clock.boottime_ns()
+        waiting = {} if self._waiting is None else self._waiting.instants
+        newest = {**self._told, **waiting}
+        if any(vm.settings.name not in newest or newest[vm.settings.name].ran for vm in self.vms):
+            self._ran_ns = now_ns
+        return now_ns - self._ran_ns < RAN_NS

@@ -14,7 +14,8 @@ from typing import Final
 from cdp_agent.imager.hypervisor import Disks, Exported, Found, Hypervisor, dirty_context
 from cdp_agent.imager.memory import DiskMemory, Instant, VmMemory
 from cdp_agent.imager.nbd import ALLOCATION, READ_BYTES_MAX, STATE_DIRTY, STATE_ZERO, NbdReader, Status
-from cdp_agent.imager.ranges import Range, joined
+from cdp_agent.imager.ranges import Range, gathered
+from cdp_agent.imager.settings import GRANULARITY_BYTES
 from cdp_agent.streamer.payloads import is_zero
 from cdp_container.clock import Clock
 from cdp_container.errors import HypervisorFailed
@@ -24,6 +25,9 @@ from cdp_container.format.segment import NewExtent
 
 ASKED_BYTES_MIN: Final = 256 << 10
 """Of longer ranges it is asked what of them is zeros; shorter ones are read at once."""
+LEARNT_STATES_MAX: Final = 1 << 20
+"""Runs of dirty and of clean bytes that are heard of one VM: some seconds. Of a disk with more, what follows
+is taken for dirty: lists of so many ranges would come to cover most of it anyway."""
 
 
 def attend(hypervisor: Hypervisor, vm: VmMemory) -> None:
@@ -106,14 +110,14 @@ def _goes_on(hypervisor: Hypervisor, vm: VmMemory, found: Mapping[str, Found]) -
 def take_instant(hypervisor: Hypervisor, vm: VmMemory, clock: Clock) -> Instant:
     """From here on an image of all disks is kept, until the cycle ends. Raises HypervisorFailed."""
     nodes = {disk.node: disk.settings.size_bytes for disk in vm.disks}
-    ran = hypervisor.is_running()
     vm.next_bitmap = vm.fresh_bitmap()
-    # Before: what a guest was told to be written until now is in the image.
-    instant = Instant(clock.wall_ns(), clock.boottime_ns(), ran)
+    # Before: what a guest was told to be written until now is in the image. It ran, though it may be stopped
+    # by now: something was written since the last image.
+    instant = Instant(clock.wall_ns(), clock.boottime_ns(), ran=True)
     vm.may_keep = True
     hypervisor.instant(nodes, hypervisor.bitmap(vm.bitmap), hypervisor.bitmap(vm.next_bitmap))
     _refuse_elsewhere(hypervisor, vm)  # what is kept now may be older than the instant
-    return instant._replace(ran=ran or hypervisor.is_running())
+    return instant
 
 
 def swap(hypervisor: Hypervisor, vm: VmMemory) -> None:
@@ -128,6 +132,7 @@ def learn(hypervisor: Hypervisor, vm: VmMemory, live: bool) -> Sequence[Exported
     old = hypervisor.bitmap(vm.bitmap)
     exported = hypervisor.export([disk.node for disk in vm.disks], old, live)
     dirty: list[list[Range]] = []
+    states_max = LEARNT_STATES_MAX // len(vm.disks)
     for disk, one in zip(vm.disks, exported, strict=True):
         with hypervisor.reading(one) as reader:
             if reader.size_bytes != disk.settings.size_bytes:
@@ -135,16 +140,22 @@ def learn(hypervisor: Hypervisor, vm: VmMemory, live: bool) -> Sequence[Exported
                     f"capturing VM {vm.settings.name}", "a disk changed its size meanwhile"
                 )
             states = reader.status(0, reader.size_bytes, dirty_context(old))
-            dirty.append(joined(_dirty(hypervisor, states)))
+            found = _dirty(hypervisor, states, reader.size_bytes, states_max)
+            dirty.append(gathered(found, GRANULARITY_BYTES, reader.size_bytes))
     for disk, ranges in zip(vm.disks, dirty, strict=True):
         disk.put_in_doubt(ranges)
     vm.bitmap, vm.next_bitmap = vm.next_bitmap, 0
     return exported
 
 
-def _dirty(hypervisor: Hypervisor, states: Iterable[Status]) -> Iterator[Range]:
-    for at, length, flags in states:
+def _dirty(
+    hypervisor: Hypervisor, states: Iterable[Status], size_bytes: int, states_max: int
+) -> Iterator[Range]:
+    for number, (at, length, flags) in enumerate(states):
         refuse_crowded(hypervisor)
+        if number >= states_max:
+            yield at, size_bytes
+            return
         if flags & STATE_DIRTY:
             yield at, at + length
 

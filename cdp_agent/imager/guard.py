@@ -8,6 +8,7 @@ this is done. What is taken away does not belong here (`hypervisor`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Guard:
 
     def ended_well(self) -> None:
         """It ends without doing anything."""
-        os.write(self._pipe, _WELL)
+        with contextlib.suppress(BrokenPipeError):  # somebody killed it: nothing is left to be done
+            os.write(self._pipe, _WELL)
         os.close(self._pipe)
         os.waitpid(self.pid, 0)
 

@@ -151,7 +151,8 @@ class Hypervisor:
     def clean(self, keep: Sequence[str] = ()) -> None:
         """Take away all that any run of ours left, but the bitmaps of `keep`."""
         self._stop_server()
-        self._end_jobs()
+        self._end_exports()
+        self._end_jobs()  # before what may fail: it is what the guest's writes wait for
         nodes = self._qmp.do("query-named-block-nodes", {"flat": True})
         for node in nodes:
             if str(node["node-name"]).startswith(PREFIX):
@@ -169,25 +170,41 @@ class Hypervisor:
             os.close(fd)
         self._kept.clear()
 
-    def _stop_server(self) -> None:
-        """Of QEMU's servers there is one; it is ours where it listens at our socket."""
+    def _end_exports(self) -> None:
         for export in self._qmp.do("query-block-exports"):
             if str(export["id"]).startswith(PREFIX):
                 self._qmp.do("block-export-del", {"id": export["id"], "mode": "hard"})
         if self._serves or self._is_ours():
             self._qmp.do("nbd-server-stop")
+
+    def _stop_server(self) -> None:
+        """Of QEMU's servers there is one; it is ours where it listens at our socket."""
+        with contextlib.suppress(QmpRefused):  # there is none but where a cycle ended before its server began
+            self._qmp.do("closefd", {"fdname": _LISTENER})
             self._serves = False
-        (self._folder / self._socket_name).unlink(missing_ok=True)
+        try:
+            (self._folder / self._socket_name).unlink(missing_ok=True)
+        except OSError as error:
+            why = f"{self._folder / self._socket_name}: {error.strerror or error}"
+            raise HypervisorFailed("clearing away the socket for reading", why) from error
 
     def _is_ours(self) -> bool:
-        """Whether a former run's server listens: the socket is in a directory of ours alone."""
+        """Whether a former run's server listens: the socket is in a directory of ours alone.
+
+        Where that cannot be told the socket stays, as it is all that a server is known by.
+        """
         try:
             with connect_to(self._folder, self._socket_name, PROBE_SECONDS) as peer:
                 peer.recv(wire.GREETING.size)  # else QEMU complains in the VM's log that nobody heard it
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             return False
         return True
 
+        except ConnectionError:
+            return True
+        except OSError as error:
+            why = f"whether its server is ours cannot be told: {error.strerror or error}"
+            raise HypervisorFailed("clearing away in a QEMU", why) from error
     def _end_jobs(self) -> None:
         for _ in range(JOB_POLLS_MAX):
             jobs = [job for job in self._qmp.do("query-jobs") if str(job["id"]).startswith(PREFIX)]
@@ -289,10 +306,14 @@ class Hypervisor:
 
     def export(self, nodes: Sequence[str], bitmap: str, live: bool) -> list[Exported]:
         """Make disks readable, as of the instant or (`live`) as they are; in the order of `nodes`."""
-        listener = listen_at(self._folder, self._socket_name, NBD_BACKLOG)
+        try:
+            listener = listen_at(self._folder, self._socket_name, NBD_BACKLOG)
+        except OSError as error:
+            why = f"{self._folder / self._socket_name}: {error.strerror or error}"
+            raise HypervisorFailed("making a socket for reading", why) from error
         with listener:
-            self._qmp.do("getfd", {"fdname": f"{self._own}nbd"}, fd=listener.fileno())
-        self._qmp.do("nbd-server-start", {"addr": {"type": "fd", "data": {"str": f"{self._own}nbd"}}})
+            self._qmp.do("getfd", {"fdname": _LISTENER}, fd=listener.fileno())
+        self._qmp.do("nbd-server-start", {"addr": {"type": "fd", "data": {"str": _LISTENER}}})
         self._serves = True  # not before: where it was refused the server is somebody else's
         made = []
         for number, node in enumerate(nodes):
@@ -329,6 +350,8 @@ _STILL: Final = frozenset({"paused", "shutdown", "prelaunch", "guest-panicked", 
 _ELSEWHERE: Final = frozenset({"postmigrate", "finish-migrate", "inmigrate"})
 """Of a migration: after it, before its end, and at the side that it comes to."""
 
+_LISTENER: Final = f"{PREFIX}nbd"
+"""What QEMU calls the socket for reading until it serves there: whoever comes next knows it by that."""
 
 @sane
 def disks_of(qmp: Commanding) -> Disks:

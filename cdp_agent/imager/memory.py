@@ -17,7 +17,10 @@ from cdp_agent.imager.settings import GRANULARITY_BYTES, DiskSettings, VmSetting
 
 
 class Instant(NamedTuple):
-    """Of which an image is: the wall clock and the boot-time clock just before, and whether its guest ran."""
+    """Of which an image is: the wall clock and the boot-time clock just before.
+
+    `ran`: its guest ran then, or wrote since the image before.
+    """
 
     wall_ns: int
     boottime_ns: int

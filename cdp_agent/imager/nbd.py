@@ -30,6 +30,8 @@ READS_FLYING_MAX: Final = 64
 FLYING_BYTES_MAX: Final = 4 << 20
 PAYLOAD_BYTES_MAX: Final = READ_BYTES_MAX + (1 << 20)
 OPTION_PAYLOAD_BYTES_MAX: Final = 64 << 10
+OPTION_REPLIES_MAX: Final = 64
+"""To one option."""
 _READ_ERROR: Final = 1 << 15
 """Bit of the types of chunks that say what went wrong."""
 _HOLE: Final = 2
@@ -160,6 +162,8 @@ class NbdReader:
                 raise self._odd("a chunk of no kind that a BLOCK_STATUS has")
             if struct.unpack_from(">I", payload)[0] != wanted:
                 continue
+            if found:
+                raise self._odd("twice to one question")
             at = offset
             for count, flags in wire.EXTENT.iter_unpack(memoryview(payload)[4:]):
                 if not count or at >= offset + length:
@@ -232,7 +236,7 @@ class NbdReader:
     def _option(self, option: wire.Option, data: bytes) -> list[tuple[int, bytes]]:
         self._send(wire.OPTION_HEADER.pack(wire.IHAVEOPT, option, len(data)) + data)
         replies: list[tuple[int, bytes]] = []
-        while True:
+        while len(replies) < OPTION_REPLIES_MAX:
             head = self._take(wire.OPTION_REPLY.size)
             magic, echoed, kind, count = wire.OPTION_REPLY.unpack(head)
             if magic != wire.OPTION_REPLY_MAGIC or echoed != option or count > OPTION_PAYLOAD_BYTES_MAX:
@@ -244,6 +248,7 @@ class NbdReader:
             if kind == wire.ReplyType.ACK:
                 return replies
             replies.append((kind, payload))
+        raise self._odd("an option without end (OPTION_REPLIES_MAX)")
 
     # --- bytes ---------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ def sane(call: Callable[Given, Result]) -> Callable[Given, Result]:
     def held(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         try:
             return call(*args, **kwargs)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
             why = f"its answers make no sense: {type(error).__name__}: {error}"
             raise HypervisorFailed("asking a QEMU", why) from error
 

@@ -39,11 +39,31 @@ def bounded(
     kept = list(ranges)
     while len(kept) > count:
         block_bytes *= COARSER
-        kept = joined(
-            (start - start % block_bytes, min(size_bytes, -(-end // block_bytes) * block_bytes))
-            for start, end in kept
-        )
+        kept = _coarser(kept, block_bytes, size_bytes)
     return kept
+
+
+def gathered(
+    ranges: Iterable[Range], block_bytes: int, size_bytes: int, count: int = RANGES_MAX
+) -> list[Range]:
+    """`bounded`, of ranges that come in order, however many: twice `count` are kept at most meanwhile."""
+    kept: list[Range] = []
+    for start, end in ranges:
+        if kept and start <= kept[-1][1]:
+            kept[-1] = kept[-1][0], max(end, kept[-1][1])
+            continue
+        kept.append((start, end))
+        while len(kept) >= 2 * count:
+            block_bytes *= COARSER
+            kept = _coarser(kept, block_bytes, size_bytes)
+    return bounded(kept, block_bytes, size_bytes, count)
+
+
+def _coarser(ranges: Iterable[Range], block_bytes: int, size_bytes: int) -> list[Range]:
+    return joined(
+        (start - start % block_bytes, min(size_bytes, -(-end // block_bytes) * block_bytes))
+        for start, end in ranges
+    )
 
 
 def total_bytes(ranges: Iterable[Range]) -> int:

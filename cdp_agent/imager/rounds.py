@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -179,6 +179,7 @@ def let_go(vms: Sequence[VmMemory], open_vm: OpenVm, clock: Clock) -> None:
             vm.let_go_ns = clock.boottime_ns() + AGAIN_FIRST_NS
         else:
             vm.cleaned()
+            vm.again_ns = 0  # it answers again
 
     at_once(clean, [vm for vm in vms if vm.may_keep and vm.let_go_ns <= now_ns])
 
@@ -223,6 +224,7 @@ class Cycle:
         self.instants: dict[str, Instant] = {}
         self.partial: set[str] = set()
         self.leisure: set[str] = set()
+        self._left_bytes = CYCLE_BYTES_MAX
         first = batch % max(1, len(vms))
         self._opened = open_all([*vms[first:], *vms[:first]], open_vm, clock)
         taken: list[Opened] = []
@@ -256,7 +258,7 @@ class Cycle:
                 opened.leave()
                 return None
 
-    def extents(self) -> Iterator[NewExtent]:
+    def extents(self) -> Generator[NewExtent, None, None]:
         """What changed, of one space together. What fails of a VM is noted, and the others go on."""
         for opened, instant in self._held:
             with opened.lock:
@@ -267,6 +269,10 @@ class Cycle:
         vm = opened.vm
         try:
             exported = cycle.learn(opened.hypervisor, vm, live=False)
+            if not self._fits(vm):
+                cycle.end(opened.hypervisor, vm)
+                opened.leave()
+                return
             for disk, one in zip(vm.disks, exported, strict=True):
                 with opened.hypervisor.reading(one) as reader:
                     for extent in cycle.read_extents(opened.hypervisor, disk, reader, disk.doubt):
@@ -284,6 +290,14 @@ class Cycle:
         self.instants[vm.settings.name] = instant
         _went_well(vm)
         opened.leave()
+
+    def _fits(self, vm: VmMemory) -> bool:
+        """Whether what is to be read of it still does: more may be dirty than was counted before."""
+        if vm.doubt_bytes > INSTANT_BYTES_MAX:
+            self.leisure.add(vm.settings.name)
+            return False
+        self._left_bytes -= vm.doubt_bytes
+        return self._left_bytes >= 0
 
     def fail(self, why: str) -> None:
         """What was read is lost: all of it is in doubt again."""
@@ -317,7 +331,7 @@ class Leisure:
         self._left_bytes = LEISURE_BYTES_MAX
         self._opened = open_all(vms, open_vm, clock)
 
-    def extents(self) -> Iterator[NewExtent]:
+    def extents(self) -> Generator[NewExtent, None, None]:
         """See `Cycle.extents`."""
         for opened in self._opened:
             vm = opened.vm

@@ -21,6 +21,13 @@ EVENTS_MAX: Final = 10_000
 """What QEMU tells unasked while we ask."""
 BUSY_HINT: Final = "a QMP socket serves one client at a time: give the VM one of its own for the agent"
 
+DENIED_HINT: Final = (
+    "the agent's user must be able to write to the socket and to enter its directory; where libvirt runs the"
+    " VM the group of its QEMU (libvirt-qemu) may do both (docs/capture.md)"
+)
+CROWDED: Final = "it did not answer: it hangs, or serves others, and no more may wait for it"
+"""The kernel says EAGAIN where as many wait for a listener as it allows; QEMU allows one."""
+
 
 class Qmp:
     """A connection that is greeted; to be closed. Raises HypervisorFailed.
@@ -40,6 +47,10 @@ class Qmp:
             self._wait()
             try:
                 self._socket.connect(path)
+            except PermissionError as error:
+                raise HypervisorFailed(self._what, error.strerror or str(error), DENIED_HINT) from error
+            except BlockingIOError as error:
+                raise HypervisorFailed(self._what, CROWDED, BUSY_HINT) from error
             except OSError as error:
                 raise HypervisorFailed(self._what, error.strerror or str(error)) from error
             if "QMP" not in self._message():
@@ -79,7 +90,7 @@ class Qmp:
         line = self._line()
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter: nested without end
             raise HypervisorFailed(self._what, "it does not speak QMP") from error
         if not isinstance(found, dict):
             raise HypervisorFailed(self._what, "it does not speak QMP")

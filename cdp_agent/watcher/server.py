@@ -111,7 +111,12 @@ class _Door:
         while not self._closing.is_set():
             ready, _, _ = select.select([self._listener], [], [], POLL_SECONDS)
             if ready:
-                peer, _ = self._listener.accept()
+                try:
+                    peer, _ = self._listener.accept()
+                except OSError:
+                    # Who came is gone, or this process has too many files open: it hears others later.
+                    self._closing.wait(POLL_SECONDS)
+                    continue
                 if not self._hear(peer):
                     peer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -52,6 +53,32 @@ def test_everything_is_passed_on(tmp_path: Path) -> None:
         assert found.longest_seconds > 0
         assert (found.trouble, found.cuts) == ("", 0)
     assert not Path(found.path).exists()
+
+
+class Failing(socket.socket):
+    """A listener that cannot take the first who comes."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().accept()
+
+
+def test_who_could_not_be_let_in_is_not_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listen(path: str, _: str) -> socket.socket:
+        listener = Failing(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(4)
+        return listener
+
+    monkeypatch.setattr(relay, "_listen", listen)
+    with relayed(tmp_path) as (found, _):
+        with closing(NbdClient(found.path, "disk")) as client:
+            client.write(0, b"x" * 512)
+        assert "too many open files" in found.trouble
 
 
 def test_what_was_cut_can_come_again(tmp_path: Path) -> None:

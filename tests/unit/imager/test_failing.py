@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +13,7 @@ import pytest
 
 from cdp_agent.imager import cycle, process, rounds
 from cdp_agent.imager.core import Imager
+from cdp_agent.imager.guard import Guard
 from cdp_agent.imager.memory import VmMemory
 from cdp_container.errors import HypervisorFailed
 from cdp_container.format.segment import NewExtent
@@ -213,6 +216,7 @@ def test_a_job_that_stayed_is_taken_away_after_a_second(
     assert vm.again_ns > world.time.now_ns, "it is left alone"
     world.imager.image()
     assert not keeps(world, vm)
+    assert not vm.problem, "and as it answers it is captured again at once"
     whole(world)
 
 
@@ -264,3 +268,14 @@ def test_the_guard_asks_all_at_once(world: World) -> None:
 
     process.clear(world.settings, open_vm)  # type: ignore[arg-type]
     assert not any(any(vm.bitmaps) for vm in world.vms.values())
+
+
+def test_a_guard_that_was_killed_does_not_spoil_a_planned_stop() -> None:
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    os.close(ours)
+    with subprocess.Popen(["true"]) as killed:
+        guard = Guard.__new__(Guard)
+        guard.pid, guard._pipe = killed.pid, theirs
+        guard.ended_well()
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from cdp_agent.imager import cycle, hypervisor
-from cdp_agent.imager.hypervisor import Hypervisor, disks_of
+from cdp_agent.imager.hypervisor import FDSETS_FROM, Hypervisor, disks_of
 from cdp_agent.imager.memory import memory_of
 from cdp_agent.imager.process import socket_of
 from cdp_agent.imager.settings import DiskSettings, VmSettings
+from cdp_agent.watcher.wire import listen_at
 from cdp_container.clock import SystemClock
 from cdp_container.errors import HypervisorFailed
 
@@ -40,13 +42,51 @@ def hypervisor_of(qemu: Qemu, folder: Path) -> Hypervisor:
 def test_what_is_kept_for_a_cycle_is_never_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the guest stands still at the cycle's end until all that it overwrote is on the journal's disk."""
     monkeypatch.setattr(hypervisor, "FLEECE_BYTES_MAX", 1 << 20)
-    qemu = Qemu(add_fd={"fdset-id": 7})
+    fdsets = [{"fdset-id": 3}, {"fdset-id": FDSETS_FROM + 7}]
+    qemu = Qemu(query_fdsets=fdsets, add_fd={"fdset-id": FDSETS_FROM + 8})
     connected = hypervisor_of(qemu, tmp_path)
     connected.instant({"node": 1 << 20}, "old", "new")
     connected.close()
     (overlay,) = [arguments for command, arguments in qemu.said if command == "blockdev-add"]
     assert overlay["cache"] == overlay["file"]["cache"] == {"no-flush": True}
-    assert overlay["file"]["filename"] == "/dev/fdset/7"
+    assert overlay["file"]["filename"] == f"/dev/fdset/{FDSETS_FROM + 8}"
+    (added,) = [arguments for command, arguments in qemu.said if command == "add-fd"]
+    assert added["fdset-id"] == FDSETS_FROM + 8  # beyond those that libvirt counts, and nobody has it
+
+
+def test_a_socket_that_cannot_be_made_is_an_error_of_this_vm(tmp_path: Path) -> None:
+    """Which is told; and what is read of the others is not lost by it."""
+    (tmp_path / "read.sock").mkdir()
+    connected = hypervisor_of(Qemu(), tmp_path)
+    with pytest.raises(HypervisorFailed, match=r"read\.sock: "):
+        connected.export(["node"], "bitmap", live=True)
+    with pytest.raises(HypervisorFailed, match=r"read\.sock: "):
+        connected.clean()
+
+
+def test_a_server_that_does_not_greet_yet_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its socket alone it is known: without it no other could ever be started in that QEMU."""
+    monkeypatch.setattr(hypervisor, "PROBE_SECONDS", 0.05)
+    qemu = Qemu()
+    with listen_at(tmp_path, "read.sock", 4) as listener:
+        with pytest.raises(HypervisorFailed, match="cannot be told"):
+            hypervisor_of(qemu, tmp_path).clean()
+        assert "query-jobs" in [command for command, _ in qemu.said], "jobs go first"
+        assert (tmp_path / "read.sock").exists()
+        monkeypatch.setattr(hypervisor, "PROBE_SECONDS", 30.0)
+
+        def greet() -> None:
+            for _ in range(2):  # the first one went
+                listener.accept()[0].close()
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        hypervisor_of(qemu, tmp_path).clean()
+        thread.join(30)
+    assert qemu.said[-3][0] == "nbd-server-stop"
+    assert not (tmp_path / "read.sock").exists()
 
 
 STATES = [
@@ -125,6 +165,8 @@ def block_of(
             {"virtio-backend"},
         ),
         ([block_of("n", qdev="/machine/peripheral/log/virtio-backend"), block_of("log")], {}, {"log"}),
+        ([block_of("libvirt-1-format", qdev="scsi0-0-0-0")], {"scsi0-0-0-0": "libvirt-1-format"}, set()),
+        ([block_of("n", "drive-scsi0", "scsi0")], {"scsi0": "n"}, set()),
     ],
 )
 def test_a_name_that_two_disks_have_is_no_name(

@@ -98,6 +98,24 @@ def test_a_context_that_it_does_not_know_is_told() -> None:
         _reader(_good, (ALLOCATION,))
 
 
+def test_states_that_come_without_end_are_refused() -> None:
+    """Each would be kept: a QEMU that lies could take all memory."""
+
+    def twice(kind: int, cookie: int, offset: int, length: int) -> bytes:
+        one = struct.pack(">I", 8) + wire.EXTENT.pack(1, 1)
+        return _chunk(wire.ChunkType.BLOCK_STATUS, cookie, one, done=False) * 2
+
+    reader = _reader(twice)
+    with pytest.raises(HypervisorFailed, match="twice"):
+        list(reader.status(0, 65536, BITMAP))
+    reader.close()
+
+
+def test_replies_to_an_option_that_come_without_end_are_refused() -> None:
+    with pytest.raises(HypervisorFailed, match="without end"):
+        _reader(_good, (ALLOCATION,) * 1000)
+
+
 @pytest.mark.parametrize(
     ("say", "why"),
     [

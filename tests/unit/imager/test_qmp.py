@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -19,7 +20,9 @@ from cdp_container.errors import HypervisorFailed
 
 
 @contextmanager
-def answering(path: Path, answers: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> Iterator[None]:
+def answering(
+    path: Path, answers: Callable[[dict[str, Any]], Sequence[dict[str, Any] | bytes]]
+) -> Iterator[None]:
     """A QEMU that is none: what it says to each command."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -33,7 +36,8 @@ def answering(path: Path, answers: Callable[[dict[str, Any]], list[dict[str, Any
                         peer.sendall(b'{"QMP": {}}\n')
                         for line in lines:
                             for answer in answers(json.loads(line)):
-                                peer.sendall(json.dumps(answer).encode() + b"\n")
+                                said = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                                peer.sendall(said + b"\n")
             except OSError:
                 return  # it was told to end
 
@@ -44,6 +48,9 @@ def answering(path: Path, answers: Callable[[dict[str, Any]], list[dict[str, Any
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(10)
+
+
+ENDLESS: Final = [{"qdev": "x", "inserted": {"node-name": "n", "image": {"virtual-size": math.inf}}}]
 
 
 def usable(qmp: Commanding) -> bool:
@@ -104,7 +111,7 @@ def test_a_time_that_is_over_makes_it_useless(tmp_path: Path) -> None:
         qmp.close()
 
 
-@pytest.mark.parametrize("found", [{}, [{}], [{"qdev": "x", "inserted": {}}], ["x"], 7, None])
+@pytest.mark.parametrize("found", [{}, [{}], [{"qdev": "x", "inserted": {}}], ["x"], 7, None, ENDLESS])
 def test_answers_that_make_no_sense_are_errors_of_ours(tmp_path: Path, found: object) -> None:
     with answering(tmp_path / "q", lambda request: [own(request, found)]):
         qmp = Commanding(str(tmp_path / "q"), lambda: 5.0)
@@ -114,9 +121,25 @@ def test_answers_that_make_no_sense_are_errors_of_ours(tmp_path: Path, found: ob
                 call()
             except HypervisorFailed:
                 continue
-        with pytest.raises(HypervisorFailed):
-            hypervisor.instant({"n": 4096}, "a", "b")
+        if found != {}:  # which is what it says where nothing is to be told
+            with pytest.raises(HypervisorFailed):
+                hypervisor.instant({"n": 4096}, "a", "b")
         hypervisor.close()
+
+
+def test_an_answer_that_is_nested_without_end_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Not one that ends the imager, and with it what is captured of all other VMs."""
+    deep = b'{"return": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+
+    def answers(request: dict[str, Any]) -> list[dict[str, Any] | bytes]:
+        return [own(request, {}) if request["execute"] == "qmp_capabilities" else deep]
+
+    with answering(tmp_path / "q", answers):
+        qmp = Commanding(str(tmp_path / "q"), lambda: 5.0)
+        with pytest.raises(HypervisorFailed, match="does not speak QMP"):
+            qmp.do("x")
+        assert not usable(qmp)
+        qmp.close()
 
 
 def test_an_error_that_names_no_command_ends_the_connection(tmp_path: Path) -> None:
