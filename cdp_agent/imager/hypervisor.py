@@ -150,9 +150,9 @@ class Hypervisor:
     @sane
     def clean(self, keep: Sequence[str] = ()) -> None:
         """Take away all that any run of ours left, but the bitmaps of `keep`."""
-        self._stop_server()
         self._end_exports()
         self._end_jobs()  # before what may fail: it is what the guest's writes wait for
+        self._stop_server()
         nodes = self._qmp.do("query-named-block-nodes", {"flat": True})
         for node in nodes:
             if str(node["node-name"]).startswith(PREFIX):
@@ -174,13 +174,13 @@ class Hypervisor:
         for export in self._qmp.do("query-block-exports"):
             if str(export["id"]).startswith(PREFIX):
                 self._qmp.do("block-export-del", {"id": export["id"], "mode": "hard"})
-        if self._serves or self._is_ours():
-            self._qmp.do("nbd-server-stop")
 
     def _stop_server(self) -> None:
         """Of QEMU's servers there is one; it is ours where it listens at our socket."""
         with contextlib.suppress(QmpRefused):  # there is none but where a cycle ended before its server began
             self._qmp.do("closefd", {"fdname": _LISTENER})
+        if self._serves or self._is_ours():
+            self._qmp.do("nbd-server-stop")
             self._serves = False
         try:
             (self._folder / self._socket_name).unlink(missing_ok=True)
@@ -198,13 +198,13 @@ class Hypervisor:
                 peer.recv(wire.GREETING.size)  # else QEMU complains in the VM's log that nobody heard it
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        return True
-
         except ConnectionError:
             return True
         except OSError as error:
             why = f"whether its server is ours cannot be told: {error.strerror or error}"
             raise HypervisorFailed("clearing away in a QEMU", why) from error
+        return True
+
     def _end_jobs(self) -> None:
         for _ in range(JOB_POLLS_MAX):
             jobs = [job for job in self._qmp.do("query-jobs") if str(job["id"]).startswith(PREFIX)]
@@ -345,13 +345,13 @@ class Hypervisor:
             reader.close()
 
 
+_LISTENER: Final = f"{PREFIX}nbd"
+"""What QEMU calls the socket for reading until it serves there: whoever comes next knows it by that."""
 _STILL: Final = frozenset({"paused", "shutdown", "prelaunch", "guest-panicked", "io-error"})
 """States in which no guest writes until somebody says so."""
 _ELSEWHERE: Final = frozenset({"postmigrate", "finish-migrate", "inmigrate"})
 """Of a migration: after it, before its end, and at the side that it comes to."""
 
-_LISTENER: Final = f"{PREFIX}nbd"
-"""What QEMU calls the socket for reading until it serves there: whoever comes next knows it by that."""
 
 @sane
 def disks_of(qmp: Commanding) -> Disks:
