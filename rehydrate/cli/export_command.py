@@ -6,44 +6,32 @@ Where images go stands in export_targets and export_run, how each is made in reh
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdp_container.clock import SystemClock
+from cdp_container.clock import Clock, SystemClock
 from cdp_container.console import printable, say
 from cdp_container.domain.contents import Contents
-from cdp_container.domain.holding import Holding
 from cdp_container.domain.machine_records import Member
 from cdp_container.domain.machine_text import configuration_members
-from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import CdpError, NoSuchPoint, NoSuchVm, UsageError, counted
-from cdp_container.store.api import Store
-from cdp_container.store.retry import Patience, with_retries
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
-from rehydrate.cli.commands import Access, notes_of, open_asking, say_answer, store_of
+from rehydrate.cli.commands import Access, say_answer
 from rehydrate.cli.console import read_secret
 from rehydrate.cli.export_lines import ExportLines
 from rehydrate.cli.export_run import Destination, Done, Opened, Volume, opened_destination
 from rehydrate.cli.export_targets import Targets, image_names
-from rehydrate.cli.held import holding_for, tell
-from rehydrate.cli.stage_lines import StageLines
-from rehydrate.container import Container, Secret
+from rehydrate.cli.held import tell
+from rehydrate.cli.opening import Opening, opening_for
+from rehydrate.container import Container
 from rehydrate.export.convert import check_program
 from rehydrate.export.formats import RAW, SECTOR_BYTES, Shape, image_bytes
-from rehydrate.flow import Flow
 from rehydrate.ondemand.reader import Reader
 from rehydrate.plan import Choice
-from rehydrate.points import RestorePlan, plan_restore, scope_of
-from rehydrate.rehearsal.counting import CountingStore
-from rehydrate.rehearsal.stages import METADATA, Stages
-from rehydrate.restore import Source
+from rehydrate.points import RestorePlan, plan_restore
 from rehydrate.vms import vms_at
-
-PATIENCE = Patience(attempts_max=3, deadline_seconds=5.0, pause_seconds_max=1.0)
-"""Of one request for content: it is asked for again and again, and the end of the command waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +54,9 @@ class _Job:
 
     asked: Asked
     choice: Choice
-    store: Store
-    content: CountingStore
-    flow: Flow
-    holding: Holding
-    secret: Secret
-    stages: Stages
-    clock: SystemClock
+    opening: Opening
+    clock: Clock
     done: dict[bytes, Done] = field(default_factory=dict)
-    container: Container | None = None
-
-    def is_moved(self) -> bool:
-        """Whether another ledger is in force than the one that is read by."""
-        return self.container is not None and is_superseded(self.store, self.container.history.owner)
 
 
 def export(asked: Asked) -> int:
@@ -87,26 +65,15 @@ def export(asked: Asked) -> int:
     if not targets.abort and (targets.bucket is None or asked.shape.format != RAW):
         check_program()
     clock = SystemClock()
-    flow = Flow(clock)
     began_ns = clock.boottime_ns()
     secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
-    counting: list[CountingStore] = []
-
-    def around(store: Store) -> Store:
-        counting.append(CountingStore(store))
-        return counting[0]
-
-    with (
-        store_of(asked.access.address, flow.refused, around) as store,
-        holding_for(store, "export") as holding,
-    ):
-        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, asked.as_json, stages=1))
-        job = _Job(asked, asked.choice, store, counting[0], flow, holding, secret, stages, clock)
+    with opening_for("export", asked.access, secret, clock, asked.as_json) as opening:
+        job = _Job(asked, asked.choice, opening, clock)
         if asked.access.replica:
-            holding.unheld("a hold in a replica is seen by nobody")
+            opening.holding.unheld("a hold in a replica is seen by nobody")
         else:
-            holding.place(point=asked.choice.at)
-        answered = read_until_found(lambda _: _export(job), holding, job.is_moved, tell)
+            opening.holding.place(point=asked.choice.at)
+        answered = read_until_found(lambda _: _export(job), opening.holding, opening.is_moved, tell)
     elapsed_seconds = round((clock.boottime_ns() - began_ns) / 1e9, 3)
     _answer({**answered, "elapsed_seconds": elapsed_seconds}, asked.as_json)
     return 0
@@ -114,22 +81,20 @@ def export(asked: Asked) -> int:
 
 def _export(job: _Job) -> dict[str, Any]:
     """One reading: all of it, or on from the volume at which the one before it met that objects had moved."""
-    asked = job.asked
-    job.container, job.secret = open_asking(job.store, job.secret, asked.access.replica)
-    container = job.container
-    container.require_key()
+    asked, opening = job.asked, job.opening
+    container = opening.open()
     with ExitStack() as stack:
-        contents = stack.enter_context(closing(_gathered(job, container)))
-        for note in notes_of(container, contents):
-            tell(note)
+        contents = opening.gather(container, job.choice)
         made, member = _planned(job, container, contents)
-        place = made.cut.place
-        job.holding.narrow(place, container.history.owner.ledger)
-        job.choice = Choice(at=(place.epoch, place.cut))
+        job.choice = opening.settle(container, made)
         volumes = _volumes(asked, made)
         destination = stack.enter_context(
             opened_destination(
-                asked.targets, asked.shape, Opened(contents.domain.hex(), made), job.clock, job.holding.check
+                asked.targets,
+                asked.shape,
+                Opened(contents.domain.hex(), made),
+                job.clock,
+                opening.holding.check,
             )
         )
         answered = _answered(made)
@@ -138,11 +103,8 @@ def _export(job: _Job) -> dict[str, Any]:
         configuration = None if member is None else _configuration(member, made)
         left = [one for one in volumes if one.plan.volume.space not in job.done]
         destination.check(left, None if member is None else (member.configuration.name, member.vm))
-        job.holding.keeps = asked.targets.bucket is not None
-        content = with_retries(
-            job.content, job.clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, PATIENCE, job.flow.refused
-        )
-        source = Source(content, container.keys, contents, job.flow)
+        opening.holding.keeps = asked.targets.bucket is not None
+        source = opening.patient_source(container, contents)
         reader = stack.enter_context(
             closing(Reader(source, made.branch, _unread, asked.cache_bytes, asked.at_once))
         )
@@ -173,28 +135,13 @@ def _make_each(job: _Job, destination: Destination, reader: Reader, volumes: lis
         raise
 
 
-def _gathered(job: _Job, container: Container) -> Contents:
-    with job.stages.stage(METADATA, "objects") as stage:
-
-        def told(done: int, total: int) -> None:
-            if stage.total != total:
-                stage.expect(total)
-            stage.advance(done - stage.done)
-            job.holding.check()
-
-        return container.gather(scope_of(container.history, job.choice), at_once=job.flow, told=told)
-
-
 def _planned(job: _Job, container: Container, contents: Contents) -> tuple[RestorePlan, Member | None]:
     """The volumes that are meant, at one cut; and the VM that has them as disks there, if one was named."""
     targets = job.asked.targets
     if targets.vm is None:
-        made = plan_restore(container, contents, job.choice, targets.names)
-        _tell(made)
-        return made, None
+        return plan_restore(container, contents, job.choice, targets.names), None
     wanted = _disks(_member(container, contents, job.choice, targets.vm))
     made = plan_restore(container, contents, job.choice, wanted)
-    _tell(made)
     place = made.cut.place
     member = _member(container, contents, Choice(at=(place.epoch, place.cut)), targets.vm)
     if _disks(member) != wanted:
@@ -205,11 +152,6 @@ def _planned(job: _Job, container: Container, contents: Contents) -> tuple[Resto
         if disk.volume is None:
             tell(f"disk {disk.name} of {member.configuration.name} is no volume: it is not exported")
     return made, member
-
-
-def _tell(made: RestorePlan) -> None:
-    for note in made.notes:
-        tell(note)
 
 
 def _member(container: Container, contents: Contents, choice: Choice, wanted: str) -> Member:

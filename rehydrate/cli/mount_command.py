@@ -7,34 +7,28 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cdp_container.clock import SystemClock
 from cdp_container.console import printable, say
 from cdp_container.domain.budget import budget_of
-from cdp_container.domain.holding import LOOK_SECONDS, Holding
-from cdp_container.domain.opening import is_superseded
+from cdp_container.domain.holding import LOOK_SECONDS
 from cdp_container.errors import CdpError, MissingObject, UsageError, counted
-from cdp_container.store.api import Store
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
-from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
+from rehydrate.cli.commands import Access
 from rehydrate.cli.console import read_secret
-from rehydrate.cli.held import hold_on, holding_for, tell
-from rehydrate.cli.stage_lines import StageLines
-from rehydrate.container import Container, Secret
-from rehydrate.flow import Flow
+from rehydrate.cli.held import hold_on, tell
+from rehydrate.cli.opening import Opening, opening_for
 from rehydrate.meant import meant
 from rehydrate.mount.driver import Mount, check_directory, check_fuse
 from rehydrate.mount.opened import Ways, mounted, shown_of
 from rehydrate.mount.shown import Shown
 from rehydrate.plan import Choice
-from rehydrate.points import RestorePlan, plan_restore, scope_of
-from rehydrate.rehearsal.counting import CountingStore
-from rehydrate.rehearsal.stages import METADATA, Stages
+from rehydrate.points import RestorePlan, plan_restore
 from rehydrate.restore import Source
 
 CACHE_BYTES_MIN: Final = 1 << 20
@@ -67,20 +61,10 @@ def ways_of(cache_bytes: str, at_once: int, allow_other: bool) -> Ways:
 
 @dataclass(slots=True)
 class _Job:
-    """One run of the command; `stack` closes what one reading has open."""
+    """One run of the command; `asked` has the very point, once it is known."""
 
     asked: Asked
-    store: Store
-    flow: Flow
-    holding: Holding
-    secret: Secret
-    stages: Stages
-    stack: ExitStack = field(default_factory=ExitStack)
-    container: Container | None = None
-
-    def is_moved(self) -> bool:
-        """Whether another ledger is in force than the one that is read by."""
-        return self.container is not None and is_superseded(self.store, self.container.history.owner)
+    opening: Opening
 
 
 def mount(asked: Asked) -> int:
@@ -88,70 +72,43 @@ def mount(asked: Asked) -> int:
     asked = replace(asked, directory=asked.directory.absolute())
     check_directory(asked.directory)
     check_fuse()
-    clock = SystemClock()
-    flow = Flow(clock)
     secret = read_secret(asked.access.passphrase_file, asked.access.key_file)
-    counting: list[CountingStore] = []
-
-    def around(store: Store) -> Store:
-        counting.append(CountingStore(store))
-        return counting[0]
-
-    with (
-        store_of(asked.access.address, flow.refused, around) as store,
-        holding_for(store, "mount") as holding,
-    ):
-        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, asked.as_json, stages=1))
-        job = _Job(asked, store, flow, holding, secret, stages)
+    with opening_for("mount", asked.access, secret, SystemClock(), asked.as_json) as opening:
+        job = _Job(asked, opening)
         if asked.access.replica:
-            holding.unheld("a hold in a replica is seen by nobody")
+            opening.holding.unheld("a hold in a replica is seen by nobody")
         else:
-            holding.place()
-        with closing(job.stack):
-            source, made, shown = read_until_found(lambda _: _opened(job), holding, job.is_moved, tell)
-            ways = asked.ways
-            with mounted(source, made, shown, asked.directory, _Unreadable(asked.as_json), ways) as mount:
-                _serve(job, made, shown, mount)
+            opening.holding.place()
+        source, made, shown = read_until_found(
+            lambda _: _opened(job), opening.holding, opening.is_moved, tell
+        )
+        ways = asked.ways
+        with mounted(source, made, shown, asked.directory, _Unreadable(asked.as_json), ways) as mount:
+            _serve(job, made, shown, mount)
     say(json.dumps({"event": "unmounted"}) if asked.as_json else f"unmounted {asked.directory}")
     return 0
 
 
 def _opened(job: _Job) -> tuple[Source, RestorePlan, Shown]:
     """One reading: everything but content."""
-    job.stack.close()
-    asked = job.asked
-    job.container, job.secret = open_asking(job.store, job.secret, asked.access.replica)
-    container = job.container
-    container.require_key()
-    with job.stages.stage(METADATA, "objects") as stage:
-
-        def told(done: int, total: int) -> None:
-            if stage.total != total:
-                stage.expect(total)
-            stage.advance(done - stage.done)
-            job.holding.check()
-
-        scope = scope_of(container.history, asked.choice)
-        contents = container.gather(scope, at_once=job.flow, told=told, keeps_names=True)
-        job.stack.enter_context(closing(contents))
+    asked, opening = job.asked, job.opening
+    container = opening.open()
+    contents = opening.gather(container, asked.choice, keeps_names=True)
     wanted = meant(container, contents, asked.choice, asked.names, asked.trees)
     made = plan_restore(container, contents, asked.choice, wanted=wanted, counts=False)
-    for note in (*notes_of(container, contents), *made.notes):
-        tell(note)
-    place = made.cut.place
-    job.holding.narrow(place, container.history.owner.ledger)
-    job.asked = replace(asked, choice=Choice(at=(place.epoch, place.cut)))
-    source = Source(container.store, container.keys, contents, job.flow)
-    return source, made, job.stack.enter_context(shown_of(source, made))
+    job.asked = replace(asked, choice=opening.settle(container, made))
+    source = Source(container.store, container.keys, contents, opening.flow)
+    return source, made, opening.stack.enter_context(shown_of(source, made))
 
 
 def _serve(job: _Job, made: RestorePlan, shown: Shown, mount: Mount) -> None:
     """Say that it is there, and keep it held until it is not; to be interrupted is to be ended."""
-    assert job.container is not None, "opened"
+    container = job.opening.container
+    assert container is not None, "opened"
     try:
         say(_mounted_text(job, made, shown))
         while not mount.wait(LOOK_SECONDS):
-            hold_on(job.holding, made.cut.place, job.container.history.owner.ledger)
+            hold_on(job.opening.holding, made.cut.place, container.history.owner.ledger)
     except KeyboardInterrupt:
         return
 

@@ -6,18 +6,15 @@ How it is served stands in rehydrate.serve; the options in serving.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from cdp_container.clock import SystemClock
 from cdp_container.console import printable, say
-from cdp_container.domain.holding import Holding
-from cdp_container.domain.opening import is_superseded
 from cdp_container.errors import (
     CdpError,
     Incomplete,
@@ -29,25 +26,20 @@ from cdp_container.errors import (
 )
 from cdp_container.format.place import Place
 from cdp_container.store.address import parse_address
-from cdp_container.store.api import Store
-from cdp_container.store.retry import Patience, with_retries
 from cdp_container.telling import point_name, time_text
 from nbd_export.files import OsFiles
 from nbd_export.polling import polling_loop
 from rehydrate.anew import read_until_found
-from rehydrate.cli.commands import Access, notes_of, open_asking, store_of
+from rehydrate.cli import opening as containers
+from rehydrate.cli.commands import Access
 from rehydrate.cli.console import read_secret
-from rehydrate.cli.held import hold_on, holding_for, tell
-from rehydrate.cli.stage_lines import StageLines
+from rehydrate.cli.held import hold_on, tell
 from rehydrate.cli.text import seconds_text, size_text
-from rehydrate.container import Container, Secret
+from rehydrate.container import Secret
 from rehydrate.file_names import file_names
-from rehydrate.flow import Flow
 from rehydrate.ondemand.reader import Content, Reader
 from rehydrate.plan import Choice
-from rehydrate.points import RestorePlan, plan_restore, scope_of
-from rehydrate.rehearsal.counting import CountingStore
-from rehydrate.rehearsal.stages import METADATA, Stages
+from rehydrate.points import RestorePlan, plan_restore
 from rehydrate.restore import Source
 from rehydrate.serve import directory as overlays_of
 from rehydrate.serve import process
@@ -59,9 +51,6 @@ from rehydrate.serve.overlay import Overlay
 
 CACHE_BYTES: Final = 64 << 20
 """Frames that are kept in memory: what is fetched is kept on disk."""
-
-PATIENCE: Final = Patience(attempts_max=3, deadline_seconds=5.0, pause_seconds_max=1.0)
-"""Of one request for content: it is asked for again and again, and the end of the process waits for it."""
 
 AGAIN_SECONDS: Final = 5.0
 """Until the container is opened again, where an overlay goes on and the store is away."""
@@ -82,21 +71,11 @@ class Asked:
 
 @dataclass(slots=True)
 class _Job:
-    """One run of the command; `stack` closes what one reading has open."""
+    """One run of the command; `asked` has the very point, once it is known."""
 
     asked: Asked
     kept: Kept | None
-    store: Store
-    flow: Flow
-    holding: Holding
-    secret: Secret
-    stages: Stages
-    stack: ExitStack = field(default_factory=ExitStack)
-    container: Container | None = None
-
-    def is_moved(self) -> bool:
-        """Whether another ledger is in force than the one that is read by."""
-        return self.container is not None and is_superseded(self.store, self.container.history.owner)
+    opening: containers.Opening
 
 
 class _Ended(Exception):
@@ -204,42 +183,26 @@ def _container_of(asked: Asked, kept: Kept | None, secret: Secret) -> Iterator[t
 
     Raises _Ended at the end, where it was not let go of; else as a restore.
     """
-    clock = SystemClock()
-    flow = Flow(clock)
-    counting: list[CountingStore] = []
-
-    def around(store: Store) -> Store:
-        counting.append(CountingStore(store))
-        return counting[0]
-
-    with (
-        store_of(asked.access.address, flow.refused, around) as store,
-        holding_for(store, "serve") as holding,
-    ):
-        stages = Stages(clock, lambda: counting[0].counts, StageLines(clock, as_json=False, stages=1))
-        job = _Job(asked, kept, store, flow, holding, secret, stages)
+    with containers.opening_for("serve", asked.access, secret, SystemClock(), as_json=False) as opening:
+        job = _Job(asked, kept, opening)
+        holding = opening.holding
         holding.place(
             (kept.hold,) if kept is not None and kept.hold else (), None if kept is None else kept.point
         )
-        with closing(job.stack):
-            source, made = read_until_found(lambda _: _opened(job), holding, job.is_moved, tell)
-            content = with_retries(
-                counting[0], clock, lambda: int.from_bytes(os.urandom(6)) / 2**48, PATIENCE, flow.refused
-            )
-            source = replace(source, store=content)
-            wanted = _wanted(job, made)
-            if kept is None or not kept.is_made:
-                if kept is not None:
-                    overlays_of.check_same(asked.overlay, kept, wanted)
-                kept = overlays_of.make(asked.overlay, OsFiles(), wanted)
-            else:
+        source, made = read_until_found(lambda _: _opened(job), holding, opening.is_moved, tell)
+        wanted = _wanted(job, made)
+        if kept is None or not kept.is_made:
+            if kept is not None:
                 overlays_of.check_same(asked.overlay, kept, wanted)
-                kept = replace(kept, hold=wanted.hold)
-                save_kept(asked.overlay, kept)
-            reader = Reader(source, made.branch, _unread, CACHE_BYTES, asked.at_once)
-            with closing(reader):
-                held = _Held(job, kept, reader, made.cut.place, counting[0])
-                yield kept, held
+            kept = overlays_of.make(asked.overlay, OsFiles(), wanted)
+        else:
+            overlays_of.check_same(asked.overlay, kept, wanted)
+            kept = replace(kept, hold=wanted.hold)
+            save_kept(asked.overlay, kept)
+        reader = Reader(source, made.branch, _unread, CACHE_BYTES, asked.at_once)
+        with closing(reader):
+            held = _Held(job, kept, reader, made.cut.place)
+            yield kept, held
         if not held.is_let_go:
             holding.keeps = True
             raise _Ended
@@ -247,47 +210,33 @@ def _container_of(asked: Asked, kept: Kept | None, secret: Secret) -> Iterator[t
 
 def _opened(job: _Job) -> tuple[Source, RestorePlan]:
     """One reading: everything but content."""
-    job.stack.close()
-    asked, kept = job.asked, job.kept
-    job.container, job.secret = open_asking(job.store, job.secret, asked.access.replica)
-    container = job.container
-    container.require_key()
+    asked, kept, opening = job.asked, job.kept, job.opening
+    container = opening.open()
     if kept is not None and container.history.domain != kept.domain:
         why = f"it is of the domain {kept.domain.hex()}"
         raise TargetUnsuitable(f"serve into {asked.overlay}", why, "choose another, empty directory")
     choice = asked.choice
     if kept is not None and choice == Choice():
         choice = Choice(at=kept.point)
-    with job.stages.stage(METADATA, "objects") as stage:
-
-        def told(done: int, total: int) -> None:
-            if stage.total != total:
-                stage.expect(total)
-            stage.advance(done - stage.done)
-            job.holding.check()
-
-        contents = container.gather(scope_of(container.history, choice), at_once=job.flow, told=told)
-        job.stack.enter_context(closing(contents))
+    contents = opening.gather(container, choice)
     names = asked.names
     if kept is not None and not names:
         names = tuple(one.space.hex() for one in kept.volumes)
     made = plan_restore(container, contents, choice, names, counts=False)
-    for note in (*notes_of(container, contents), *made.notes):
-        tell(note)
-    job.holding.narrow(made.cut.place, container.history.owner.ledger)
-    job.asked = replace(asked, choice=Choice(at=(made.cut.place.epoch, made.cut.place.cut)))
-    return Source(container.store, container.keys, contents, job.flow), made
+    job.asked = replace(asked, choice=opening.settle(container, made))
+    return opening.patient_source(container, contents), made
 
 
 def _wanted(job: _Job, made: RestorePlan) -> Kept:
     """What the overlay is for, by the container."""
-    assert job.container is not None, "opened"
+    container = job.opening.container
+    assert container is not None, "opened"
     volumes = [plan.volume for plan in made.volumes]
     if not volumes:
         raise UsageError("serve", "the point has no volumes", "`rehydrate mount` shows file trees")
     files = file_names([(one.name, one.space) for one in volumes], "")
     return Kept(
-        domain=job.container.history.domain,
+        domain=container.history.domain,
         address=parse_address(job.asked.access.address).address(),
         point=(made.cut.place.epoch, made.cut.place.cut),
         time_ns=made.cut.time_ns,
@@ -295,19 +244,18 @@ def _wanted(job: _Job, made: RestorePlan) -> Kept:
             KeptVolume(one.space, one.name, file, one.size_bytes)
             for one, file in zip(volumes, files, strict=True)
         ),
-        hold=job.holding.hold_id,
+        hold=job.opening.holding.hold_id,
     )
 
 
 class _Held:
     """See `opening.Held`."""
 
-    def __init__(self, job: _Job, kept: Kept, reader: Reader, place: Place, counting: CountingStore) -> None:
+    def __init__(self, job: _Job, kept: Kept, reader: Reader, place: Place) -> None:
         self._job = job
         self._kept = kept
         self._reader = reader
         self._place = place
-        self._counting = counting
         self.is_let_go = False
 
     def opened(self) -> None:
@@ -315,7 +263,7 @@ class _Held:
 
     def facts(self) -> dict[str, Any]:
         """See `Container.facts`."""
-        counts = self._counting.counts
+        counts = self._job.opening.counting.counts
         return {"opened": True, "requests": counts.requests, "received_bytes": counts.received_bytes}
 
     def origin(self, volume: KeptVolume) -> Origin:
@@ -324,15 +272,16 @@ class _Held:
 
     def look(self) -> None:
         """See `Container.look`."""
-        assert self._job.container is not None, "opened"
+        container = self._job.opening.container
+        assert container is not None, "opened"
         if not self.is_let_go:
-            hold_on(self._job.holding, self._place, self._job.container.history.owner.ledger)
+            hold_on(self._job.opening.holding, self._place, container.history.owner.ledger)
 
     def let_go(self) -> None:
         """See `Container.let_go`."""
         save_kept(self._job.asked.overlay, replace(self._kept, is_finished=True, hold=""))
         self.is_let_go = True
-        self._job.holding.drop()
+        self._job.opening.holding.drop()
 
     def stop(self) -> None:
         """See `Container.stop`."""

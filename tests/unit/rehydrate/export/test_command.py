@@ -206,7 +206,7 @@ def test_objects_that_moved_are_looked_for_anew_under_a_hold_and_what_is_done_st
         return make_image(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("rehydrate.cli.export_run.make_image", make)
-    monkeypatch.setattr("rehydrate.cli.export_command.is_superseded", lambda store, owner: True)
+    monkeypatch.setattr("rehydrate.cli.opening.is_superseded", lambda store, owner: True)
     code, _, stderr = run("export", place, "--all", "--to", out, "--format", "qcow2")
     assert code == 0, stderr
     assert made == ["data.qcow2", "other.qcow2", "other.qcow2", "root.qcow2"]
