@@ -41,6 +41,8 @@ JOB_POLLS_MAX: Final = 2_000
 JOB_POLL_SECONDS: Final = 0.001
 """How often, and for how long between, it is asked whether a job is gone."""
 NBD_BACKLOG: Final = 16
+FDSETS_FROM: Final = 1 << 30
+"""Numbers of what we hand over; QEMU reads them as signed words of 32 bits."""
 PROBE_SECONDS: Final = 0.5
 _KEEP_SIZE: Final = 1
 """Of fallocate(2)."""
@@ -282,7 +284,10 @@ class Hypervisor:
         except OSError as error:
             why = error.strerror or str(error)
             raise HypervisorFailed(what, f"{self._folder}: {why} ({FLEECE_BYTES_MAX >> 20} MiB)") from error
-        given = self._qmp.do("add-fd", {"opaque": self._fleece(number)}, fd=fd)
+        # libvirt counts from 0, and could neither add nor remove one whose number is taken.
+        numbers = [int(fdset["fdset-id"]) for fdset in self._qmp.do("query-fdsets")]
+        wanted = {"opaque": self._fleece(number), "fdset-id": max([FDSETS_FROM, *numbers]) + 1}
+        given = self._qmp.do("add-fd", wanted, fd=fd)
         filename = f"/dev/fdset/{given['fdset-id']}"
         file = {"driver": "file", "filename": filename, "locking": "off", "cache": _NEVER_FLUSHED}
         overlay = {"driver": "qcow2", "node-name": self._fleece(number), "backing": node, "file": file}
