@@ -23,6 +23,7 @@ SLOW_BYTES_PER_SECOND: Final = 50e6
 """Zeros and trims of so much may take a second more: a disk may have to write them."""
 WAITING_MAX: Final = 4096
 """Requests of one connection that wait at once."""
+_WRITING: Final = (wire.Command.WRITE, wire.Command.TRIM, wire.Command.WRITE_ZEROES)
 _SLOW: Final = (wire.Command.FLUSH, wire.Command.TRIM, wire.Command.WRITE_ZEROES)
 _SECOND: Final = 1_000_000_000
 
@@ -83,6 +84,8 @@ class Conversation:
     longest_ns: int = 0
     is_open: bool = False
     """Whether the handshake is over."""
+    has_written: bool = False
+    """Whether the client asked for anything to be written, zeros and trims too."""
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _client: _Stream = field(init=False)
     _server: _Stream = field(init=False)
@@ -132,6 +135,7 @@ class Conversation:
         """Note a request; gives how many bytes of its own follow."""
         _, _, command, cookie, _, length = fields
         self.is_open = True
+        self.has_written = self.has_written or command in _WRITING
         if command == wire.Command.WRITE:
             _check(length, SKIPPED_PAYLOAD_BYTES_MAX)
         if command != wire.Command.DISC:

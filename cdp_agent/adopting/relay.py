@@ -84,6 +84,7 @@ class Relay:
         self._lock = threading.Lock()
         self._pairs: set[_Pair] = set()
         self._longest_ns = 0
+        self._has_written = False
         self._closing = threading.Event()
         if len(self.path.encode()) > SOCKET_PATH_BYTES_MAX:
             raise TargetUnsuitable(
@@ -102,6 +103,12 @@ class Relay:
         """How long the request took that took longest of all that were answered."""
         with self._lock:
             return max([self._longest_ns, *(pair.conversation.longest_ns for pair in self._pairs)]) / 1e9
+
+    @property
+    def has_written(self) -> bool:
+        """Whether anything was passed on that writes; to be asked once it is closed."""
+        with self._lock:
+            return self._has_written or any(pair.conversation.has_written for pair in self._pairs)
 
     @property
     def connections(self) -> int:
@@ -199,6 +206,7 @@ class Relay:
                 if pair.pumps == 0:
                     self._pairs.discard(pair)
                     self._longest_ns = max(self._longest_ns, pair.conversation.longest_ns)
+                    self._has_written = self._has_written or pair.conversation.has_written
                     pair.client.close()
                     pair.server.close()
 

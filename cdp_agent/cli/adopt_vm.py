@@ -10,7 +10,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from cdp_agent.adopting import target
 from cdp_agent.adopting.checks import Plan, Wishes, plan_moves
-from cdp_agent.adopting.link import Link
+from cdp_agent.adopting.cutover import sides
+from cdp_agent.adopting.link import Link, LinkLost
+from cdp_agent.adopting.noting import Progress, note_filled, note_filling
 from cdp_agent.adopting.relay import Relay, check_answers
 from cdp_agent.adopting.seen import Seen, lacking, look
 from cdp_agent.adopting.start_words import libvirt_steps, qemu_words
@@ -33,10 +35,11 @@ from cdp_agent.supervisor import take_lock
 from cdp_container.clock import Clock
 from cdp_container.console import answer, say
 from cdp_container.domain.identity import AgentIdentity, VmIdentity
+from cdp_container.domain.notes import load_notes
 from cdp_container.domain.point_settings import term_seconds
 from cdp_container.entry import EXIT_INTERRUPTED
 from cdp_container.errors import AgentNotRunning, Incomplete, UsageError, counted
-from cdp_container.machine_errors import AdoptionRefused
+from cdp_container.machine_errors import AdoptionPartly, AdoptionRefused, AdoptionUndone
 from cdp_container.telling import size_text
 
 LOCK_NAME: Final = "adopt.lock"
@@ -58,6 +61,7 @@ class Asked:
     dry_run: bool = False
     waits: bool = True
     as_json: bool = False
+    accept: str = ""
 
 
 class _Signals:
@@ -93,8 +97,10 @@ def adopt_vm(config: Path, asked: Asked, clock: Clock) -> int:
         UsageError: the words make no sense, or the VM is not one that can be adopted here.
         AdoptionRefused, AdoptionUndone, AdoptionPartly, HypervisorFailed: see docs/adopting.md.
         AgentNotRunning, AlreadyRunning.
-        Incomplete: adopted, and the first recovery point is not there.
+        Incomplete: adopted, and the first recovery point is not there, or the agent did not note it.
     """
+    if asked.accept:
+        return accept_volume(config, asked, clock)
     wishes, give_up_seconds = _wishes(asked), _give_up_seconds(asked.give_up_after)
     running = load_running(config)
     identity = running.identity
@@ -132,6 +138,7 @@ class _Job:
             self._tell_plan(plan)
             signals = _Signals()
             with signals.noted():
+                self._note_found(plan)
                 stall_seconds = self._move(plan, link, signals.is_there)
                 if stall_seconds is None:
                     return 128 + signals.received if signals.received else EXIT_INTERRUPTED
@@ -182,11 +189,22 @@ class _Job:
                 claim = f"{move.disk.name} is {move.volume.name}"
                 say(f"note: `disks` says that {claim} already: until the cut-over it is not")
 
+    def _note_found(self, plan: Plan) -> None:
+        """Of disks that are volumes, which a run did not live to say that was killed amid the end."""
+        noted = {one.space for one in load_notes(self.directory).filling if not one.ended}
+        names = [one.name for one in self.running.identity.active.values() if one.space in noted]
+        if found := [name for name in names if name in plan.done.values()]:
+            note_filled(self.directory, found, self.clock)
+
     def _move(self, plan: Plan, link: Link, is_ended: Callable[[], bool]) -> float | None:
         """Adopt; gives how long the longest request took while it was copied, None where it was ended."""
         rate = self.running.settings.copy_rate
+        volumes = [move.volume.name for move in plan.moves]
+        name = self.vm.name
+        were_whole = note_filling(self.directory, name, volumes, self.clock) if volumes else frozenset()
         relay = Relay(self.directory, self._socket, self.clock)
         lines = AdoptLines(self.clock, self.asked.as_json, lambda: relay.trouble)
+        show = Progress(self.directory, name, self.clock, lines)
         ways = Ways(
             seed_socket=relay.path,
             export_socket=self._socket,
@@ -199,12 +217,44 @@ class _Job:
             give_up_seconds=self.give_up_seconds,
         )
         try:
-            adopt(plan, link, ways, self.clock, lines)
-        except Ended:
-            return None
+            adopt(plan, link, ways, self.clock, show)
+        except (Ended, AdoptionUndone) as error:
+            self._undone(relay, were_whole, show, is_ended)
+            if isinstance(error, Ended):
+                return None
+            raise
+        except AdoptionPartly:
+            self._note_those_over(plan, link, is_ended)
+            raise
         finally:
             relay.close()
+            show.close()
+        if volumes:
+            note_filled(self.directory, volumes, self.clock, is_ended)
         return relay.longest_seconds
+
+    def _undone(
+        self, relay: Relay, were_whole: frozenset[str], show: Progress, is_ended: Callable[[], bool]
+    ) -> None:
+        """What was whole and has nothing of the copy is whole again; of the rest it is told what it is."""
+        relay.close()
+        if were_whole and not relay.has_written:
+            with suppress(Incomplete):  # then they stay noted, and it is told as of the others
+                note_filled(self.directory, sorted(were_whole), self.clock, is_ended)
+                return
+        show.tell("its volumes hold a part of the copy: they are not whole until it is adopted; see status")
+
+    def _note_those_over(self, plan: Plan, link: Link, is_ended: Callable[[], bool]) -> None:
+        """Where it is known which they are; else the next run asks."""
+        try:
+            names, _ = sides(look(link.do), plan.moves)
+        except LinkLost:
+            return
+        over = [move.volume.name for move in plan.moves if move.disk.name in names]
+        # What is told is worse; `status` tells this, and the same command mends it.
+        with suppress(Incomplete):
+            if over:
+                note_filled(self.directory, over, self.clock, is_ended)
 
     def _first_point(self, is_ended: Callable[[], bool]) -> dict[str, Any] | None:
         """Wait for the first cut in which all volumes are whole; None where the waiting was ended."""
@@ -280,6 +330,32 @@ class _Job:
             yield "its first recovery point was not waited for: `cdp-agent flush` does"
         yield f"for its next start, {counted(len(start), 'disk')}, each by the node that its device names:"
         yield from (f"  {words}" for words in start.values())
+
+
+def accept_volume(config: Path, asked: Asked, clock: Clock) -> int:
+    """Say that a volume which an adoption left half filled is right as it is; no `adopt` may run meanwhile.
+
+    Raises UsageError: it is not noted as filled by this VM. AlreadyRunning, Incomplete.
+    """
+    if asked.disks or asked.without or asked.overwrite or asked.dry_run:
+        raise UsageError("accept a volume", "--accept copies nothing, and goes with no disks")
+    running = load_running(config)
+    directory = Path(running.settings.journal.directory)
+    spaces = {one.name: one.space for one in running.identity.active.values()}
+    lock = take_lock(directory / LOCK_NAME, clock)
+    try:
+        noted = {one.space: one.vm for one in load_notes(directory).filling if not one.ended}
+        if noted.get(spaces.get(asked.accept, b"")) != asked.vm:
+            why = f"no adoption of VM {asked.vm} left volume {asked.accept} half filled"
+            raise UsageError("accept a volume", why, "`cdp-agent status` names those that are")
+        note_filled(directory, [asked.accept], clock)
+    finally:
+        os.close(lock)
+    if asked.as_json:
+        answer(json.dumps({"vm": asked.vm, "accepted": asked.accept}))
+    else:
+        answer(f"volume {asked.accept} counts as whole again, as it is, from the next recovery point on")
+    return 0
 
 
 def _members(plan: Plan) -> dict[str, Any]:

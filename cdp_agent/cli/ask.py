@@ -97,8 +97,12 @@ def ask_marker(
 
 
 def _refuse_lacking(answer: Answer, what: str) -> None:
-    """Nothing is frozen for nothing: not where trees are not whole before any hook wrote into them."""
-    lacking = ((answer.get("facts") or {}).get("trees") or {}).get("not_whole")
+    """Nothing is frozen for nothing: not where trees are not whole before any hook wrote into them.
+
+    Nor where volumes are filled from outside, which may take hours.
+    """
+    facts = answer.get("facts") or {}
+    lacking = [*((facts.get("trees") or {}).get("not_whole") or ()), *facts.get("filled", ())]
     if lacking:
         why = f"not wholly in the container yet: {', '.join(lacking)}; no hook was run"
         raise Incomplete(what, why, "`cdp-agent status` says what keeps them; try again then")

@@ -15,6 +15,7 @@ import orjson
 
 from cdp_agent.alerts.watch import shown_error
 from cdp_agent.cli.accepted import load_running, standing
+from cdp_agent.cli.adopt_status import adopting_members, adopting_problems
 from cdp_agent.cli.forecast import seconds_until_full, spoken
 from cdp_agent.cli.image_status import image_lines, image_members, image_problems
 from cdp_agent.cli.last_error import LastError, newest_error
@@ -83,6 +84,7 @@ class Status:
     trees: dict[str, Any] | None = None
     images: dict[str, Any] | None = None
     vms: list[dict[str, Any]] | None = None
+    adopting: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def on_target(self) -> bool:
@@ -124,6 +126,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
     shown = _read_json(directory / "splitter.json")
     trees = tree_members(directory, identity, facts, load_notes(directory))
     images = image_members(directory, identity)
+    adopting = adopting_members(directory, identity, load_notes(directory))
     volumes = list(shown.get("volumes", []))
     limit_bytes = splitter.limit_bytes or settings.journal.limit
     return Status(
@@ -149,6 +152,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         rpo_target_seconds=settings.rpo_target,
         problems=_released(_release(facts if answering else {}, load_notes(directory), clock))
         + _problems(settings, facts, shown, splitter, load_notes(directory), running, answering)
+        + adopting_problems(adopting)
         + tree_problems(trees, running)
         + image_problems(images, running)
         + vm_problems(facts.get("vms"), running and answering)
@@ -164,6 +168,7 @@ def gather(settings: AgentSettings, identity: AgentIdentity, clock: Clock) -> St
         trees=trees,
         images=images,
         vms=facts.get("vms"),
+        adopting=adopting,
     )
 
 
@@ -279,8 +284,9 @@ def _problems(
         problems.append(f"the disk failed, flushes fail: {shown.get('last_error') or 'see the log'}")
     if running and not answering and not notes.fenced:
         problems.append("the streamer does not answer; writes wait in the journal")
-    if facts.get("not_whole"):
-        problems.append(f"not wholly in the container yet: {', '.join(facts['not_whole'])}")
+    filled = facts.get("filled", [])  # told by themselves
+    if lacking := [name for name in facts.get("not_whole", []) if name not in filled]:
+        problems.append(f"not wholly in the container yet: {', '.join(lacking)}")
     lag_seconds = facts.get("lag_seconds")
     if lag_seconds is None:
         problems.append(f"how much would be lost is not known: {facts.get('lag_unknown', 'no answer yet')}")

@@ -65,6 +65,9 @@ def adopt(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not wait for the VM's first recovery point.")
     ] = False,
+    accept: Annotated[
+        str, typer.Option(metavar="VOLUME", help="Copy nothing: what is in this half filled volume is right.")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """Move the disks of a running VM onto volumes, without a reboot: from then on every write is captured."""
@@ -74,7 +77,7 @@ def adopt(
 
         asked = Asked(
             vm, disk or [], without or [], qmp, give_up_after,
-            overwrite=overwrite, dry_run=dry_run, waits=not no_wait, as_json=json,
+            overwrite=overwrite, dry_run=dry_run, waits=not no_wait, as_json=json, accept=accept,
         )  # fmt: skip
         return adopt_vm(config, asked, SystemClock())
 

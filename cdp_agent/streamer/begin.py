@@ -13,10 +13,10 @@ from cdp_agent.streamer.build import CutBuilder, EpochFacts
 from cdp_agent.streamer.compare import Comparison
 from cdp_agent.streamer.copying import Copying
 from cdp_agent.streamer.engine_types import Answered, Epoch, Outside, Wishes
+from cdp_agent.streamer.fill_step_types import Lacking
 from cdp_agent.streamer.images import Images, as_source
 from cdp_agent.streamer.resume import Plan, epoch_keys
 from cdp_agent.streamer.step_events import ASKED_MAX
-from cdp_agent.streamer.step_types import Lacking
 from cdp_agent.streamer.trees import Trees
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes

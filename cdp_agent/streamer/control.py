@@ -6,9 +6,11 @@
     {"command": "release", "site": "recovery"}
     {"command": "cancel-release"}
     {"command": "configure"}
+    {"command": "filling", "vm": "shop-db", "volumes": ["db-root"]}
+    {"command": "filled", "volumes": ["db-root"]}
     {"command": "plan", "epoch": 3, "plan_before": null, "ledger_before": null, "plan": {...}, "ledger": null}
 
-`plan` is the collector's (cdp_agent/streamer/planning.py).
+`plan` is the collector's (planning.py), `filling` and `filled` are those of `cdp-agent adopt` (filling.py).
 
 A release is begun, and goes on by itself: `status` tells how far it is. The answer is `{"ok": true, ...}`
 (`facts`, or the `place` that is protected) or `{"ok": false, "error": why}`. A marker with `hooks` gets two,

@@ -40,6 +40,7 @@ from cdp_agent.streamer.engine_types import (
     Shown,
     Wishes,
 )
+from cdp_agent.streamer.filling import FillingNotes, in_order
 from cdp_agent.streamer.noted import Noted
 from cdp_agent.streamer.planning import Planning
 from cdp_agent.streamer.promises import Promises
@@ -80,6 +81,7 @@ class Engine:
         self.describing = Describing(
             outside.vms, identity, wishes.vms_every_ns, outside.clock, self._noted, self
         )
+        self.filling = FillingNotes(identity, self._noted, outside.clock, self)
         self.stream = st.StreamState(st.Pace(wishes.cadence_ns))
         self.jobs: list[Job] = []
         self.counters = Counters()
@@ -96,7 +98,7 @@ class Engine:
     @property
     def not_whole(self) -> tuple[bytes, ...]:
         """The spaces that are not whole, in the order of agent.json."""
-        return self._noted.not_whole
+        return in_order((*self._noted.not_whole, *self.filling.lacking), self._identity)
 
     @property
     def shown(self) -> Shown:
@@ -141,15 +143,18 @@ class Engine:
         more: Mapping[str, object] | None = None,
         until_ns: int = 0,
         fixed: Callable[[], None] = nothing,
+        anyway: bool = False,
     ) -> None:
         """A marker (`name` given) or a flush: `reply` is called once it is protected, or never will be.
 
         `fixed` is called when the instant that a marker stands for is over; without trees that is before this
-        returns. `more`, `until_ns`: see `step_types.Asked`.
+        returns. `more`, `until_ns`, `anyway`: see `step_types.Asked`.
         """
         seen_ns = self._outside.clock.wall_ns()
         page = self._noted.splitter_page()
-        refused = refusal(page, name is not None and bool(self.not_whole), self._promises.count)
+        refused = refusal(page, name is not None and bool(self._noted.not_whole), self._promises.count)
+        if refused is None and name is not None:
+            refused = self.filling.refusal
         if refused is None and name is not None and self.stream.lacking_trees and not until_ns:
             refused = Answered(None, NOT_WHOLE, MENDS_ITSELF)
         if refused is not None:
@@ -160,7 +165,7 @@ class Engine:
         self._look(page, seen_ns)
         since_ns = self._outside.clock.boottime_ns()
         asked = st.Asked(
-            ticket, self.stream.tail, name, note, application, seen_ns, more or {}, until_ns, since_ns
+            ticket, self.stream.tail, name, note, application, seen_ns, more or {}, until_ns, since_ns, anyway
         )
         if self._identity.batched:
             self._promises.when_fixed(ticket, fixed)
@@ -180,7 +185,7 @@ class Engine:
         def reply(_: Answered) -> None:
             self.is_finished = True
 
-        self.ask(None, "", application=False, reply=reply)
+        self.ask(None, "", application=False, reply=reply, anyway=True)
 
     def close(self) -> None:
         """Give disk space back. Nothing may be called any more."""
@@ -219,6 +224,7 @@ class Engine:
             if may_copy(page, self._sending.began):
                 applied = page.applied
         self.tell(st.TailMoved(tail, seen_ns, applied))
+        self.filling.look(page)
         if self.run.phase is ot.Phase.IDLE and self._wants_epoch(tail):
             self.tell_owner(ot.Claim())
         if self._epoch is not None and self._sending is None:
@@ -244,7 +250,7 @@ class Engine:
             self.tell(st.VmsLooked(is_due))
 
     def _wants_epoch(self, tail: Position) -> bool:
-        new = tail != self._noted.proven or bool(self.not_whole) or self._promises.count > 0
+        new = tail != self._noted.proven or bool(self._noted.not_whole) or self._promises.count > 0
         waited_ns = self._outside.clock.boottime_ns() - self._started_ns
         return new or waited_ns >= CLAIM_AFTER_NS
 
@@ -279,6 +285,7 @@ class Engine:
         if not plan.lacking:
             self._all_compared()
             noted.publish_proven(plan.position if epoch.end.place else proven)
+        filling, filled = self.filling.began(epoch.end, page)
         self.tell(
             st.EpochBegan(
                 epoch=epoch.record.epoch,
@@ -289,6 +296,8 @@ class Engine:
                 announce=not epoch.record.base or self._identity.has_removed,
                 copy_from=plan.copy_from,
                 trees=self._identity.batched,
+                filling=filling,
+                filled=filled,
             )
         )
 
@@ -418,6 +427,7 @@ class Engine:
                     assert self._sending is not None, "the epoch began"
                     self._sending.protected(effect)
                     self.describing.protected(effect.place.cut)
+                    self.filling.protected(effect)
                     self._lacking = effect.lacking
                     self._note_whole()
                     self._noted.publish_proven(effect.position)

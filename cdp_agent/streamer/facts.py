@@ -13,6 +13,7 @@ from cdp_agent.releases import release_members
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.describing import vm_members
 from cdp_agent.streamer.engine import Engine
+from cdp_agent.streamer.filling import filling_members
 from cdp_agent.streamer.payloads import Journal
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.streamer.trees import Trees
@@ -81,6 +82,7 @@ def describe(
         **lag,
         "overflowed": splitter is not None and splitter.overflowed,
         "release": release_members(notes, wall_ns),
+        "filling": filling_members(notes, identity),
     }
     if engine is None:
         return shown
@@ -100,8 +102,10 @@ def describe(
             stream.protected or (run.end.place if run.end is not None else stream.protected)
         ),
         "not_whole": [names[space] for space in engine.not_whole],
+        "filled": [names[space] for space in engine.filling.lacking],
         "trees": _trees(engine, identity),
         "vms": vm_members(engine.describing.state),
+        "images": _images(engine, identity),
         "window_bytes": steps.window_bytes(stream),
         "troubles": _troubles(engine),
         "last_error": engine.shown.last_error,
@@ -135,6 +139,18 @@ def _trees(engine: Engine, identity: AgentIdentity) -> dict[str, Any] | None:
         "skewed": trees.skewed,
         "trouble": trees.trouble,
     }
+
+
+def _images(engine: Engine, identity: AgentIdentity) -> dict[str, Any] | None:
+    """VMs whose volumes are not whole in the newest cut, with these; None where none is captured so."""
+    if not identity.active_disks:
+        return None
+    lacking = engine.stream.lacking_trees
+    found: dict[str, list[str]] = {}
+    for disk in identity.active_disks:
+        if disk.space in lacking:
+            found.setdefault(disk.vm, []).append(disk.name)
+    return {"not_whole": [{"vm": vm, "volumes": names} for vm, names in found.items()]}
 
 
 def place_of(place: Place) -> dict[str, int] | None:

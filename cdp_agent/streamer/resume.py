@@ -86,7 +86,7 @@ def plan_epoch(
         why = f"the disks were made from cut {disks}, and the newest is {newest}, which is none of this agent"
         raise PositionUnknown("cannot go on", why, _NOT_OURS)
     in_doubt = page.episode != notes.episode
-    base_lacks = end.preamble.not_whole if end.preamble is not None else ()
+    base_lacks = _copies_lacked(end, page.tail, notes, journal)
     lacking = tuple(
         index
         for index, source in sources.items()
@@ -111,6 +111,19 @@ def plan_epoch(
     episode_began = Position(page.episode, 0)
     gated = bool(mapped) and journal.contains(position, episode_began)
     return Plan(position, taken_ns, lacking, mapped, beyond, episode_began if gated else NOWHERE)
+
+
+def _copies_lacked(end: End, tail: Position, notes: Notes, journal: Journal) -> frozenset[bytes]:
+    """The spaces of which the base cut may lack something that a copy of ours would find.
+
+    A cut of this journal also lists what was filled from outside, of which it has every write. Were it listed
+    for a copy, too, then the notes would not call it whole, or an episode would not be compared yet.
+    """
+    if end.preamble is None:
+        return frozenset()
+    filling = frozenset(one.space for one in notes.filling)
+    listed = frozenset(end.preamble.not_whole)
+    return listed - filling if listed & filling and _is_ours(end, tail, journal) else listed
 
 
 def _end_before(end: End, tail: Position, journal: Journal) -> Position:

@@ -34,6 +34,8 @@ from cdp_agent.streamer.describer import Describer
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Reply, Wishes
 from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
+from cdp_agent.streamer.filling import COMMANDS as FILLING_COMMANDS
+from cdp_agent.streamer.filling import noted_anew
 from cdp_agent.streamer.joined import Held, watcher_of
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.limited import LimitedStore, Limiter
@@ -47,7 +49,7 @@ from cdp_agent.streamer.settings import StreamerSettings
 from cdp_agent.streamer.step_events import ASKED_MAX
 from cdp_agent.supervisor import streamer_lock
 from cdp_container.clock import Clock, SystemClock
-from cdp_container.domain.notes import Notes, load_notes
+from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.owner_lease import request_seconds
 from cdp_container.domain.places import check_places
 from cdp_container.domain.settings import is_name
@@ -331,6 +333,8 @@ class _Runner:
             self.engine.describing.ask_now(lambda: answer({"ok": True}))
         elif command == DESCRIBE_COMMAND:
             answer({"ok": False, "error": self.connecting.why})
+        elif command in FILLING_COMMANDS:
+            answer(self._fill(request))
         elif command == PLAN_COMMAND and self.engine is not None:
             self.engine.planning.ask(request, answer)
         elif command == PLAN_COMMAND:
@@ -374,6 +378,17 @@ class _Runner:
 
     def _notes(self) -> Notes:
         return load_notes(self.settings.directory)
+
+    def _fill(self, request: dict[str, Any]) -> Answer:
+        """Before there is an engine nothing is cut; the notes are what it begins with."""
+        if self.engine is not None:
+            return self.engine.filling.ask(request)
+        notes, answered = noted_anew(request, self._notes(), self.settings.identity, self.clock.wall_ns())
+        try:
+            save_notes(self.settings.directory, notes)
+        except CdpError as error:
+            return {"ok": False, "error": f"it cannot be noted: {error}", "again": True}
+        return answered
 
     def _release(self, site: str | None) -> Answer:
         """Begin a release to this site, or (None) take one back; `status` tells what becomes of it."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+from cdp_agent.streamer.fill_step_types import FillingLooked, Lacking, is_whole, lacking_at, marked
 from cdp_agent.streamer.step_types import (
     Answer,
     Asked,
@@ -26,7 +27,6 @@ from cdp_agent.streamer.step_types import (
     Fixed,
     Flying,
     ForgetSegment,
-    Lacking,
     LeaseBack,
     LeasePassed,
     Protected,
@@ -42,7 +42,6 @@ from cdp_agent.streamer.step_types import (
 from cdp_agent.streamer.tree_step_types import TreesLooked, TreesSwept
 from cdp_container.format.place import Place
 from cdp_container.journal.position import NOWHERE as NO_POSITION
-from cdp_container.journal.position import Position
 
 ASKED_MAX: Final = 1024
 """Markers and flushes that wait; whoever comes later is refused."""
@@ -52,6 +51,8 @@ RETRY_MAX_NS: Final = 30_000_000_000
 DOUBLINGS_MAX: Final = 16
 CATALOG_ATTEMPTS_MAX: Final = 8
 """A catalog is never needed: after so many failures it is left out."""
+
+FILLED: Final = "a volume is being filled, or was left half filled: `cdp-agent status` tells"
 
 Effects: TypeAlias = tuple[Effect, ...]
 Step: TypeAlias = tuple[StreamState, Effects]
@@ -73,6 +74,8 @@ def take(state: StreamState, event: Event, now_ns: int) -> Step:
             return _swept(state, event), ()
         case VmsLooked(vms_changed):
             return replace(state, vms_changed=vms_changed), ()
+        case FillingLooked():
+            return _filling_looked(state, event)
         case AskedFor(asked):
             assert len(state.asked) < ASKED_MAX
             return replace(state, asked=(*state.asked, asked)), ()
@@ -96,6 +99,7 @@ def take(state: StreamState, event: Event, now_ns: int) -> Step:
 
 def _began(state: StreamState, event: EpochBegan) -> StreamState:
     assert state.epoch == 0, "a run has one epoch"
+    gains = {*event.filled} - {*lacking_at(event.filling, event.position)}
     return replace(
         state,
         epoch=event.epoch,
@@ -104,12 +108,31 @@ def _began(state: StreamState, event: EpochBegan) -> StreamState:
         taken_ns=event.taken_ns,
         proven_position=event.position,
         lacking=tuple(map(Lacking, event.lacking)),
-        announce=event.announce,
+        filling=event.filling,
+        filled=event.filled,
+        announce=event.announce or bool(gains),
         copy_from=event.copy_from,
         trees=event.trees,
         lacking_trees=event.trees,
         sweep_due=bool(event.trees),
     )
+
+
+def _filling_looked(state: StreamState, event: FillingLooked) -> Step:
+    """A cut without any write is worth it where it has what the newest one has not.
+
+    A marker that waits names an instant, which cannot wait until a volume is filled.
+    """
+    filling = marked(state.filling, event, state.tail)
+    gains = {*state.filled} - {*lacking_at(filling, state.position)}
+    refused = [one for one in state.asked if one.name is not None and lacking_at(filling, one.target)]
+    state = replace(
+        state,
+        filling=filling,
+        announce=state.announce or bool(gains),
+        asked=tuple(one for one in state.asked if one not in refused),
+    )
+    return state, tuple(Refuse(one.ticket, FILLED) for one in refused)
 
 
 def _swept(state: StreamState, event: TreesSwept) -> StreamState:
@@ -130,7 +153,10 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
     """The cut was read: it is numbered now, or comes to nothing."""
     assert state.reading, event
     waits = event.waits or (state.copying and state.waits)
-    taking, left, effects = _answered(state, event)
+    filled = lacking_at(state.filling, event.position)
+    # The newest cut lists what is whole by now: nobody is answered with that one.
+    gains = event.empty and not state.copying and bool({*state.filled} - {*filled})
+    taking, left, effects = ((), state.taking, ()) if gains else _answered(state, event, filled)
     # Nothing was written, but a cut there lets the journal go of all generations before: starts without a
     # write would fill it otherwise.
     begins_anew = event.empty and not state.copying and event.position.generation != state.position.generation
@@ -150,7 +176,7 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
         taking=(),
         cut_at_ns=state.cut_at_ns if state.copying else now_ns + state.pace.cadence_ns,
         copied_last=state.copying,
-        announce=begins_anew or is_more_whole or (state.announce and state.copying),
+        announce=begins_anew or is_more_whole or gains or (state.announce and state.copying),
         copy_from=NO_POSITION if event.position == state.copy_from else state.copy_from,
     )
     if event.empty:
@@ -162,10 +188,11 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
     facts = CutFacts(
         place=Place(state.epoch, state.cut + 1, 0),
         position=event.position,
-        lacking=tuple(one.source for one in state.lacking if not _is_whole(one, event.position)),
+        lacking=tuple(one.source for one in state.lacking if not is_whole(one, event.position)),
         tickets=taking,
         lacking_trees=event.lacking_trees,
         taken_ns=event.taken_ns,
+        filled=filled,
     )
     lacking = tuple(one for one in state.lacking if one.source in facts.lacking)
     return replace(
@@ -173,34 +200,34 @@ def _cut_read(state: StreamState, event: CutRead, now_ns: int) -> Step:
         cut=state.cut + 1,
         building=True,
         lacking=lacking,
+        filled=filled,
         lacking_trees=event.lacking_trees,
         cuts=(*state.cuts, facts),
     ), effects
 
 
-def _answered(state: StreamState, event: CutRead) -> tuple[tuple[int, ...], tuple[Asked, ...], Effects]:
-    """Tickets that this cut answers, those that it may not answer yet, and what markers are told at once."""
+def _answered(
+    state: StreamState, event: CutRead, filled: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[Asked, ...], Effects]:
+    """Tickets that this cut answers, those that it may not answer yet, and what markers are told at once.
+
+    `filled`: not whole in it, as they are filled from outside.
+    """
     if state.copying or not event.reached:
         return (), state.fixed if state.copying else state.taking, ()
-    if not state.trees:
-        return tuple(asked.ticket for asked in state.taking), (), ()
     markers = tuple(asked for asked in state.taking if asked.name is not None)
     flushes = tuple(asked for asked in state.taking if asked.name is None)
-    left, answered = (flushes, ()) if event.lacking_trees else ((), flushes)
+    answered = tuple(asked for asked in flushes if not event.lacking_trees and (asked.anyway or not filled))
+    left = tuple(asked for asked in flushes if asked not in answered)
     if event.lacking_trees and event.sweep and not event.refused:
         return (), state.taking, ()  # what is asked for now may be whole after a sweep
-    if event.refused:
-        refused = tuple(Refuse(marker.ticket, event.refused) for marker in markers)
+    why = event.refused or (FILLED if filled else "")
+    if why:
+        refused = tuple(Refuse(marker.ticket, why) for marker in markers)
         return tuple(asked.ticket for asked in answered), left, refused
     assert not (markers and event.lacking_trees), "a marker names a cut at which all is whole"
-    fixed = tuple(Fixed(marker.ticket) for marker in markers)
+    fixed = tuple(Fixed(marker.ticket) for marker in markers) if state.trees else ()
     return tuple(asked.ticket for asked in (*answered, *markers)), left, fixed
-
-
-def _is_whole(one: Lacking, position: Position) -> bool:
-    """Whether a cut at this position has all that the copies may have seen of later writes."""
-    mark = one.whole_at
-    return mark is not None and mark.generation == position.generation and mark.offset <= position.offset
 
 
 def _copy_ended(state: StreamState, event: CopyEnded) -> StreamState:
@@ -286,7 +313,8 @@ def _proven(state: StreamState, place: Place) -> Step:
     )
     answers = [Answer(ticket, facts.place) for facts in proven for ticket in facts.tickets]
     trees_ns = 0 if newest.lacking_trees else newest.taken_ns
-    return state, (Protected(newest.place, newest.position, newest.lacking, trees_ns), *answers)
+    protected = Protected(newest.place, newest.position, newest.lacking, trees_ns, newest.filled)
+    return state, (protected, *answers)
 
 
 def _catalog_ended(state: StreamState, event: CatalogEnded, now_ns: int) -> Step:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from cdp_agent.streamer.fill_step_types import FillingLooked, Lacking
 from cdp_agent.streamer.tree_step_types import SweepTrees, TreesLooked, TreesSwept
 from cdp_container.format.place import NOWHERE, Place
 from cdp_container.format.preamble import NO_DIGEST
@@ -38,23 +39,11 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Lacking:
-    """A source of which the container may lack something.
-
-    Attributes:
-        source: its index.
-        whole_at: it is whole from the first cut at or beyond this position; None while copying goes on.
-    """
-
-    source: int
-    whole_at: Position | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """Somebody waits until everything up to `target` is protected; a marker where `name` is not None.
 
     `seen_ns`: see `TailMoved`. `more`: of its record. Boot time: asked at `since_ns`, over by `until_ns`.
+    `anyway`: a flush that does not wait for sources that are filled from outside.
     """
 
     ticket: int
@@ -66,6 +55,7 @@ class Asked:
     more: Mapping[str, object] = field(default_factory=dict)
     until_ns: int = 0
     since_ns: int = 0
+    anyway: bool = False
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -89,6 +79,7 @@ class EpochBegan:
         announce: the container knows no space yet, so that a cut is worth taking without any write.
         copy_from: nothing is copied before all that lies below this position is in cuts.
         trees: ids of the trees of the domain; none of them is whole before the watcher gave something of it.
+        filling: sources that are filled from outside; `filled`: those of them that the base cut lists.
     """
 
     epoch: int
@@ -99,6 +90,8 @@ class EpochBegan:
     announce: bool
     copy_from: Position = NO_POSITION
     trees: tuple[bytes, ...] = ()
+    filling: tuple[Lacking, ...] = ()
+    filled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +215,7 @@ Event: TypeAlias = (
     | TreesLooked
     | TreesSwept
     | VmsLooked
+    | FillingLooked
     | AskedFor
     | CutRead
     | CopyEnded
@@ -301,8 +295,9 @@ class AskProof:
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """The cut is protected: trim the journal below `position`. In it `lacking` sources are not whole.
+    """The cut is protected: trim the journal below `position`. In it `lacking` sources are not copied wholly.
 
+    `filled` ones are not whole, as they are filled from outside.
     `trees_ns`: what was done in trees before this time of the wall clock is in it; 0 where not all are whole.
     """
 
@@ -310,6 +305,7 @@ class Protected:
     position: Position
     lacking: tuple[int, ...]
     trees_ns: int = 0
+    filled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +384,7 @@ class Flying:
 
 @dataclass(frozen=True, slots=True)
 class CutFacts:
-    """A cut that is not protected yet. `place.seq` is 0 until its last segment is sealed."""
+    """A cut that is not protected yet, see `Protected`. `place.seq` is 0 until its last segment is sealed."""
 
     place: Place
     position: Position
@@ -396,6 +392,7 @@ class CutFacts:
     tickets: tuple[int, ...]
     lacking_trees: tuple[bytes, ...] = ()
     taken_ns: int = 0
+    filled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +426,7 @@ class StreamState:
         vms_changed: there is something to say of VMs.
         fixed: markers and flushes that this cut answers.
         lacking: sources that are not whole yet; the first that is being copied has its turn.
+        filling, filled: sources that are filled from outside; those that the newest cut lists for it.
         copying: a round is being read.
         copied_last: the newest cut was a round: the journal has its turn.
         copy_at_ns: the next round is not begun before this.
@@ -479,6 +477,8 @@ class StreamState:
     vms_changed: bool = False
     fixed: tuple[Asked, ...] = ()
     lacking: tuple[Lacking, ...] = ()
+    filling: tuple[Lacking, ...] = ()
+    filled: tuple[int, ...] = ()
     copying: bool = False
     copied_last: bool = False
     copy_at_ns: int = 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from cdp_agent.streamer.fill_step_types import lacking_at
 from cdp_agent.streamer.step_events import Step, changed, take
 from cdp_agent.streamer.step_types import (
     CATALOG_SEGMENTS,
@@ -93,7 +94,7 @@ def _cut(state: StreamState, now_ns: int) -> Step:
     if state.waits:
         asked, rest = state.fixed, state.asked
     else:
-        asked, rest = _answerable(state.asked) if _may_answer(state) else ((), state.asked)
+        asked, rest = _answerable(state) if _may_answer(state) else ((), state.asked)
     # With trees the watcher finds the instant, at or beyond the tail.
     named = bool(asked) and asked[-1].name is not None and not state.trees
     tail, seen_ns = state.tail, state.tail_seen_ns
@@ -172,7 +173,13 @@ def _may_answer(state: StreamState) -> bool:
     """Whether the next cut of the journal may be what somebody waits for: all sources may be whole in it."""
     # What a sweep gave is of no instant: the take comes after it.
     may_be_whole = not state.lacking and (not state.trees or (_may_take(state) and not state.sweep_given))
-    return bool(state.asked) and may_be_whole
+    return bool(_able(state)) and may_be_whole
+
+
+def _able(state: StreamState) -> tuple[Asked, ...]:
+    """Those that a cut may answer as far as sources are concerned that are filled from outside."""
+    is_filled = bool(lacking_at(state.filling, state.tail))
+    return tuple(one for one in state.asked if one.anyway or not is_filled)
 
 
 def _to_copy(state: StreamState) -> int | None:
@@ -190,12 +197,13 @@ def _to_copy(state: StreamState) -> int | None:
     return next((one.source for one in state.lacking if one.whole_at is None), None) if is_applied else None
 
 
-def _answerable(asked: tuple[Asked, ...]) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
+def _answerable(state: StreamState) -> tuple[tuple[Asked, ...], tuple[Asked, ...]]:
     """Who is served by the next cut: all up to the first marker, as a cut has one name and its end."""
-    for number, one in enumerate(asked):
-        if one.name is not None:
-            return asked[: number + 1], asked[number + 1 :]
-    return asked, ()
+    able = _able(state)
+    first = next((number for number, one in enumerate(able) if one.name is not None), len(able))
+    served = able[: first + 1]
+    tickets = {one.ticket for one in served}
+    return served, tuple(one for one in state.asked if one.ticket not in tickets)
 
 
 def _may_cut(state: StreamState) -> bool:
@@ -215,7 +223,7 @@ def _seal(state: StreamState, now_ns: int) -> Step:
         cut=state.cut,
         previous_digest=state.digest,
         position=state.cuts[-1].position,
-        lacking=state.cuts[-1].lacking,
+        lacking=tuple(dict.fromkeys((*state.cuts[-1].lacking, *state.cuts[-1].filled))),
         lacking_trees=state.cuts[-1].lacking_trees,
     )
     return replace(state, sealing=True), (effect,)

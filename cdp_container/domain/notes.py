@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -23,6 +23,23 @@ NOTES_FORMAT: Final = 1
 NOTES_BYTES_MAX: Final = 1024 * 1024
 NONCES_MAX: Final = 1024
 """Owner nonces in one file: far above what one run can have in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A volume that something fills from outside, as `cdp-agent adopt` does: it holds a part of a copy.
+
+    Attributes:
+        space: of the volume, 16 bytes.
+        vm: the name of the VM whose disk is copied.
+        began_ns: wall clock.
+        ended: that is over, and the volume is whole from a cut on that was not protected yet.
+    """
+
+    space: bytes
+    vm: str
+    began_ns: int
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,7 @@ class Notes:
     release_began_ns: int = 0
     release_ended_ns: int = 0
     carried: Place = NOWHERE
+    filling: tuple[Filling, ...] = ()
 
     @property
     def gate(self) -> GateLevel:
@@ -78,6 +96,10 @@ def encode_notes(notes: Notes) -> bytes:
         "release_began_ns": notes.release_began_ns,
         "release_ended_ns": notes.release_ended_ns,
         "carried": list(astuple(notes.carried)),
+        "filling": [
+            {"space": one.space.hex(), "vm": one.vm, "began_ns": one.began_ns, "ended": one.ended}
+            for one in notes.filling
+        ],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -102,6 +124,7 @@ def decode_notes(data: bytes, name: str) -> Notes:
             release_began_ns=int(document.get("release_began_ns", 0)),
             release_ended_ns=int(document.get("release_ended_ns", 0)),
             carried=_decode_place(document.get("carried")) or NOWHERE,
+            filling=tuple(map(_decode_filling, document.get("filling", ()))),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigInvalid(
@@ -109,6 +132,11 @@ def decode_notes(data: bytes, name: str) -> Notes:
             f"it is damaged ({type(error).__name__})",
             "keep it as evidence and ask for help",
         ) from error
+
+
+def _decode_filling(members: dict[str, Any]) -> Filling:
+    space = bytes.fromhex(members["space"])
+    return Filling(space, str(members["vm"]), int(members["began_ns"]), bool(members["ended"]))
 
 
 def _decode_place(members: list[int] | None) -> Place | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cdp_agent.streamer.facts import Lag
 from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_container.clock import SystemClock
+from cdp_container.domain.notes import Filling
 from cdp_container.domain.owner_types import End
 from cdp_container.errors import PositionUnknown
 from cdp_container.format.domain import parse_owner
@@ -305,6 +307,24 @@ def test_what_the_newest_cut_calls_not_whole_is_copied_whatever_the_notes_say(tm
     with JournalReader(site.directory / "journal", site.identity.domain) as journal:
         plan = plan_epoch(end, site.page, 5, site.notes(), sources, journal, NOWHERE)
     assert (plan.position, plan.taken_ns, plan.lacking) == (site.page.tail, 44, (1,))
+
+
+def test_what_is_filled_from_outside_is_not_copied_where_our_newest_cut_lists_it(tmp_path: Path) -> None:
+    """It has every write of it. Of another's cut nobody knows why that lists it, nor where no note is."""
+    site = AgentSite(tmp_path, volumes=("disk", "other"))
+    sources = site.identity.active
+    filled = replace(site.notes(), filling=(Filling(sources[1].space, "shop", 1),))
+    found = []
+    for position, notes in (
+        (site.page.tail, filled),
+        (site.page.tail, replace(filled, filling=())),
+        (site.page.tail, replace(filled, whole=frozenset({sources[0].whole_id}))),
+        (Position(99, 5), filled),
+    ):
+        end = End(Place(1, 3, 5), bytes(32), preamble_at(position, (sources[1].space,)))
+        with JournalReader(site.directory / "journal", site.identity.domain) as journal:
+            found.append(plan_epoch(end, site.page, 5, notes, sources, journal, NOWHERE).lacking)
+    assert found == [(), (1,), (1,), (0, 1)]
 
 
 @pytest.mark.parametrize("name", [None, "before-upgrade"])
