@@ -12,6 +12,7 @@ from typing import Final
 from cdp_container.domain.durable import replace_file
 from rehydrate.boot.machines import Ready
 from rehydrate.localio import os_errors
+from rehydrate.render.documents import GUESTS_OWN
 
 SCRIPT_MODE: Final = 0o700
 OLD_CONSOLE: Final = "console.before"
@@ -27,7 +28,7 @@ def write_documents(vm: Ready) -> Path:
     with os_errors(f"make {directory}"):
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     for name, data in vm.documents.beside.items():
-        if not (name.endswith(".vars.fd") and (directory / name).exists()):
+        if not (name.endswith(GUESTS_OWN) and (directory / name).exists()):
             replace_file(directory / name, data)
     path = directory / vm.documents.name
     replace_file(path, vm.documents.text.encode())

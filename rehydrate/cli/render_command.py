@@ -17,7 +17,7 @@ from cdp_container.errors import NoSuchVm, RunbookUnfit, UsageError, counted
 from rehydrate.cli import commands
 from rehydrate.cli.runbook_page import read_page
 from rehydrate.plan import Choice
-from rehydrate.render.documents import Documents, Target, documents_of
+from rehydrate.render.documents import GUESTS_OWN, Documents, Target, documents_of
 from rehydrate.render.recovered import Changes, FilePlace, NbdPlace, Place, Recovered, recovered_of
 from rehydrate.runbook.changes import addresses_of, changes_of
 from rehydrate.runbook.check import AtPoint, findings_of
@@ -163,11 +163,17 @@ def _nbd(where: str) -> NbdPlace:
 
 
 def _write(directory: Path, made: Documents) -> list[Path]:
-    """The files, each replaced whole, for their owner alone; the document that names the others last."""
+    """The files, each replaced whole, for their owner alone; the document that names the others last.
+
+    What a guest writes stays where it is there.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     files = [*made.beside.items(), (made.name, made.text.encode())]
     for name, data in files:
         path = directory / name
+        if name.endswith(GUESTS_OWN) and path.exists():
+            say(f"note: {printable(str(path))} stays as it is: its guest may have written it since")
+            continue
         replace_file(path, data)
         if name.endswith(".sh"):
             path.chmod(SCRIPT_MODE)

@@ -28,6 +28,8 @@ _RENDER: Final[Mapping[Target, Callable[[Recovered], Rendered]]] = {
     Target.LIBVIRT: render_libvirt,
     Target.PROXMOX: render_proxmox,
 }
+GUESTS_OWN: Final = ".vars.fd"
+"""How the name ends of a file that the guest itself writes: one that is there stays."""
 _ENDINGS: Final = {Target.QEMU: "sh", Target.LIBVIRT: "xml", Target.PROXMOX: "conf"}
 
 
@@ -47,8 +49,8 @@ def documents_of(vm: Recovered, target: Target, addresses: Sequence[Address] = (
     beside: dict[str, bytes] = {}
     if vm.variables is not None:
         # A plain QEMU copies them when it first starts; libvirt's are written by the guest itself.
-        ending = "vars.saved" if target is Target.QEMU else "vars.fd"
-        beside[f"{vm.file_name}.{ending}"] = vm.variables
+        ending = ".vars.saved" if target is Target.QEMU else GUESTS_OWN
+        beside[f"{vm.file_name}{ending}"] = vm.variables
     if vm.changes.seed is not None:
         beside[vm.changes.seed.rpartition("/")[2]] = seed_image(
             seed_files(vm.generation, vm.one.nics, addresses)

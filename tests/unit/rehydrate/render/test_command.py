@@ -167,3 +167,18 @@ def test_cloud_init_gets_what_it_needs_and_no_more() -> None:
     assert command[:2] == ["/bin/sh", "-c"]
     assert command[-3:] == ["52:54:00:00:00:01", "10.9.0.5/24", "10.9.0.1"]
     assert os.fspath(command[0]) == "/bin/sh"
+
+
+def test_what_a_guest_wrote_since_is_not_rendered_over(
+    run: Run, protected: Site, place: Path, tmp_path: Path
+) -> None:
+    variables = tmp_path / "shop-web.vars.fd"
+    words = ("render", place, "--vm", "shop-web", "--disk", "vda=/r", "--for", "libvirt", "--into", tmp_path)
+    code, _, stderr = run(*words)
+    assert (code, "stays as it is" in stderr) == (0, False), stderr
+    variables.write_bytes(b"what the guest wrote since")
+    (tmp_path / "shop-web.xml").write_text("an older rendering")
+    code, _, stderr = run(*words)
+    assert (code, "shop-web.vars.fd stays as it is" in stderr) == (0, True), stderr
+    assert variables.read_bytes() == b"what the guest wrote since"
+    assert "<domain" in (tmp_path / "shop-web.xml").read_text()
