@@ -101,5 +101,7 @@ def _typed(error: OSError, what: str) -> CdpError:
             return AccessDenied(what, why, "check the owner and the permissions of the target")
         case errno.EFBIG | errno.ENAMETOOLONG | errno.ENOTDIR | errno.EISDIR | errno.ELOOP | errno.ENXIO:
             return TargetUnsuitable(what, why)
+        case errno.EEXIST:
+            return TargetUnsuitable(what, "something else has this name")
         case _:
             return DeviceError(what, why)

@@ -108,8 +108,9 @@ def _written(value: float, key: str) -> str:
 
 _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any], str], str]]] = {
     "string_type": lambda _, key: "is no text (put it in quotes)",
-    "int_type": lambda _, key: "is no whole number",
-    "float_type": lambda _, key: "is no number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), lambda _, key: "is no whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), lambda _, key: "is no number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), lambda _, key: "is neither true nor false"),
     "finite_number": lambda _, key: "is no number",
     "list_type": lambda _, key: "must be a list (one item a line, each behind '- ')",
     "literal_error": lambda limits, key: f"must be {limits['expected']}",

@@ -47,7 +47,7 @@ def parse_page(
     """
     if len(text) > PAGE_BYTES_MAX:
         raise ConfigInvalid(f"{name} is refused", f"it is larger than {PAGE_BYTES_MAX} bytes", hint)
-    document, lines, faults = load_page(text, name)
+    document, lines, faults = load_page(text, name, hint)
     try:
         found = model.model_validate(document)
     except ValidationError as error:

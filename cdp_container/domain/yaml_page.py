@@ -29,17 +29,19 @@ PagePlace: TypeAlias = tuple[str | int, ...]
 """Keys, and numbers of entries, from the top of a page on."""
 
 
-def load_page(text: bytes, name: str) -> tuple[object, dict[PagePlace, int], list[str]]:
+def load_page(
+    text: bytes, name: str, hint: str | None = None
+) -> tuple[object, dict[PagePlace, int], list[str]]:
     """The document, the line of every place in it, and the faults of YAML that pydantic cannot see.
 
     Raises ConfigInvalid: it is no YAML, or not such as we read.
     """
     try:
-        _refuse_bombs(text, name)
+        _refuse_bombs(text, name, hint)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"{name} is refused", f"it is not YAML: {yaml_words(error)}") from error
+        raise ConfigInvalid(f"{name} is refused", f"it is not YAML: {yaml_words(error)}", hint) from error
     lines: dict[PagePlace, int] = {}
     faults: list[str] = []
     for place, line, twice in _walk(root, ()):
@@ -49,19 +51,21 @@ def load_page(text: bytes, name: str) -> tuple[object, dict[PagePlace, int], lis
     return document, lines, faults
 
 
-def _refuse_bombs(text: bytes, name: str) -> None:
+def _refuse_bombs(text: bytes, name: str, hint: str | None) -> None:
     """Refuse what makes a small page a large document, before anything is built from it."""
     depth = 0
     for token in yaml.scan(text):
         line = token.start_mark.line + 1
         if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
-            raise ConfigInvalid(f"{name} is refused", f"line {line}: anchors and aliases are not allowed")
+            raise ConfigInvalid(
+                f"{name} is refused", f"line {line}: anchors and aliases are not allowed", hint
+            )
         if isinstance(token, _OPENING):
             depth += 1
         elif isinstance(token, _CLOSING):
             depth -= 1
         if depth > NESTING_MAX:
-            raise ConfigInvalid(f"{name} is refused", f"line {line}: nested deeper than {NESTING_MAX}")
+            raise ConfigInvalid(f"{name} is refused", f"line {line}: nested deeper than {NESTING_MAX}", hint)
 
 
 def _walk(node: yaml.Node | None, place: PagePlace) -> Iterator[tuple[PagePlace, int, bool]]:

@@ -31,6 +31,12 @@ from rehydrate.boot.programs import plain_environment, run_words
 SHELL: Final = "/bin/sh"
 OUTPUT_BYTES_MAX: Final = 4096
 LOOK_SECONDS: Final = 0.1
+_MEANT: Final = {
+    "internal-error": "a KVM that is here and cannot run it; `emulate: true` of the runbook does without",
+    "guest-panicked": "its guest's kernel gave up",
+    "io-error": "a disk failed",
+}
+"""What QEMU's words for a guest that does not go on say to people."""
 _SYNC: Final = b"\xff"
 """Has an agent forget what somebody before us half said."""
 
@@ -46,6 +52,10 @@ class QemuMachines:
             return Seen(
                 Power.STILL, f"process {pids[0]} has it, and its monitor {vm.path('qmp.sock')} is gone"
             )
+        if seen.power is Power.STILL:
+            # Somebody has to look at it, and it holds its disks until then.
+            more = f": {_MEANT[seen.words]}" if seen.words in _MEANT else ""
+            return Seen(Power.STILL, f"{seen.words}{more}; kill $(cat {vm.path('pid')}) ends it")
         return seen
 
     async def _asked(self, vm: Known) -> Seen:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from cdp_container.domain.machine import DiskKind, unpack_variables
 from cdp_container.domain.machine_records import Member
-from cdp_container.errors import RenderRefused
+from cdp_container.errors import CdpError, DamagedObject, LimitExceeded, RenderRefused
 from rehydrate.boot.machines import Known, Ready
 from rehydrate.render.addresses import agent_commands
 from rehydrate.render.documents import Documents, Target, documents_of
@@ -41,12 +41,17 @@ def ready_of(member: Member, volumes: Mapping[bytes, Place], by: Rendering) -> R
     """A VM rendered, its disks at the places of their volumes; one that cannot be is `refused`."""
     try:
         return _rendered(member, volumes, by)
-    except RenderRefused as error:
+    except (RenderRefused, DamagedObject, LimitExceeded) as error:
         name = member.configuration.name
         run, vm = by.runbook.of(name), member.vm.hex()
         nothing = Documents("", "", {}, ())
         known = Known(name, "", by.directory, vm)
-        return Ready(name, known, nothing, run.start, tuple(run.checks), refused=str(error))
+        return Ready(name, known, nothing, run.start, tuple(run.checks), refused=_refused(error))
+
+
+def _refused(error: CdpError) -> str:
+    """Why, and what to do where that is known: it is told amid other lines, where no hint follows."""
+    return str(error) if error.hint == error.default_hint else f"{error} ({error.hint})"
 
 
 def _rendered(member: Member, volumes: Mapping[bytes, Place], by: Rendering) -> Ready:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cdp_container.errors import counted
 from rehydrate.boot.plan import BootAt, MachineAt, Phase
 from rehydrate.boot.run import CheckResult, Result
 
@@ -44,7 +45,7 @@ def result_line(one: Result) -> str:
     """The same in a line."""
     if one.running_seconds is not None:
         found = " (it ran already)" if one.found else ""
-        passed = f", {len(one.checks)} checks passed" if one.checks else ", no checks"
+        passed = f", {counted(len(one.checks), 'check')} passed" if one.checks else ", no checks"
         return f"VM {one.name}: running after {one.running_seconds:.1f} s{found}{passed}"
     return f"VM {one.name}: {one.state}: {one.why}"
 
@@ -72,9 +73,8 @@ def change_line(before: MachineAt | None, now: MachineAt) -> str | None:
         case Phase.STARTING:
             return f"VM {name}: is being started"
         case Phase.CHECKING if now.checks:
-            return (
-                f"VM {name}: {'runs already' if now.found else 'started'}, {len(now.checks)} checks are made"
-            )
+            how = "runs already" if now.found else "started"
+            return f"VM {name}: {how}, {counted(len(now.checks), 'check')} to pass"
         case Phase.RUNNING:
             return f"VM {name}: runs"
         case Phase.FAILED:

@@ -34,7 +34,7 @@ from rehydrate.mount.driver import check_fuse
 from rehydrate.rehearsal import past
 from rehydrate.rehearsal.checks import COMMANDS_MAX, LIMIT_SECONDS, Reviewed, command_of
 from rehydrate.rehearsal.counting import CountingStore, Counts
-from rehydrate.rehearsal.fleet import Booting
+from rehydrate.rehearsal.fleet import FOLDER, QEMU_IMG, Booting
 from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.page import html_of
 from rehydrate.rehearsal.parts import Sampling
@@ -202,7 +202,7 @@ def dr_test(
     address = parse_address(access.address).address()
     past.prepare(output.history)
     if page is not None:
-        asked = replace(asked, boot=_booting(page, address, opening))
+        asked = replace(asked, boot=_booting(page, address, opening, asked))
     run = _Run(asked, output, operator, address, opening, clock, clock.wall_ns())
     try:
         _rehearse(run, parallel)
@@ -213,15 +213,17 @@ def dr_test(
     return 0
 
 
-def _booting(page: Page, address: str, opening: _Opening) -> Booting:
+def _booting(page: Page, address: str, opening: _Opening, asked: Asked) -> Booting:
     """How VMs are started by a runbook. Raises RunbookUnfit: it has no `test`."""
     runbook = rehearsed(page.runbook)
     if runbook is None:
         why = "it has no `test`: machines of a rehearsal would have no networks of their own"
         raise RunbookUnfit(f"{page.path} does not fit a rehearsal", why)
+    documents = os.path.abspath(asked.directory / FOLDER)
+    programs = () if asked.sampling.on_demand else (QEMU_IMG,)
     return Booting(
         runbook,
-        lambda point: check_fits(page, point, rehearsal=True),
+        lambda point: check_fits(page, point, True, documents, programs),
         address,
         lambda: opening.secret,
     )

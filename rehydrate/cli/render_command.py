@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -14,8 +14,10 @@ from cdp_container.domain.machine import unpack_variables
 from cdp_container.domain.machine_records import Member
 from cdp_container.domain.page_faults import line_of
 from cdp_container.errors import NoSuchVm, RunbookUnfit, UsageError, counted
+from rehydrate.boot.trial import directory_to_be, refused_findings_of
 from rehydrate.cli import commands
 from rehydrate.cli.runbook_page import read_page
+from rehydrate.localio import os_errors
 from rehydrate.plan import Choice
 from rehydrate.render.documents import GUESTS_OWN, Documents, Target, documents_of
 from rehydrate.render.recovered import Changes, FilePlace, NbdPlace, Place, Recovered, recovered_of
@@ -52,6 +54,11 @@ def check_runbook(path: Path, access: commands.Access, choice: Choice, as_json: 
         *findings_of(runbook, at_point, ThisMachine()),
         *installed_findings_of(runbook, seen.members, seen.sizes, ThisInstallation()),
     ]
+    findings += refused_findings_of(runbook, seen.members, directory_to_be(runbook), False, findings)
+    alone = rehearsed(runbook)
+    if alone is not None:  # where its documents are to lie is said by --into
+        refused = refused_findings_of(alone, seen.members, "/", True, findings)
+        findings += [replace(one, place=("test", *one.place)) for one in refused]
     told = [page.told(one) for one in findings]
     point = f"{seen.cut.place.epoch}.{seen.cut.place.cut}"
     members = {
@@ -167,7 +174,8 @@ def _write(directory: Path, made: Documents) -> list[Path]:
 
     What a guest writes stays where it is there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    with os_errors(f"make {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
     files = [*made.beside.items(), (made.name, made.text.encode())]
     for name, data in files:
         path = directory / name

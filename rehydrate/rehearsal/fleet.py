@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cdp_container.clock import Clock
-from cdp_container.errors import DeviceError
+from cdp_container.errors import DeviceError, counted
 from cdp_container.machine_errors import MachineFailed
 from rehydrate.boot.at_cut import AtCut
 from rehydrate.boot.hypervisors import machines_for
@@ -47,6 +47,8 @@ from rehydrate.serve.process import NBD_SOCKET
 FOLDER: Final = "machines"
 """Of the workspace: documents, consoles, overlays."""
 OVERLAY: Final = "served"
+QEMU_IMG: Final = "qemu-img"
+"""Makes overlays."""
 IMAGE_SECONDS_MAX: Final = 60.0
 """Until an empty overlay is made over an image."""
 _OUTPUT_BYTES_MAX: Final = 4096
@@ -220,10 +222,10 @@ def _overlay_path(folder: Path, space: bytes) -> Path:
 
 async def _make_overlays(images: Mapping[bytes, Path], folder: Path) -> None:
     """Empty overlays; an image is never taken for anything but raw. Raises DeviceError."""
-    program = shutil.which("qemu-img")
+    program = shutil.which(QEMU_IMG)
     if program is None and images:
         raise DeviceError(
-            "make overlays for the VMs", "there is no qemu-img here", "install QEMU's utilities"
+            "make overlays for the VMs", f"there is no {QEMU_IMG} here", "install QEMU's utilities"
         )
     for space, image in images.items():
         path = _overlay_path(folder, space)
@@ -241,6 +243,8 @@ async def _make_overlays(images: Mapping[bytes, Path], folder: Path) -> None:
 def verdict_of(one: Result) -> Verdict:
     """A VM as one of the rehearsal's checks."""
     if one.is_running:
-        passed = f"{len(one.checks)} checks passed" if one.checks else "it runs; no check was asked for"
+        passed = (
+            f"{counted(len(one.checks), 'check')} passed" if one.checks else "it runs; no check was asked for"
+        )
         return Verdict("machine", one.name, PASSED, passed, one.running_seconds or 0.0)
     return Verdict("machine", one.name, FAILED, f"{one.state}: {one.why}")

@@ -139,6 +139,8 @@ def _identify(vm: Recovered, lines: Lines, told: list[str]) -> None:
         lines["kvm"] = "0"
         if any(word in lines.get("cpu", "") for word in ("host", "x86-64-v")):
             lines["cpu"] = "max"
+    if changes.direct_boot is not None:
+        told.append(f"that it boots from {changes.direct_boot[0]}: Proxmox starts VMs from their disks")
     if one.firmware.kind is FirmwareKind.UEFI:
         told.append("UEFI's variables: Proxmox wants a disk for them (qm set ID --efidisk0 STORAGE:1)")
 

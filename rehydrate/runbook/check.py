@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdp_container.domain.machine import Bus, Description, Disk, DiskKind
@@ -26,11 +26,15 @@ MEMORY_LEFT_BYTES: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that does not fit. `place`: in the runbook; `is_fault`: it is no mere warning."""
+    """Something that does not fit.
+
+    `place`: in the runbook; `is_fault`: it is no mere warning; `vm`: whose it is, if it is of one alone.
+    """
 
     place: PagePlace
     words: str
     is_fault: bool = True
+    vm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def _rehearsal(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator
         yield Finding(("test",), _NO_TEST)
         return
     for one in _findings(rehearsal, point, here):
-        yield Finding(("test", *one.place), one.words, one.is_fault)
+        yield replace(one, place=("test", *one.place))
     yield from _shared(runbook, rehearsal, point.members)
     if rehearsal.target == "libvirt" and any(one.user for one in _all_networks(rehearsal)):
         why = "QEMU's own network reaches all that this host reaches, and libvirt has no option against it"
@@ -122,10 +126,13 @@ def _findings(runbook: RunbookSettings, point: AtPoint, here: Here) -> Iterator[
     yield from _order(runbook, names, started)
     for name, member in started.items():
         one = member.configuration.description
-        yield from _disks(name, one, runbook.of(name), point)
-        yield from _networks(name, one, runbook)
-        yield from _boot(name, one, runbook.of(name), here)
-        yield from _addresses(name, one, runbook.of(name))
+        for found in (
+            *_disks(name, one, runbook.of(name), point),
+            *_networks(name, one, runbook),
+            *_boot(name, one, runbook.of(name), here),
+            *_addresses(name, one, runbook.of(name)),
+        ):
+            yield replace(found, vm=name)
     yield from _twice(runbook, started)
     yield from _disks_twice(runbook, started, point)
     yield from _machine(runbook, started, here)
@@ -260,6 +267,22 @@ def _twice(runbook: RunbookSettings, started: Mapping[str, Member]) -> Iterator[
     for address, names in holders.items():
         if len(names) > 1:
             yield Finding(("vms", names[1]), f"{address} is given twice: to {' and to '.join(names)}")
+    if runbook.target == "libvirt":
+        yield from _called_alike(started)
+
+
+def _called_alike(started: Mapping[str, Member]) -> Iterator[Finding]:
+    """Libvirt takes one machine of a name, and one of a UUID."""
+    holders: dict[str, list[str]] = {}
+    for name, member in started.items():
+        one = member.configuration.description
+        holders.setdefault(f"the name {one.name!r}", []).append(name)
+        if one.uuid is not None:
+            holders.setdefault(f"the UUID {one.uuid.lower()}", []).append(name)
+    for what, names in holders.items():
+        if len(names) > 1:
+            why = f"VMs {' and '.join(names)} have {what}, and libvirt takes one of them alone"
+            yield Finding(("vms", names[1]), why)
 
 
 def _machine(runbook: RunbookSettings, started: Mapping[str, Member], here: Here) -> Iterator[Finding]:

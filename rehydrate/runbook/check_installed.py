@@ -6,6 +6,7 @@ It is asked through `Installed`. What needs no hypervisor to be asked is `check`
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ def installed_findings_of(
         return found
     told = {one.words for one in found}
     return found + [
-        Finding(("test", *one.place), one.words, one.is_fault)
+        replace(one, place=("test", *one.place))
         for one in _findings(rehearsal, members, sizes, installed)
         if one.words not in told
     ]
@@ -90,7 +91,7 @@ def _machines(started: Mapping[str, Description], installed: Installed) -> Itera
         types, wanted = known[program], one.machine.partition("+")[0]
         if types is not None and wanted not in types:
             why = f"VM {name} is a machine of type {wanted}, which {program} does not know here"
-            yield Finding(("vms", name), f"{why}: another release of QEMU has it")
+            yield Finding(("vms", name), f"{why}: another release of QEMU has it", vm=name)
 
 
 def _networks(
@@ -142,7 +143,7 @@ def _firmware(started: Mapping[str, Description], installed: Installed) -> Itera
             try:
                 size = len(unpack_variables(one.firmware.variables, f"VM {name}"))
             except (DamagedObject, LimitExceeded) as error:
-                yield Finding(("vms", name), f"{error.what}: {error.why}")
+                yield Finding(("vms", name), f"{error.what}: {error.why}", vm=name)
                 continue
         codes = firmware_codes(one.architecture, one.firmware.secure_boot, size)
         if not installed.has_any(codes):
@@ -152,4 +153,4 @@ def _firmware(started: Mapping[str, Description], installed: Installed) -> Itera
 def _not_installed(name: str, one: Description) -> Finding:
     kind = "UEFI with secure boot" if one.firmware.secure_boot else "UEFI"
     why = f"VM {name} starts by {kind}, and none for {one.architecture} is installed here"
-    return Finding(("vms", name), f"{why}: package ovmf, qemu-efi-aarch64 or edk2")
+    return Finding(("vms", name), f"{why}: package ovmf, qemu-efi-aarch64 or edk2", vm=name)

@@ -111,7 +111,11 @@ def test_how_it_is_said_to_be(directory: Path) -> None:
     one = ready(directory)
     assert run(QemuMachines().look(one.known)) == Seen(Power.OFF)
     assert looked(one, lambda *_: {"return": {"status": "running"}}) == Seen(Power.RUNNING, "running")
-    assert looked(one, lambda *_: {"return": {"status": "io-error"}}) == Seen(Power.STILL, "io-error")
+    ends = f"; kill $(cat {one.known.path('pid')}) ends it"
+    still = looked(one, lambda *_: {"return": {"status": "io-error"}})
+    assert still == Seen(Power.STILL, f"io-error: a disk failed{ends}")
+    assert looked(one, lambda *_: {"return": {"status": "paused"}}).words == f"paused{ends}"
+    assert "`emulate: true`" in looked(one, lambda *_: {"return": {"status": "internal-error"}}).words
 
 
 def test_one_that_says_nothing_is_given_up(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_one_that_runs_is_left_alone_and_checked(tmp_path: Path) -> None:
     machines = Invented({"web-dr-test": Power.RUNNING})
     found = up([ready(tmp_path, checks=[{"console": "login:"}])], machines)["web"]
     assert (found.state, found.found, machines.started) == (RUNNING, True, [])
-    assert result_line(found).endswith("(it ran already), 1 checks passed")
+    assert result_line(found).endswith("(it ran already), 1 check passed")
     assert json.dumps(result_members(found))
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pycdlib
@@ -59,10 +61,12 @@ def protected(place: Path) -> Site:
 
 
 @pytest.fixture
-def runbook(tmp_path: Path) -> Path:
-    path = tmp_path / "runbook.yaml"
-    path.write_text(RUNBOOK.format(directory=tmp_path))
-    return path
+def runbook() -> Iterator[Path]:
+    """In a directory with a short path, as sockets want it."""
+    with tempfile.TemporaryDirectory(prefix="rb-") as directory:
+        path = Path(directory, "runbook.yaml")
+        path.write_text(RUNBOOK.format(directory=directory))
+        yield path
 
 
 def test_a_vm_becomes_a_script_and_what_is_beside_it(
@@ -121,6 +125,10 @@ def test_what_is_missing_is_refused(run: Run, protected: Site, place: Path, tmp_
     refused(run, 2, *common, "shop-web", "--for", "qemu", "--disk", "vda=nbd+unix:///x")
     refused(run, 4, *common, "shop-web", "--runbook", tmp_path / "none.yaml")
     refused(run, 13, *common, "shop-web", "--for", "qemu", "--at", "7.7")
+    (tmp_path / "file").touch()
+    into = ("render", place, "--vm", "shop-web", "--for", "qemu", "--disk", "vda=/x", "--into")
+    assert "something else has this name" in refused(run, 64, *into, tmp_path / "file")
+    refused(run, 64, *into, tmp_path / "file" / "below")
 
 
 def test_a_runbook_is_held_against_container_and_machine(
@@ -142,6 +150,23 @@ def test_a_runbook_is_held_against_container_and_machine(
     runbook.write_text("target: qemu\n")
     code, _, stderr = run("check-runbook", runbook, place)
     assert (code, "directory: is missing" in stderr) == (4, True), stderr
+    runbook.write_text("target: qemu\nemulate: perhaps\n")
+    _, _, stderr = run("check-runbook", runbook, place)
+    assert "emulate: 'perhaps' is neither true nor false" in stderr
+    runbook.write_text("target: qemu\n  directory: /x\n")
+    _, _, stderr = run("check-runbook", runbook, place)
+    assert "rehydrate check-runbook" in stderr, "a runbook is not the agent's to check"
+
+
+def test_what_a_rendering_would_refuse_is_told_before_the_day(
+    run: Run, protected: Site, place: Path, runbook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThisMachine, "has_program", lambda self, name: True)
+    monkeypatch.setattr(ThisInstallation, "has_any", lambda self, paths: True)
+    page, directory = runbook.read_text(), str(runbook.parent)
+    runbook.write_text(page.replace(directory, f"{directory}/{'v' * 90}"))
+    code, _, stderr = run("check-runbook", runbook, place)
+    assert (code, stderr.count("longer than 107 bytes")) == (75, 1), stderr
 
 
 def test_cloud_init_gets_what_it_needs_and_no_more() -> None:

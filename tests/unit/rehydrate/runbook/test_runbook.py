@@ -254,6 +254,24 @@ def test_qemus_own_network_is_no_network_of_a_rehearsal_in_libvirt() -> None:
     assert boot_findings_of(runbook(page), AT_POINT, Anywhere(), rehearsal=False) == []
 
 
+def test_libvirt_takes_one_machine_of_a_name_and_one_of_a_uuid() -> None:
+    page = PAGE.replace("target: qemu", "target: libvirt")
+    uuid = "8ae9fbb1-6c5d-4f2b-9a51-0f2f5e0a4a11"
+    alike = [
+        replace(
+            one,
+            configuration=replace(
+                one.configuration, description=replace(one.configuration.description, name="tiny", uuid=uuid)
+            ),
+        )
+        for one in MEMBERS
+    ]
+    words = told(page, alike)
+    assert any("the name 'tiny', and libvirt takes one" in one for one in words), words
+    assert any(f"the UUID {uuid}, and libvirt takes one" in one for one in words), words
+    assert not any("libvirt takes one" in one for one in told(page) + told(PAGE, alike))
+
+
 def test_disks_must_be_whole_volumes_of_the_point() -> None:
     assert any("volume D is not whole" in one for one in told(not_whole=(DATA,)))
     assert any("is no volume of this point" in one for one in told(volumes=(DATA,)))
