@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -15,7 +16,30 @@ from cdp_container.format.keys import LOG_PREFIX
 from cdp_container.format.place import Place
 from cdp_container.format.preamble import parse_preamble
 from cdp_container.store.api import Store
-from tests.reader import Container, Cut, Layer, ReaderError
+from tests.reader import Container, Cut, Layer, Object, ReaderError
+
+DECODED_BYTES_MAX = 64 << 20
+"""Of objects that are kept decoded; those beyond are decoded each time."""
+
+
+class Decoded(Container):
+    """Decodes an object once: whoever judges every cut asks for those before it each time."""
+
+    def __init__(
+        self, read: Callable[[str], bytes], list_keys: Callable[[], list[str]], passphrase: str | None
+    ) -> None:
+        self._decoded: dict[str, Object] = {}
+        self._room_bytes = DECODED_BYTES_MAX
+        super().__init__(read, list_keys, passphrase)
+
+    def get(self, key: str, digest: str | None = None) -> Object:
+        if key in self._decoded:
+            self.kept = {key: self._decoded[key]}
+        found = super().get(key, digest)
+        if key not in self._decoded and len(found.data) <= self._room_bytes:
+            self._decoded[key] = found
+            self._room_bytes -= len(found.data)
+        return found
 
 
 class Recovery:
@@ -23,7 +47,7 @@ class Recovery:
 
     def __init__(self, store: Store, passphrase: str | None = None) -> None:
         keys = [found.key for found in store.list("")]
-        self._container = Container(lambda key: store.get(key).data, lambda: keys, passphrase)
+        self._container = Decoded(lambda key: store.get(key).data, lambda: keys, passphrase)
         self._cuts: dict[Place, Cut] = {}
         for key in keys:
             if key.startswith(LOG_PREFIX):

@@ -133,6 +133,7 @@ class Console:
 
     path: Path
     lines: list[tuple[str, float]] = field(default_factory=list)
+    _marks: dict[str, list[Mark]] = field(default_factory=dict)
     _halt: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -156,8 +157,7 @@ class Console:
 
     def marks(self, what: str) -> list[Mark]:
         """What the guest told of one thing so far, oldest first."""
-        found = (mark_of(*line) for line in list(self.lines))
-        return [mark for mark in found if mark is not None and mark.what == what]
+        return list(self._marks.get(what, ()))
 
     def wait_for(
         self, text: str, alive: Callable[[], bool] = lambda: True, seconds_max: float = SECONDS_MAX
@@ -189,6 +189,13 @@ class Console:
         """Whether the file has lines that the thread has yet to see."""
         return self.text().count("\n") > len(self.lines)
 
+    def _note(self, line: str, seen_at_seconds: float) -> None:
+        """The mark first: who found the line looks for it."""
+        mark = mark_of(line, seen_at_seconds)
+        if mark is not None:
+            self._marks.setdefault(mark.what, []).append(mark)
+        self.lines.append((line, seen_at_seconds))
+
     def _follow(self) -> None:
         at, rest = 0, b""
         while True:
@@ -200,7 +207,7 @@ class Console:
                 *whole, rest = (rest + data).split(b"\n")
                 seen_at_seconds = time.time()
                 for line in whole:
-                    self.lines.append((line.decode(errors="replace").strip(), seen_at_seconds))
+                    self._note(line.decode(errors="replace").strip(), seen_at_seconds)
             if last:
                 return
             self._halt.wait(POLL_SECONDS)

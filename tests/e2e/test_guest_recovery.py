@@ -212,7 +212,7 @@ def numbers_in(image: bytes) -> int:
     """How many numbers are there; each is where it belongs, and there is nothing else."""
     count = 0
     while any(image[count * BLOCK_BYTES : count * BLOCK_BYTES + 1]):
-        assert image[count * BLOCK_BYTES :].startswith(b"%016d\n" % count), count
+        assert image.startswith(b"%016d\n" % count, count * BLOCK_BYTES), count
         count += 1
     assert not image[count * BLOCK_BYTES :].strip(b"\0"), f"there is something after {count} numbers"
     return count

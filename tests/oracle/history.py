@@ -21,6 +21,8 @@ SECTOR_BYTES = 4096
 _TAG = struct.Struct("<8sIQQ")
 _MAGIC = b"CDPORCL\0"
 _ZEROS = bytes(SECTOR_BYTES)
+_TAGS = SECTOR_BYTES // _TAG.size
+"""So many fill a sector, whatever stands before them."""
 NEVER = 1 << 62
 """A time after everything."""
 
@@ -45,6 +47,10 @@ class Write:
     acknowledged_ns: int | None = None
     settled_ns: int | None = None
 
+    def touches(self, sector: int) -> bool:
+        """Whether the sector is among those that it wrote."""
+        return self.first <= sector < self.first + self.count
+
     @property
     def done_ns(self) -> int:
         """When it was certainly done, NEVER if that is not known."""
@@ -60,7 +66,7 @@ def sector_content(space: int, sector: int, number: int) -> bytes:
     """The bytes that write `number` puts into `sector`: a tag, then half noise, half repetition."""
     tag = _TAG.pack(_MAGIC, space, sector, number)
     noise = hashlib.shake_128(tag).digest(SECTOR_BYTES // 2)
-    return (tag + noise + tag * SECTOR_BYTES)[:SECTOR_BYTES]
+    return (tag + noise + tag * _TAGS)[:SECTOR_BYTES]
 
 
 @dataclass(slots=True)
@@ -116,7 +122,7 @@ def verify_image(
     for sector, writes in enumerate(touching):
         number = shown_number(history.space, sector, read(sector))
         if number:
-            if number > len(history.writes) or history.writes[number - 1] not in writes:
+            if number > len(history.writes) or not history.writes[number - 1].touches(sector):
                 raise OracleError(f"sector {sector} shows write {number}, which never touched it")
             write = history.writes[number - 1]
             if write.voids:
