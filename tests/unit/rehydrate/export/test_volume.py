@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -18,7 +20,10 @@ from cdp_container.format.place import Place
 from cdp_container.store.memory import MemoryStore
 from nbd_export.backend import Extent, State
 from rehydrate.export import content as contents
+from rehydrate.export import images
 from rehydrate.export.content import Bytes
+from rehydrate.export.formats import shape_of
+from rehydrate.export.images import make_image
 from rehydrate.export.volume import BLOCK_BYTES, NAME, exported, extents_of
 from rehydrate.ondemand.reader import Content, Reader
 from tests.containers import Site, write, zero
@@ -174,3 +179,14 @@ def test_data_alone_is_one_extent() -> None:
         Extent(4096, State.HOLE),
         Extent(4904, State.DATA),
     ]
+
+
+def test_an_image_gets_no_name_where_a_read_failed_whatever_the_program_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = cast(Bytes, SimpleNamespace(failure=DamagedObject("open a frame", "it is torn")))
+    monkeypatch.setattr(images, "exported", lambda source, directory: nullcontext("nbd://"))
+    monkeypatch.setattr(images, "convert", lambda address, target, *rest: target.write_bytes(b"zeros"))
+    with pytest.raises(DamagedObject, match="torn"):
+        make_image(tmp_path / "db.raw", source, shape_of("raw", None), 0, False, {}, lambda: None)
+    assert list(tmp_path.iterdir()) == []
