@@ -7,6 +7,7 @@ when an image that began after it is protected: what is restored then is exactly
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -178,14 +179,21 @@ def test_a_vm_that_hangs_costs_nobody_else_anything(tmp_path: Path) -> None:
                 return any("db-data" in problem for problem in problems)
 
             wait_until(told, "status tells of the VM", 60.0)
+            wait_until(lambda: "db-data" in str(not_whole(site)), "alerts are told of it, too", 60.0)
             points = site.points()
             wait_until(lambda: len(site.points()) > len(points) or written_point(site), "other cuts", 60.0)
         finally:
             os.kill(vm.pid, signal.SIGCONT)
         vm.write_some(dice, 5)
         site.flush_when_ready()
+        wait_until(lambda: not_whole(site) == [], "and that it is over", 60.0)
         after = restored(site, tmp_path / "after")
         assert after == expected(vm, b"x" * BLOCK + bytes(4 * MIB - BLOCK))
+
+
+def not_whole(site: Site) -> object:
+    """VMs that are not whole in the newest cut, as the alerts' watch reads it."""
+    return json.loads((site.journal / "streamer.json").read_bytes())["images"]["not_whole"]
 
 
 def written_point(site: Site) -> bool:
