@@ -20,9 +20,10 @@ MARKS_ceph := ceph
 MARKS_sim := sim
 # The other folders hold none, and would only be imported. The third worker works while two wait for disks.
 PYTEST_unit := --numprocesses 4 --ignore tests/e2e --ignore tests/sim
-# First what only computes; then real processes and servers: what needs Ceph on one core, all else on the other.
+# First what only computes; then real processes and servers, who wait half of their time: what needs Ceph with
+# one worker, every other module with any one (tests/sharing.py), in the order in which they were collected.
 COMPUTED := --numprocesses 3 --ignore tests/e2e -m "not e2e and not ceph"
-REAL := --numprocesses 2 --dist loadgroup -m "e2e or ceph"
+REAL := tests/e2e --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-failover test docs lint soak simulate bench clean system-demo system-test system-bench

@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+from tests import sharing
 from tests.servers.ceph import missing_programs, running_ceph
 from tests.servers.s3 import S3Server, forget_everything, running_moto
 from tests.tiny_guest import make as tiny_guest
@@ -30,14 +32,17 @@ GARBAGE_BYTES_MAX = 64 << 20
 and a few hundred in a circle may hold every image of a test's disks: such tests left gigabytes behind."""
 
 LEFT_OUT = "left_out"
+NEED_CEPH = "need_ceph"
 _left_out_key = pytest.StashKey[dict[str, int]]()
 _memory_key = pytest.StashKey[int]()
+_folder_key = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
 class Worker(Protocol):
     """A worker of pytest-xdist, as who gives it tests sees it."""
 
     config: pytest.Config
+    workerinput: dict[str, str]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seeds", type=int, default=200, help="how many seeds the simulator runs (200)")
     group.addoption("--first-seed", type=int, default=0, help="the simulator's first seed (0)")
     group.addoption("--deep", action="store_true", help="enumerate all crash states of all short stories")
-    group.addoption("--rounds", type=int, default=50, help="how many rounds the kill tests run (50)")
+    group.addoption("--rounds", type=int, default=24, help="how many rounds the kill tests run (24)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,16 +80,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(runnable, key=_rank)
-    for item in items:
-        # For workers who share the tests: one Ceph for all, and what a module starts is for it alone.
-        group = "ceph" if item.get_closest_marker("ceph") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    if getattr(config.option, "loadgroup", False):
-        items.sort(key=lambda item: item.get_closest_marker("ceph") is None)  # the longest first
+    if _told_path(config):
+        items.sort(key=lambda item: sharing.turn_of(_group(item)))
 
 
+# Before pytest-xdist, which then tells that all is collected.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported and collected by now stays: no search for garbage need look at it again."""
+    if path := _told_path(session.config):
+        sharing.write_down(
+            Path(path), (item.nodeid for item in session.items if _group(item) == sharing.CEPH)
+        )
     gc.collect()
     gc.freeze()
     session.config.stash[_memory_key] = _memory_bytes()
@@ -103,6 +110,36 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def _memory_bytes() -> int:
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Worker) -> None:
+    """Say to a worker where to write down what needs Ceph."""
+    node.workerinput[NEED_CEPH] = str(_need_ceph_path(node.config)) if _has_groups(node.config) else ""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> sharing.Groups | None:
+    """Ours, for `--dist loadgroup`."""
+    return sharing.Groups(config, log, _need_ceph_path(config)) if _has_groups(config) else None
+
+
+def _has_groups(config: pytest.Config) -> bool:
+    return bool(config.getvalue("dist") == "loadgroup")
+
+
+def _told_path(config: pytest.Config) -> str:
+    """Where a worker of such a run writes; "" in any other process."""
+    told: dict[str, str] = getattr(config, "workerinput", {})
+    return told.get(NEED_CEPH, "")
+
+
+def _need_ceph_path(config: pytest.Config) -> Path:
+    if _folder_key not in config.stash:
+        folder = tempfile.TemporaryDirectory(prefix="cdp-groups-")
+        config.add_cleanup(folder.cleanup)
+        config.stash[_folder_key] = folder
+    return Path(config.stash[_folder_key].name) / NEED_CEPH
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -139,6 +176,14 @@ def _missing(item: pytest.Item) -> list[str]:
 @functools.cache
 def _is_here(name: str) -> bool:
     return tiny_guest.is_ready() if name == "tiny guest" else shutil.which(name) is not None
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("ceph"):
+        return sharing.CEPH
+    if "ceph" in getattr(item, "fixturenames", ()):
+        raise pytest.UsageError(f"{item.nodeid} needs Ceph: mark it, or each worker starts one of its own")
+    return item.path.stem
 
 
 def _rank(item: pytest.Item) -> int:

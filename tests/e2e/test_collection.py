@@ -21,6 +21,8 @@ HOUR = 3600
 BLOCK = 4096
 BLOCKS = 4 * MIB // BLOCK
 WAIT_SECONDS_MAX = 120.0
+PAUSE_SECONDS = 0.002
+"""Between two writes of who only disturbs: a flood would be packed and verified, and tell no more."""
 SETTINGS = (
     "retention: {every: 2h, markers: 2h}",
     "collection: {every: 1d, grace: 1s}",
@@ -74,7 +76,7 @@ def bystander(site: Site) -> Iterator[None]:
     def write() -> None:
         rng = random.Random(7)
         with site.client("db") as guest:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_SECONDS):
                 guest.write(rng.randrange(BLOCKS // 2) * BLOCK, rng.randbytes(BLOCK))
 
     thread = threading.Thread(target=write)

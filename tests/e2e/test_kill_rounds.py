@@ -59,13 +59,14 @@ class Game:
     agent: Agent
     guest: Guest
     workloads: list[Workload] = field(default_factory=list)
+    due: list[str] = field(default_factory=list)
     deaths: int = 0
     flushed_ns: int = 0
     protected: tuple[int, int] = (0, 0)
 
     def play(self, number: int) -> None:
         """One round."""
-        kind = self.rng.choice(KINDS)
+        kind = self._deal()
         print(f"round {number}: {kind}")
         self._let_write()
         if self.rng.random() < 0.5:
@@ -80,6 +81,12 @@ class Game:
         if not self.agent.alive:
             self.agent, self.deaths = self.site.start(), 0
         self._let_write()
+
+    def _deal(self) -> str:
+        """By chance, but each kind as often as any other: few rounds hold all of them."""
+        if not self.due:
+            self.due = self.rng.sample(KINDS, len(KINDS))
+        return self.due.pop()
 
     def _let_write(self) -> None:
         """Go on when both volumes took new writes: guests are served."""

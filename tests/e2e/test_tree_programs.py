@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(0)]
 
 SEED = 20263
 ROUNDS_PER_KILL = 25
-"""Of `--rounds`: one kill of each test."""
+"""Of `--rounds`: one kill of each test; at least two."""
 CHECKED_MAX = 40
 """Cuts of one test that are checked, spread evenly."""
 
@@ -43,6 +43,11 @@ SOURCE_SHA256 = "31e066137a962676e89f69d1b65382de95a7ef7d914b8cb956f41ea72e0f516
 HELPER = Path("/usr/lib/apt/apt-helper")
 BUILD = "tar -xzf '{}' && cd hello-2.10 && ./configure -q --disable-nls && make -s"
 GREETING = "Hello, world!\n"
+
+
+def kills_of(rounds: int) -> int:
+    """How often something is killed in each test."""
+    return max(2, rounds // ROUNDS_PER_KILL)
 
 
 def chosen(storm: Storm, base: Path) -> Iterator[tuple[State, Path]]:
@@ -67,7 +72,7 @@ def killed(
     said: dict[str, int] = {}
     with protected(tree) as storm:
         with working:
-            for number in range(max(1, rounds // ROUNDS_PER_KILL)):
+            for number in range(kills_of(rounds)):
                 working.advance(steps)
                 storm.hit(victims[number % len(victims)])
                 working.advance(steps)
@@ -149,7 +154,7 @@ def test_a_database_recovers_from_every_exact_cut(rounds: int, tmp_path: Path) -
         print(
             f"{len(shown)} exact cuts of a database were checked, {len(set(shown.values()))} different ones"
         )
-        assert len(set(shown.values())) > rounds // ROUNDS_PER_KILL
+        assert len(set(shown.values())) > kills_of(rounds)
 
 
 # --- a repository ------------------------------------------------------------------------------
@@ -237,7 +242,7 @@ def test_a_repository_is_sound_at_every_exact_cut(rounds: int, tmp_path: Path) -
             check_repository(copy)
             heads.append(git(copy, "rev-parse", "HEAD").stdout)
         print(f"{len(heads)} exact cuts of a repository were checked, {len(set(heads))} heads")
-        assert len(set(heads)) > rounds // ROUNDS_PER_KILL
+        assert len(set(heads)) > kills_of(rounds)
 
 
 def check_repository(path: Path) -> None:
@@ -328,7 +333,7 @@ def test_a_build_goes_on_in_a_copy(rounds: int, tmp_path: Path, archive: Path) -
     with protected(tree) as storm:
         build = Build(tree, archive)
         try:
-            for number in range(max(2, rounds // ROUNDS_PER_KILL)):
+            for number in range(kills_of(rounds)):
                 wait_until((tree / "hello-2.10" / "configure").exists, "it is unpacked", PATIENCE_SECONDS)
                 # The random moment: not to wait for anything is the point of it.
                 threading.Event().wait(rng.random() * MOMENT_SECONDS_MAX)

@@ -408,7 +408,7 @@ class Faults:
 STEPS_MAX = 60
 
 
-@pytest.mark.e2e  # it takes its time
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_interrupted_at_any_step_the_same_command_goes_on(tmp_path: Path, after: bool) -> None:
     for step in range(1, STEPS_MAX):

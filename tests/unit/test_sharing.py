@@ -1,0 +1,46 @@
+"""Workers share tests by groups: pytest-xdist gives each group to one of them, whatever version it is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from tests.sharing import CEPH, LONGEST_FIRST, group_of, turn_of
+
+ROOT = Path(__file__).parents[2]
+TWO_MODULES = ("tests/unit/oracle/test_above.py", "tests/unit/oracle/test_history.py")
+SECONDS_MAX = 100.0
+
+
+def test_what_needs_ceph_is_one_group_and_each_other_module_another() -> None:
+    need_ceph = frozenset(("tests/e2e/test_a.py::test_x", "tests/e2e/test_b.py::test_y[1]"))
+    assert group_of("tests/e2e/test_a.py::test_x", need_ceph) == CEPH
+    assert group_of("tests/e2e/test_b.py::test_y[1]", need_ceph) == CEPH
+    assert group_of("tests/e2e/test_a.py::test_z", need_ceph) == "tests/e2e/test_a.py"
+    assert group_of("tests/e2e/test_b.py::test_y[2::]", need_ceph) == "tests/e2e/test_b.py"
+
+
+def test_the_longest_come_first_and_are_there() -> None:
+    assert turn_of(CEPH) == 0
+    assert turn_of("test_a") > max(map(turn_of, LONGEST_FIRST))
+    missing = [name for name in LONGEST_FIRST[1:] if not (ROOT / "tests/e2e" / f"{name}.py").is_file()]
+    assert missing == []
+
+
+def test_a_module_is_run_by_one_worker_and_two_by_two() -> None:
+    """Asked of pytest-xdist itself: its own groups once stopped to be ones, and it said nothing."""
+    words = ("--numprocesses", "2", "--dist", "loadgroup", "--verbose", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, *TWO_MODULES],
+        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    workers = defaultdict(set)
+    for worker, module in re.findall(r"^\[(gw\d)\].* PASSED ([^:]+)::", done.stdout, re.MULTILINE):
+        workers[module].add(worker)
+    assert set(workers) == set(TWO_MODULES), done.stdout
+    assert all(len(by) == 1 for by in workers.values()), workers
+    assert len(set.union(*workers.values())) == 2, workers
