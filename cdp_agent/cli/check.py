@@ -110,13 +110,14 @@ def _show_trees(settings: AgentSettings) -> None:
 def _show_vms(settings: AgentSettings) -> None:
     """Whether a hypervisor answers is for `describe` to find out; a QEMU may just be off."""
     for vm in settings.vms:
-        at = vm.proxmox or vm.qmp or vm.description
+        at = vm.proxmox or vm.description or vm.qmp
         if vm.libvirt is not None:
             check_libvirt(f"VM {vm.name}")
             at = f"domain {vm.libvirt.domain} at {vm.libvirt.uri}"
-        elif at is not None and vm.qmp is None and not os.path.isfile(at):
+        elif at is not None and at != vm.qmp and not os.path.isfile(at):
             raise ConfigInvalid(f"VM {vm.name} cannot be described", f"there is no file {at}")
-        print(f"vm {vm.name}: {at}; `cdp-agent describe` asks")
+        by = f", captured by {vm.qmp}" if vm.qmp not in (None, at) else ""
+        print(f"vm {vm.name}: {at}{by}; `cdp-agent describe` asks")
 
 
 def _show_alerts(settings: AgentSettings) -> None:

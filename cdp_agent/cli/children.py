@@ -23,8 +23,8 @@ from cdp_agent.volume_set import changed_trees, removed_of, volumes_of
 from cdp_agent.watcher.settings import SCAN_SECONDS, TreeSettings, WatcherSettings
 from cdp_agent.wish import load_wish
 from cdp_container.domain.carried import load_believed
-from cdp_container.domain.disk_settings import known_disks, named_disks
-from cdp_container.domain.identity import AgentIdentity, TreeIdentity, load_identity
+from cdp_container.domain.disk_settings import device_of, known_disks, named_disks
+from cdp_container.domain.identity import AgentIdentity, TreeIdentity, VmIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.replica_places import published
 from cdp_container.domain.retention import Retention
@@ -235,24 +235,24 @@ def watcher_settings(config: Path) -> WatcherSettings:
 def imager_settings(config: Path) -> ImagerSettings:
     """What the imager is told. Raises ConfigInvalid."""
     settings, identity = load_agent(config, other_volumes=True)
-    sockets = {vm.name: vm.at for vm in identity.active_vms if vm.kind == "qmp"}
-    disks = identity.active_disks
+    members = {vm.name: vm for vm in identity.active_vms}
+    names = dict.fromkeys(disk.vm for disk in identity.active_disks)
     return ImagerSettings(
         directory=Path(settings.journal.directory),
-        vms=tuple(
-            VmSettings(
-                name,
-                sockets.get(name, ""),
-                tuple(
-                    DiskSettings(disk.space, disk.name, disk.disk, disk.size_bytes)
-                    for disk in disks
-                    if disk.vm == name
-                ),
-            )
-            for name in dict.fromkeys(disk.vm for disk in disks)
-        ),
+        vms=tuple(_captured(name, members.get(name), identity) for name in names),
         every_seconds=settings.capture_every,
     )
+
+
+def _captured(name: str, vm: VmIdentity | None, identity: AgentIdentity) -> VmSettings:
+    """The disks of one VM that are captured; None: it is not configured any more, and cannot be reached."""
+    is_libvirts = vm is not None and vm.kind == "libvirt"
+    disks = tuple(
+        DiskSettings(disk.space, disk.name, device_of(disk.disk, is_libvirts), disk.size_bytes)
+        for disk in identity.active_disks
+        if disk.vm == name
+    )
+    return VmSettings(name, "" if vm is None else vm.qmp, disks)
 
 
 def operator() -> str:

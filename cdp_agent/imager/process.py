@@ -76,13 +76,24 @@ def opener(folder: Path, clock: Clock, run: str) -> Callable[[VmMemory], Hypervi
         def left_seconds() -> float:
             return min(STALL_SECONDS, (until_ns - clock.boottime_ns()) / 1e9)
 
-        if not os.path.exists(vm.settings.qmp):
+        if _is_missing(vm.settings.qmp):
             why = f"there is no socket {vm.settings.qmp}: the VM does not run"
             raise HypervisorFailed(f"capturing VM {vm.settings.name}", why, "")
         qmp = Commanding(vm.settings.qmp, left_seconds)
         return Hypervisor(qmp, run, folder, socket_of(vm.settings.name), left_seconds, clock.sleep)
 
     return open_vm
+
+
+def _is_missing(path: str) -> bool:
+    """Whether it is not there; what may not be looked at is told by who connects."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def socket_of(vm: str) -> str:

@@ -8,9 +8,10 @@ from typing import Final
 from cdp_agent.imager.hypervisor import Disks, disks_of
 from cdp_agent.imager.qmp import Commanding
 from cdp_container.clock import Clock
-from cdp_container.domain.disk_settings import DiskSettings
+from cdp_container.domain.disk_settings import DiskSettings, device_of
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.settings import AgentSettings
+from cdp_container.domain.vm_settings import VmSettings
 from cdp_container.errors import HypervisorFailed
 
 ASK_SECONDS: Final = 10.0
@@ -44,7 +45,7 @@ def disk_sizes(
                 raise
             sizes |= {one.name: one.size_bytes for one in old if one is not None}
             continue
-        sizes |= _sizes(vm.name, wanted, found)
+        sizes |= _sizes(vm, wanted, found)
     return sizes
 
 
@@ -57,15 +58,16 @@ def _found(path: str, clock: Clock) -> Disks:
         qmp.close()
 
 
-def _sizes(vm: str, wanted: Sequence[DiskSettings], found: Disks) -> dict[str, int]:
+def _sizes(vm: VmSettings, wanted: Sequence[DiskSettings], found: Disks) -> dict[str, int]:
     sizes = {}
     for disk in wanted:
-        one = found.get(disk.disk)
+        device = device_of(disk.disk, vm.libvirt is not None)
+        one = found.get(device)
         if one is None:
-            why, hint = found.without(disk.disk)
-            raise HypervisorFailed(f"volume {disk.name}", f"VM {vm}: {why}", hint)
+            why, hint = found.without(device)
+            raise HypervisorFailed(f"volume {disk.name}", f"VM {vm.name}: {why}", hint)
         if not one.size_bytes or one.size_bytes % SECTOR_BYTES:
-            why = f"disk {disk.disk} of VM {vm} has {one.size_bytes} bytes, no whole number of sectors"
+            why = f"disk {disk.disk} of VM {vm.name} has {one.size_bytes} bytes, no whole number of sectors"
             raise HypervisorFailed(f"volume {disk.name}", why, "")
         sizes[disk.name] = one.size_bytes
     return sizes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -106,11 +106,17 @@ def _with_captured(vm: VmIdentity, identity: AgentIdentity) -> VmIdentity:
     return replace(vm, disks=tuple({**dict(vm.disks), **captured}.items()))
 
 
+def _as_described(disks: Iterable[tuple[str, str | None]], found: Found) -> dict[str, str | None]:
+    """What is said of disks, some of which may be called as QEMU calls them."""
+    names = {device: name for name, device in found.devices.items()}
+    return {names.get(disk, disk): volume for disk, volume in disks}
+
+
 def ask_vm(vm: VmIdentity, volumes: Volumes, clock: Clock) -> Told:
     """One VM."""
     try:
         found = _found(vm, clock)
-        matched = match_disks(found, dict(vm.disks), volumes, os.path.realpath)
+        matched = match_disks(found, _as_described(vm.disks, found), volumes, os.path.realpath)
         description = matched.description
         if found.variables_path is not None and description.firmware.variables is None:
             firmware = replace(description.firmware, variables=read_variables(Path(found.variables_path)))

@@ -43,12 +43,17 @@ NO_SOURCE: Final = DiskSource()
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A VM as its hypervisor has it. `sources`: by the names of disks; `variables_path`: of UEFI's."""
+    """A VM as its hypervisor has it.
+
+    `sources`: by the names of disks; `variables_path`: of UEFI's. `devices`: what QEMU calls disks, by their
+    names, where that is something else.
+    """
 
     description: Description
     native: Native
     sources: Mapping[str, DiskSource] = field(default_factory=dict)
     variables_path: str | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_document(text: str, what: str) -> str:

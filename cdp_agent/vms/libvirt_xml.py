@@ -21,6 +21,7 @@ from cdp_agent.vms.found import (
     check_document,
     without_passwords,
 )
+from cdp_container.domain.disk_names import device_of_target
 from cdp_container.domain.machine import (
     Bus,
     Console,
@@ -107,7 +108,8 @@ def parse_domain(text: str, what: str) -> Found:
         guest_agent=any(target.get("name") == AGENT_CHANNEL for target in devices.findall("channel/target")),
         left_out=tuple(dict.fromkeys(left_out)),
     )
-    return Found(description, Native(NativeKind.LIBVIRT, native), sources, variables_path)
+    native_document = Native(NativeKind.LIBVIRT, native)
+    return Found(description, native_document, sources, variables_path, _device_names(devices, disks))
 
 
 # --- the text ------------------------------------------------------------------------------------
@@ -267,6 +269,28 @@ def _disk(number: int, one: Element, models: dict[str, str | None], left_out: li
     )
 
 
+def _device_names(devices: Element, disks: Sequence[Disk]) -> dict[str, str]:
+    """What QEMU calls the disks: an alias, where one stands (of a VM that runs always); else by the rule."""
+    elements = devices.findall("disk")
+    names = {
+        disk.name: _of(one.find("alias"), "name") or _device_name(one, disk)
+        for one, disk in zip(elements, disks, strict=True)
+    }
+    return {name: device for name, device in names.items() if device}
+
+
+def _device_name(one: Element, disk: Disk) -> str:
+    if disk.bus is Bus.VIRTIO:
+        return device_of_target(disk.name)
+    address = one.find("address")
+    if address is None or address.get("type") != "drive" or disk.bus is Bus.USB:
+        return ""
+    parts = ["controller", "bus", "target", "unit"]
+    if disk.bus is not Bus.SCSI or disk.model == "lsilogic":
+        parts.remove("target")
+    return disk.bus.value + "-".join(address.get(part) or "0" for part in parts)
+
+
 def _bus_by_name(name: str) -> str:
     """What libvirt takes a disk for that names no bus."""
     by_name = {"vd": "virtio", "sd": "scsi", "hd": "ide", "fd": "fdc", "ub": "usb"}
@@ -360,7 +384,11 @@ def _told(one: Element) -> str:
 
 
 def hot_plugged(live: Found, kept: Found) -> Found:
-    """What is kept of a domain that runs, saying which disks and cards it has just now besides."""
+    """What is kept of a domain that runs, saying which disks and cards it has just now besides.
+
+    What QEMU calls its disks is as it is just now.
+    """
+    kept = replace(kept, devices={**kept.devices, **live.devices})
     words = [
         f"disk {disk.name}: attached until the next stop"
         for disk in live.description.disks

@@ -307,6 +307,8 @@ def _place(device: Answers, paths: Sequence[str]) -> int:
 def disk_name(block: Answers) -> str:
     """What its owner called it: the device, the drive, the node; else its place among devices."""
     parts = str(block["qdev"]).split("/")
+    if len(parts) == 1:
+        return parts[0]  # the device has an id, and is the disk itself, as of SCSI and IDE
     if "peripheral" in parts:
         return parts[parts.index("peripheral") + 1]
     return str(block.get("device") or block.get("node-name") or parts[-1])
@@ -315,6 +317,8 @@ def disk_name(block: Answers) -> str:
 def _device_of(block: Answers, devices: Sequence[Answers]) -> Answers:
     """The device that shows a block device: itself, or what it is a part of."""
     path = str(block.get("qdev"))
+    if "/" not in path:
+        path = f"{_PLACES[0]}/{path}"
     return next((one for one in devices if path == one["path"] or path.startswith(f"{one['path']}/")), {})
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from cdp_container.domain.disk_names import device_of_target
 from cdp_container.domain.identity import AgentIdentity, DiskIdentity
 from cdp_container.domain.setting_types import Name, Strict
 from cdp_container.domain.vm_settings import DiskName, VmSettings
@@ -55,11 +56,12 @@ def disk_faults(
     names = [*volumes, *(disk.name for disk in disks)]
     twice = sorted({disk.name for disk in disks if names.count(disk.name) > 1})
     faults = [f"volumes: two have the same name: {name}" for name in twice]
-    places = [(disk.vm, disk.disk) for disk in disks]
+    libvirts = {vm.name for vm in vms if vm.libvirt is not None}
+    places = [(disk.vm, device_of(disk.disk, disk.vm in libvirts)) for disk in disks]
     faults += [
         f"volumes: {disk.name}: disk {disk.disk} of VM {disk.vm} is another volume, too"
         for number, disk in enumerate(disks)
-        if places.index((disk.vm, disk.disk)) < number
+        if places.index(places[number]) < number
     ]
     qmp = {vm.name for vm in vms if vm.qmp is not None}
     faults += [
@@ -71,6 +73,11 @@ def disk_faults(
         said = {disk.disk for disk in disks if disk.vm == vm.name} & {*vm.disks}
         faults += [f"vms: {vm.name}: disks: {name} stands under volumes, too" for name in sorted(said)]
     return faults
+
+
+def device_of(disk: str, is_libvirts: bool) -> str:
+    """What QEMU calls a disk; `is_libvirts`: of a VM whose configuration libvirt knows."""
+    return device_of_target(disk) if is_libvirts else disk
 
 
 def named_disks(disks: Sequence[DiskSettings]) -> set[tuple[str, str, str]]:

@@ -117,6 +117,7 @@ class VmIdentity:
         domain: what libvirt calls it.
         disks: names of volumes by names of disks, None where one is not protected, and meant so.
         removed: it is not in the domain any more.
+        qmp: the QMP socket by which its disks are captured, whoever knows its configuration; empty: none.
     """
 
     name: str
@@ -126,6 +127,7 @@ class VmIdentity:
     domain: str = ""
     disks: tuple[tuple[str, str | None], ...] = ()
     removed: bool = False
+    qmp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,7 @@ def encode_identity(identity: AgentIdentity) -> bytes:
                 "kind": vm.kind,
                 "at": vm.at,
                 "domain": vm.domain,
+                "qmp": vm.qmp,
                 "disks": dict(vm.disks),
                 "removed": vm.removed,
             }
@@ -302,6 +305,7 @@ def _vm(vm: Mapping[str, Any]) -> VmIdentity:
         kind=str(vm["kind"]),
         at=str(vm["at"]),
         domain=str(vm["domain"]),
+        qmp=str(vm.get("qmp", vm["at"] if vm["kind"] == "qmp" else "")),
         disks=tuple(disks),
         removed=bool(vm["removed"]),
     )

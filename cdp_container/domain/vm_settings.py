@@ -49,6 +49,7 @@ class VmSettings(Strict):
     """One VM: its name in the domain, and who knows its configuration, one of four.
 
     `proxmox`: its file; `qmp`: the socket of a plain QEMU; `description`: a page that was written by hand.
+    Beside one of the others `qmp` is the socket by which disks are captured, and nothing else.
     `disks`: volumes by the names of disks, where that is not found out; None: not protected, and meant so.
     """
 
@@ -61,8 +62,12 @@ class VmSettings(Strict):
 
     @model_validator(mode="after")
     def _is_one(self) -> VmSettings:
-        if sum(one is not None for one in (self.libvirt, self.proxmox, self.qmp, self.description)) != 1:
-            raise ValueError("needs one of libvirt, proxmox, qmp and description")
+        others = sum(one is not None for one in (self.libvirt, self.proxmox, self.description))
+        if others > 1 or (not others and self.qmp is None):
+            raise ValueError(
+                "needs one of libvirt, proxmox, qmp and description (and qmp beside one of the others, where"
+                " disks are captured)"
+            )
         return self
 
 
@@ -93,8 +98,9 @@ def changed_vms(
 def _changed_vm(vm: VmIdentity, wanted: VmSettings | None) -> VmIdentity:
     if wanted is None:
         return replace(vm, removed=True) if vm.kind else vm
-    ways = {"proxmox": wanted.proxmox, "qmp": wanted.qmp, "description": wanted.description}
+    ways = {"proxmox": wanted.proxmox, "description": wanted.description, "qmp": wanted.qmp}
     kind, at, domain = next(((kind, at, "") for kind, at in ways.items() if at is not None), ("", "", ""))
     if wanted.libvirt is not None:
         kind, at, domain = "libvirt", wanted.libvirt.uri, wanted.libvirt.domain
-    return replace(vm, kind=kind, at=at, domain=domain, disks=tuple(wanted.disks.items()))
+    disks = tuple(wanted.disks.items())
+    return replace(vm, kind=kind, at=at, domain=domain, qmp=wanted.qmp or "", disks=disks)

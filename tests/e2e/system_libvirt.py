@@ -16,6 +16,8 @@ from typing import Final
 from tests.waiting import wait_until
 
 UP_SECONDS_MAX = 60.0
+QEMU_USER: Final = 64055
+"""Of libvirt-qemu, user and group, as Debian has it."""
 SYSTEM_LIBVIRT: Final = ("libvirtd", "virtlogd", "virsh", "unshare", "qemu-system-x86_64", "qemu-img") + (
     () if os.geteuid() == 0 else ("root",)
 )
@@ -34,7 +36,10 @@ for folder in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/lib
     mount -t tmpfs none "$folder"
 done
 mkdir -p /var/lib/libvirt/qemu /run/libvirt
-for line in 'user = "root"' 'group = "root"' 'security_driver = "none"' 'cgroup_controllers = []' \\
+# As udev has it: where QEMU can open it and its user may not, libvirt forgets at once what it learnt of QEMU.
+[ ! -c /dev/kvm ] || { mknod -m 0666 /run/kvm c 10 232; mount --bind /run/kvm /dev/kvm; }
+chown "$2" /var/lib/libvirt/qemu
+for line in "user = \\"$2\\"" "group = \\"$2\\"" 'security_driver = "none"' 'cgroup_controllers = []' \\
     'namespaces = []'; do echo "$line"; done > /etc/libvirt/qemu.conf
 printf '%s\\n' "unix_sock_dir = \\"$base/sock\\"" 'auth_unix_rw = "none"' > "$base/libvirtd.conf"
 virtlogd &
@@ -43,10 +48,13 @@ exec libvirtd -f "$base/libvirtd.conf"
 
 
 @contextmanager
-def system_libvirtd(behind: Sequence[str] = ()) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def system_libvirtd(
+    behind: Sequence[str] = (), user: str = "root"
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A libvirtd of the system, and the address at which it is; its machines are for the caller to end.
 
-    `behind`: words that put it into a network of its own.
+    `behind`: words that put it into a network of its own. `user`: as whom its machines run: `root`, or
+    `libvirt-qemu`, whose number is QEMU_USER.
     """
     with tempfile.TemporaryDirectory(prefix="ls-", ignore_cleanup_errors=True) as folder:
         base = Path(folder)
@@ -65,6 +73,7 @@ def system_libvirtd(behind: Sequence[str] = ()) -> Iterator[tuple[str, subproces
                     _SCRIPT,
                     "sh",
                     str(base),
+                    user,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cdp_container.domain.configured import sources_of
-from cdp_container.domain.disk_settings import changed_disks, known_disks, named_disks
+from cdp_container.domain.disk_settings import changed_disks, device_of, known_disks, named_disks
 from cdp_container.domain.identity import AgentIdentity, decode_identity, encode_identity
 from cdp_container.domain.settings import AgentSettings, dump_settings, parse_settings
 from cdp_container.errors import BackingUnreadable, ConfigInvalid
@@ -57,6 +57,31 @@ def test_a_disk_that_stands_in_two_places_is_told() -> None:
     page = PAGE.replace("/run/db.sock}", "/run/db.sock, disks: {vda: v1}}")
     with pytest.raises(ConfigInvalid, match="db: disks: vda stands under volumes, too"):
         parsed(page=page)
+
+
+LIBVIRTS = PAGE.replace("qmp: /run/db.sock", "libvirt: {domain: db}, qmp: /run/db.sock")
+
+
+def test_a_disk_of_libvirts_has_two_names_and_is_one() -> None:
+    """By libvirt, and by QEMU."""
+    assert [disk.disk for disk in parsed(page=LIBVIRTS).disks] == ["vda"]
+    assert parsed("  - {name: x, vm: db, disk: virtio-disk1}\n", LIBVIRTS).disks[1].disk == "virtio-disk1"
+    with pytest.raises(ConfigInvalid, match="disk virtio-disk0 of VM db is another volume"):
+        parsed("  - {name: x, vm: db, disk: virtio-disk0}\n", LIBVIRTS)
+    with pytest.raises(ConfigInvalid, match="no VM db with a socket"):
+        parsed(page=LIBVIRTS.replace(", qmp: /run/db.sock", ""))
+
+
+@pytest.mark.parametrize(
+    ("target", "device"),
+    [
+        ("vda", "virtio-disk0"), ("vdb", "virtio-disk1"), ("vdz", "virtio-disk25"), ("vdaa", "virtio-disk26"),
+        ("vdba", "virtio-disk52"), ("vdzz", "virtio-disk701"), ("vd", "vd"), ("vda1", "vda1"),
+        ("sda", "sda"), ("virtio-disk0", "virtio-disk0"), ("ua-vda", "ua-vda"), ("VDA", "VDA"),
+    ],
+)  # fmt: skip
+def test_what_qemu_calls_a_disk_of_libvirts(target: str, device: str) -> None:
+    assert (device_of(target, True), device_of(target, False)) == (device, target)
 
 
 def test_what_is_dumped_says_the_same() -> None:

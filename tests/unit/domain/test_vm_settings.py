@@ -56,7 +56,8 @@ def test_the_four_ways_to_ask() -> None:
     ("vms", "why"),
     [
         ("vms: [{name: a}]", "needs one of libvirt, proxmox, qmp and description"),
-        ("vms: [{name: a, qmp: /x, proxmox: /y}]", "needs one of"),
+        ("vms: [{name: a, libvirt: {domain: a}, proxmox: /y}]", "needs one of"),
+        ("vms: [{name: a, libvirt: {domain: a}, proxmox: /y, qmp: /x}]", "needs one of"),
         ("vms: [{name: a b, qmp: /x}]", "name"),
         ("vms: [{name: a, qmp: x}]", "absolute path"),
         (f"vms: [{{name: a, qmp: /{'x' * 120}}}]", "longer than 107"),
@@ -101,6 +102,31 @@ def test_one_that_nobody_here_knows_stays_until_it_was_configured() -> None:
     asked = after(known, FOUR)
     assert (asked.vms[0].vm, asked.vms[0].kind) == (b"w" * 16, "libvirt")
     assert after(asked, "").vms[0].removed
+
+
+def test_a_socket_beside_another_way_to_ask_is_for_capturing_alone() -> None:
+    beside = after(IDENTITY, FOUR.replace("{domain: web}", "{domain: web}, qmp: /run/web.sock"))
+    assert [(vm.kind, vm.qmp) for vm in beside.vms] == [
+        ("libvirt", "/run/web.sock"),
+        ("proxmox", ""),
+        ("qmp", "/run/tiny.sock"),
+        ("description", ""),
+    ]
+    assert beside.vms[0].at == "qemu:///system"
+    assert decode_identity(encode_identity(beside), "agent.json") == beside
+    for way in ("proxmox: /etc/pve/101.conf", "description: /d.yaml"):
+        (one,) = after(IDENTITY, f"vms: [{{name: a, qmp: /x, {way}}}]").vms
+        assert (one.kind, one.qmp) == (way.partition(":")[0], "/x")
+    assert after(beside, FOUR).vms[0].qmp == ""
+
+
+def test_an_agent_json_of_before_has_no_socket_but_that_of_a_plain_qemu() -> None:
+    identity = after(IDENTITY, FOUR)
+    data = encode_identity(identity)
+    for vm in identity.vms:
+        data = data.replace(b'      "qmp": "%s",\n' % vm.qmp.encode(), b"")
+    assert b'"qmp":' not in data
+    assert decode_identity(data, "agent.json") == identity
 
 
 def test_agent_json_has_all_of_it() -> None:
