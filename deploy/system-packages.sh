@@ -16,7 +16,8 @@ demo_set=(
     "fuse3" "util-linux" "procps" "make" "mount"
 )
 test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl" "rsync"
-    "libvirtd libvirt-daemon" "libvirt-daemon-driver-qemu" "virsh libvirt-clients" "libvirt-dev" "pkg-config" "gcc" "python3-dev")
+    "libvirtd libvirt-daemon" "libvirt-daemon-driver-qemu" "virsh libvirt-clients" "libvirt-dev" "pkg-config" "gcc" "python3-dev"
+    "ovmf") # UEFI: that what is rendered really boots by it
 bench_set=("restic")
 
 needs=()

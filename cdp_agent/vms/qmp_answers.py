@@ -226,7 +226,13 @@ def _found(answers: Answers, document: str) -> Found:
         guest_agent=any(device.get("name") == AGENT_PORT for device in devices),
         left_out=tuple(dict.fromkeys(_left_out(devices))),
     )
-    return Found(description, Native(NativeKind.QMP, document), sources)
+    variables = next((block for block in answers["blocks"] if _is_flash(block, 1)), None)
+    return Found(
+        description,
+        Native(NativeKind.QMP, document),
+        sources,
+        None if variables is None else source_of(str(variables.get("file", ""))).path,
+    )
 
 
 def _topology(props: Sequence[Answers]) -> tuple[int | None, int | None, int | None]:
@@ -245,10 +251,18 @@ def _cpu_model(cpus: Sequence[Answers], target: str | None) -> str | None:
 
 def _firmware(answers: Answers) -> Firmware:
     """A flash device is how UEFI comes; QEMU does not tell whether it checks signatures."""
-    flash = answers["flash"] or any(str(one.get("device")).startswith("pflash") for one in answers["blocks"])
+    flash = answers["flash"] or any(_is_flash(one) for one in answers["blocks"])
     name = str(answers["machine"]["firmware"] or "").lower()
     is_uefi = bool(flash) or any(word in name for word in ("ovmf", "edk2", "efi", "aavmf"))
     return Firmware(FirmwareKind.UEFI if is_uefi else FirmwareKind.BIOS)
+
+
+def _is_flash(block: Answers, unit: int | None = None) -> bool:
+    """Whether it is the machine's flash, as a drive or as a node: 0 is the code, 1 the variables."""
+    number = r"\d" if unit is None else str(unit)
+    device, qdev = str(block.get("device")), str(block.get("qdev"))
+    as_drive = re.fullmatch(rf"pflash{number}", device)
+    return bool(as_drive or re.fullmatch(rf"/machine/\w+\.flash{number}", qdev))
 
 
 def _consoles(answers: Answers, devices: Sequence[Answers]) -> Iterator[Console]:
@@ -281,7 +295,7 @@ def _disks(
     paths = [one["path"] for one in devices]
     # As their devices come: QEMU lists drives of the old kind first.
     for block in sorted(blocks, key=lambda block: _place(_device_of(block, devices), paths)):
-        if str(block.get("device", "")).startswith("pflash") or not block.get("qdev"):
+        if _is_flash(block) or not block.get("qdev"):
             continue  # firmware, or what no device shows to the guest
         name = disk_name(block)
         if name in disks:

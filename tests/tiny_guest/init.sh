@@ -89,6 +89,27 @@ check_sums() { # FOLDER LIST WHAT
     mark "$3" "$(grep -c ': OK$' /tmp/said)" "$(grep -c 'FAILED$' /tmp/said)"
 }
 
+load() { # MODULE: one that few guests want, after those that it rests on
+    while read -r module; do insmod "/lib/$module" || fail "module $module"; done <"/lib/modules.$1"
+}
+
+look_at_firmware() { # tells what UEFI kept from an earlier start (-: nothing), and has it keep the word cdp.keep
+    [ -d /sys/firmware/efi ] || return
+    variable=/sys/firmware/efi/efivars/CdpKept-6b9d2d0e-5c0f-4f5e-9d1a-0c7c1a5f0e77
+    load efivarfs
+    mount -t efivarfs efivarfs /sys/firmware/efi/efivars || fail "mount efivarfs"
+    kept=-
+    [ ! -e $variable ] || kept=$(tail -c +5 $variable) # the first four bytes are its attributes
+    mark firmware uefi "$kept"
+    wanted=$(option keep)
+    if [ -n "$wanted" ]; then
+        printf '\007\000\000\000%s' "$wanted" >/tmp/variable
+        dd if=/tmp/variable of=$variable bs=4096 2>/dev/null || fail "keep $wanted"
+        mark kept "$wanted"
+    fi
+    umount /sys/firmware/efi/efivars
+}
+
 put() { # DISK NUMBER: a block that says its number, safe when this is over
     printf '%016d\n' "$2" | dd of="$1" bs=4096 seek="$2" conv=sync,notrunc,fsync 2>/dev/null || fail "write $2 to $1"
 }
@@ -119,6 +140,7 @@ DELAY=$(option delay 0)
 if [ "$0" != /sbin/init ]; then
     while read -r module; do insmod "/lib/$module" || fail "module $module"; done </lib/modules
     mark boot
+    look_at_firmware
     [ ! -e /expected ] || cp /expected /dev/expected # which stays as the root changes
     if [ "$(option root 0)" = 1 ]; then
         attach /dev/vda /mnt

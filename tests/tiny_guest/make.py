@@ -35,6 +35,8 @@ KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-imag
 """Of Debian, and of Ubuntu: each names the newest one."""
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "af_packet")
 """What the guest needs, where it is no part of the kernel itself."""
+ON_DEMAND = ("efivarfs",)
+"""What it loads where it is wanted."""
 APT_SECONDS_MAX = 300.0
 
 _DEPENDS = re.compile(rb"\0depends=([a-z0-9_,-]*)\0")
@@ -154,19 +156,25 @@ def _put_together(unpacked: Path) -> None:
     if not kernels:
         raise NotHereError("the packages hold no kernel")
     busybox = _first_of(unpacked / "bin/busybox", unpacked / "usr/bin/busybox")
-    modules = modules_of(unpacked, kernels[-1].name.removeprefix("vmlinuz-"))
+    release = kernels[-1].name.removeprefix("vmlinuz-")
+    modules = modules_of(unpacked, release, MODULES)
+    extra = {name: modules_of(unpacked, release, (*MODULES, name)) for name in ON_DEMAND}
     folders = ("bin", "lib", "proc", "sys", "dev", "mnt", "log", "tmp")
     files = {"bin/busybox": busybox.read_bytes(), "init": INIT.read_bytes()}
-    files |= {f"lib/{name}.ko": content for name, content in modules.items()}
+    for found in (modules, *extra.values()):
+        files |= {f"lib/{name}.ko": content for name, content in found.items()}
     files["lib/modules"] = "".join(f"{name}.ko\n" for name in modules).encode()
+    for wanted, found in extra.items():
+        more = [name for name in found if name not in modules]
+        files[f"lib/modules.{wanted}"] = "".join(f"{name}.ko\n" for name in more).encode()
     _keep(KERNEL.name, kernels[-1].read_bytes())
     _keep(BUSYBOX.name, files["bin/busybox"])
     BUSYBOX.chmod(0o755)
     _keep(INITRD.name, gzip.compress(archive(folders, files), mtime=0))
 
 
-def modules_of(unpacked: Path, release: str) -> dict[str, bytes]:
-    """The modules that the guest needs, each after those that it rests on."""
+def modules_of(unpacked: Path, release: str, names: Sequence[str]) -> dict[str, bytes]:
+    """Modules that are no part of the kernel itself, each after those that it rests on."""
     root = _first_of(unpacked / "lib/modules" / release, unpacked / "usr/lib/modules" / release)
     built_in = {_module(line) for line in (root / "modules.builtin").read_text().split()}
     paths = {_module(path.name): path for path in root.rglob("*.ko*")}
@@ -184,7 +192,7 @@ def modules_of(unpacked: Path, release: str) -> dict[str, bytes]:
                 add(other.replace("-", "_"))
         found[name] = content
 
-    for name in MODULES:
+    for name in names:
         add(name)
     return found
 
