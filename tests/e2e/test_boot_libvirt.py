@@ -49,7 +49,7 @@ def defined(uri: str) -> list[str]:
 
 
 def test_a_rehearsal_leaves_productions_vm_alone_and_nothing_behind() -> None:
-    with protected() as site, system_libvirtd() as (uri, _):
+    with protected() as site, system_libvirtd(user="libvirt-qemu") as (uri, _):
         site.base.chmod(0o711)
         define_productions(uri, site.base)
         before = virsh(uri, "dumpxml", "db")
@@ -68,7 +68,7 @@ def test_a_rehearsal_leaves_productions_vm_alone_and_nothing_behind() -> None:
 def test_while_libvirtd_is_away_what_runs_stays_noted_and_the_next_rehearsal_takes_it_away() -> None:
     with protected() as site:
         site.base.chmod(0o711)
-        with system_libvirtd() as (uri, daemon):
+        with system_libvirtd(user="libvirt-qemu") as (uri, daemon):
             waits = json.loads(runbook(site.base).read_text())["vms"]
             waits["db"]["checks"].append(
                 {"command": ["/bin/sh", "-c", f"touch {site.base}/hangs; exec sleep 600"]}
@@ -104,7 +104,7 @@ def test_while_libvirtd_is_away_what_runs_stays_noted_and_the_next_rehearsal_tak
 
 
 def test_after_a_failover_libvirts_machines_boot_from_exports_on_tcp() -> None:
-    with protected() as a, system_libvirtd() as (uri, _), taken_over(a) as b:
+    with protected() as a, system_libvirtd(user="libvirt-qemu") as (uri, _), taken_over(a) as b:
         a.base.chmod(0o711)
         listen = f"127.0.0.1:{free_port()}"
         b.config.write_text(b.config.read_text() + f"nbd: {{listen: '{listen}'}}\n")
@@ -129,7 +129,7 @@ def restored(site: Site) -> bytes:
 
 
 def test_one_of_productions_that_has_the_same_uuid_is_never_touched() -> None:
-    with protected(uuid=UUID) as a, system_libvirtd() as (uri, _), taken_over(a) as b:
+    with protected(uuid=UUID) as a, system_libvirtd(user="libvirt-qemu") as (uri, _), taken_over(a) as b:
         a.base.chmod(0o711)
         mine = a.base / "mine.xml"
         mine.write_text(
