@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from rehydrate.rehearsal.partitions import PARTITIONS_MAX, Partition, Read, partitions_of
 
 SIZE = 4 << 20
+ROW_BYTES_MAX = 4096
+"""Of what a row takes here: one that claims gigabytes need not have them."""
 
 
 def reader(disk: bytes) -> Read:
@@ -25,7 +27,8 @@ def mbr(*entries: tuple[int, int, int, int]) -> bytes:
 def gpt(rows: list[tuple[int, int]], count: int = 128, entry_bytes: int = 128, table: int = 2) -> bytes:
     header = struct.pack("<8s4xI16xQ32xQII", b"EFI PART", 92, 1, table, count, entry_bytes).ljust(512, b"\0")
     entries = b"".join(
-        struct.pack("<16s16sQQ", b"t" * 16, b"u" * 16, *row).ljust(max(entry_bytes, 0), b"\0") for row in rows
+        struct.pack("<16s16sQQ", b"t" * 16, b"u" * 16, *row).ljust(min(entry_bytes, ROW_BYTES_MAX), b"\0")
+        for row in rows
     )
     return mbr((0, 0xEE, 1, 0xFFFF)) + header + entries
 
@@ -70,6 +73,18 @@ def test_a_gpt() -> None:
 )
 def test_what_leads_out_of_the_disk_is_none(disk: bytes) -> None:
     assert found(disk) == []
+
+
+def test_rows_that_claim_to_be_huge_are_not_even_asked_for() -> None:
+    disk, asked = gpt([(40, 47)], entry_bytes=1 << 31).ljust(SIZE, b"\0"), list[int]()
+
+    def read(offset: int, length: int) -> bytes:
+        asked.append(length)
+        return disk[offset : offset + length]
+
+    assert partitions_of(read, SIZE) == []
+    assert asked
+    assert max(asked) <= 512
 
 
 def test_a_table_that_claims_too_many_is_read_to_the_limit() -> None:
