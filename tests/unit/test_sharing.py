@@ -30,11 +30,12 @@ def test_the_longest_come_first_and_are_there() -> None:
     assert missing == []
 
 
-def test_a_module_is_run_by_one_worker_and_two_by_two() -> None:
+def test_a_module_is_run_by_one_worker_and_two_by_two(tmp_path: Path) -> None:
     """Asked of pytest-xdist itself: its own groups once stopped to be ones, and it said nothing."""
     words = ("--numprocesses", "2", "--dist", "loadgroup", "--verbose", "-p", "no:cacheprovider")
+    own = ("--basetemp", str(tmp_path / "base"))  # not beside ours, which it would clear away in time
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, *TWO_MODULES],
+        [sys.executable, "-m", "pytest", *words, *own, *TWO_MODULES],
         cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
