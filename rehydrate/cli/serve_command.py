@@ -83,8 +83,9 @@ class _Ended(Exception):
 
 
 def serve(asked: Asked) -> int:
-    """`rehydrate serve`, until it is ended. Raises as a restore, and as `directory.locked`."""
+    """`rehydrate serve`, until it is ended. Raises as a restore, `directory.locked`, `check_socket_path`."""
     asked = replace(asked, overlay=asked.overlay.absolute())
+    process.check_socket_path(asked.overlay)
     with overlays_of.locked(asked.overlay) as kept:
         if kept is not None and kept.is_finished:
             _check_finished(asked, kept)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cdp_container.errors import CdpError, DeviceError
+from cdp_container.errors import CdpError, DeviceError, TargetUnsuitable
 from nbd_export.backend import FixedExports
 from nbd_export.errors import NbdExportError
 from nbd_export.limits import ServerLimits
@@ -24,6 +24,9 @@ from rehydrate.serve.filling import Filling
 from rehydrate.serve.image import Image, Threads
 
 NBD_SOCKET: Final = "nbd.sock"
+SOCKET_PATH_BYTES_MAX: Final = 107
+"""Linux takes no longer one, of us and of the guests that connect to it."""
+
 SYNC_SECONDS: Final = 5.0
 """So often all is made durable without being asked."""
 
@@ -83,6 +86,15 @@ class Ways:
     bytes_per_second: int | None = None
 
 
+def check_socket_path(directory: Path) -> None:
+    """Raises TargetUnsuitable: no socket can have a path in this overlay, so nobody could use it."""
+    path = directory / NBD_SOCKET
+    size = len(os.fsencode(path))
+    if size > SOCKET_PATH_BYTES_MAX:
+        why = f"{path} has {size} bytes, and a socket's path may have {SOCKET_PATH_BYTES_MAX} at the most"
+        raise TargetUnsuitable(f"serve into {directory}", why, "choose a directory with a shorter path")
+
+
 class Service:
     """One run.
 
@@ -135,7 +147,7 @@ class Service:
             await self._open(server, control)
             opened()
             if self._ways.finish:
-                self._wants_filling.set()
+                self._ask_to_fill()
             self._tasks = [asyncio.create_task(self._sync_now_and_then()), asyncio.create_task(self._fill())]
             if self._container is not None:
                 self._tasks.append(asyncio.create_task(self._look_now_and_then(self._container)))
@@ -182,8 +194,9 @@ class Service:
                 await server.listen_tcp(self._ways.tcp)
             await control.open(self._directory)
         except (NbdExportError, OSError, ValueError) as error:
-            hint = "a path of more than 107 bytes is too long for a socket; see what else listens there"
-            raise DeviceError(f"open the exports at {path}", str(error), hint) from error
+            raise DeviceError(
+                f"open the exports at {path}", str(error), "see what else listens there"
+            ) from error
 
     async def _close(self, server: NbdServer, control: ControlServer) -> None:
         waits = any(image.waiting for image in self._images)
@@ -202,8 +215,14 @@ class Service:
                 task.result()  # what it died of
 
     def _finish(self) -> dict[str, Any]:
-        self._wants_filling.set()
+        self._ask_to_fill()
         return self.status()
+
+    def _ask_to_fill(self) -> None:
+        """It is said to stream from now on, not only once the task came to it."""
+        if self._container is not None:
+            self._wants_filling.set()
+            self._filling = "yes"
 
     async def _sync(self) -> bool:
         results = await asyncio.gather(*(image.flush() for image in self._images), return_exceptions=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.errors import NoSuchBucket, StoreUnavailable
+from cdp_container.errors import NoSuchBucket, StoreUnavailable, TargetUnsuitable
 from rehydrate.cli import serve_command
 from rehydrate.cli.commands import Access
 from rehydrate.container import Secret
@@ -23,6 +23,13 @@ KEPT = Kept(bytes(16), "/c", AT, 0, VOLUMES, is_made=True)
 
 def asked(overlay: Path, choice: Choice = LATER, *names: str) -> serve_command.Asked:
     return serve_command.Asked(Access("/c", None, None), choice, names, overlay, Ways(), False, 4)
+
+
+def test_an_overlay_with_too_long_a_path_is_refused_before_anything_is_made_or_read(tmp_path: Path) -> None:
+    overlay = tmp_path / ("a" * 100)
+    with pytest.raises(TargetUnsuitable, match="may have 107"):
+        serve_command.serve(asked(overlay))  # the container's address, too, is one that cannot be opened
+    assert not overlay.exists()
 
 
 def test_a_start_waits_for_the_store_where_guests_wait_for_it(

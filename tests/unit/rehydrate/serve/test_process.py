@@ -80,6 +80,27 @@ def test_how_far_it_is_is_told_while_it_streams_and_not_after(
     assert 0 < shown[0].seconds < shown[1].seconds
 
 
+def test_whoever_asks_it_to_stream_is_told_that_it_does(bench: Bench) -> None:
+    async def story() -> None:
+        service = serviced(bench, Container(), [])
+        assert service.status()["filling"] == "no"
+        assert service._finish()["filling"] == "yes"
+        filling = asyncio.create_task(service._fill())
+        await until(lambda: service.status()["finished"], "all is here")
+        assert service._finish()["filling"] == "finished"
+        filling.cancel()
+
+    run(story())
+
+
+def test_an_overlay_whose_socket_nobody_could_use_is_refused() -> None:
+    longest = Path("/" + "a" * (process.SOCKET_PATH_BYTES_MAX - len("//nbd.sock")))
+    process.check_socket_path(longest)
+    for longer in (Path(f"{longest}a"), Path(str(longest)[:-1] + "ä")):
+        with pytest.raises(TargetUnsuitable, match="has 108 bytes"):
+            process.check_socket_path(longer)
+
+
 def test_a_container_that_cannot_be_opened_ends_all(bench: Bench) -> None:
     container, opened = Container(TargetUnsuitable("serve", "it is another domain's")), []
 
