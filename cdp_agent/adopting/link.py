@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from cdp_agent.vms.qmp_asked import ABSENT_HINT, DENIED_HINT
 from cdp_container.clock import Clock
 from cdp_container.errors import HypervisorFailed
 
@@ -133,10 +134,11 @@ class Link:
             try:
                 self._socket.connect(self._path)
             except OSError as error:
-                raise LinkLost(self._what, error.strerror or str(error)) from error
+                hint = DENIED_HINT if isinstance(error, PermissionError) else ABSENT_HINT
+                raise LinkLost(self._what, error.strerror or str(error), hint) from error
             greeting = self._message().get("QMP")
             if not isinstance(greeting, dict):
-                raise HypervisorFailed(self._what, "it does not speak QMP")
+                raise HypervisorFailed(self._what, "it does not speak QMP", ABSENT_HINT)
             can = [one for one in ("oob",) if one in greeting.get("capabilities", ())]
             self._past_all = "exec-oob" if can else "execute"
             self.do("qmp_capabilities", {"enable": can} if can else {})

@@ -32,13 +32,14 @@ from cdp_agent.cli.adopt_lines import AdoptLines
 from cdp_agent.cli.vm_status import ask_hypervisors
 from cdp_agent.streamer.control import call
 from cdp_agent.supervisor import take_lock
+from cdp_agent.vms.qmp_asked import ABSENT_HINT
 from cdp_container.clock import Clock
 from cdp_container.console import answer, say
 from cdp_container.domain.identity import AgentIdentity, VmIdentity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.point_settings import term_seconds
 from cdp_container.entry import EXIT_INTERRUPTED
-from cdp_container.errors import AgentNotRunning, Incomplete, UsageError, counted
+from cdp_container.errors import AgentNotRunning, HypervisorFailed, Incomplete, UsageError, counted
 from cdp_container.machine_errors import AdoptionPartly, AdoptionRefused, AdoptionUndone
 from cdp_container.telling import size_text
 
@@ -131,7 +132,7 @@ class _Job:
     clock: Clock
 
     def run(self) -> int:
-        with closing(Link(str(self.asked.qmp or self.vm.at), self.clock)) as link:
+        with closing(self._linked()) as link:
             plan = self._plan(link)
             if self.asked.dry_run:
                 return self._show_plan(plan, try_connections(plan, link, self._socket))
@@ -150,6 +151,15 @@ class _Job:
     @property
     def _socket(self) -> str:
         return self.running.settings.socket_path
+
+    def _linked(self) -> Link:
+        try:
+            return Link(str(self.asked.qmp or self.vm.at), self.clock)
+        except HypervisorFailed as error:
+            to = ", ".join(f"{disk} to volume {volume}" for disk, volume in self.wishes.disks.items())
+            what = f"adopt VM {self.vm.name}{f' ({to})' if to else ''}"
+            hint = ABSENT_HINT if error.hint == HypervisorFailed.default_hint else error.hint
+            raise HypervisorFailed(what, f"{error}; nothing was done", hint) from error
 
     def _plan(self, link: Link) -> Plan:
         identity = self.running.identity

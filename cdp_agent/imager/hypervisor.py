@@ -76,7 +76,8 @@ class Disks(dict[str, Found]):
         if name in self.twice:
             hint = "give their devices an id (`-device …,id=NAME`), or their nodes a name"
             return f"it has more than one disk of the name {name}", hint
-        return f"it has no disk {name} (it has: {', '.join(sorted(self)) or 'none'})", ""
+        hint = "say in the configuration (`volumes`: `disk`) one that it has, or give the VM that disk again"
+        return f"it has no disk {name} (it has: {', '.join(sorted(self)) or 'none'})", hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Final
 
 from cdp_agent.imager.hypervisor import Disks, disks_of
 from cdp_agent.imager.qmp import Commanding
+from cdp_agent.vms.qmp_asked import ABSENT_HINT
 from cdp_container.clock import Clock
 from cdp_container.domain.disk_settings import DiskSettings, device_of
 from cdp_container.domain.identity import AgentIdentity
@@ -36,13 +37,13 @@ def disk_sizes(
             continue
         try:
             found = _found(vm.qmp, clock)
-        except HypervisorFailed:
+        except HypervisorFailed as error:
             old = [known.get(disk.name) for disk in wanted]
             if any(
                 one is None or (one.vm, one.disk) != (new.vm, new.disk)
                 for one, new in zip(old, wanted, strict=True)
             ):
-                raise
+                raise _unanswered(vm, wanted, error) from error
             sizes |= {one.name: one.size_bytes for one in old if one is not None}
             continue
         sizes |= _sizes(vm, wanted, found)
@@ -58,6 +59,13 @@ def _found(path: str, clock: Clock) -> Disks:
         qmp.close()
 
 
+def _unanswered(vm: VmSettings, wanted: Sequence[DiskSettings], error: HypervisorFailed) -> HypervisorFailed:
+    """Which VM, and whose volumes wait for it. That what was known stays helps nobody here: nothing was."""
+    disks = ", ".join(f"{disk.name} (disk {disk.disk})" for disk in wanted)
+    hint = ABSENT_HINT if error.hint == HypervisorFailed.default_hint else error.hint
+    return HypervisorFailed(f"VM {vm.name}, which has {disks}", str(error), hint)
+
+
 def _sizes(vm: VmSettings, wanted: Sequence[DiskSettings], found: Disks) -> dict[str, int]:
     sizes = {}
     for disk in wanted:
@@ -67,7 +75,11 @@ def _sizes(vm: VmSettings, wanted: Sequence[DiskSettings], found: Disks) -> dict
             why, hint = found.without(device)
             raise HypervisorFailed(f"volume {disk.name}", f"VM {vm.name}: {why}", hint)
         if not one.size_bytes or one.size_bytes % SECTOR_BYTES:
-            why = f"disk {disk.disk} of VM {vm.name} has {one.size_bytes} bytes, no whole number of sectors"
-            raise HypervisorFailed(f"volume {disk.name}", why, "")
+            why = (
+                f"disk {disk.disk} of VM {vm.name} has {one.size_bytes} bytes: a volume has whole "
+                f"sectors only (of {SECTOR_BYTES} bytes), and one at least"
+            )
+            hint = "its image must end at a whole sector: grow it (`qemu-img resize`, while the VM is off)"
+            raise HypervisorFailed(f"volume {disk.name}", why, hint)
         sizes[disk.name] = one.size_bytes
     return sizes

@@ -19,6 +19,9 @@ ANSWERS_BYTES_MAX: Final = 64 << 20
 """Of all answers of one QEMU."""
 EVENTS_MAX: Final = 10_000
 """What QEMU tells unasked while we ask."""
+ABSENT_HINT: Final = (
+    "the VM must run, with a QMP socket at that path that the agent's user may use (docs/capture.md)"
+)
 BUSY_HINT: Final = "a QMP socket serves one client at a time: give the VM one of its own for the agent"
 
 DENIED_HINT: Final = (
@@ -52,9 +55,9 @@ class Qmp:
             except BlockingIOError as error:
                 raise HypervisorFailed(self._what, CROWDED, BUSY_HINT) from error
             except OSError as error:
-                raise HypervisorFailed(self._what, error.strerror or str(error)) from error
+                raise HypervisorFailed(self._what, error.strerror or str(error), ABSENT_HINT) from error
             if "QMP" not in self._message():
-                raise HypervisorFailed(self._what, "it does not speak QMP")
+                raise HypervisorFailed(self._what, "it does not speak QMP", ABSENT_HINT)
             self.ask("qmp_capabilities", {})
         except BaseException:
             self._socket.close()

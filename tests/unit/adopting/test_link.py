@@ -136,8 +136,9 @@ def test_a_connection_that_is_lost(
 def test_who_is_no_qemu_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "GREETING_SECONDS_MAX", 0.2)
     monkeypatch.setattr(link, "RECONNECT_SECONDS_MAX", 0.2)
-    with pytest.raises(LinkLost, match="No such file"):
+    with pytest.raises(LinkLost, match="No such file") as absent:
         Link(str(tmp_path / "none"), SystemClock())
+    assert "the VM must run" in absent.value.hint
     with peer(tmp_path / "busy", yes, []), pytest.raises(LinkLost, match="in time") as caught:
         Link(str(tmp_path / "busy"), SystemClock())
     assert "one client at a time" in caught.value.hint

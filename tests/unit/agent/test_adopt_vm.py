@@ -23,7 +23,7 @@ from cdp_container.domain.identity import (
     VmIdentity,
     encode_identity,
 )
-from cdp_container.errors import AgentNotRunning, BackingUnreadable, CdpError, UsageError
+from cdp_container.errors import AgentNotRunning, BackingUnreadable, HypervisorFailed, UsageError
 from cdp_container.machine_errors import AdoptionUndone
 
 SIZE = 1 << 20
@@ -88,8 +88,11 @@ def test_others_cannot_be_adopted(tmp_path: Path) -> None:
 
 def test_a_qemu_or_an_agent_that_is_not_there(tmp_path: Path) -> None:
     config, _ = agent(tmp_path, f"qmp: {tmp_path}/qmp")
-    with pytest.raises(CdpError, match="No such file"):
+    with pytest.raises(HypervisorFailed) as caught:
         adopt_vm(config, asked("web", "vda=a"), SystemClock())
+    for part in ("adopt VM web (vda to volume a)", f"{tmp_path}/qmp: No such file", "nothing was done"):
+        assert part in str(caught.value)
+    assert "the VM must run, with a QMP socket" in caught.value.hint
     assert target.agent_now(tmp_path).trouble == "the agent is not running"
     assert AgentNotRunning.exit_code == 70
 
