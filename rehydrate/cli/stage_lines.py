@@ -15,7 +15,7 @@ from cdp_container.clock import Clock
 from cdp_container.console import printable, say
 from rehydrate.cli.progress import JSON_EVERY_NS, TEXT_EVERY_NS
 from rehydrate.cli.text import seconds_text, size_text
-from rehydrate.rehearsal.stages import DONE, NAMES, Figures
+from rehydrate.rehearsal.stages import DONE, MACHINES, NAMES, Figures
 from rehydrate.rehearsal.telling import stage_members
 
 TERMINAL_EVERY_NS: Final = 200_000_000
@@ -72,11 +72,9 @@ def line_of(figures: Figures, stages: int = len(NAMES)) -> str:
     kinds = ", ".join(f"{kind} {count}" for kind, count in figures.counts.by_kind().items() if count)
     requests = f"{figures.counts.requests} requests" + (f" ({kinds})" if kinds else "")
     detail = f" ({figures.detail})" if figures.detail else ""
-    parts = [
-        f"{figures.done} of {total} {figures.unit}{detail} in {seconds_text(figures.seconds)}",
-        f"{requests}, {figures.requests_per_second:.1f}/s",
-        _bytes_text(figures),
-    ]
+    parts = [f"{figures.done} of {total} {figures.unit}{detail} in {seconds_text(figures.seconds)}"]
+    if figures.name != MACHINES or figures.counts.requests:  # VMs ask nothing of the store by themselves
+        parts += [f"{requests}, {figures.requests_per_second:.1f}/s", _bytes_text(figures)]
     if figures.state != DONE and (left := figures.left_seconds) is not None:
         parts.append(f"{seconds_text(left)} left")
     return f"stage {figures.number} of {stages}, {figures.name}: {figures.state}, {', '.join(parts)}"

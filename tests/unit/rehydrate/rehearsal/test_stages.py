@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from rehydrate.cli.stage_lines import line_of
 from rehydrate.rehearsal.counting import Counts
-from rehydrate.rehearsal.stages import CONTENT, DONE, FAILED, INTERRUPTED, METADATA, RUNNING, Figures, Stages
+from rehydrate.rehearsal.stages import (
+    BOOTED_NAMES,
+    CONTENT,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MACHINES,
+    METADATA,
+    NAMESPACE,
+    RUNNING,
+    Figures,
+    Stages,
+)
+from rehydrate.rehearsal.telling import stage_members
 from tests.unit.domain.holding_play import Now
 
 
@@ -58,6 +72,27 @@ def test_nothing_tells_how_long_it_takes_before_anything_is_done() -> None:
         stage.expect(10)
     assert stages.ended[0].left_seconds is None
     assert stages.ended[0].requests_per_second == 0
+
+
+def test_vms_that_run_tell_nothing_of_how_long_another_one_takes() -> None:
+    clock, shown, told = Now(), Shown(), Told()
+    stages = Stages(clock, told, shown, BOOTED_NAMES)
+    with stages.stage(MACHINES, "VMs running") as stage:
+        stage.expect(3)
+        clock.passes(8)
+        stage.at(1, "3 begun, 2 started, 1 running")
+    under_way = shown.under_way[-1]
+    assert stage_members(under_way)["left_seconds"] is None
+    line = "stage 4 of 6, machines: running, 1 of 3 VMs running (3 begun, 2 started, 1 running) in 8.0 s"
+    assert line_of(under_way, len(BOOTED_NAMES)) == line
+    told.counts = Counts(get=9)
+    with stages.stage(MACHINES, "VMs running") as stage:
+        stage.expect(3)
+        told.counts = Counts(get=10)  # what is asked of the store even so is told
+    assert "1 requests (GET 1)" in line_of(stages.ended[-1], len(BOOTED_NAMES))
+    with stages.stage(NAMESPACE, "names"):
+        pass
+    assert "0 requests" in line_of(stages.ended[-1]), "others might have asked it"
 
 
 def test_how_a_stage_ends_is_told() -> None:
