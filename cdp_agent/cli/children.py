@@ -53,6 +53,7 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
     ):
         if ours != pinned:
             faults.append(f"{what}: {ours!r}, but init was run with {pinned!r}")
+    is_other = bool(faults)
     configured = {volume.name: volume.path for volume in settings.volumes}
     pinned_volumes = {source.name for source in identity.active.values()}
     if configured.keys() != pinned_volumes and not other_volumes:
@@ -71,10 +72,15 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
         )
         faults.append(f"volumes of VMs: {ours}, but init or reload was run with {pinned}")
     if faults:
+        # The domain, its site and its encryption are what it is; all else may change while it is protected.
+        by, hint = "`init`", "put it back; another one is a new domain, in a journal directory of its own"
+        if not is_other:
+            by = "`init` or the last `reload`"
+            hint = "`cdp-agent reload` takes over other volumes, file trees and VMs; or put them back"
         raise ConfigInvalid(
             f"{config} is refused",
-            "\n".join(["it is not what `init` was run with:", *faults]),
-            "put it back; `cdp-agent reload` takes over other volumes, the rest needs a new domain",
+            "\n".join([f"it is not what {by} was run with:", *faults]),
+            hint,
         )
     return settings, identity
 

@@ -102,6 +102,28 @@ def test_a_schedule_that_never_comes(config: Path) -> None:
         check(config)
 
 
+@pytest.mark.parametrize(
+    "page", ["vms: [{name: web, qmp: /run/web.sock}]\n", "trees: [{name: home, path: /usr/share}]\n"]
+)
+def test_what_reload_takes_over_needs_no_new_domain(
+    config: Path, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(config, page)
+    assert check(config) == ConfigInvalid.exit_code
+    said = capsys.readouterr().err
+    assert "hint: `cdp-agent reload` takes over other volumes, file trees and VMs" in said
+    assert "new domain" not in said
+
+
+def test_what_is_another_domain_is_not_taken_over(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("site: hamburg", "site: berlin"))
+    append(config, "vms: [{name: web, qmp: /run/web.sock}]\n")
+    assert check(config) == ConfigInvalid.exit_code
+    said = capsys.readouterr().err
+    assert "site: 'berlin', but init was run with 'hamburg'" in said
+    assert "hint: put it back; another one is a new domain" in said
+
+
 @pytest.mark.parametrize("absent", ["certificate", "key", "client_ca"])
 def test_tls_files_that_are_absent_are_named(
     config: Path, absent: str, capsys: pytest.CaptureFixture[str]
