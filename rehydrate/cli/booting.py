@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -132,6 +133,24 @@ def boot(
         return bring_up(vms, machines, clock, Lines(as_json), before_seconds)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def interruption_told(note: FailoverNote, config: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """What holds where the block is interrupted: VMs are started once the domain is served, not before.
+
+    `config`: the agent's; `report`: given a line.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        report(
+            f"interrupted while VMs were started: the domain is owned by this site (epoch {note.epoch}), and "
+            "its agent runs on: it serves and protects what VMs write; those that were started run on. The "
+            "same command goes on: it leaves them alone, checks them, and starts the others. How the domain "
+            f"is: cdp-agent status --config {config}"
+        )
+        raise
 
 
 def raise_if_not_running(results: Sequence[Result]) -> None:

@@ -432,4 +432,5 @@ def _boot(run: _Run, page: Page) -> list[Result]:
     note = change_note(where.journal, lambda note: replace(note, served_ns=note.served_ns or now_ns))
     run.report("the domain is served and protected from here: VMs are started")
     settings = load_settings(where.config_path)
-    return booting.boot(page, run.vms, note, where.journal, settings, run.clock, run.as_json)
+    with booting.interruption_told(note, where.config_path, run.report):
+        return booting.boot(page, run.vms, note, where.journal, settings, run.clock, run.as_json)

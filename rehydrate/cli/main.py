@@ -16,7 +16,8 @@ NEXT_STEPS: Final = {
     "dr-test": "what it made was cleared away, unless it says what is left; the same command begins again",
     "export": "no image is half-done under its name; what a bucket has is gone on with by the same command",
     "failback": "these disks are not served until it is done; the same command goes on where it was",
-    "failover": "the domain may be claimed by this site; the same command goes on where it was",
+    "failover": "the domain may be claimed by this site, and is where that is said above; "
+    "the same command goes on where it was",
     "mount": "nothing was changed, and nothing is mounted; the same command begins again",
     "serve": "what was acknowledged is in the overlay; the same command goes on with it",
     "serving": _READING,

@@ -28,6 +28,7 @@ from rehydrate.boot.ready import Rendering, ready_of
 from rehydrate.boot.run import Result
 from rehydrate.cli import booting, commands, dr_test
 from rehydrate.cli.booting import directory_of, exports_of
+from rehydrate.cli.main import NEXT_STEPS
 from rehydrate.cli.runbook_page import Page, check_fits, page_of, read_page
 from rehydrate.failover import outcome_of
 from rehydrate.plan import Choice
@@ -216,6 +217,33 @@ def test_vms_are_started_in_one_place_only(
     drop_note(journal)
     with pytest.raises(AlreadyRunning, match="ended the failover"):
         change_note(journal, lambda note: note)
+
+
+def test_an_interruption_while_vms_start_tells_that_the_domain_is_owned_and_served() -> None:
+    note, told = FailoverNote(b"D" * 16, "b", 1, epoch=7), list[str]()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        booting.interruption_told(note, Path("/j/agent.yaml"), told.append),
+    ):
+        raise KeyboardInterrupt
+    (line,) = told
+    for words in (
+        "is owned by this site (epoch 7)",
+        "agent runs on",
+        "same command goes on",
+        "/j/agent.yaml",
+    ):
+        assert words in line
+    assert "may be claimed by this site, and is where that is said above" in NEXT_STEPS["failover"]
+
+
+def test_what_is_not_interrupted_tells_nothing_of_it() -> None:
+    note, told = FailoverNote(b"D" * 16, "b", 1), list[str]()
+    with booting.interruption_told(note, Path("/c"), told.append):
+        pass
+    with pytest.raises(RunbookUnfit), booting.interruption_told(note, Path("/c"), told.append):
+        raise RunbookUnfit("a", "b")
+    assert told == []
 
 
 def booted(journal: Path) -> str:
