@@ -34,6 +34,7 @@ and a few hundred in a circle may hold every image of a test's disks: such tests
 LEFT_OUT = "left_out"
 NEED_CEPH = "need_ceph"
 _left_out_key = pytest.StashKey[dict[str, int]]()
+_crashed_key = pytest.StashKey[list[str]]()
 _memory_key = pytest.StashKey[int]()
 _folder_key = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
@@ -58,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
     config.stash[_left_out_key] = {}
+    config.stash[_crashed_key] = []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -148,15 +150,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.config.workeroutput[LEFT_OUT] = session.config.stash[_left_out_key]
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash[_left_out_key]:
         session.exitstatus = pytest.ExitCode.OK
+    nothing_failed = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if session.config.stash[_crashed_key] and session.exitstatus in nothing_failed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED  # it may have crashed before it ran any
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Worker, error: object) -> None:
-    """What a worker left out, all left out: each collects everything."""
+    """What a worker left out, all left out: each collects everything. And whether it crashed."""
+    if error:
+        node.config.stash[_crashed_key].append(f"{node.workerinput['workerid']}: {error}")
     node.config.stash[_left_out_key].update(getattr(node, "workeroutput", {}).get(LEFT_OUT, {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for crashed in config.stash[_crashed_key]:
+        terminalreporter.line(f"a worker crashed, so this run has failed: {crashed}")
     counts = config.stash[_left_out_key]
     if not counts:
         return

@@ -8,6 +8,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 from tests.sharing import CEPH, LONGEST_FIRST, group_of, turn_of
 
 ROOT = Path(__file__).parents[2]
@@ -45,3 +47,51 @@ def test_a_module_is_run_by_one_worker_and_two_by_two(tmp_path: Path) -> None:
     assert set(workers) == set(TWO_MODULES), done.stdout
     assert all(len(by) == 1 for by in workers.values()), workers
     assert len(set.union(*workers.values())) == 2, workers
+
+
+def test_a_worker_that_crashes_fails_its_test_alone_and_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """It was given groups that were done again, waited for another one for ever, and all waited for it."""
+    done = _shared(
+        tmp_path,
+        "1",
+        test_a="def test_one(): pass\ndef test_two(): pass",
+        test_b="import os\ndef test_before(): pass\ndef test_dies(): os._exit(3)\ndef test_after(): pass",
+        test_c="def test_one(): pass",
+        test_d="def test_one(): pass",
+    )
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    ran = sorted(re.findall(r"^\[gw\d\].* (PASSED|FAILED) (?:\S*/)?(\S+)", done.stdout, re.MULTILINE))
+    passed = ["test_a.py::test_one", "test_a.py::test_two", "test_b.py::test_after", "test_b.py::test_before"]
+    passed += ["test_c.py::test_one", "test_d.py::test_one"]
+    assert ran == [("FAILED", "test_b.py::test_dies"), *(("PASSED", name) for name in passed)], done.stdout
+
+
+def test_a_worker_that_crashes_before_its_first_test_fails_the_run(tmp_path: Path) -> None:
+    """Where as many crashed as may, no test was run, and nothing was said to have failed."""
+    crash = (
+        "import os\ndef pytest_collection_modifyitems():\n    os.environ['PYTEST_XDIST_WORKER'] == 'gw0' or "
+    )
+    done = _shared(
+        tmp_path,
+        "2",
+        "--max-worker-restart",
+        "0",
+        conftest=crash + "os._exit(3)",
+        test_a="def test_one(): pass",
+    )
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert "a worker crashed, so this run has failed: gw1" in done.stdout
+
+
+def _shared(directory: Path, workers: str, *options: str, **modules: str) -> subprocess.CompletedProcess[str]:
+    """How workers share these modules, by the very hooks that share the tests here."""
+    (directory / "own").mkdir()
+    for name, text in modules.items():
+        (directory / "own" / f"{name}.py").write_text(text)
+    ours = ("-c", str(ROOT / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider", "--verbose")
+    given = ("--numprocesses", workers, "--dist", "loadgroup", "--no-loadscope-reorder", *options)
+    places = ("--rootdir", str(directory / "own"), "--basetemp", str(directory / "base"))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *ours, *given, *places, str(directory / "own")],
+        cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX,
+    )  # fmt: skip
