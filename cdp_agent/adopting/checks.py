@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from cdp_agent.adopting.seen import Disk, Node, Seen
@@ -26,6 +27,7 @@ FILTERS: Final = frozenset(
     }
 )
 """Drivers above an image; a mirror of what is below one would lose it."""
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def plan_moves(
     volume_of: Callable[[Disk], str | None],
     holds: Callable[[str], bool],
     export_of: Callable[[Node], str | None] = lambda node: None,
+    captured: Mapping[str, str] = _NONE,
 ) -> Plan:
     """Check all of it.
 
@@ -102,6 +105,7 @@ def plan_moves(
         volume_of: the volume whose export a disk lies on now, None where it lies elsewhere.
         holds: whether a volume holds anything but zeros; takes long.
         export_of: the volume whose export a node is.
+        captured: volumes that have no export, as they are captured by images, with what is.
 
     Raises:
         AdoptionRefused: with all faults.
@@ -125,9 +129,7 @@ def plan_moves(
                 f"or --without {disk.name}"
             )
         elif wanted not in volumes:
-            faults.append(
-                f"disk {disk.name}: there is no volume {wanted} (`cdp-agent reload` takes over new ones)"
-            )
+            faults.append(f"disk {disk.name}: {_is_no_place(wanted, captured)}")
         else:
             volume = volumes[wanted]
             moves.append(Move(disk, volume, names_of(volume.space, disk.device)))
@@ -143,6 +145,15 @@ def plan_moves(
     if faults:
         raise AdoptionRefused("adopting this VM was refused, and nothing was done", "; ".join(faults))
     return Plan(tuple(moves), done, tuple(left))
+
+
+def _is_no_place(wanted: str, captured: Mapping[str, str]) -> str:
+    if wanted not in captured:
+        return f"there is no volume {wanted} (`cdp-agent reload` takes over new ones)"
+    return (
+        f"volume {wanted} is captured by images ({captured[wanted]}) and has no export: name one with a"
+        f" `path`; to stop capturing, take {wanted} out of `volumes` first, and say `cdp-agent reload`"
+    )
 
 
 def on_volume(

@@ -35,7 +35,7 @@ from cdp_agent.supervisor import take_lock
 from cdp_agent.vms.qmp_asked import ABSENT_HINT
 from cdp_container.clock import Clock
 from cdp_container.console import answer, say
-from cdp_container.domain.identity import AgentIdentity, VmIdentity
+from cdp_container.domain.identity import VmIdentity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.point_settings import term_seconds
 from cdp_container.entry import EXIT_INTERRUPTED
@@ -104,8 +104,7 @@ def adopt_vm(config: Path, asked: Asked, clock: Clock) -> int:
         return accept_volume(config, asked, clock)
     wishes, give_up_seconds = _wishes(asked), _give_up_seconds(asked.give_up_after)
     running = load_running(config)
-    identity = running.identity
-    vm = _member(identity, asked.vm)
+    vm = _member(running, asked.vm)
     if vm.kind == "libvirt":
         return _show_libvirt(vm, wishes, running.settings.socket_path)
     if vm.kind != "qmp":
@@ -139,13 +138,14 @@ class _Job:
             self._tell_plan(plan)
             signals = _Signals()
             with signals.noted():
+                is_first = self._is_first(plan)
                 self._note_found(plan)
                 stall_seconds = self._move(plan, link, signals.is_there)
                 if stall_seconds is None:
                     return 128 + signals.received if signals.received else EXIT_INTERRUPTED
                 link.close()  # the agent asks for the VM's description by it
                 point = self._first_point(signals.is_there) if self.asked.waits else None
-        self._show(plan, stall_seconds, point)
+        self._show(plan, stall_seconds, point, is_first)
         return 128 + signals.received if signals.received else 0
 
     @property
@@ -186,6 +186,7 @@ class _Job:
             lambda disk: target.volume_of(disk.file, sockets, names),
             lambda name: target.holds_something(identity, name),
             lambda node: target.volume_of(node.file, sockets, names),
+            {one.name: f"disk {one.disk} of VM {one.vm}" for one in identity.active_disks},
         )
 
     def wishes_with(self, seen: Seen) -> Wishes:
@@ -198,6 +199,12 @@ class _Job:
             if dict(self.vm.disks).get(move.disk.name) == move.volume.name:
                 claim = f"{move.disk.name} is {move.volume.name}"
                 say(f"note: `disks` says that {claim} already: until the cut-over it is not")
+
+    def _is_first(self, plan: Plan) -> bool:
+        """Whether the point that is waited for is the first; else the VM was adopted and protected before."""
+        noted = {one.space for one in load_notes(self.directory).filling}
+        names = {one.name for one in self.running.identity.active.values() if one.space in noted}
+        return bool(plan.moves) or not names.isdisjoint(plan.done.values())
 
     def _note_found(self, plan: Plan) -> None:
         """Of disks that are volumes, which a run did not live to say that was killed amid the end."""
@@ -305,7 +312,7 @@ class _Job:
             answer(f"{disk}: stays as it is, unprotected")
         return 0
 
-    def _show(self, plan: Plan, stall_seconds: float, point: dict[str, Any] | None) -> None:
+    def _show(self, plan: Plan, stall_seconds: float, point: dict[str, Any] | None, is_first: bool) -> None:
         volumes = {**plan.done, **{move.disk.name: move.volume.name for move in plan.moves}}
         start = {disk: qemu_words(disk, volume, self._socket) for disk, volume in volumes.items()}
         if self.asked.as_json:
@@ -315,15 +322,21 @@ class _Job:
                 **_members(plan),
                 "longest_request_seconds": round(stall_seconds, 3),
                 "point": point,
+                "point_is_first": is_first,
                 "start": start,
             }
             answer(json.dumps(document, indent=2))
         else:
-            for line in self._lines(plan, stall_seconds, point, start):
+            for line in self._lines(plan, stall_seconds, point, is_first, start):
                 answer(line)
 
     def _lines(
-        self, plan: Plan, stall_seconds: float, point: dict[str, Any] | None, start: Mapping[str, str]
+        self,
+        plan: Plan,
+        stall_seconds: float,
+        point: dict[str, Any] | None,
+        is_first: bool,
+        start: Mapping[str, str],
     ) -> Iterator[str]:
         for move in plan.moves:
             yield f"{move.disk.name}: is volume {move.volume.name} now; {move.disk.file} stays as it was then"
@@ -333,8 +346,11 @@ class _Job:
             yield f"{disk}: stays as it is, unprotected"
         if plan.moves:
             yield f"the longest request while it was copied took {stall_seconds:.3f} s"
-        if point is not None:
-            name = f"{point['epoch']}.{point['cut']}"
+        name = "" if point is None else f"{point['epoch']}.{point['cut']}"
+        if not is_first:
+            since = "is protected since it was adopted"
+            yield f"VM {self.vm.name} {since}{f'; its newest recovery point is {name}' if name else ''}"
+        elif name:
             yield f"VM {self.vm.name} is protected from {name} on; earlier points hold these volumes in part"
         else:
             yield "its first recovery point was not waited for: `cdp-agent flush` does"
@@ -398,14 +414,17 @@ def _give_up_seconds(text: str) -> float:
         raise UsageError("read --give-up-after", f"{text!r} {error}") from None
 
 
-def _member(identity: AgentIdentity, name: str) -> VmIdentity:
-    for vm in identity.active_vms:
+def _member(running: Running, name: str) -> VmIdentity:
+    members = running.identity.active_vms
+    for vm in members:
         if vm.name == name:
             return vm
-    known = ", ".join(vm.name for vm in identity.active_vms) or "none"
-    raise UsageError(
-        "adopt a VM", f"there is no VM {name!r}; there is {known}", "`vms` in the configuration names them"
-    )
+    if any(vm.name == name for vm in running.settings.vms):
+        why = f"VM {name} stands in the configuration, and the agent has not taken it over"
+        raise UsageError("adopt a VM", why, "`cdp-agent reload` takes it over; then adopt it")
+    known = ", ".join(vm.name for vm in members) or "none"
+    why = f"there is no VM {name!r}; there is {known}"
+    raise UsageError("adopt a VM", why, "name it under `vms` in the configuration, then `cdp-agent reload`")
 
 
 def _show_libvirt(vm: VmIdentity, wishes: Wishes, socket: str) -> int:

@@ -40,6 +40,7 @@ def refused(
     *volumes: Volume,
     on: dict[str, str] | None = None,
     holding: tuple[str, ...] = (),
+    captured: dict[str, str] | None = None,
 ) -> str:
     with pytest.raises(AdoptionRefused) as caught:
         plan_moves(
@@ -48,6 +49,7 @@ def refused(
             {one.name: one for one in volumes},
             lambda one: (on or {}).get(one.name),
             lambda name: name in holding,
+            captured=captured or {},
         )
     return caught.value.why
 
@@ -62,7 +64,11 @@ TO_A = Wishes({"vda": "a"})
         ("it has no disk vda (it has none)", refused(seen(), TO_A, volume("a"))),
         ("it has no disk vdz (it has vda)", refused(seen(disk("vda")), Wishes({}, frozenset({"vdz"})))),
         ("disk vda (1048576 bytes) is not named", refused(seen(disk("vda")), Wishes({}), volume("a"))),
-        ("there is no volume a", refused(seen(disk("vda")), TO_A)),
+        ("there is no volume a (`cdp-agent reload`", refused(seen(disk("vda")), TO_A)),
+        (
+            "vda: volume a is captured by images (disk vdb of VM web) and has no export",
+            refused(seen(disk("vda")), TO_A, captured={"a": "disk vdb of VM web"}),
+        ),
         (
             "has 1048576 bytes and volume a has 512",
             refused(seen(disk("vda")), TO_A, volume("a", size_bytes=512)),

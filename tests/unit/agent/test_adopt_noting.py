@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,6 +76,30 @@ def test_a_disk_that_is_the_volume_already_is_told_where_nobody_lived_to_say_it(
         assert found == [], "another volume is half filled"
         job(tmp_path)._note_found(done)
     assert found == [("filled", ["a"])]
+
+
+@pytest.mark.parametrize(
+    ("filling", "is_first", "words"),
+    [
+        ((), False, "VM web is protected since it was adopted; its newest recovery point is 1.7"),
+        ((FILLING,), True, "VM web is protected from 1.7 on"),
+        ((replace(FILLING, ended=True),), True, "VM web is protected from 1.7 on"),
+        ((replace(FILLING, space=b"z" * 16),), False, "VM web is protected since it was adopted"),
+    ],
+)
+def test_the_first_point_of_a_vm_that_was_adopted_before_stays_what_it_was(
+    tmp_path: Path, filling: tuple[Filling, ...], is_first: bool, words: str
+) -> None:
+    """Only where the last run did not live to see it is the next one's the first."""
+    one = job(tmp_path)
+    save_notes(tmp_path, Notes(filling=filling))
+    again = Plan((), {"vda": "a"}, ())
+    assert one._is_first(again) is is_first
+    lines = [*one._lines(again, 0.0, {"epoch": 1, "cut": 7}, is_first, {})]
+    assert any(line.startswith(words) for line in lines), lines
+    unwaited = "\n".join(one._lines(again, 0.0, None, is_first, {}))
+    assert ("was not waited for" in unwaited) is is_first
+    assert one._is_first(plan_of(ModelQemu())), "disks go over"
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,15 @@ def test_words_that_make_no_sense(tmp_path: Path, wanted: Asked, why: str) -> No
     assert why in str(caught.value)
 
 
+def test_a_vm_that_was_not_taken_over_yet(tmp_path: Path) -> None:
+    config, _ = agent(tmp_path, f"qmp: {tmp_path}/qmp")
+    text = config.read_text()
+    config.write_text(text.replace("vms: [", "vms: [{name: new, qmp: /run/new.sock}, "))
+    with pytest.raises(UsageError, match="VM new stands in the configuration") as caught:
+        adopt_vm(config, asked("new", "vda=a"), SystemClock())
+    assert caught.value.hint.startswith("`cdp-agent reload` takes it over")
+
+
 def test_a_vm_of_libvirt_is_left_to_libvirt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, _ = agent(tmp_path, "libvirt: {domain: web}")
     with pytest.raises(UsageError, match="nothing was done"):
