@@ -208,6 +208,8 @@ class Engine:
         page = self._noted.splitter_page()
         if page is not None:
             self._look(page, seen_ns)
+        else:
+            self.filling.look(page)
 
     # --- what the splitter published -----------------------------------------------------------
 

@@ -48,6 +48,10 @@ class Machines(Protocol):
         """An event for it."""
         ...
 
+    def look_again(self) -> None:
+        """Tell it the tail as it is published now, and what is noted (`FillingNotes.look`)."""
+        ...
+
 
 class FillingNotes:
     """See the module."""
@@ -57,6 +61,7 @@ class FillingNotes:
         self._noted = noted
         self._clock = clock
         self._machines = machines
+        self._is_known = False  # whether what came lies below the tail that was told last
 
     @property
     def lacking(self) -> tuple[bytes, ...]:
@@ -80,17 +85,26 @@ class FillingNotes:
         notes, answer = noted_anew(request, before, self._identity, self._clock.wall_ns())
         if notes != before and not self._noted.save(notes):
             return _refused(f"it cannot be noted: {self._noted.shown.last_error}", again=True)
-        self.look(self._noted.splitter_page())
+        # What came until now may lie beyond the tail that was told last, and is no part of a cut there.
+        self._machines.look_again()
         return answer
 
     def look(self, page: SplitterPage | None) -> None:
-        """Tell the stream's machine, where there is something to tell."""
+        """Tell the stream's machine, where there is something to tell; of `page` it knows the tail."""
+        # Amid an overflow what came may have gone past the journal: no tail is behind it.
+        self._is_known = page is not None and not page.overflowed
+        self._tell()
+
+    def _tell(self) -> None:
         if self._noted.notes.filling or self._machines.stream.filling:
-            self._machines.tell(self._looked(page))
+            self._machines.tell(self._looked())
 
     def began(self, end: End, page: SplitterPage) -> tuple[tuple[Lacking, ...], tuple[int, ...]]:
-        """What an epoch begins with: which sources are filled, and which of them its base cut lists."""
-        filling = marked((), self._looked(page), page.tail)
+        """What an epoch begins with: which sources are filled, and which of them its base cut lists.
+
+        `page`: that of the last look.
+        """
+        filling = marked((), self._looked(), page.tail)
         listed = end.preamble.not_whole if end.preamble is not None else ()
         noted = {*listed} & self.spaces
         return filling, tuple(i for i, one in self._identity.active.items() if one.space in noted)
@@ -106,12 +120,10 @@ class FillingNotes:
         notes = self._noted.notes
         left = tuple(one for one in notes.filling if not (one.ended and one.space in whole))
         if left != notes.filling and self._noted.save(replace(notes, filling=left)):
-            self.look(self._noted.splitter_page())
+            self._tell()
 
-    def _looked(self, page: SplitterPage | None) -> FillingLooked:
-        """Amid an overflow what came may have gone past the journal: no tail is behind it."""
-        is_known = page is not None and not page.overflowed
-        ended = {one.space: one.ended and is_known for one in self._noted.notes.filling}
+    def _looked(self) -> FillingLooked:
+        ended = {one.space: one.ended and self._is_known for one in self._noted.notes.filling}
         sources = [(index, ended[s.space]) for index, s in self._identity.active.items() if s.space in ended]
         return FillingLooked(
             tuple(index for index, is_over in sources if not is_over),

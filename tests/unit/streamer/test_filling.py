@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from cdp_agent.streamer import local
+from cdp_agent.streamer import filling, local
 from cdp_agent.streamer.filling import filling_members, noted_anew
+from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Filling, Notes, decode_notes, encode_notes, save_notes
 from cdp_container.errors import ConfigInvalid, LocalDiskFull
 from cdp_container.format.place import Place
@@ -184,6 +185,31 @@ def test_what_ended_while_nobody_cut_is_whole_from_the_next_tail_on(tmp_path: Pa
     assert [whole for _, whole in whole_at(site, DISK)] == [
         *(False for _ in whole_at(site, DISK)[:-1]), True,
     ], "without a write, by a cut of its own"  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_first_whole_cut_has_what_came_since_the_journal_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of a copy comes after a look, and that the copy is over is told before the next one."""
+    site = two_volumes(tmp_path)
+
+    def written_before(
+        request: dict[str, Any], notes: Notes, identity: AgentIdentity, now_ns: int
+    ) -> tuple[Notes, dict[str, Any]]:
+        if request["command"] == filling.FILLED_COMMAND:
+            site.write(DISK, 4096, b"the rest")
+        return noted_anew(request, notes, identity, now_ns)
+
+    with site.streaming():
+        begin(site, "disk")
+        site.write(DISK, 0, b"a part")
+        sent(site)
+        monkeypatch.setattr(filling, "noted_anew", written_before)
+        end(site, "disk")
+        site.flush()
+    first = next(place for place, is_whole in whole_at(site, DISK) if is_whole)
+    assert site.recovery().restored("disk", first) == site.images[DISK]
 
 
 @pytest.mark.slow
