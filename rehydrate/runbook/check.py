@@ -64,8 +64,6 @@ def boot_findings_of(runbook: RunbookSettings, point: AtPoint, here: Here, rehea
     found = list(_rehearsal(runbook, point, here) if rehearsal else _findings(runbook, point, here))
     if runbook.target == "proxmox":
         found.append(Finding(("target",), _NOT_STARTED))
-    if runbook.target == "libvirt" and not here.has_program("virsh"):
-        found.append(Finding(("target",), "there is no program virsh here"))
     return found
 
 

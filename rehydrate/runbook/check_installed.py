@@ -26,21 +26,41 @@ def installed_findings_of(
     runbook: RunbookSettings, members: Sequence[Member], sizes: Mapping[bytes, int], installed: Installed
 ) -> list[Finding]:
     """All that does not fit, of a recovery and of a rehearsal; each once. `sizes`: of volumes, in bytes."""
-    found = list(_findings(runbook, members, sizes, installed))
+    silent = _silent(runbook, installed)  # asked once: one that hangs takes its time
+    answers = not silent
+    found = [*silent, *_findings(runbook, members, sizes, installed, answers)]
     rehearsal = rehearsed(runbook)
     if rehearsal is None:
         return found
     told = {one.words for one in found}
     return found + [
         replace(one, place=("test", *one.place))
-        for one in _findings(rehearsal, members, sizes, installed)
+        for one in _findings(rehearsal, members, sizes, installed, answers)
         if one.words not in told
     ]
 
 
+def _silent(runbook: RunbookSettings, installed: Installed) -> list[Finding]:
+    """A libvirt that does not answer starts nothing. Of one elsewhere it may be the way there alone."""
+    if runbook.target != "libvirt":
+        return []
+    why = installed.silence(runbook.uri)
+    words = f"libvirt at {runbook.uri} does not answer, so no VM can be started there: {why}"
+    return [Finding(("uri",), words, is_fault=not _is_elsewhere(runbook))] if why else []
+
+
+def _is_elsewhere(runbook: RunbookSettings) -> bool:
+    return bool(urlsplit(runbook.uri).netloc)
+
+
 def _findings(
-    runbook: RunbookSettings, members: Sequence[Member], sizes: Mapping[bytes, int], installed: Installed
+    runbook: RunbookSettings,
+    members: Sequence[Member],
+    sizes: Mapping[bytes, int],
+    installed: Installed,
+    answers: bool,
 ) -> Iterator[Finding]:
+    """`answers`: whether libvirt does."""
     names = (one.configuration.name for one in members)
     started = {
         name: one.configuration.description
@@ -48,11 +68,12 @@ def _findings(
         if name not in runbook.leave_out
     }
     yield from _room(runbook, started, sizes, installed)
-    if runbook.target == "proxmox" or (runbook.target == "libvirt" and urlsplit(runbook.uri).netloc):
+    if runbook.target == "proxmox" or (runbook.target == "libvirt" and _is_elsewhere(runbook)):
         return  # its machines run elsewhere, or it is asked by hand
     yield from _machines(started, installed)
     if runbook.target == "libvirt":
-        yield from _networks(runbook, started, installed)
+        if answers:
+            yield from _networks(runbook, started, installed)
         yield from _described_firmware(started, installed)
     else:
         yield from _firmware(started, installed)

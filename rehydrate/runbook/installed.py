@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from rehydrate.rehearsal.programs import without_secrets
+
+VIRSH: Final = "virsh"
 PROBE_SECONDS_MAX: Final = 10.0
 """Of one program that is asked."""
 DESCRIPTOR_BYTES_MAX: Final = 64 << 10
@@ -36,6 +39,9 @@ class Installed(Protocol):
     def machine_types(self, program: str) -> Collection[str] | None:
         """The types of machines that a QEMU knows, their other names included."""
 
+    def silence(self, uri: str) -> str:
+        """Why a libvirt does not tell its machines; empty where it does."""
+
     def networks(self, uri: str) -> Mapping[str, bool] | None:
         """The networks of a libvirt by name, and whether each is started."""
 
@@ -57,9 +63,18 @@ class ThisInstallation:
         said = _said([program, "-machine", "help"])
         return None if said is None else machine_types_in(said)
 
+    def silence(self, uri: str) -> str:
+        """See `Installed`."""
+        if shutil.which(VIRSH) is None:
+            return f"there is no program {VIRSH} here"
+        done = _ended([VIRSH, "-c", uri, "list", "--all", "--name"])
+        if done is None:
+            return f"no answer within {PROBE_SECONDS_MAX:g} s"
+        return "" if done.returncode == 0 else last_line_in(done.stderr) or f"exit code {done.returncode}"
+
     def networks(self, uri: str) -> Mapping[str, bool] | None:
         """See `Installed`."""
-        command = ["virsh", "-c", uri, "net-list", "--name"]
+        command = [VIRSH, "-c", uri, "net-list", "--name"]
         every, started = _said([*command, "--all"]), _said(command)
         if every is None or started is None:
             return None
@@ -97,6 +112,12 @@ def names_in(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def last_line_in(output: bytes) -> str:
+    """What a program that failed said last, without virsh's `error: `. PURE."""
+    lines = names_in(output.decode(errors="replace"))
+    return lines[-1].removeprefix("error: ") if lines else ""
+
+
 def firmware_in(members: Mapping[str, Any]) -> Firmware | None:
     """What a descriptor of QEMU's interop/firmware.json says; None where it is no UEFI. PURE."""
     if "uefi" not in members.get("interface-types", ()):
@@ -117,17 +138,25 @@ def _described(path: Path) -> Firmware | None:
 
 def _said(command: list[str]) -> str | None:
     """What a program prints; None where it is not here, fails or takes too long."""
-    if shutil.which(command[0]) is None:
-        return None
+    done = None if shutil.which(command[0]) is None else _ended(command)
+    return done.stdout.decode(errors="replace") if done is not None and done.returncode == 0 else None
+
+
+def _ended(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
+    """A program that was run to its end, None where it cannot be or takes too long.
+
+    Asked as machines are started later (libvirt finds a user's own by XDG_RUNTIME_DIR), and in a session
+    of its own: what asks for a password at the terminal gets none.
+    """
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env={"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C"},
+            env={**without_secrets(os.environ), "LC_ALL": "C"},
             timeout=PROBE_SECONDS_MAX,
             check=False,
+            start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

@@ -18,11 +18,14 @@ def test_a_libvirt_tells_its_networks_and_which_are_started(tmp_path: Path) -> N
     page = tmp_path / "network.xml"
     page.write_text("<network><name>dr net</name></network>")
     with own_libvirtd() as (uri, _):
+        assert ThisInstallation().silence(uri) == ""
+        assert ThisInstallation().silence(uri.replace("///session", "///nowhere"))
         assert ThisInstallation().networks(uri) == {}
         command = ["virsh", "-c", uri, "net-define", str(page)]
         subprocess.run(command, check=True, capture_output=True)
         assert ThisInstallation().networks(uri) == {"dr net": False}
     assert ThisInstallation().networks(uri) is None  # it is gone
+    assert "libvirt-sock" in ThisInstallation().silence(uri)
 
 
 @pytest.mark.needs("qemu-system-x86_64")

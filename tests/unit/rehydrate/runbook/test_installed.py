@@ -42,6 +42,12 @@ class Machine:
     described: Sequence[Described] = (Described(frozenset({"x86_64"}), True),)
     codes: Sequence[str] = ("/usr/share/OVMF/OVMF_CODE_4M.fd",)
     free: int | None = 64 * GIB
+    why: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def silence(self, uri: str) -> str:
+        self.asked.append(uri)
+        return self.why
 
     def machine_types(self, program: str) -> Collection[str] | None:
         assert program == "qemu-system-x86_64"
@@ -97,9 +103,21 @@ def test_networks_of_libvirt_that_are_not_there_or_not_started() -> None:
     assert told(runbook("libvirt", "bridge: br0", "none: true"), Machine(there=None)) == []
 
 
-def test_a_libvirt_elsewhere_is_not_asked() -> None:
+@pytest.mark.parametrize("network", ["network: dr", "bridge: br0"])
+def test_a_libvirt_that_does_not_answer_is_told_whatever_the_networks(network: str) -> None:
+    dead = Machine(there=None, why="no libvirtd")
+    (word,) = told(runbook("libvirt", network, "none: true"), dead)
+    assert word == "libvirt at qemu:///system does not answer, so no VM can be started there: no libvirtd"
+    assert dead.asked == ["qemu:///system"], "once, for both"
+    for target in ("qemu", "proxmox"):
+        assert told(runbook(target), dead) == []
+
+
+def test_a_libvirt_elsewhere_is_asked_for_nothing_but_an_answer() -> None:
     page = runbook("libvirt").model_copy(update={"uri": "qemu+ssh://other/system"})
     assert told(page, Machine(types=(), there={}, described=())) == []
+    (word,) = told(page, Machine(types=(), there={}, described=(), why="Permission denied"))
+    assert word.startswith("warning: libvirt at qemu+ssh://other/system does not answer")
 
 
 @pytest.mark.parametrize("target", ["qemu", "libvirt"])
@@ -160,11 +178,33 @@ def test_a_program_that_is_not_here_or_fails_says_nothing(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ThisInstallation().machine_types("qemu-system-x86_64") is None
+    assert ThisInstallation().silence("qemu:///system") == "there is no program virsh here"
     (tmp_path / "virsh").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "virsh").chmod(0o755)
     assert ThisInstallation().networks("qemu:///system") is None
+    assert ThisInstallation().silence("qemu:///system") == "exit code 1"
     (tmp_path / "virsh").write_text('#!/bin/sh\n[ "$5" = --all ] && echo off\necho default\necho\n')
     assert ThisInstallation().networks("qemu:///system") == {"off": False, "default": True}
+
+
+def test_how_a_libvirt_is_asked_whether_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    monkeypatch.setenv("CDP_PASSPHRASE", "secret")
+    virsh = tmp_path / "virsh"
+    virsh.write_text(
+        "#!/bin/sh\n"
+        'echo "error: failed to connect" >&2\n'
+        'echo "error: $2 $XDG_RUNTIME_DIR ${CDP_PASSPHRASE-none}" >&2\n'
+        "exit 1\n"
+    )
+    virsh.chmod(0o755)
+    assert ThisInstallation().silence("qemu:///session") == "qemu:///session /run/user/7 none"
+    virsh.write_text('#!/bin/sh\n[ "$3" = list ]\n')
+    assert ThisInstallation().silence("qemu:///session") == ""
+    virsh.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    monkeypatch.setattr(probes, "PROBE_SECONDS_MAX", 0.1)
+    assert ThisInstallation().silence("qemu:///session") == "no answer within 0.1 s"
 
 
 @pytest.mark.needs("qemu-system-x86_64")
