@@ -22,7 +22,7 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
     """The kit as text, ready to print."""
     quoted = shlex.quote(address)
     volumes: list[SourceIdentity | DiskIdentity] = [*identity.active.values(), *identity.active_disks]
-    trees = identity.active_trees
+    trees, vms = identity.active_trees, identity.active_vms
     restoring = f" restore {volumes[0].name} {volumes[0].name}.raw" if volumes else ""
     lines = [
         f"RECOVERY KIT of protection domain {identity.name}",
@@ -34,6 +34,7 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         f"key check   {key_check(identity.public_key) if identity.public_key else '-'}",
         f"volumes     {', '.join(f'{item.name} ({item.size_bytes} bytes)' for item in volumes) or '-'}",
         *([f"file trees  {', '.join(tree.name for tree in trees)}"] if trees else []),
+        *([f"VMs         {', '.join(vm.name for vm in vms)}"] if vms else []),
         f"made by     {software()}",
         "",
         "At any site, with credentials that may read the container (AWS_ACCESS_KEY_ID and",
@@ -48,6 +49,7 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
         ),
         *(f"    rehydrate restore {quoted} --tree {tree.name}=DIRECTORY" for tree in trees),
         "",
+        *(_machines(quoted, vms[0].name) if vms else []),
         "An older point: restore with --at EPOCH.NUMBER, --time 2026-11-20T14:00:00Z or --marker NAME.",
         "",
         "Without our software: copy the container with any S3 tool, read docs/container-format.md, and run",
@@ -62,6 +64,24 @@ def recovery_kit(identity: AgentIdentity, address: str, ca_pem: str | None) -> s
             ca_pem,
         ]
     return "\n".join(lines) + "\n"
+
+
+def _machines(quoted: str, vm: str) -> list[str]:
+    """What VMs were, and how they run elsewhere. `quoted`: the container, as a word of a shell."""
+    return [
+        "What the VMs were at a point, and one of them as a script, XML or conf for the hypervisor there:",
+        "",
+        f"    rehydrate show {quoted} vms",
+        f"    rehydrate render {quoted} --vm {vm} --into DIRECTORY",
+        "",
+        "All of them, in their order, by a runbook (docs/vms.md): write it before the day, keep it with this",
+        "kit, and hold it against container and machine. Failover must be allowed to write the container:",
+        "",
+        f"    rehydrate check-runbook runbook.yaml {quoted}",
+        f"    rehydrate failover {quoted} --site NAME --journal DIRECTORY --to DIRECTORY \\",
+        "        --boot --runbook runbook.yaml",
+        "",
+    ]
 
 
 def show_kit(identity: AgentIdentity, address: str, file: Path | None) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cdp_agent.cli.init import PENDING_NAME, initialise
 from cdp_agent.cli.kit import recovery_kit, refuse_existing, show_kit
 from cdp_container.clock import SystemClock
-from cdp_container.domain.identity import IDENTITY_NAME, TreeIdentity, load_identity
+from cdp_container.domain.identity import IDENTITY_NAME, TreeIdentity, VmIdentity, load_identity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.retention import Retention, parse_retention
 from cdp_container.domain.settings import AgentSettings, parse_settings
@@ -253,6 +253,27 @@ def test_the_kit_names_all_that_is_needed_and_no_secret(tmp_path: Path) -> None:
     )
     assert "--tree home=DIRECTORY" in alone
     assert "rehydrate plan" not in alone, "it is of volumes"
+    assert "runbook" not in text + alone, "they have no VMs"
+
+
+def test_the_kit_says_how_vms_come_back(tmp_path: Path) -> None:
+    init(settings_in(tmp_path), MemoryStore(SystemClock()))
+    vms = (
+        VmIdentity("web", b"w" * 16, "qmp", "/run/secret.sock", ""),
+        VmIdentity("old", b"o" * 16, removed=True),
+        VmIdentity("db", b"d" * 16, "libvirt", "qemu:///system", "db-2"),
+    )
+    text = recovery_kit(replace(load_identity(tmp_path / "journal"), vms=vms), "/srv/a b", None)
+    assert "VMs         web, db\n" in text
+    for line in (
+        "rehydrate show '/srv/a b' vms",
+        "rehydrate render '/srv/a b' --vm web --into DIRECTORY",
+        "rehydrate check-runbook runbook.yaml '/srv/a b'",
+        "rehydrate failover '/srv/a b' --site NAME --journal DIRECTORY --to DIRECTORY \\\n",
+        "--boot --runbook runbook.yaml",
+    ):
+        assert line in text
+    assert "/run/secret.sock" not in text, "it is of the site that is lost"
 
 
 def test_an_init_that_dies_between_its_two_local_files_can_be_repeated(
