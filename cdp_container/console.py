@@ -38,6 +38,12 @@ from cdp_container.errors import (
 
 _HELP_INSTEAD: Final = "NoArgsIsHelpError"
 """What click raises where no command is given; its message is the help, unless that was printed already."""
+_BAD_VALUE: Final = "BadParameter"
+"""What click raises where a value is none that an option takes."""
+_VALUE_ERROR: Final = "Value error, "
+_INPUT: Final = "Input should "
+_UNABLE: Final = ", unable to "
+"""How pydantic, which typer asks, begins and ends its words."""
 SECRET_BYTES_MAX: Final = 4096
 PASSPHRASE_VARIABLE: Final = "CDP_PASSPHRASE"  # noqa: S105 (a name, not a secret)
 
@@ -125,10 +131,22 @@ def run_app(app: typer.Typer) -> int:
         if type(error).__name__ == _HELP_INSTEAD:
             say(message())
             return int(code)
-        say(f"error: the command line: {message()}")
+        say(_refused_words(error, message()))
         say(f"hint: {UsageError.default_hint}")
         return int(code)
     return result if isinstance(result, int) else 0
+
+
+def _refused_words(error: Exception, message: str) -> str:
+    """What typer refuses, as our own commands say it; of a value the option is named, and why in our words."""
+    param = getattr(error, "param", None)
+    if type(error).__name__ != _BAD_VALUE or param is None:
+        return f"error: the command line: {message}"
+    name = max(param.opts, key=len) if isinstance(param, TyperOption) else str(param.name).upper()
+    why = str(getattr(error, "message", "")).removeprefix(_VALUE_ERROR).partition(_UNABLE)[0]
+    if why.startswith(_INPUT):
+        why = f"it should {why.removeprefix(_INPUT)}"
+    return f"error: read {name}: {why.removesuffix('.')}"
 
 
 def _command_of(app: typer.Typer, words: list[str]) -> TyperGroup | TyperCommand:
