@@ -138,7 +138,7 @@ def run_app(app: typer.Typer) -> int:
 
 
 def _refused_words(error: Exception, message: str) -> str:
-    """What typer refuses, as our own commands say it; of a value the option is named, and why in our words."""
+    """What typer refuses, as our own commands say it: of a value the option is named, and why."""
     param = getattr(error, "param", None)
     if type(error).__name__ != _BAD_VALUE or param is None:
         return f"error: the command line: {message}"
