@@ -21,7 +21,9 @@ def replace_file(path: Path, data: bytes) -> None:
     fresh = path.with_name(path.name + ".new")
     try:
         try:
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            # A link could have been laid there by whoever else may write to the directory.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(fresh, flags, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()

@@ -7,6 +7,7 @@ not belong here (rehydrate.boot).
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from cdp_container.domain.durable import read_file, remove_file, replace_file
+from cdp_container.domain.durable import remove_file, replace_file
 from cdp_container.errors import AlreadyRunning, ConfigInvalid
 from cdp_container.machine_errors import MachineFailed
 from rehydrate.boot.machines import Known
@@ -25,6 +26,10 @@ FILE_NAME: Final = ".dr-test-machines.json"
 LOCK_NAME: Final = ".dr-test-machines.lock"
 VERSION: Final = 1
 BYTES_MAX: Final = 16 << 20
+_HINT: Final = (
+    "look for VMs called …-dr-test, stop and undefine them, and remove the file; or name another "
+    "`test.directory`, in which nobody else can write"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,10 @@ class Record:
     def read(self) -> Left | None:
         """What a rehearsal that was killed left; None where there is nothing.
 
-        Raises ConfigInvalid: it makes no sense; MachineFailed: it names what is no VM of a rehearsal.
+        Raises ConfigInvalid: it makes no sense, or others than we may have written it; MachineFailed: it names
+        what is no VM of a rehearsal.
         """
-        data = read_file(self.path, BYTES_MAX)
+        data = self._read_ours()
         if data is None:
             return None
         try:
@@ -61,9 +67,8 @@ class Record:
             machines = tuple(Known(**{k: str(v) for k, v in one.items()}) for one in members["machines"])
             left = Left(str(members["target"]), str(members["uri"]), machines, str(members["overlay"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            hint = "look for VMs called …-dr-test, stop and undefine them, and remove the file"
             why = f"it is damaged ({type(error).__name__})"
-            raise ConfigInvalid(f"{self.path} is refused", why, hint) from error
+            raise ConfigInvalid(f"{self.path} is refused", why, _HINT) from error
         for one in left.machines:
             if not one.is_rehearsed:
                 why = f"{one.title!r} is no name of a rehearsal: nothing was touched"
@@ -71,15 +76,39 @@ class Record:
         return left
 
     def write(self, left: Left) -> None:
-        """Note it durably, before anything of it is there. Raises LocalDiskFull, CdpError."""
+        """Note it durably, before anything of it is there. Raises LocalDiskFull, CdpError.
+
+        ConfigInvalid: what is written there could be another's, as `read` sees it.
+        """
         assert all(one.is_rehearsed for one in left.machines), "names of a rehearsal"
         machines = [asdict(one) for one in left.machines]
         members = {"version": VERSION, "target": left.target, "uri": left.uri, "machines": machines}
         replace_file(self.path, orjson.dumps({**members, "overlay": left.overlay}))
+        self._read_ours()  # else what is about to be started could not be taken away by it
 
     def drop(self) -> None:
         """Nothing is left. Raises CdpError."""
         remove_file(self.path)
+
+    def _read_ours(self) -> bytes | None:
+        """The note; whoever else could write it would have us end processes of ours. Raises ConfigInvalid."""
+        what = f"{self.path} is refused"
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigInvalid(what, error.strerror or "it cannot be read", _HINT) from error
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigInvalid(what, "it is no file", _HINT)
+            if status.st_uid != os.geteuid():
+                raise ConfigInvalid(what, f"it is of the user {status.st_uid}, not ours", _HINT)
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise ConfigInvalid(what, f"others can write it (mode {status.st_mode & 0o777:o})", _HINT)
+            with os_errors(f"read {self.path}"):
+                return file.read(BYTES_MAX + 1)
 
 
 @contextmanager

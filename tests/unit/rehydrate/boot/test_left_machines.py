@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,7 @@ import pytest
 from cdp_container.clock import SystemClock
 from cdp_container.domain.machine import Description
 from cdp_container.domain.machine_records import Configuration, Member, Native
-from cdp_container.errors import AlreadyRunning, ConfigInvalid
+from cdp_container.errors import AlreadyRunning, CdpError, ConfigInvalid
 from cdp_container.machine_errors import MachineFailed
 from rehydrate.boot.at_cut import AtCut
 from rehydrate.boot.machines import Known
@@ -79,6 +80,46 @@ def test_one_that_makes_no_sense_is_refused(tmp_path: Path, machines: Invented, 
         pass
     assert (tmp_path / FILE_NAME).read_text() == text
     assert machines.removed == []
+
+
+def test_a_note_that_others_may_have_written_is_refused(
+    tmp_path: Path, machines: Invented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says which processes are ended: who can write to the directory would have root end theirs."""
+    record = Record(tmp_path)
+    record.write(Left("qemu", "", (DB,), "/srv/x/served"))
+
+    def refused(why: str) -> None:
+        with pytest.raises(ConfigInvalid, match=why), enter(tmp_path):
+            pass
+        assert machines.removed == []
+        assert os.path.lexists(record.path), "for whoever looks at it"
+
+    for mode in (0o620, 0o602):
+        record.path.chmod(mode)
+        refused(f"others can write it .mode {mode:o}")
+    record.path.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        refused(f"it is of the user {os.getuid()}, not ours")
+        with pytest.raises(ConfigInvalid, match="not ours"):  # before anything is started that it is to name
+            record.write(Left("qemu", "", (DB,)))
+    record.path.rename(tmp_path / "theirs")
+    record.path.symlink_to("theirs")
+    refused("symbolic links")
+    record.path.unlink()
+    os.mkfifo(record.path)
+    refused("it is no file")
+
+
+def test_no_link_is_followed_to_write_the_note(tmp_path: Path) -> None:
+    other, record = tmp_path / "other", Record(tmp_path)
+    other.write_text("another's")
+    (tmp_path / f"{FILE_NAME}.new").symlink_to(other)
+    with pytest.raises(CdpError):
+        record.write(Left("qemu", "", (DB,)))
+    assert other.read_text() == "another's"
+    record.write(Left("qemu", "", (DB,)))  # it stands in nobody's way
 
 
 def test_what_was_left_is_taken_away_first_and_told(tmp_path: Path, machines: Invented) -> None:
