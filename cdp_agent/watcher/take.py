@@ -157,7 +157,7 @@ class Take:
         """Look at all of it, and at what scans find; what is too much becomes dirty again."""
         full = self._outcome.gathered
         for tree in self._trees:
-            if tree.found or tree.deep or tree.suspended:
+            if tree.found or tree.deep or tree.suspended or tree.missed_name:
                 self._outcome.changed.add(tree.number)
             if not full.is_full:
                 self._round.resume(tree)

@@ -142,6 +142,21 @@ def test_a_batch_that_is_full_still_owes_the_look_at_files_with_several_names(si
     site.assert_same()
 
 
+def test_what_a_full_batch_left_to_be_looked_at_is_of_an_instant_too(site: Site) -> None:
+    """The batch was full with the last path: nothing but the look at other names was left to the next one."""
+    os.link(site.tree / "a/f", site.tree / "new")
+    put(site.tree / "new", 0, b"through the new one")
+    (site.tree / "new").unlink()
+    (site.tree / "wide").chmod(0o600)
+    site.watcher._limits = Limits(records=2)
+    assert site.take().more
+    site.watcher._limits = Limits()
+    taken = site.take()
+    assert taken.batch
+    assert taken.position is not None, "guests are held for what a cut calls whole"
+    site.assert_same()
+
+
 def test_files_with_several_names_are_remembered_up_to_a_limit(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
