@@ -17,7 +17,8 @@ demo_set=(
 )
 test_set=("ceph-mon" "ceph-mgr" "ceph-osd" "radosgw" "ceph-common" "ceph-base" "openssl" "rsync"
     "libvirtd libvirt-daemon" "libvirt-daemon-driver-qemu" "virsh libvirt-clients" "libvirt-dev" "pkg-config" "gcc" "python3-dev"
-    "ovmf") # UEFI: that what is rendered really boots by it
+    "ovmf" # UEFI: that what is rendered really boots by it
+    "qemu-guest-agent") # in a guest: that it takes the addresses that a runbook hands it over
 bench_set=("restic")
 
 needs=()

@@ -59,6 +59,8 @@ MEMORY_MIB: Final = 256
 TAIL_LINES: Final = 40
 PORT: Final = 7777
 """At which a guest with a network answers, in the guest."""
+AGENT: Final = {"bin/qemu-ga": "qemu-ga"}
+"""For `programs_archive`: what an initrd needs for `Job.agent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class Job:
         hold: it stays when it is done, and does not power off.
         root: it goes over to the root file system on vda (`root_disk`) first: `MARK root`; files are in its
             /srv/files.
-        net: eth0 is `address`, and port PORT answers TCP and HTTP: `MARK answers`.
+        net: eth0 is `address` (empty: it is down, for others to set), and port PORT answers TCP and HTTP:
+            `MARK answers`.
+        agent: it starts the guest agent that its initrd has (AGENT) at its port: `MARK agent PORT`; once it
+            has a default route, `MARK address FAMILY ADDRESS` for each address of eth0, and `MARK route …`.
     """
 
     what: str = "write"
@@ -85,6 +90,7 @@ class Job:
     root: bool = False
     net: bool = False
     address: str = "10.0.2.15/24"
+    agent: bool = False
 
     def words(self) -> str:
         """The kernel's command line."""
@@ -98,6 +104,7 @@ class Job:
             "root": int(self.root),
             "net": int(self.net),
             "address": self.address,
+            "agent": int(self.agent),
         }
         return " ".join(
             [
@@ -429,9 +436,12 @@ def _made(path: Path, size_bytes: int, *options: str) -> Path:
     return path
 
 
-def initrd_expecting(path: Path, sums: Mapping[int, str]) -> Path:
-    """An initrd whose guest, at the job `verify`, knows what SHA-256 the files by number must have."""
+def initrd_expecting(path: Path, sums: Mapping[int, str], more: bytes = b"") -> Path:
+    """An initrd whose guest, at the job `verify`, knows what SHA-256 the files by number must have.
+
+    more: what it has besides, of `programs_archive`.
+    """
     page = "".join(f"{one}  f{number}\n" for number, one in sums.items())
     files = {"expected": page.encode()}
-    path.write_bytes(INITRD.read_bytes() + gzip.compress(archive((), files), mtime=0))
+    path.write_bytes(INITRD.read_bytes() + gzip.compress(archive((), files), mtime=0) + more)
     return path

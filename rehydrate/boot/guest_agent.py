@@ -1,4 +1,4 @@
-"""What a guest's agent is asked: to run programs, one after the other, each to its end. No I/O.
+"""What a guest's agent is asked: to run programs, one after the other, each to its end. No I/O of its own.
 
 Through which channel it is asked does not belong here (qemu, libvirt).
 """
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from cdp_container.machine_errors import MachineFailed
+from rehydrate.boot.lines import ANSWERS_MAX, Line
 
 LOOK_SECONDS: Final = 0.2
 """Between two looks whether a program has ended."""
@@ -20,6 +21,29 @@ OUTPUT_CHARS_MAX: Final = 200
 
 Ask: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[object]]
 """Given a command of the agent and its arguments, gives what it returns. Raises MachineFailed."""
+
+
+_FORGET: Final = b"\xff"
+"""Has an agent forget what somebody before us half said."""
+
+
+async def synchronise(line: Line, number: int) -> None:
+    """Begin to talk with an agent: what it answers after this, it answers to us.
+
+    It may still answer somebody before us, and to `_FORGET` QEMU's agent answers first that it is no JSON: an
+    error that is meant so. Only the number is the answer.
+
+    Args:
+        line: to the agent.
+        number: that nobody said before.
+
+    Raises MachineFailed: the connection ended, or among ANSWERS_MAX lines was no such answer.
+    """
+    await line.say("guest-sync-delimited", {"id": number}, _FORGET)
+    for _ in range(ANSWERS_MAX):
+        if (await line.receive()).get("return") == number:
+            return
+    raise line.failed(f"guest-sync-delimited: no answer among {ANSWERS_MAX}")
 
 
 async def run_in_guest(commands: Sequence[Sequence[str]], ask: Ask) -> None:

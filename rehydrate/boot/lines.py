@@ -59,12 +59,14 @@ class Line:
                 return answer
         raise self.failed(f"no answer among {ANSWERS_MAX} lines")
 
-    async def ask(
-        self, command: str, arguments: Mapping[str, Any] | None = None, first: bytes = b""
-    ) -> object:
-        """What a command returns. Raises MachineFailed: it is refused, or nobody answers."""
+    async def say(self, command: str, arguments: Mapping[str, Any] | None, first: bytes = b"") -> None:
+        """Send a command, after some bytes. Raises MachineFailed."""
         words = {"execute": command} | ({"arguments": arguments} if arguments is not None else {})
         await self.send(first + orjson.dumps(words) + b"\n")
+
+    async def ask(self, command: str, arguments: Mapping[str, Any] | None = None) -> object:
+        """What a command returns. Raises MachineFailed: it is refused, or nobody answers."""
+        await self.say(command, arguments)
         for _ in range(ANSWERS_MAX):
             answer = await self.receive()
             if "return" in answer:

@@ -25,7 +25,7 @@ from rehydrate.boot.machines import (
     Ready,
     Seen,
 )
-from rehydrate.boot.processes import end_all, pids_with
+from rehydrate.boot.processes import end_all, has_words, pids_with
 from rehydrate.boot.programs import plain_environment, run_words
 
 SHELL: Final = "/bin/sh"
@@ -37,8 +37,6 @@ _MEANT: Final = {
     "io-error": "a disk failed",
 }
 """What QEMU's words for a guest that does not go on say to people."""
-_SYNC: Final = b"\xff"
-"""Has an agent forget what somebody before us half said."""
 
 
 class QemuMachines:
@@ -95,24 +93,26 @@ class QemuMachines:
     async def ask_agent(self, vm: Known, commands: Sequence[Sequence[str]]) -> None:
         """See `Machines.ask_agent`."""
         async with _agent(vm) as line:
-            number = int.from_bytes(os.urandom(4)) >> 1
-            said = await line.ask("guest-sync-delimited", {"id": number}, _SYNC)
-            while said != number:
-                answer = await line.receive()
-                said = answer.get("return")
 
             async def ask(command: str, arguments: Mapping[str, Any]) -> object:
-                return await line.ask(command, arguments)
+                async with _answered(vm):
+                    return await line.ask(command, arguments)
 
+            async with _answered(vm):
+                await guest_agent.synchronise(line, int.from_bytes(os.urandom(4)) >> 1)
             await guest_agent.run_in_guest(commands, ask)
 
     async def remove(self, vm: Known) -> None:
         """See `Machines.remove`."""
         with contextlib.suppress(Away, MachineFailed, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS_MAX), _monitor(vm) as monitor:
-                await monitor.ask("quit")
-        # Also where it has no monitor: that is not open yet, or its directory is gone.
-        pid = await end_all(*_marked(vm), STOP_SECONDS_MAX)
+                if await _is_it(monitor, vm):
+                    await monitor.ask("quit")
+        # Also where it has no monitor: that is not open yet, or its directory is gone. Another VM may have its
+        # paths by now, of another rehearsal in a directory that was removed: never one with another UUID.
+        pid = await end_all(
+            *_marked(vm), STOP_SECONDS_MAX, lambda pid: not vm.uuid or has_words(pid, "-uuid", vm.uuid)
+        )
         if pid is not None:
             raise MachineFailed(f"stop {vm.title!r}", f"process {pid} does not end")
 
@@ -120,6 +120,12 @@ class QemuMachines:
 def _marked(vm: Known) -> tuple[str, str]:
     """An option that the QEMU of this VM has, as it is rendered, and no other."""
     return "-pidfile", vm.path("pid")
+
+
+async def _is_it(monitor: Line, vm: Known) -> bool:
+    """Whether a monitor is that of this very VM. Raises MachineFailed."""
+    said = await monitor.ask("query-uuid")
+    return not vm.uuid or (isinstance(said, dict) and str(said.get("UUID")).lower() == vm.uuid.lower())
 
 
 @asynccontextmanager
@@ -138,3 +144,14 @@ async def _agent(vm: Known) -> AsyncIterator[Line]:
             yield line
     except Away as error:
         raise MachineFailed(f"ask the agent of {vm.title!r}", str(error)) from error
+
+
+@asynccontextmanager
+async def _answered(vm: Known) -> AsyncIterator[None]:
+    """An answer of the agent is waited for within. QEMU keeps what is said to one that has yet to begin."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS_MAX):
+            yield
+    except TimeoutError:
+        why = f"no answer within {ASK_SECONDS_MAX:g} s"
+        raise MachineFailed(f"ask the agent of {vm.title!r}", why) from None

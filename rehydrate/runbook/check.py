@@ -250,6 +250,11 @@ def _addresses(name: str, one: Description, run: VmRunSettings) -> Iterator[Find
             yield Finding(place, f"gateway {entry.gateway} is not in the network of {entry.address}")
     if run.addresses and run.handed_over == "guest-agent" and not one.guest_agent:
         yield Finding(("vms", name, "handed_over"), f"VM {name} has no guest agent")
+    if run.handed_over == "guest-agent" and any(entry.dns for entry in run.addresses):
+        why = (
+            f"VM {name} keeps its name servers: by its guest agent it is handed addresses and gateways alone"
+        )
+        yield Finding(place, why, is_fault=False)
 
 
 def _twice(runbook: RunbookSettings, started: Mapping[str, Member]) -> Iterator[Finding]:

@@ -56,12 +56,35 @@ attach() { # DISK FOLDER
 
 answer_at_once() { # over TCP, in words of HTTP
     ip link set lo up
-    ip link set eth0 up
-    ip addr add "$(option address 10.0.2.15/24)" dev eth0
+    given=$(option address 10.0.2.15/24)
+    if [ -n "$given" ]; then # else somebody hands one over
+        ip link set eth0 up
+        ip addr add "$given" dev eth0
+    fi
     printf '#!/bin/sh\nread -r -t 1 line\nprintf "HTTP/1.0 200 OK\\r\\nContent-Length: 9\\r\\n\\r\\ntiny: ok\\n"\n' >/tmp/answer
     chmod 755 /tmp/answer
     nc -ll -p "$(option port 7777)" -e /tmp/answer &
     mark answers
+}
+
+start_agent() { # QEMU's guest agent, as a distribution's udev and init start it; and tells what addresses it was handed
+    load virtio_console
+    tries=0
+    until named=$(grep -lx org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name 2>/dev/null); do
+        tries=$((tries + 1))
+        [ $tries -lt 1000 ] || fail "no port for the agent"
+        usleep 20000
+    done
+    port=${named%/name}
+    qemu-ga -m virtio-serial -p "/dev/${port##*/}" -t /tmp &
+    mark agent "${port##*/}"
+    tell_addresses &
+}
+
+tell_addresses() { # of eth0, once it has one and a way out, which is handed over last
+    until [ -n "$(ip -4 route show default)" ]; do usleep 100000; done
+    ip -o addr show dev eth0 | while read -r _ _ family address _; do mark address "$family" "$address"; done
+    mark route $(ip -4 route show default)
 }
 
 write_files() { # FOLDER: one file after the other, each told once it is safe
@@ -155,6 +178,7 @@ else
     FOLDER=/srv/files
 fi
 [ "$(option net 0)" = 1 ] && answer_at_once
+[ "$(option agent 0)" = 1 ] && start_agent
 
 JOB=$(option job write)
 case $JOB in

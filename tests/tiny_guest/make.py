@@ -35,7 +35,7 @@ KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-imag
 """Of Debian, and of Ubuntu: each names the newest one."""
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "af_packet")
 """What the guest needs, where it is no part of the kernel itself."""
-ON_DEMAND = ("efivarfs",)
+ON_DEMAND = ("efivarfs", "virtio_console")
 """What it loads where it is wanted."""
 APT_SECONDS_MAX = 300.0
 

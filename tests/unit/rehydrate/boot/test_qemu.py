@@ -142,7 +142,10 @@ def test_what_makes_no_sense_is_refused(directory: Path, said: bytes, why: str) 
 
 
 class Agent:
-    """An agent of a guest: what was half said to somebody before comes first."""
+    """An agent of a guest: what was half said to somebody before comes first.
+
+    It does as QEMU's own (test_real_agent.py), which calls the byte before a synchronisation no JSON.
+    """
 
     def __init__(self, code: int = 0) -> None:
         self.ran: list[list[str]] = []
@@ -152,7 +155,8 @@ class Agent:
     def answer(self, command: str, given: Any) -> Any:  # noqa: ANN401
         if command == "guest-sync-delimited":
             return (
-                b'{"retu' + b'\xff{"return": 5}\n\xff' + json.dumps({"return": given["id"]}).encode() + b"\n"
+                b'{"retu\n{"return": {"pid": 3}}\n{"error": {"desc": "JSON parse error, stray"}}\n'
+                b'\xff{"return": 5}\n\xff' + json.dumps({"return": given["id"]}).encode() + b"\n"
             )
         if command == "guest-exec":
             self.ran.append([given["path"], *given["arg"]])
@@ -161,6 +165,17 @@ class Agent:
         if self.asked % 2:
             return {"return": {"exited": False}}
         return {"return": {"exited": True, "exitcode": self.code, "err-data": "bm8gY2FyZA=="}}
+
+
+class Silent(Agent):
+    """One that hears from `word` on, and says nothing."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def answer(self, command: str, given: Any) -> Any:  # noqa: ANN401
+        return b"" if command == self.word else super().answer(command, given)
 
 
 def asked(one: Ready, agent: Agent, commands: list[list[str]]) -> None:
@@ -185,6 +200,16 @@ def test_what_fails_in_the_guest_is_told(directory: Path) -> None:
     assert agent.ran == [["/bin/sh"]]
     with pytest.raises(MachineFailed, match="refused"):
         run(QemuMachines().ask_agent(ready(directory).known, [["/bin/true"]]))
+
+
+@pytest.mark.parametrize("word", ["guest-sync-delimited", "guest-exec", "guest-exec-status"])
+def test_an_agent_that_does_not_answer_is_asked_anew(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """Its guest may have been restarted amid it; whoever asks says it again."""
+    monkeypatch.setattr(qemu, "ASK_SECONDS_MAX", 0.2)
+    with pytest.raises(MachineFailed, match=r"agent of .*no answer within 0\.2 s"):
+        asked(ready(directory), Silent(word), [["/bin/true"]])
 
 
 # --- taking away -----------------------------------------------------------------------------------

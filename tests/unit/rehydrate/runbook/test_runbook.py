@@ -213,6 +213,15 @@ def test_what_does_not_fit_the_point_is_told(case: str) -> None:
     assert len(found) == len({*found})
 
 
+def test_name_servers_that_no_agent_is_handed_are_warned_of() -> None:
+    has_agent = (member("shop-db", guest_agent=True), MEMBERS[1])
+    page = PAGE.replace("    cpus: 4", "    handed_over: guest-agent\n    cpus: 4")
+    (found,) = findings_of(runbook(page), replace(AT_POINT, members=has_agent), Anywhere())
+    assert not found.is_fault
+    assert "VM shop-db keeps its name servers" in found.words
+    assert told(page.replace(", dns: [10.9.0.1]", ""), members=has_agent) == []
+
+
 ALONE = ("{bridge: br-test}", "{none: true}"), ("{bridge: br-test}", "{user: true}")
 OWN_CHECKS = PAGE[PAGE.index("  vms:\n    shop-db: {checks") :]
 
