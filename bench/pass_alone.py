@@ -32,7 +32,7 @@ from cdp_agent.usage.survey import survey
 from cdp_container.clock import SystemClock
 from cdp_container.domain.collecting import Collector
 from cdp_container.domain.identity import AgentIdentity
-from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.retention_policy import Retention, build_retention
 from cdp_container.format.assemble import SealedObject
 from cdp_container.format.catalog import CatalogFacts, build_catalog
 from cdp_container.format.codec import Compressor

@@ -11,16 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.history import History
 from cdp_container.domain.image import Cut
-from cdp_container.domain.retention import (
-    KEEP_ALL,
-    Circumstances,
-    CutMarker,
-    Kept,
-    PastCut,
-    Retention,
-    kept_cuts,
-    parse_retention,
-)
+from cdp_container.domain.retention import Circumstances, CutMarker, Kept, PastCut, kept_cuts
+from cdp_container.domain.retention_policy import KEEP_ALL, Retention, parse_retention
 from cdp_container.format.holds import Hold, parse_holds
 from cdp_container.format.keys import HOLDS_KEY, config_key
 from cdp_container.format.place import Place

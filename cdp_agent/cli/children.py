@@ -27,7 +27,7 @@ from cdp_container.domain.disk_settings import device_of, known_disks, named_dis
 from cdp_container.domain.identity import AgentIdentity, TreeIdentity, VmIdentity, load_identity
 from cdp_container.domain.notes import Notes, load_notes
 from cdp_container.domain.replica_places import published
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.domain.settings import AgentSettings, NbdSettings, TlsSettings, load_settings
 from cdp_container.domain.tree_settings import TreeSettings as TreeConfig
 from cdp_container.domain.vm_settings import changed_vms

@@ -34,7 +34,7 @@ from cdp_container.domain.identity import (
 from cdp_container.domain.notes import Notes, load_notes, save_notes
 from cdp_container.domain.owner import first_owner
 from cdp_container.domain.replica_places import published
-from cdp_container.domain.retention import build_retention
+from cdp_container.domain.retention_policy import build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.domain.vm_settings import changed_vms
 from cdp_container.errors import (

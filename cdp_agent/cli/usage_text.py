@@ -14,7 +14,7 @@ from cdp_agent.usage.kinds import Amount, Kind
 from cdp_agent.usage.look import Look
 from cdp_agent.usage.survey import Survey
 from cdp_container.domain.point_settings import term_text
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.errors import counted
 from cdp_container.store.inventory import Standing
 from cdp_container.telling import Members, size_text, table, time_text

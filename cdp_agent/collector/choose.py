@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
 from cdp_container.format.keys import KeyKind, ParsedKey, pack_key, parse_key, segment_key

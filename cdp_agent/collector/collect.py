@@ -36,13 +36,8 @@ from cdp_container.domain.collecting import carry_out, require_replicas, settle,
 from cdp_container.domain.ends import Collected
 from cdp_container.domain.history import History, read_domain, read_history
 from cdp_container.domain.ledgers import ledger_of
-from cdp_container.domain.retention import (
-    Circumstances,
-    Kept,
-    PastCut,
-    kept_cuts,
-    parse_retention,
-)
+from cdp_container.domain.retention import Circumstances, Kept, PastCut, kept_cuts
+from cdp_container.domain.retention_policy import parse_retention
 from cdp_container.domain.roster import read_roster
 from cdp_container.errors import CdpError, CollectionStopped
 from cdp_container.format.domain import Owner, OwnerState, parse_owner

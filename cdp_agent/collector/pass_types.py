@@ -20,7 +20,8 @@ from cdp_container.domain.collecting import Collector, Finished
 from cdp_container.domain.history import History
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.ledgers import Ledger
-from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN, Kept, PastCut
+from cdp_container.domain.retention import Kept, PastCut
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN
 from cdp_container.errors import CdpError
 from cdp_container.format.index import Run
 from cdp_container.format.place import Place

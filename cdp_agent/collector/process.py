@@ -31,7 +31,7 @@ from cdp_container.domain.history import read_domain
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.owner_types import ChangePlan
 from cdp_container.domain.replica_places import read_as
-from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN
 from cdp_container.domain.settings import AgentSettings, LimitsSettings
 from cdp_container.errors import CdpError, CollectionStopped
 from cdp_container.format.holds import Hold

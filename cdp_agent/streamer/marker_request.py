@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cdp_agent.streamer.control import MARKER_RULE, is_marker_name
 from cdp_container.domain.point_settings import HOOKS_MAX
-from cdp_container.domain.retention import TERM_SECONDS_MAX
+from cdp_container.domain.retention_policy import TERM_SECONDS_MAX
 
 OUTCOME_BYTES_MAX: Final = 200
 TOO_LATE: Final = "the hooks hold nothing still any more: the marker would name another instant"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cdp_container.domain.identity import AgentIdentity
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.domain.settings import LimitsSettings
 from cdp_container.format.codec import ZSTD_LEVEL
 

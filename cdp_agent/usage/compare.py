@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdp_agent.usage.kinds import PROBES, Amount
-from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN
 from cdp_container.format.keys import KeyKind, parse_key
 from cdp_container.store.inventory import Standing, Taken
 

@@ -28,7 +28,7 @@ from typing import Final
 import numpy as np
 
 from cdp_agent.collector.alive_types import OBJECTS
-from cdp_container.domain.retention import TERM_SECONDS_MAX
+from cdp_container.domain.retention_policy import TERM_SECONDS_MAX
 from cdp_container.extents.intervals import Ints
 from cdp_container.extents.tables import Table
 from cdp_container.format.keys import KeyKind, ParsedKey, parse_key

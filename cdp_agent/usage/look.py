@@ -26,7 +26,7 @@ from cdp_agent.usage.levels import levels_of, shares_of
 from cdp_container.clock import Clock
 from cdp_container.domain.heads import BROKEN, Broken, read_heads
 from cdp_container.domain.history import read_domain
-from cdp_container.domain.retention import Retention, parse_retention
+from cdp_container.domain.retention_policy import Retention, parse_retention
 from cdp_container.domain.roster import UNREADABLE, read_roster
 from cdp_container.errors import (
     CollectionStopped,

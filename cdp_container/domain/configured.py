@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cdp_container.domain.identity import AgentIdentity
-from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.retention_policy import Retention, build_retention
 from cdp_container.format.domain import DomainConfig, Source
 from cdp_container.store.zones import Zone, pinned_zones
 

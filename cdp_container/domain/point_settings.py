@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cdp_container.domain.retention import TERM_SECONDS_MAX, Retention
+from cdp_container.domain.retention_policy import TERM_SECONDS_MAX, Retention
 from cdp_container.domain.setting_types import Name, Seconds, Strict, is_command, written
 
 HOOKS_MAX: Final = 32

@@ -1,8 +1,7 @@
 """Which recovery points are kept, why, and until when. PURE.
 
-Follows docs/collection.md, "Which cuts are kept". The policy as it stands in `domain/config` is read and
-built here too. What a retained cut needs does not belong here (extents.liveness), nor whether a clock may be
-trusted (clock_doubt), nor how the policy is written in YAML (settings).
+Follows docs/collection.md, "Which cuts are kept". What a retained cut needs does not belong here
+(extents.liveness), nor whether a clock may be trusted (clock_doubt), nor the policy (retention_policy).
 """
 
 from __future__ import annotations
@@ -15,82 +14,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cdp_container.errors import DamagedObject, NewerFormat
-from cdp_container.format.jsontext import JsonObject
-from cdp_container.format.members import I64_MAX, Members
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN, TERM_SECONDS_MAX, Retention
+from cdp_container.format.members import I64_MAX
 from cdp_container.format.place import NOWHERE, Place
-
-COLLECT_AGE_SECONDS_MIN: Final = 3600
-"""What is younger is never collected, whatever the policy says: replicas and clocks lag less than this."""
-TERM_SECONDS_MAX: Final = 100 * 366 * 86400
-"""The longest term but for ever: in nanoseconds a time and a term still fit into an i64."""
 
 _SECOND_NS: Final = 1_000_000_000
 _HOUR_NS: Final = 3600 * _SECOND_NS
 _DAY_NS: Final = 24 * _HOUR_NS
-_TERMS: Final = (
-    "every_seconds", "hourly_seconds", "daily_seconds",
-    "weekly_seconds", "monthly_seconds", "markers_seconds",
-)  # fmt: skip
 
 _Numbers = NDArray[np.int64]
-
-
-# --- the policy --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """The policy: for how long what is kept; None: for ever. Markers may have terms of their own."""
-
-    every_seconds: int | None
-    hourly_seconds: int | None = 0
-    daily_seconds: int | None = 0
-    weekly_seconds: int | None = 0
-    monthly_seconds: int | None = 0
-    markers_seconds: int | None = None
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether every cut is kept for ever."""
-        return self.every_seconds is None
-
-
-KEEP_ALL: Final = Retention(every_seconds=None)
-"""The policy of a domain that has none."""
-
-
-def parse_retention(members: JsonObject, key: str) -> Retention:
-    """The policy from `retention` of the configuration that stands under `key`.
-
-    Raises:
-        DamagedObject: a member is missing or makes no sense.
-        NewerFormat: it has a member that this release does not know, and which may keep more than it would.
-    """
-    if not members:
-        return KEEP_ALL
-    unknown = sorted(set(members) - set(_TERMS))
-    if unknown:
-        raise NewerFormat(key, f"its retention has {', '.join(unknown)}, which this release does not know")
-    terms = Members(members, key)
-    return Retention(*(_term(terms, name) for name in _TERMS))
-
-
-def _term(terms: Members, name: str) -> int | None:
-    if name in terms.members and terms.members[name] is None:
-        return None
-    seconds = terms.number(name)
-    if seconds > TERM_SECONDS_MAX:
-        raise DamagedObject(terms.what, f"its member {name!r} is longer than a hundred years")
-    return seconds
-
-
-def build_retention(retention: Retention) -> JsonObject:
-    """What stands in the configuration; {} where everything is kept for ever."""
-    return {} if retention.keeps_all else {name: getattr(retention, name) for name in _TERMS}
-
-
-# --- which cuts are kept -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.durable import replace_file
-from cdp_container.domain.retention import KEEP_ALL, Kept, Retention
+from cdp_container.domain.retention import Kept
+from cdp_container.domain.retention_policy import KEEP_ALL, Retention
 from cdp_container.errors import (
     AccessDenied,
     DamagedObject,

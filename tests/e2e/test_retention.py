@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdp_container.domain.history import read_config
-from cdp_container.domain.retention import Retention, parse_retention
+from cdp_container.domain.retention_policy import Retention, parse_retention
 from cdp_container.format.domain import parse_owner
 from cdp_container.format.keys import OWNER_KEY
 from cdp_container.store.directory import DirectoryStore

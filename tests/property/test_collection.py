@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cdp_agent.collector.pass_types import Wishes
 from cdp_container.domain.owner_types import EndFound, FindEnd
 from cdp_container.domain.owner_work import do_work
-from cdp_container.domain.retention import COLLECT_AGE_SECONDS_MIN, Retention
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN, Retention
 from cdp_container.errors import CollectionStopped
 from cdp_container.format.domain import ObjectName
 from cdp_container.format.holds import Hold, Holds, build_holds, parse_holds

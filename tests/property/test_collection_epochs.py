@@ -6,7 +6,7 @@ import pytest
 
 from cdp_container.domain.owner_types import EndFound, FindEnd, WorkFailed
 from cdp_container.domain.owner_work import do_work
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.format.place import NOWHERE
 from rehydrate.container import Secret, open_container
 from tests.containers import PASSPHRASE

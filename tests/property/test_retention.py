@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdp_container.domain.retention import (
-    COLLECT_AGE_SECONDS_MIN,
-    Circumstances,
-    CutMarker,
-    PastCut,
-    Retention,
-    Why,
-    kept_cuts,
-)
+from cdp_container.domain.retention import Circumstances, CutMarker, PastCut, Why, kept_cuts
+from cdp_container.domain.retention_policy import COLLECT_AGE_SECONDS_MIN, Retention
 from cdp_container.format.place import NOWHERE, Place
 
 S = 1_000_000_000

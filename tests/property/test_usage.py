@@ -16,7 +16,7 @@ from cdp_agent.collector.pass_types import Wishes
 from cdp_agent.collector.remembered import Remembered
 from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Part, Usage, account
 from cdp_agent.usage.look import Look, known_of, look_at
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.format.keys import OWNER_KEY, segment_key
 from cdp_container.store.inventory import Standing, Taken
 from cdp_container.store.memory import MemoryStore

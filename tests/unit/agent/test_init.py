@@ -13,7 +13,7 @@ from cdp_agent.cli.kit import recovery_kit, refuse_existing, show_kit
 from cdp_container.clock import SystemClock
 from cdp_container.domain.identity import IDENTITY_NAME, TreeIdentity, VmIdentity, load_identity
 from cdp_container.domain.notes import load_notes
-from cdp_container.domain.retention import Retention, parse_retention
+from cdp_container.domain.retention_policy import Retention, parse_retention
 from cdp_container.domain.settings import AgentSettings, parse_settings
 from cdp_container.errors import (
     BackingUnreadable,

@@ -20,7 +20,7 @@ from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.ledgers import ledger_of
 from cdp_container.domain.owner_types import ChangePlan
 from cdp_container.domain.plan_changes import fault_of
-from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.retention_policy import Retention, build_retention
 from cdp_container.errors import CollectionStopped
 from cdp_container.format.domain import DomainConfig, ObjectName
 from cdp_container.format.holds import Hold, Holds, build_holds

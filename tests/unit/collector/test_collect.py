@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdp_agent.collector.pass_types import Wishes
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.errors import CdpError, CollectionStopped, MissingObject, NewerFormat, StoreUnavailable
 from cdp_container.format.domain import OwnerState
 from cdp_container.format.head import open_head

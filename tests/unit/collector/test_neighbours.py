@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.format.keys import segment_key
 from cdp_container.format.place import Place
 from tests.containers import write

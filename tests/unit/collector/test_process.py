@@ -23,7 +23,7 @@ from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock
 from cdp_container.domain import collecting
 from cdp_container.domain.collecting import Finished
-from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.retention_policy import Retention, build_retention
 from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import AlreadyRunning, CollectionStopped, MissingObject
 from cdp_container.format.domain import build_config, build_owner, config_digest, parse_config, parse_owner

@@ -8,7 +8,7 @@ import pytest
 
 from cdp_container.domain.configured import SiteWord, wanted_config
 from cdp_container.domain.identity import AgentIdentity, SourceIdentity, TreeIdentity
-from cdp_container.domain.retention import KEEP_ALL, Retention, parse_retention
+from cdp_container.domain.retention_policy import KEEP_ALL, Retention, parse_retention
 from cdp_container.format.domain import DomainConfig, Encryption, Source, build_config, parse_config
 from cdp_container.store.zones import Zone
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_container.domain.point_settings import HOOKS_MAX, term_seconds, term_text
-from cdp_container.domain.retention import KEEP_ALL, TERM_SECONDS_MAX, Retention
+from cdp_container.domain.retention_policy import KEEP_ALL, TERM_SECONDS_MAX, Retention
 from cdp_container.domain.settings import AgentSettings, dump_settings, parse_settings
 from cdp_container.errors import ConfigInvalid
 

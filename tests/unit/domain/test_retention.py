@@ -7,18 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cdp_container.domain.retention import (
+from cdp_container.domain.retention import Circumstances, CutMarker, Kept, PastCut, Why, kept_cuts, marker_of
+from cdp_container.domain.retention_policy import (
     KEEP_ALL,
     TERM_SECONDS_MAX,
-    Circumstances,
-    CutMarker,
-    Kept,
-    PastCut,
     Retention,
-    Why,
     build_retention,
-    kept_cuts,
-    marker_of,
     parse_retention,
 )
 from cdp_container.errors import DamagedObject, NewerFormat

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdp_container.domain import contents
-from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.retention_policy import Retention, build_retention
 from cdp_container.errors import UsageError
 from cdp_container.format.head import Head, open_head
 from cdp_container.format.holds import Hold

@@ -14,7 +14,7 @@ from cdp_agent.streamer.engine_types import Job, Shown
 from cdp_container.domain import owner_types as ot
 from cdp_container.domain.history import read_config
 from cdp_container.domain.owner_types import Configure, Phase
-from cdp_container.domain.retention import Retention, build_retention
+from cdp_container.domain.retention_policy import Retention, build_retention
 from cdp_container.errors import CdpError, DamagedObject, MissingObject, StoreUnavailable
 from cdp_container.format.domain import (
     DomainConfig,

@@ -9,7 +9,7 @@ import pytest
 from cdp_agent.streamer.control import MARKER_RULE
 from cdp_agent.streamer.marker_request import TOO_LATE, marker_members, refused_marker
 from cdp_container.domain.point_settings import HOOKS_MAX
-from cdp_container.domain.retention import TERM_SECONDS_MAX
+from cdp_container.domain.retention_policy import TERM_SECONDS_MAX
 
 RAN = {"name": "files", "outcome": "done", "seconds": 0.25}
 

@@ -13,7 +13,7 @@ from cdp_agent.collector.choose import SMALL_OBJECT_BYTES
 from cdp_agent.collector.pass_types import Wishes
 from cdp_agent.usage.kinds import DEAD_KINDS, SPLIT, Kind, Lock, Part, Usage, account
 from cdp_agent.usage.look import Look, look_at
-from cdp_container.domain.retention import Retention
+from cdp_container.domain.retention_policy import Retention
 from cdp_container.format.keys import HOLDS_KEY, OWNER_KEY, segment_key
 from cdp_container.format.place import Place
 from cdp_container.store.inventory import Taken

@@ -11,7 +11,7 @@ from cdp_agent.collector.pass_types import Wishes
 from cdp_agent.usage.kinds import DAY_NS
 from cdp_agent.usage.look import Look, look_at
 from cdp_agent.usage.survey import Survey, survey
-from cdp_container.domain.retention import KEEP_ALL, Retention
+from cdp_container.domain.retention_policy import KEEP_ALL, Retention
 from cdp_container.format.domain import PlanName, PlanState
 from cdp_container.store.api import Store
 from cdp_container.store.inventory import Rules, Standing, Taken
