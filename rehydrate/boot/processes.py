@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,28 +21,13 @@ SEARCHES_MAX: Final = 20
 
 def pids_with(option: str, value: str) -> list[int]:
     """The processes that have both among their arguments, one after the other."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _has(int(name), option, value)]
+    return [
+        int(name) for name in os.listdir("/proc") if name.isdigit() and has_words(int(name), option, value)
+    ]
 
 
-async def end_all(option: str, value: str, seconds_max: float) -> int | None:
-    """End all processes with an option: SIGTERM, at last SIGKILL; each signal gets `seconds_max`.
-
-    Gives one that does not end, None where none is left.
-    """
-    found: list[int] = []
-    quiet = 0
-    for _ in range(SEARCHES_MAX):
-        found = pids_with(option, value)
-        for pid in found:
-            if not await _ended(pid, option, value, seconds_max):
-                return pid
-        quiet = 0 if found else quiet + 1
-        if quiet == 2:  # one that just forks and ends, as a daemon does, could be missed once
-            return None
-    return found[0] if found else None
-
-
-def _has(pid: int, option: str, value: str) -> bool:
+def has_words(pid: int, option: str, value: str) -> bool:
+    """Whether a process has both among its arguments, one after the other."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -49,14 +35,53 @@ def _has(pid: int, option: str, value: str) -> bool:
     return (os.fsencode(option), os.fsencode(value)) in itertools.pairwise(words)
 
 
-async def _ended(pid: int, option: str, value: str, seconds_max: float) -> bool:
+def is_child_of(pid: int, variable: str) -> bool:
+    """Whether the process that started it, which a variable of its environment names, lives still."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        # In brackets stands its name, whatever characters that has; then its state, and its parent.
+        parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1]
+    except (OSError, IndexError):
+        return False
+    return os.fsencode(variable) + b"=" + parent in words
+
+
+def _any(_: int) -> bool:
+    return True
+
+
+async def end_all(
+    option: str, value: str, seconds_max: float, only: Callable[[int], bool] = _any
+) -> int | None:
+    """End all processes with an option: SIGTERM, at last SIGKILL; each signal gets `seconds_max`.
+
+    `only`: those that it says of their numbers. Gives one that does not end, None where none is left.
+    """
+
+    def is_meant(pid: int) -> bool:
+        return has_words(pid, option, value) and only(pid)
+
+    found: list[int] = []
+    quiet = 0
+    for _ in range(SEARCHES_MAX):
+        found = [pid for pid in pids_with(option, value) if only(pid)]
+        for pid in found:
+            if not await _ended(pid, is_meant, seconds_max):
+                return pid
+        quiet = 0 if found else quiet + 1
+        if quiet == 2:  # one that just forks and ends, as a daemon does, could be missed once
+            return None
+    return found[0] if found else None
+
+
+async def _ended(pid: int, is_meant: Callable[[int], bool], seconds_max: float) -> bool:
     """Whether a process has ended, killed at last; another one that got its number is left alone."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        if not _has(pid, option, value):
+        if not is_meant(pid):
             return True
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -108,8 +108,8 @@ class QemuMachines:
             async with asyncio.timeout(STOP_SECONDS_MAX), _monitor(vm) as monitor:
                 if await _is_it(monitor, vm):
                     await monitor.ask("quit")
-        # Also where it has no monitor: that is not open yet, or its directory is gone. Another VM may have its
-        # paths by now, of another rehearsal in a directory that was removed: never one with another UUID.
+        # Also where it has no monitor: that is not open yet, or its directory is gone. Another rehearsal may
+        # have the same directory by now, and a VM with the same paths: never one with another UUID.
         pid = await end_all(
             *_marked(vm), STOP_SECONDS_MAX, lambda pid: not vm.uuid or has_words(pid, "-uuid", vm.uuid)
         )

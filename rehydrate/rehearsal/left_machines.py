@@ -54,8 +54,8 @@ class Record:
     def read(self) -> Left | None:
         """What a rehearsal that was killed left; None where there is nothing.
 
-        Raises ConfigInvalid: it makes no sense, or others than we may have written it; MachineFailed: it names
-        what is no VM of a rehearsal.
+        Raises ConfigInvalid: it makes no sense, or others than we may have written it; MachineFailed: it
+        names what is no VM of a rehearsal.
         """
         data = self._read_ours()
         if data is None:

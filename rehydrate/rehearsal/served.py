@@ -18,7 +18,7 @@ from cdp_container.clock import Clock
 from cdp_container.console import PASSPHRASE_VARIABLE
 from cdp_container.errors import CdpError
 from cdp_container.machine_errors import MachineFailed
-from rehydrate.boot.processes import end_all
+from rehydrate.boot.processes import end_all, is_child_of
 from rehydrate.container import Secret
 from rehydrate.localio import os_errors
 from rehydrate.serve.companion import PARENT_VARIABLE
@@ -119,9 +119,14 @@ def end_left(overlay: Path) -> None:
     """End a process that serves an overlay, if one does: it was left by a rehearsal that was killed.
 
     It is found by its arguments: it answers only once it has read the point's heads, and only as long as its
-    directory is there. Raises MachineFailed: it does not end.
+    directory is there. One whose rehearsal lives is of another, which has the same directory by now.
+    Raises MachineFailed: it does not end.
     """
-    pid = asyncio.run(end_all("--overlay", str(overlay), STOP_SECONDS_MAX))
+
+    def is_left(pid: int) -> bool:
+        return not is_child_of(pid, PARENT_VARIABLE)
+
+    pid = asyncio.run(end_all("--overlay", str(overlay), STOP_SECONDS_MAX, is_left))
     if pid is not None:
         raise MachineFailed(f"end what serves {overlay}", f"process {pid} does not end", "end it by hand")
 

@@ -244,7 +244,7 @@ def test_one_that_hears_neither_monitor_nor_signal_is_killed(
         "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "open(sys.argv[2], 'w').write(f'{os.getpid()}\\n'); time.sleep(600)"
     )
-    process = subprocess.Popen([sys.executable, "-c", deaf, "-pidfile", pid])
+    process = subprocess.Popen([sys.executable, "-c", deaf, "-pidfile", pid, "-uuid", one.known.uuid])
     try:
         wait_until(
             lambda: os.path.exists(pid) and Path(pid).read_text().endswith("\n"), "it runs", SECONDS_MAX
@@ -270,7 +270,8 @@ def forgotten(*words: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_one_that_no_file_tells_of_is_found_by_its_arguments(directory: Path) -> None:
     one = ready(directory / "gone")
     pid = one.known.path("pid")
-    with forgotten("-pidfile", pid) as process, forgotten("-x", pid) as other, forgotten(f"-pidfile {pid}"):
+    marked, uuid = ("-pidfile", pid), ("-uuid", one.known.uuid)
+    with forgotten(*marked, *uuid) as process, forgotten("-x", pid, *uuid) as other, forgotten(*uuid):
         wait_until(lambda: pids_with("-pidfile", pid), "it runs", SECONDS_MAX)
         seen = run(QemuMachines().look(one.known))
         assert seen.power is Power.STILL, "never started a second time"
@@ -284,7 +285,7 @@ def test_one_that_no_file_tells_of_is_found_by_its_arguments(directory: Path) ->
 def test_one_that_does_not_end_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemu, "STOP_SECONDS_MAX", 0.1)
     one = ready(directory)
-    with forgotten("-pidfile", one.known.path("pid")) as process:
+    with forgotten("-pidfile", one.known.path("pid"), "-uuid", one.known.uuid) as process:
         wait_until(lambda: pids_with("-pidfile", one.known.path("pid")), "it runs", SECONDS_MAX)
         monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)
         with pytest.raises(MachineFailed, match=f"process {process.pid} does not end"):
