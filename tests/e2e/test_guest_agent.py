@@ -6,7 +6,9 @@ what it was given, and where we are root it is asked there by TCP and HTTP over 
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from typing import Any
 import pytest
 
 from cdp_container.errors import ChecksFailed
+from cdp_container.machine_errors import MachineFailed
+from rehydrate.boot import qemu
+from rehydrate.boot.machines import Known
+from rehydrate.boot.qemu import QemuMachines
 from tests.e2e.guests import VM, acknowledged, guest_folder, lose, member_lines, write_runbook
 from tests.e2e.hypervisors import LIBVIRT
 from tests.e2e.networks import BRIDGE, HAS_BRIDGE, PREFIX, own_network
@@ -27,12 +33,14 @@ from tests.tiny_vm import (
     KERNEL,
     NEEDS,
     PORT,
+    SECONDS_MAX,
     Console,
     Job,
     formatted,
     initrd_expecting,
     tiny_guest,
 )
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.e2e,
@@ -54,6 +62,9 @@ PORT_WORDS = (
 )  # fmt: skip
 IPROUTE = {"bin/ip": "ip"}
 """As distributions have it; without it the guest has busybox's."""
+IMPATIENT_SECONDS = 0.1
+IMPATIENT_TIMES = 5
+"""Much less than the guest takes to boot."""
 
 
 def lost_guest(site: Site) -> dict[int, str]:
@@ -153,6 +164,34 @@ def test_after_a_failover_the_guest_has_the_addresses_that_its_agent_was_handed(
         finally:
             kill_vms(folder)
             sites.end()
+
+
+def test_one_that_is_asked_again_and_again_before_it_begins_answers_the_last_one() -> None:
+    """Whoever asked before hung up: what it was asked, or answers, is nobody's any more."""
+    with tempfile.TemporaryDirectory(prefix="qa-") as made:
+        folder = Path(made)
+        vm = Known(VM, "", made, VM)
+        there = f"socket,path={vm.path('agent.sock')},server=on,wait=off,"
+        words = [word.replace("null,", there) for word in PORT_WORDS]
+        initrd = initrd_expecting(folder / "initrd", {}, programs_archive(AGENT))
+        job = Job("wait", hold=True, agent=True)
+        command = ["/bin/sh", "-c", 'echo "MARK $1" >/dev/ttyS0', "sh", "ran"]
+        with tiny_guest(folder / "g", [], job, initrd=initrd, extra=words) as guest:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(qemu, "ASK_SECONDS_MAX", IMPATIENT_SECONDS)
+                assert [has_run(vm, command) for _ in range(IMPATIENT_TIMES)] == [False] * IMPATIENT_TIMES
+            wait_until(lambda: has_run(vm, command), "the agent ran it", SECONDS_MAX)
+            guest.wait_for("MARK ran")
+
+
+def has_run(vm: Known, command: list[str]) -> bool:
+    """Whether its agent ran a program to its end."""
+    try:
+        asyncio.run(QemuMachines().ask_agent(vm, [command]))
+    except MachineFailed as error:
+        print(error)
+        return False
+    return True
 
 
 @pytest.mark.needs(*LIBVIRT, *SYSTEM_LIBVIRT, *(("a bridge",) if not HAS_BRIDGE else ()))
