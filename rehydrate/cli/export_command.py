@@ -15,7 +15,7 @@ from cdp_container.console import printable, say
 from cdp_container.domain.contents import Contents
 from cdp_container.domain.machine_records import Member
 from cdp_container.domain.machine_text import configuration_members
-from cdp_container.errors import CdpError, NoSuchPoint, NoSuchVm, UsageError, counted
+from cdp_container.errors import CdpError, NoSuchPoint, UsageError, counted
 from cdp_container.telling import point_name, time_text
 from rehydrate.anew import read_until_found
 from rehydrate.cli.commands import Access, say_answer
@@ -31,7 +31,7 @@ from rehydrate.export.formats import RAW, SECTOR_BYTES, Shape, image_bytes
 from rehydrate.ondemand.reader import Reader
 from rehydrate.plan import Choice
 from rehydrate.points import RestorePlan, plan_restore
-from rehydrate.vms import vms_at
+from rehydrate.vms import member_called, vms_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,11 @@ def _planned(job: _Job, container: Container, contents: Contents) -> tuple[Resto
     targets = job.asked.targets
     if targets.vm is None:
         return plan_restore(container, contents, job.choice, targets.names), None
-    wanted = _disks(_member(container, contents, job.choice, targets.vm))
+    wanted = _disks(member_called(vms_at(container, contents, job.choice), targets.vm))
     made = plan_restore(container, contents, job.choice, wanted)
     place = made.cut.place
-    member = _member(container, contents, Choice(at=(place.epoch, place.cut)), targets.vm)
+    there = vms_at(container, contents, Choice(at=(place.epoch, place.cut)))
+    member = member_called(there, targets.vm)
     if _disks(member) != wanted:
         point = point_name(place.epoch, place.cut)
         why = "its disks are others there than at newer points, of which not all are whole"
@@ -152,15 +153,6 @@ def _planned(job: _Job, container: Container, contents: Contents) -> tuple[Resto
         if disk.volume is None:
             tell(f"disk {disk.name} of {member.configuration.name} is no volume: it is not exported")
     return made, member
-
-
-def _member(container: Container, contents: Contents, choice: Choice, wanted: str) -> Member:
-    seen = vms_at(container, contents, choice)
-    for member in seen.members:
-        if wanted in (member.configuration.name, member.vm.hex()):
-            return member
-    names = ", ".join(printable(one.configuration.name) for one in seen.members) or "none"
-    raise NoSuchVm(f"VM {wanted!r}", f"there is no such VM at this point; there are: {names}")
 
 
 def _disks(member: Member) -> list[str]:

@@ -13,7 +13,7 @@ from cdp_container.domain.durable import replace_file
 from cdp_container.domain.machine import unpack_variables
 from cdp_container.domain.machine_records import Member
 from cdp_container.domain.page_faults import line_of
-from cdp_container.errors import NoSuchVm, RunbookUnfit, UsageError, counted
+from cdp_container.errors import RunbookUnfit, UsageError, counted
 from rehydrate.boot.trial import directory_to_be, refused_findings_of
 from rehydrate.cli import commands
 from rehydrate.cli.runbook_page import read_page
@@ -27,7 +27,7 @@ from rehydrate.runbook.check_installed import installed_findings_of
 from rehydrate.runbook.here import ThisMachine
 from rehydrate.runbook.installed import ThisInstallation
 from rehydrate.runbook.model import RunbookSettings, rehearsed
-from rehydrate.vms import VmsAt
+from rehydrate.vms import member_called
 
 SCRIPT_MODE = 0o700
 
@@ -97,7 +97,7 @@ def render(asked: Asked, access: commands.Access, choice: Choice, as_json: bool)
     target = Target(asked.target or (runbook.target if runbook is not None else ""))
     places = _places(asked.disks)
     seen = commands.vms_of(access, choice)
-    made = _documents(asked, target, runbook, places, _member(seen, asked.vm))
+    made = _documents(asked, target, runbook, places, member_called(seen, asked.vm))
     for word in made.not_rendered:
         say(f"not rendered: {printable(word)}")
     if asked.into == "-":
@@ -129,14 +129,6 @@ def _documents(
     variables = None if packed is None else unpack_variables(packed, f"VM {name}")
     vm: Recovered = recovered_of(name, member.vm, one, configuration.native, changes, variables, os.urandom)
     return documents_of(vm, target, () if runbook is None else addresses_of(runbook, name))
-
-
-def _member(seen: VmsAt, wanted: str) -> Member:
-    for member in seen.members:
-        if wanted in (member.configuration.name, member.vm.hex()):
-            return member
-    names = ", ".join(printable(member.configuration.name) for member in seen.members) or "none"
-    raise NoSuchVm(f"VM {wanted!r}", f"there is no such VM at this point; there are: {names}")
 
 
 def _places(disks: Iterable[str]) -> dict[str, Place]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from rehydrate.boot import qemu
 from rehydrate.boot.lines import Line
 from rehydrate.boot.machines import Known
 from rehydrate.boot.processes import has_words, pids_with
@@ -71,7 +70,7 @@ def test_a_monitor_is_told_to_quit_only_where_it_is_that_of_the_vm(
         async with await asyncio.start_unix_server(answer, known.path("qmp.sock")):
             await QemuMachines().remove(known)
 
-    monkeypatch.setattr(qemu.Line, "ask", ask)
+    monkeypatch.setattr(Line, "ask", ask)
     with tempfile.TemporaryDirectory(prefix="q-") as folder:
         known = Known("web-dr-test", OURS, folder, "web-dr-test")
         asyncio.run(asyncio.wait_for(work(), SECONDS_MAX))
