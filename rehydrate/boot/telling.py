@@ -60,7 +60,7 @@ def counts_text(state: BootAt) -> str:
     defined = sum(one.began_ns is not None for one in state.machines.values())
     started = sum(one.up_ns is not None for one in state.machines.values())
     running, lost = state.count(Phase.RUNNING), state.count(Phase.FAILED, Phase.HELD)
-    rest = f", {lost} lost" if lost else ""
+    rest = f", {lost} did not come up" if lost else ""
     return f"{defined} begun, {started} started, {running} running{rest}"
 
 

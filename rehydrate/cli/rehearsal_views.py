@@ -10,6 +10,7 @@ from cdp_container.console import printable
 from cdp_container.telling import table
 from rehydrate.cli.text import seconds_text
 from rehydrate.rehearsal.past import Past
+from rehydrate.rehearsal.telling import failed_first, subject_text
 
 Members = dict[str, Any]
 _COPIED: Final = ("began", "began_ns", "ended_ns", "outcome", "address", "content", "operator", "host")
@@ -27,9 +28,12 @@ def outcome_text(report: Mapping[str, Any]) -> str:
         lines.append(f"RTO {seconds_text(rto['seconds'])}: {rto['how']}")
     for one in report["machines"] or []:
         after = one["running_seconds"]
-        how = one["state"] if after is None else f"running after {seconds_text(after)}"
-        lines.append(f"VM {one['name']}: {how}")
-    lines += [f"{one['state']}: {one['kind']} of {one['subject']}: {one['why']}" for one in report["checks"]]
+        if after is not None:  # the others are checks that failed, and told with their reason
+            lines.append(f"VM {one['name']}: running after {seconds_text(after)}")
+    lines += [
+        f"{one['state']}: {subject_text(one['kind'], one['subject'])}: {one['why']}"
+        for one in failed_first(report["checks"])
+    ]
     lines += [f"left: {path}" for path in report["left"]]
     return "\n".join(map(printable, lines))
 

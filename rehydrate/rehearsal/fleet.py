@@ -26,6 +26,7 @@ from rehydrate.boot.machines import Known, Machines, Ready
 from rehydrate.boot.plan import BootAt, Phase
 from rehydrate.boot.programs import plain_environment, run_words
 from rehydrate.boot.ready import Rendering, not_rendered_of, ready_of, started_of
+from rehydrate.boot.run import FAILED as MACHINE_FAILED
 from rehydrate.boot.run import Result, bring_up
 from rehydrate.boot.telling import counts_text
 from rehydrate.container import Secret
@@ -34,7 +35,8 @@ from rehydrate.localio import os_errors
 from rehydrate.points import RestorePlan
 from rehydrate.rehearsal.interrupts import uninterrupted
 from rehydrate.rehearsal.left_machines import Left, Record, taken_record, titles_of
-from rehydrate.rehearsal.parts import FAILED, PASSED, Verdict
+from rehydrate.rehearsal.parts import FAILED, MACHINE, PASSED, Verdict
+from rehydrate.rehearsal.programs import EXCERPT_BYTES_MAX, Redaction
 from rehydrate.rehearsal.served import Served, end_left, start_serving
 from rehydrate.rehearsal.stages import Stage
 from rehydrate.render.documents import Target
@@ -240,11 +242,26 @@ async def _make_overlays(images: Mapping[bytes, Path], folder: Path) -> None:
             raise DeviceError(what, ended.words)
 
 
-def verdict_of(one: Result) -> Verdict:
-    """A VM as one of the rehearsal's checks."""
-    if one.is_running:
+def verdict_of(one: Result, hide: Redaction) -> Verdict:
+    """A VM as one of the rehearsal's checks; of one that did not come up with the end of its console."""
+    if one.running_seconds is not None and one.is_running:
         passed = (
             f"{counted(len(one.checks), 'check')} passed" if one.checks else "it runs; no check was asked for"
         )
-        return Verdict("machine", one.name, PASSED, passed, one.running_seconds or 0.0)
-    return Verdict("machine", one.name, FAILED, f"{one.state}: {one.why}")
+        took_seconds = one.running_seconds - (one.begun_seconds or 0.0)
+        return Verdict(MACHINE, one.name, PASSED, passed, took_seconds)
+    why = one.why if one.state == MACHINE_FAILED else f"{one.state}: {one.why}"
+    excerpt = "" if one.begun_seconds is None else _end_of(Path(one.console), hide)
+    return Verdict(MACHINE, one.name, FAILED, why, excerpt=excerpt)
+
+
+def _end_of(console: Path, hide: Redaction) -> str:
+    """What a console said last; nothing where there is none, or libvirt keeps it for another user."""
+    bytes_max = EXCERPT_BYTES_MAX + hide.bytes_max  # a secret is not to be cut in two
+    try:
+        with console.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - bytes_max))
+            said = hide.bytes(file.read(bytes_max))
+    except OSError:
+        return ""
+    return said[-EXCERPT_BYTES_MAX:].decode(errors="replace")

@@ -11,7 +11,11 @@ from html import escape
 from typing import Any, Final
 
 from cdp_container.console import printable
+from cdp_container.errors import ChecksFailed
 from cdp_container.telling import size_text
+from rehydrate.rehearsal.parts import FAILED, NOT_CHECKED, PASSED
+from rehydrate.rehearsal.stages import MACHINES
+from rehydrate.rehearsal.telling import failed_first, subject_text
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 170, 90, 880, 24, 140
 _COLOURS: Final = ("#2f6f9f", "#1f7a3f", "#8a4f9e")
@@ -36,7 +40,7 @@ def html_of(report: Members) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_safe(_POLICY)}">',
         f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{_safe(title)}: {_state(report['outcome'])}</h1>",
-        *_error(report["error"]),
+        *_error(report["error"], report["checks"]),
         _pairs(_facts(report)),
         "<h2>Stages</h2>",
         _table(_STAGE_TITLES, [_stage_row(stage) for stage in report["stages"]]),
@@ -46,7 +50,7 @@ def html_of(report: Members) -> str:
         "<h2>Checks</h2>",
         *_checks(report["checks"]),
         "<h2>What was restored</h2>",
-        _table(("Kind", "Name", "Size", "Path"), [_source_row(one) for one in report["sources"]]),
+        *_sources(report["sources"]),
         *_list("Notes", report["notes"]),
         *_list("Left behind", report["left"]),
         "</body></html>",
@@ -59,11 +63,18 @@ def _domain_text(report: Members) -> str:
     return str(domain["name"] or domain["id"]) if domain else str(report["address"])
 
 
-def _error(error: Members | None) -> list[str]:
+def _error(error: Members | None, checks: Sequence[Members]) -> list[str]:
+    """What ended it; where that is checks that failed, one a line."""
     if error is None:
         return []
-    words = _safe(f"{error['what']}: {error['why']} (exit code {error['exit_code']})")
-    return [f'<p class="failed">{words}<br>{_safe(error["hint"])}</p>']
+    failed = (
+        [one for one in checks if one["state"] == FAILED] if error["kind"] == ChecksFailed.__name__ else []
+    )
+    why = "" if failed else f": {error['why']}"
+    words = _safe(f"{error['what']}{why} (exit code {error['exit_code']})")
+    lines = (_safe(f"{subject_text(one['kind'], one['subject'])}: {one['why']}") for one in failed)
+    listed = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if failed else ""
+    return [f'<div class="failed"><p>{words}</p>{listed}<p>{_safe(error["hint"])}</p></div>']
 
 
 def _facts(report: Members) -> list[tuple[str, str]]:
@@ -82,7 +93,10 @@ def _facts(report: Members) -> list[tuple[str, str]]:
         checked = rto["with_checks_seconds"]
         more = "" if checked is None else f"; {_seconds(checked)} with checks"
         running = rto.get("with_machines_seconds")
-        more = more if running is None else f"; {_seconds(running)} until all VMs ran{more}"
+        if running is not None:
+            more = f"; {_seconds(running)} until all VMs ran{more}"
+        elif report.get("machines") is not None:
+            more = f"; not all VMs came up{more}"
         facts.append(("RTO, measured", f"{_seconds(rto['seconds'])}: {rto['how']}{more}"))
     else:
         facts.append(("RTO, measured", f"none: content {report['content']}, or it did not come so far"))
@@ -97,20 +111,33 @@ def _facts(report: Members) -> list[tuple[str, str]]:
     ]
 
 
-_STAGE_TITLES: Final = ("Stage", "How", "Seconds", "Done of total", "Bytes", "Requests", "per second")
+_STAGE_TITLES: Final = (
+    "Stage",
+    "How it ended",
+    "Seconds",
+    "Done of total",
+    "Bytes",
+    "Requests",
+    "per second",
+)
 
 
 def _stage_row(stage: Members) -> list[str]:
     total = "?" if stage["total"] is None else str(stage["total"])
     kinds = ", ".join(f"{kind} {count}" for kind, count in stage["requests_by_kind"].items() if count)
+    asked = [
+        _safe(size_text(stage["done_bytes"] or stage["received_bytes"])),
+        _safe(f"{stage['requests']}{f' ({kinds})' if kinds else ''}"),
+        _safe(f"{stage['requests_per_second']:.1f} requests, {size_text(int(stage['bytes_per_second']))}"),
+    ]
+    if stage["name"] == MACHINES and not stage["requests"]:  # it asks nothing of the store by itself
+        asked = ["-"] * len(asked)
     return [
         _safe(f"{stage['number']} {stage['name']}"),
         _state(stage["state"]),
         _safe(f"{stage['seconds']:.2f}"),
         _safe(f"{stage['done']} of {total} {stage['unit']}{_more(stage.get('detail'))}"),
-        _safe(size_text(stage["done_bytes"] or stage["received_bytes"])),
-        _safe(f"{stage['requests']}{f' ({kinds})' if kinds else ''}"),
-        _safe(f"{stage['requests_per_second']:.1f} requests, {size_text(int(stage['bytes_per_second']))}"),
+        *asked,
     ]
 
 
@@ -130,10 +157,12 @@ def _machines(machines: Sequence[Members] | None) -> list[str]:
         rows.append([_safe(one["name"]), _safe(one["title"]), shown, *times, _safe(one["why"])])
         for check in one["checks"]:
             passed = check["passed_seconds"]
-            verdict = _state("failed" if passed is None else "passed")
+            missed = FAILED if check["tries"] else NOT_CHECKED
+            verdict = _state(missed if passed is None else PASSED)
             rows.append(["", _safe(check["check"]), verdict, "", _since(passed), _safe(check["why"])])
     titles = ("VM", "Its name here, and its checks", "How", "Started after", "Running, passed after", "Why")
-    return ["<h2>Machines</h2>", _table(titles, rows)]
+    since = "<p>Times are counted from the start of the command.</p>"
+    return ["<h2>Machines</h2>", since, _table(titles, rows)]
 
 
 def _since(seconds: float | None) -> str:
@@ -149,19 +178,25 @@ def _checks(checks: Sequence[Members]) -> list[str]:
             _safe(one["subject"]),
             _state(one["state"]),
             _safe(one["why"]),
-            _safe(f"{one['seconds']:.1f} s"),
+            _safe(f"{one['seconds']:.1f} s") if one["seconds"] else "-",
         ]
-        for one in checks
+        for one in failed_first(checks)
     ]
     printed = [one for one in checks if one["excerpt"].strip()]
     return [
         _table(("Check", "Of", "Verdict", "Why", "Took"), rows),
         *(
-            f"<h3>{_safe(one['kind'])} of {_safe(one['subject'])}, the end of what it printed</h3>"
+            f"<h3>{_safe(subject_text(one['kind'], one['subject']))}, the end of what it printed</h3>"
             f"<pre>{_safe(one['excerpt'], lines=True)}</pre>"
             for one in printed
         ),
     ]
+
+
+def _sources(sources: Sequence[Members]) -> list[str]:
+    if not sources:
+        return ["<p>Nothing.</p>"]
+    return [_table(("Kind", "Name", "Size", "Path"), [_source_row(one) for one in sources])]
 
 
 def _source_row(source: Members) -> list[str]:

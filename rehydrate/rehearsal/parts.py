@@ -16,6 +16,8 @@ from rehydrate.restore import Report
 PASSED: Final = "passed"
 FAILED: Final = "failed"
 NOT_CHECKED: Final = "not checked"
+MACHINE: Final = "machine"
+"""The kind of a check that a VM came up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,11 @@ class Verdict:
     """What one check came to.
 
     Attributes:
-        kind: "checksums", "fsck" or "command".
-        subject: what was checked: a volume, a partition of it, a command.
+        kind: "checksums", "names", "attributes", "fsck", "command" or MACHINE.
+        subject: what was checked: a volume, a partition of it, a tree, a command, a VM.
         state: PASSED, FAILED or NOT_CHECKED.
         why: what was found, or why it was not checked.
-        seconds: that it took.
+        seconds: that it took; 0 where that is not known.
         excerpt: the end of what it printed.
     """
 

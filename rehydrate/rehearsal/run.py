@@ -42,6 +42,7 @@ from rehydrate.rehearsal.stages import (
     NAMESPACE,
     Stages,
 )
+from rehydrate.rehearsal.telling import subject_text
 from rehydrate.rehearsal.trees import TreesPart
 from rehydrate.rehearsal.volumes import VolumesPart
 from rehydrate.rehearsal.workspace import Workspace, taken
@@ -146,7 +147,7 @@ class Rehearsal:
             self._clean_up(workspace)
         failed = [verdict for verdict in self.found.verdicts if verdict.state == FAILED]
         if failed:
-            names = "; ".join(f"{one.kind} of {one.subject}: {one.why}" for one in failed)
+            names = "; ".join(f"{subject_text(one.kind, one.subject)}: {one.why}" for one in failed)
             raise ChecksFailed(f"restored, but {counted(len(failed), 'check')} failed", names)
 
     # --- before ----------------------------------------------------------------------------------
@@ -287,7 +288,8 @@ class Rehearsal:
             )
         if all(one.is_running for one in self.found.machines):
             self.found.running_seconds = self.stages.seconds
-        for verdict in map(verdict_of, self.found.machines):
+        hide = self.hide()
+        for verdict in (verdict_of(one, hide) for one in self.found.machines):
             self.found.verdicts.append(verdict)
             if verdict.state == FAILED:
                 self.tell(f"failed: VM {verdict.subject}: {verdict.why}")

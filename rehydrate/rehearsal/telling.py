@@ -5,11 +5,24 @@ The report as a whole does not belong here: a restore shows stages too, and is t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rehydrate.rehearsal.parts import FAILED, MACHINE, NOT_CHECKED
 from rehydrate.rehearsal.stages import Figures
 
 Members = dict[str, Any]
+
+
+def subject_text(kind: str, subject: str) -> str:
+    """What a check was of, for people."""
+    return f"VM {subject}" if kind == MACHINE else f"{kind} of {subject}"
+
+
+def failed_first(checks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Checks of a report as people look for them: failed ones, then those not made, each in their order."""
+    ranks = {FAILED: 0, NOT_CHECKED: 1}
+    return sorted(checks, key=lambda one: ranks.get(one["state"], len(ranks)))
 
 
 def stage_members(figures: Figures) -> Members:
