@@ -21,6 +21,7 @@ from cdp_agent.adopting.checks import Plan, Wishes, plan_moves
 from cdp_agent.adopting.cutover import sides
 from cdp_agent.adopting.link import Link, LinkLost
 from cdp_agent.adopting.noting import Progress, note_filled, note_filling
+from cdp_agent.adopting.progress import LOCK_NAME
 from cdp_agent.adopting.relay import Relay, check_answers
 from cdp_agent.adopting.seen import Seen, lacking, look
 from cdp_agent.adopting.start_words import libvirt_steps, qemu_words
@@ -39,11 +40,10 @@ from cdp_container.domain.identity import VmIdentity
 from cdp_container.domain.notes import load_notes
 from cdp_container.domain.point_settings import term_seconds
 from cdp_container.entry import EXIT_INTERRUPTED
-from cdp_container.errors import AgentNotRunning, HypervisorFailed, Incomplete, UsageError, counted
+from cdp_container.errors import AgentNotRunning, CdpError, HypervisorFailed, Incomplete, UsageError, counted
 from cdp_container.machine_errors import AdoptionPartly, AdoptionRefused, AdoptionUndone
 from cdp_container.telling import size_text
 
-LOCK_NAME: Final = "adopt.lock"
 FLUSH_SECONDS: Final = 2.0
 """Asked for again and again, so that an end of the waiting is heard."""
 TELL_SECONDS: Final = 10.0
@@ -219,7 +219,7 @@ class _Job:
         volumes = [move.volume.name for move in plan.moves]
         name = self.vm.name
         were_whole = note_filling(self.directory, name, volumes, self.clock) if volumes else frozenset()
-        relay = Relay(self.directory, self._socket, self.clock)
+        relay = self._relay(were_whole, is_ended)
         lines = AdoptLines(self.clock, self.asked.as_json, lambda: relay.trouble)
         show = Progress(self.directory, name, self.clock, lines)
         ways = Ways(
@@ -249,6 +249,15 @@ class _Job:
         if volumes:
             note_filled(self.directory, volumes, self.clock, is_ended)
         return relay.longest_seconds
+
+    def _relay(self, were_whole: frozenset[str], is_ended: Callable[[], bool]) -> Relay:
+        try:
+            return Relay(self.directory, self._socket, self.clock)
+        except (CdpError, OSError):
+            if were_whole:  # nothing can have been written
+                with suppress(Incomplete):
+                    note_filled(self.directory, sorted(were_whole), self.clock, is_ended)
+            raise
 
     def _undone(
         self, relay: Relay, were_whole: frozenset[str], show: Progress, is_ended: Callable[[], bool]

@@ -20,6 +20,7 @@ from cdp_agent.cli.adopt_vm import Asked, _Job
 from cdp_agent.streamer.control import Answer, ControlServer
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Filling, Notes, save_notes
+from cdp_container.errors import TargetUnsuitable
 from tests.unit.adopting.model_qemu import ModelQemu
 from tests.unit.adopting.test_work import plan_of
 from tests.unit.agent.test_adopt_vm import agent
@@ -148,3 +149,20 @@ def test_of_a_qemu_that_is_gone_nothing_is_told(tmp_path: Path, monkeypatch: pyt
     with heard(tmp_path) as found:
         job(tmp_path)._note_those_over(plan_of(ModelQemu()), cast(Link, ModelQemu()), lambda: False)
     assert found == []
+
+
+def test_nothing_stays_noted_where_the_copy_cannot_even_be_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no marker and no release would be taken any more, for a volume that nobody touched."""
+
+    def refusing(*_: object) -> Relay:
+        raise TargetUnsuitable("listen", "its name is too long")
+
+    monkeypatch.setattr(adopt_vm, "Relay", refusing)
+    qemu = ModelQemu()
+    plan = plan_of(qemu)
+    volumes = [move.volume.name for move in plan.moves]
+    with heard(tmp_path) as found, pytest.raises(TargetUnsuitable):
+        job(tmp_path)._move(plan, cast(Link, qemu), lambda: False)
+    assert found == [("filling", volumes), ("filled", sorted(volumes))]
