@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
+from cdp_agent.adopting.progress import PROGRESS_NAME
 from cdp_agent.adopting.seen import Job
 from cdp_agent.adopting.turn import Turn
 from cdp_agent.adopting.work import Show
 from cdp_agent.streamer.control import Answer, call
-from cdp_agent.streamer.filling import FILLED_COMMAND, FILLING_COMMAND
+from cdp_agent.streamer.filling_words import FILLED_COMMAND, FILLING_COMMAND
 from cdp_container.clock import Clock
 from cdp_container.errors import AgentNotRunning, Incomplete
 from cdp_container.machine_errors import AdoptionRefused
@@ -25,9 +26,7 @@ NOTE_SECONDS_MAX: Final = 30.0
 """How long the agent may take to note what it is told; it may begin anew meanwhile."""
 ASK_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = 0.5
-PROGRESS_NAME: Final = "adopt.json"
 PROGRESS_EVERY_SECONDS: Final = 1.0
-PROGRESS_BYTES_MAX: Final = 1024 * 1024
 
 
 def note_filling(directory: Path, vm: str, volumes: Sequence[str], clock: Clock) -> frozenset[str]:
@@ -116,13 +115,3 @@ class Progress:
         """Nothing is copied any more."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
-
-
-def load_progress(directory: Path) -> dict[str, Any]:
-    """What an adoption wrote last; nothing where there is none, or it is not whole."""
-    try:
-        with (directory / PROGRESS_NAME).open("rb") as file:
-            members = orjson.loads(file.read(PROGRESS_BYTES_MAX))
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return dict(members) if isinstance(members, dict) else {}

@@ -13,7 +13,7 @@ from typing import Final
 
 from cdp_agent.adopting.checks import Volume
 from cdp_agent.adopting.turn import Agent
-from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
+from cdp_agent.splitter.settings import LOCK_NAME as SPLITTER_LOCK
 from cdp_agent.streamer.copy import Volume as Copied
 from cdp_agent.streamer.copy import is_empty
 from cdp_agent.supervisor import is_locked

@@ -18,7 +18,10 @@ import orjson
 from cdp_agent.alerts.hook import EVENT_BYTES_MAX, Hook
 from cdp_agent.alerts.machines import still_wrong, vm_faults, vm_trouble
 from cdp_agent.alerts.rules import Kind, Look, News, Said, after_saying, news, troubles
+from cdp_agent.alerts.shown import ALERTS_NAME, read_shown
 from cdp_agent.collector.last import load_last, trouble_of
+from cdp_agent.splitter.settings import FACTS_NAME as SPLITTER_FACTS_NAME
+from cdp_agent.splitter.settings import LOCK_NAME as SPLITTER_LOCK_NAME
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
 from cdp_agent.verifier.last import load_last as load_verification
@@ -29,15 +32,11 @@ from cdp_container.domain.settings import AgentSettings
 from cdp_container.errors import CdpError, JournalDamaged
 from cdp_container.journal.shared import SharedPages, SplitterPage
 
-ALERTS_NAME: Final = "alerts.json"
-SPLITTER_FACTS_NAME: Final = "splitter.json"
-SPLITTER_LOCK_NAME: Final = "splitter.lock"
 SCHEMA: Final = 1
 TRYING_STATES: Final = ("opening", "redo")
 """Of a splitter that may come to what kept the one before from serving."""
 LOOK_SECONDS: Final = 1.0
 """The facts are replaced once a second."""
-FACTS_BYTES_MAX: Final = 1024 * 1024
 MESSAGE_CHARACTERS_MAX: Final = 500
 FINISH_SECONDS_MAX: Final = 30
 """How long the end of a run waits for its last alerts."""
@@ -55,7 +54,7 @@ class _Shown:
 
     def look(self, now_ns: int) -> None:
         """Read them again."""
-        raw = _read(self.path)
+        raw = read_shown(self.path)
         if raw == self.left:
             return
         self.left = raw
@@ -253,25 +252,17 @@ def open_watch(settings: AgentSettings, pages: SharedPages, clock: Clock) -> Wat
     directory = Path(settings.journal.directory)
     now_ns = clock.boottime_ns()
     streamer, splitter = (
-        _Shown(directory / name, _read(directory / name), changed_ns=now_ns)
+        _Shown(directory / name, read_shown(directory / name), changed_ns=now_ns)
         for name in (FACTS_NAME, SPLITTER_FACTS_NAME)
     )
     hook = Hook(settings.alerts, clock, os.environ)
     return Watch(settings, pages, clock, hook, streamer, splitter, now_ns, _load_said(directory))
 
 
-def shown_error(directory: Path) -> str:
-    """What went wrong with the hook when it last ran, "" where nothing did."""
-    try:
-        return str(orjson.loads(_read(directory / ALERTS_NAME)).get("error", ""))
-    except (orjson.JSONDecodeError, AttributeError):
-        return ""
-
-
 def _load_said(directory: Path) -> dict[Kind, Said]:
     """What earlier runs said; nothing where that cannot be read: then it is said again."""
     try:
-        record = orjson.loads(_read(directory / ALERTS_NAME))["said"]
+        record = orjson.loads(read_shown(directory / ALERTS_NAME))["said"]
         return {Kind(kind): Said(int(said["at_ns"]), bool(said["on"])) for kind, said in record.items()}
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return {}
@@ -283,14 +274,6 @@ def _is_held(lock: Path) -> bool:
         return is_locked(lock)
     except OSError:
         return True
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(FACTS_BYTES_MAX)
-    except OSError:
-        return b""
 
 
 def _refused(facts: dict[str, Any]) -> str:

@@ -8,9 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.adopting.noting import load_progress
-from cdp_agent.cli.adopt_vm import LOCK_NAME
-from cdp_agent.streamer.filling import filling_members
+from cdp_agent.adopting.progress import LOCK_NAME, load_progress
+from cdp_agent.streamer.filling_words import filling_members
 from cdp_agent.supervisor import is_locked
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes

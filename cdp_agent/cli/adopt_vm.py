@@ -21,6 +21,7 @@ from cdp_agent.adopting.checks import Plan, Wishes, plan_moves
 from cdp_agent.adopting.cutover import sides
 from cdp_agent.adopting.link import Link, LinkLost
 from cdp_agent.adopting.noting import Progress, note_filled, note_filling
+from cdp_agent.adopting.progress import LOCK_NAME
 from cdp_agent.adopting.relay import Relay, check_answers
 from cdp_agent.adopting.seen import Seen, lacking, look
 from cdp_agent.adopting.start_words import libvirt_steps, qemu_words
@@ -43,7 +44,6 @@ from cdp_container.errors import AgentNotRunning, CdpError, HypervisorFailed, In
 from cdp_container.machine_errors import AdoptionPartly, AdoptionRefused, AdoptionUndone
 from cdp_container.telling import size_text
 
-LOCK_NAME: Final = "adopt.lock"
 FLUSH_SECONDS: Final = 2.0
 """Asked for again and again, so that an end of the waiting is heard."""
 TELL_SECONDS: Final = 10.0

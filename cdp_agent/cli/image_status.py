@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cdp_agent.imager.core import SOCKET_NAME
+from cdp_agent.imager.settings import SOCKET_NAME
 from cdp_agent.watcher.client import WatcherClient
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.errors import WatcherFailed

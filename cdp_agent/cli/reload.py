@@ -23,8 +23,8 @@ from cdp_agent.cli.accepted import take_policy
 from cdp_agent.cli.children import load_agent
 from cdp_agent.imager.sizes import disk_sizes
 from cdp_agent.releases import released
-from cdp_agent.splitter.process import FACTS as SPLITTER_FACTS
-from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
+from cdp_agent.splitter.settings import FACTS_NAME as SPLITTER_FACTS
+from cdp_agent.splitter.settings import LOCK_NAME as SPLITTER_LOCK
 from cdp_agent.streamer.control import CONFIGURE_COMMAND, call
 from cdp_agent.supervisor import take_lock
 from cdp_agent.tree_paths import refuse_trees

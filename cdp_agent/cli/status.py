@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cdp_agent.alerts.watch import shown_error
+from cdp_agent.alerts.shown import shown_error
 from cdp_agent.cli.accepted import load_running, standing
 from cdp_agent.cli.adopt_status import adopting_members, adopting_problems
 from cdp_agent.cli.forecast import seconds_until_full, spoken
@@ -24,9 +24,9 @@ from cdp_agent.cli.vm_status import vm_lines, vm_problems
 from cdp_agent.collector.last import LastPass, load_last, members_of, trouble_of
 from cdp_agent.collector.lock_note import LockNote, load_note, trouble_of_locks
 from cdp_agent.releases import release_hint, release_members, release_text
-from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
+from cdp_agent.splitter.settings import LOCK_NAME as SPLITTER_LOCK
 from cdp_agent.streamer.control import call
-from cdp_agent.streamer.facts import Lag
+from cdp_agent.streamer.lag import Lag
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.supervisor import is_locked
 from cdp_agent.verifier.last import Last as Verification

@@ -31,7 +31,6 @@ from cdp_container.format.segment import NewExtent
 
 FOLDER: Final = "imager"
 """In the journal directory: the page, sockets for reading, and files without names."""
-SOCKET_NAME: Final = "imager.sock"
 RAN_NS: Final = 1_000_000_000
 """For so long it is shown that a guest ran, or wrote, however soon it is still again: who looks sees it."""
 

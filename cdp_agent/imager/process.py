@@ -10,13 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from cdp_agent.imager.core import FOLDER, SOCKET_NAME, Imager
+from cdp_agent.imager.core import FOLDER, Imager
 from cdp_agent.imager.guard import Guard
 from cdp_agent.imager.hypervisor import Hypervisor
 from cdp_agent.imager.memory import VmMemory, memory_of
 from cdp_agent.imager.qmp import Commanding
 from cdp_agent.imager.rounds import clear_all
-from cdp_agent.imager.settings import ImagerSettings
+from cdp_agent.imager.settings import SOCKET_NAME, ImagerSettings
 from cdp_agent.supervisor import take_lock
 from cdp_agent.watcher.server import serve
 from cdp_container.clock import Clock, SystemClock

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+SOCKET_NAME: Final = "imager.sock"
 CAPTURE_SECONDS: Final = 2.0
 GRANULARITY_BYTES: Final = 4096
 """Of dirty bitmaps: QEMU keeps one bit for each, 1/32768 of a disk in memory."""

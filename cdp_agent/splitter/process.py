@@ -25,7 +25,13 @@ from cdp_agent.splitter.ending import stop as end_capture
 from cdp_agent.splitter.holding import HoldServer
 from cdp_agent.splitter.opening import SHARED, open_capture
 from cdp_agent.splitter.reloading import Decision, reload_volumes
-from cdp_agent.splitter.settings import DRAIN_SECONDS, HOUSEKEEPING_SECONDS, SplitterSettings
+from cdp_agent.splitter.settings import (
+    DRAIN_SECONDS,
+    FACTS_NAME,
+    HOUSEKEEPING_SECONDS,
+    LOCK_NAME,
+    SplitterSettings,
+)
 from cdp_agent.splitter.tcp import TcpExports
 from cdp_agent.splitter.volume import Volume
 from cdp_agent.supervisor import take_lock
@@ -41,8 +47,6 @@ from nbd_export.files import Files, OsFiles
 from nbd_export.polling import polling_loop
 from nbd_export.server import NbdServer, serve
 
-FACTS: Final = "splitter.json"
-LOCK: Final = "splitter.lock"
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log: Final = logging.getLogger(__name__)
@@ -67,7 +71,7 @@ def run_splitter(
     """
     clock = clock or SystemClock()
     settings.journal_dir.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(settings.journal_dir / LOCK, clock)  # before anything: splitter.json has one writer
+    lock = take_lock(settings.journal_dir / LOCK_NAME, clock)  # before anything: splitter.json has one writer
     process = _Process(settings, clock, files or OsFiles(), entropy, on_opened, reload)
     try:
         return process.run()
@@ -287,7 +291,7 @@ class _Process:
         )
 
     def _show(self, state: str, facts: dict[str, object]) -> None:
-        path = self._settings.journal_dir / FACTS
+        path = self._settings.journal_dir / FACTS_NAME
         shown = {
             "pid": os.getpid(),
             "state": state,

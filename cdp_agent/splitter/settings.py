@@ -13,6 +13,8 @@ from typing import Final
 from cdp_container.journal.record import JOURNAL_FILE_BYTES
 from nbd_export.tls import TlsFiles
 
+FACTS_NAME: Final = "splitter.json"
+LOCK_NAME: Final = "splitter.lock"
 # Journal and backing store are synced so often without being asked, so that a redo stays short.
 SYNC_SECONDS: Final = 5.0
 SYNC_BYTES: Final = 256 << 20

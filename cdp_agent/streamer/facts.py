@@ -13,53 +13,13 @@ from cdp_agent.releases import release_members
 from cdp_agent.streamer import steps
 from cdp_agent.streamer.describing import vm_members
 from cdp_agent.streamer.engine import Engine
-from cdp_agent.streamer.filling import filling_members
-from cdp_agent.streamer.payloads import Journal
+from cdp_agent.streamer.filling_words import filling_members
 from cdp_agent.streamer.settings import FACTS_NAME
 from cdp_agent.streamer.trees import Trees
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Notes
-from cdp_container.errors import CdpError
 from cdp_container.format.place import Place
-from cdp_container.journal.position import NOWHERE, Position
-from cdp_container.journal.shared import SplitterPage, StreamerPage
-
-
-class Lag:
-    """How much would be lost now. Looks at the journal only when something moved."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._known: tuple[Position, int | None] | None = None
-
-    def measure(self, splitter: SplitterPage | None, ours: StreamerPage, wall_ns: int) -> dict[str, Any]:
-        """Seconds since the oldest unprotected write, and bytes of journal from there on; None: unknown.
-
-        After an overflow guests write on, and no journal knows how much.
-        """
-        if splitter is None or not splitter.generation:
-            return {"lag_seconds": None, "lag_bytes": None}
-        end = splitter.overflow_at if splitter.overflowed else splitter.tail
-        in_doubt = splitter.overflowed or splitter.episode != ours.compared_episode
-        doubt_ns = splitter.overflow_ns if in_doubt and splitter.overflow_ns else wall_ns
-        try:
-            start = ours.proven if ours.proven != NOWHERE else self._journal.start
-            oldest_ns = None if start == end else self._oldest_ns(start, end)
-            lag_bytes = 0 if oldest_ns is None else self._journal.distance_bytes(start, end)
-        except CdpError as error:
-            if doubt_ns == wall_ns:
-                return {"lag_seconds": None, "lag_bytes": None, "lag_unknown": str(error)}
-            oldest_ns, lag_bytes = None, 0
-        since_ns = min(wall_ns if oldest_ns is None else oldest_ns, doubt_ns)
-        seconds = round(max(0.0, (wall_ns - since_ns) / 1e9), 3)
-        return {"lag_seconds": seconds, "lag_bytes": lag_bytes if doubt_ns == wall_ns else None}
-
-    def _oldest_ns(self, start: Position, tail: Position) -> int | None:
-        """When the first write behind `start` was made; None while there is none."""
-        if self._known is None or self._known[0] != start or self._known[1] is None:
-            first = next(iter(self._journal.records(start, tail)), None)
-            self._known = (start, None if first is None else first.time_ns)
-        return self._known[1]
+from cdp_container.journal.shared import SplitterPage
 
 
 def describe(

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.engine_types import Answered
 from cdp_agent.streamer.fill_step_types import FillingLooked, Lacking, is_whole, lacking_at, marked
+from cdp_agent.streamer.filling_words import FILLING_COMMAND
 from cdp_agent.streamer.noted import Noted
 from cdp_agent.streamer.step_events import FILLED
 from cdp_container.clock import Clock
@@ -27,9 +28,6 @@ from cdp_container.domain.owner_types import End
 from cdp_container.journal.shared import SplitterPage
 
 Answer = dict[str, Any]
-FILLING_COMMAND: Final = "filling"
-FILLED_COMMAND: Final = "filled"
-COMMANDS: Final = (FILLING_COMMAND, FILLED_COMMAND)
 HINT: Final = (
     "wait until its `cdp-agent adopt` is over, or run that again; `cdp-agent adopt VM --accept VOLUME` takes "
     "a volume as it is"
@@ -157,16 +155,6 @@ def noted_anew(
             known[space] = replace(before, ended=True)
             changed.append(name)
     return replace(notes, filling=tuple(known.values())), {"ok": True, "changed": changed}
-
-
-def filling_members(notes: Notes, identity: AgentIdentity) -> list[dict[str, Any]]:
-    """For `status`: each volume, the VM whose disk is copied, since when, and whether that is over."""
-    names = {source.space: source.name for source in identity.active.values()}
-    return [
-        {"volume": names[one.space], "vm": one.vm, "began_ns": one.began_ns, "ended": one.ended}
-        for one in notes.filling
-        if one.space in names
-    ]
 
 
 def in_order(spaces: Iterable[bytes], identity: AgentIdentity) -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cdp_agent.imager.core import FOLDER as IMAGER_FOLDER
-from cdp_agent.imager.core import SOCKET_NAME as IMAGER_SOCKET
+from cdp_agent.imager.settings import SOCKET_NAME as IMAGER_SOCKET
 from cdp_agent.streamer.trees import AGAIN_NS, DOUBLINGS_MAX, Batch, Look, Watcher
 from cdp_agent.streamer.watched import Watched
 from cdp_container.clock import Clock

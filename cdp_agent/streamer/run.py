@@ -33,10 +33,11 @@ from cdp_agent.streamer.control import (
 from cdp_agent.streamer.describer import Describer
 from cdp_agent.streamer.engine import Engine
 from cdp_agent.streamer.engine_types import Answered, Done, Job, Lane, Outside, Reply, Wishes
-from cdp_agent.streamer.facts import Lag, describe, place_of, write_facts
-from cdp_agent.streamer.filling import COMMANDS as FILLING_COMMANDS
+from cdp_agent.streamer.facts import describe, place_of, write_facts
 from cdp_agent.streamer.filling import noted_anew
+from cdp_agent.streamer.filling_words import COMMANDS as FILLING_COMMANDS
 from cdp_agent.streamer.joined import Held, watcher_of
+from cdp_agent.streamer.lag import Lag
 from cdp_agent.streamer.lanes import Lanes
 from cdp_agent.streamer.limited import LimitedStore, Limiter
 from cdp_agent.streamer.local import LocalDirectory

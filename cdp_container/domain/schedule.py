@@ -12,8 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]  # it has no types
-
 LOOK_BACK: Final = timedelta(days=400)
 """A time that did not come for so long does not count: the rarest that is planned comes once a year."""
 LAST_YEARS: Final = datetime(9500, 1, 1, tzinfo=UTC)
@@ -37,6 +35,9 @@ class CalendarTimes:
         if len(fields) == _WEEKDAY_FIELD + 1 and any(sign.isdigit() for sign in fields[_WEEKDAY_FIELD]):
             # Crontabs count from Sunday, the library from Monday: whichever was meant, half would be wrong.
             raise ValueError("names days of the week by numbers (write them like mon-fri or sun)")
+        # Here, as it brings asyncio, and every command reads a configuration that perhaps has no such line.
+        from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]  # it has no types
+
         try:
             trigger = CronTrigger.from_crontab(line, timezone=zone_of(zone) if zone else None)
         except ValueError as error:

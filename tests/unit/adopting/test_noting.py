@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cdp_agent.adopting import noting
-from cdp_agent.adopting.noting import Progress, load_progress, note_filled, note_filling
+from cdp_agent.adopting.noting import Progress, note_filled, note_filling
+from cdp_agent.adopting.progress import PROGRESS_NAME, load_progress
 from cdp_agent.adopting.seen import Job
 from cdp_agent.adopting.turn import Memory, Standing, Turn
 from cdp_agent.streamer.control import Answer, ControlServer
@@ -159,5 +160,5 @@ def test_a_disk_that_is_full_ends_no_adoption(tmp_path: Path) -> None:
     show.progress({"vda": job(10)}, Turn(Standing.COPYING, Memory(0)))
     show.close()
     assert lines.turns == 1
-    (tmp_path / noting.PROGRESS_NAME).write_text("{")
+    (tmp_path / PROGRESS_NAME).write_text("{")
     assert load_progress(tmp_path) == {}

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
-from cdp_agent.adopting.noting import PROGRESS_NAME
+from cdp_agent.adopting.progress import LOCK_NAME, PROGRESS_NAME
 from cdp_agent.cli.adopt_status import adopting_members, adopting_problems
-from cdp_agent.cli.adopt_vm import LOCK_NAME, Asked, adopt_vm
+from cdp_agent.cli.adopt_vm import Asked, adopt_vm
 from cdp_agent.streamer.control import Answer, ControlServer
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock

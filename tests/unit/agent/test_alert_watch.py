@@ -14,8 +14,9 @@ import pytest
 
 from cdp_agent.alerts.hook import HOOK_SECONDS_MAX
 from cdp_agent.alerts.rules import DOWN_SECONDS_MIN, REPEAT_SECONDS
-from cdp_agent.alerts.watch import Watch, open_watch, shown_error
-from cdp_agent.splitter.process import LOCK
+from cdp_agent.alerts.shown import shown_error
+from cdp_agent.alerts.watch import Watch, open_watch
+from cdp_agent.splitter.settings import LOCK_NAME
 from cdp_agent.supervisor import take_lock
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Notes, save_notes
@@ -62,7 +63,7 @@ class Place:
         self.settings = parse_settings(json.dumps(members).encode(), "agent.yaml")
         self.pages = SharedPages(root / "shared")
         self.serve()
-        self.lock = take_lock(root / LOCK, SystemClock())
+        self.lock = take_lock(root / LOCK_NAME, SystemClock())
         self.clock = SettableClock()
         self.watch = self.opened()
 
@@ -261,7 +262,7 @@ def test_a_splitter_that_was_killed_and_does_not_come_back(place: Place) -> None
     assert "no volume was served for 14 s" in heard["message"]
     place.later(60)
     assert len(place.events()) == 1
-    place.lock = take_lock(place.root / LOCK, SystemClock())
+    place.lock = take_lock(place.root / LOCK_NAME, SystemClock())
     place.show("splitter", state="serving")
     place.show("streamer", lag_seconds=0.0, state="streaming")
     place.later()

@@ -10,7 +10,7 @@ import pytest
 
 from cdp_agent.cli.init import initialise
 from cdp_agent.cli.status import NEVER_RAN, _is_well, gather, show_status
-from cdp_agent.splitter.process import LOCK as SPLITTER_LOCK
+from cdp_agent.splitter.settings import LOCK_NAME as SPLITTER_LOCK
 from cdp_agent.supervisor import take_lock
 from cdp_agent.wish import Wish, save_wish
 from cdp_container.clock import SystemClock

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from cdp_agent.streamer import filling, local
-from cdp_agent.streamer.filling import filling_members, noted_anew
+from cdp_agent.streamer.filling import noted_anew
+from cdp_agent.streamer.filling_words import FILLED_COMMAND, filling_members
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.domain.notes import Filling, Notes, decode_notes, encode_notes, save_notes
 from cdp_container.errors import ConfigInvalid, LocalDiskFull
@@ -197,7 +198,7 @@ def test_the_first_whole_cut_has_what_came_since_the_journal_was_looked_at(
     def written_before(
         request: dict[str, Any], notes: Notes, identity: AgentIdentity, now_ns: int
     ) -> tuple[Notes, dict[str, Any]]:
-        if request["command"] == filling.FILLED_COMMAND:
+        if request["command"] == FILLED_COMMAND:
             site.write(DISK, 4096, b"the rest")
         return noted_anew(request, notes, identity, now_ns)
 

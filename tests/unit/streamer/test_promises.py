@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cdp_agent.streamer.facts import Lag
+from cdp_agent.streamer.lag import Lag
 from cdp_agent.streamer.resume import Plan, plan_epoch
 from cdp_container.clock import SystemClock
 from cdp_container.domain.notes import Filling
