@@ -57,13 +57,15 @@ def load_agent(config: Path, other_volumes: bool = False) -> tuple[AgentSettings
     configured = {volume.name: volume.path for volume in settings.volumes}
     pinned_volumes = {source.name for source in identity.active.values()}
     if configured.keys() != pinned_volumes and not other_volumes:
-        ours, pinned = ", ".join(sorted(configured)), ", ".join(sorted(pinned_volumes))
+        ours, pinned = (", ".join(sorted(names)) or "none" for names in (configured, pinned_volumes))
         faults.append(f"volumes: {ours}, but init or reload was run with {pinned}")
     if not other_volumes and changed_trees(identity, settings.trees, bytes) != identity:
         ours, pinned = _named(settings.trees), _named(identity.active_trees)
         faults.append(f"trees: {ours}, but init or reload was run with {pinned}, or with other options")
     if not other_volumes and changed_vms(identity, settings.vms, bytes) != identity:
-        ours, pinned = (", ".join(vm.name for vm in vms) for vms in (settings.vms, identity.active_vms))
+        ours, pinned = (
+            ", ".join(vm.name for vm in vms) or "none" for vms in (settings.vms, identity.active_vms)
+        )
         faults.append(f"vms: {ours}, but init or reload was run with {pinned}, or with other options")
     if not other_volumes and named_disks(settings.disks) != known_disks(identity):
         ours, pinned = (

@@ -103,16 +103,21 @@ def test_a_schedule_that_never_comes(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["vms: [{name: web, qmp: /run/web.sock}]\n", "trees: [{name: home, path: /usr/share}]\n"]
+    ("page", "fault"),
+    [
+        ("vms: [{name: web, qmp: /run/web.sock}]\n", "vms: web, but init or reload was run with none"),
+        ("trees: [{name: home, path: /usr/share}]\n", "trees: home (/usr/share), but init or reload was"),
+    ],
 )
 def test_what_reload_takes_over_needs_no_new_domain(
-    config: Path, page: str, capsys: pytest.CaptureFixture[str]
+    config: Path, page: str, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     append(config, page)
     assert check(config) == ConfigInvalid.exit_code
     said = capsys.readouterr().err
     assert "hint: `cdp-agent reload` takes over other volumes, file trees and VMs" in said
     assert "new domain" not in said
+    assert fault in said
 
 
 def test_what_is_another_domain_is_not_taken_over(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
