@@ -49,17 +49,18 @@ async def is_in(pattern: str, text: str) -> bool:
         return pattern in text
     what = f"to look for {pattern!r}"
     given = pattern.encode("utf-8", "surrogatepass")
-    with open(os.memfd_create("pattern"), "w+b") as file:
-        file.write(len(given).to_bytes(_LENGTH_BYTES) + given + text.encode("utf-8", "surrogatepass"))
-        file.seek(0)
-        words = [sys.executable, "-I", "-S", "-c", _PROGRAM]
-        try:
-            async with asyncio.timeout(SEARCH_SECONDS_MAX):
+    said = len(given).to_bytes(_LENGTH_BYTES) + given + text.encode("utf-8", "surrogatepass")
+    words = [sys.executable, "-I", "-S", "-c", _PROGRAM]
+    try:
+        async with asyncio.timeout(SEARCH_SECONDS_MAX):
+            with open(os.memfd_create("pattern"), "w+b") as file:
+                file.write(said)
+                file.seek(0)
                 ended = await run_words(words, plain_environment(), _OUTPUT_BYTES_MAX, stdin=file.fileno())
-        except TimeoutError:
-            raise TooLong(f"{what} took more than {SEARCH_SECONDS_MAX:g} s") from None
-        except OSError as error:
-            raise TooLong(f"{what} needs a process: {error.strerror}") from None
+    except TimeoutError:
+        raise TooLong(f"{what} took more than {SEARCH_SECONDS_MAX:g} s") from None
+    except OSError as error:
+        raise TooLong(f"{what} needs a process and its file: {error.strerror}") from None
     if ended.code < 0:
         raise TooLong(f"{what} took more than {CPU_SECONDS_MAX} s of CPU: write it more simply")
     if ended.code not in (_FOUND, _NOT_FOUND):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -218,6 +219,21 @@ def test_a_search_that_is_let_go_of_ends_at_once() -> None:
 
     asyncio.run(let_go())
     assert children() == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_search_that_gets_no_file_to_read_from_has_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors or memory are scarce for a moment: no reason to end the whole command."""
+
+    def scarce(name: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    (tmp_path / "web-dr-test.console").write_bytes(b"login: ")
+    monkeypatch.setattr(os, "memfd_create", scarce)
+    with pytest.raises(NotYet, match="Too many open files"):
+        check(tmp_path, console="log.n:")
 
 
 def test_what_is_looked_for_is_text_wherever_it_stands() -> None:
