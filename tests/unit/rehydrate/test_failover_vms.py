@@ -91,3 +91,28 @@ def test_an_interrupted_one_is_refused_another_place_of_its_vms_before_it_goes_o
     with pytest.raises(RunbookUnfit, match="/srv/first by qemu"):
         taking.fail_over(access, Choice(), asked, world.where(start=True), True, page=read_page(runbook))
     assert len(tries) == 1
+
+
+def test_an_interruption_while_vms_start_is_told_as_what_it_is_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = with_vms(tmp_path)
+    runbook = tmp_path / "runbook.yaml"
+    words = f"target: qemu\ndirectory: {tmp_path}/v\nvms: {{}}\nleave_out: [web, db]\nnetworks: {{}}\n"
+    runbook.write_text(words)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rehydrate.agent_start.start_agent", lambda *_: 7)
+    for module in ("booting", "failover"):
+        monkeypatch.setattr(f"rehydrate.cli.{module}.check_fits", lambda *_, **__: None)
+    monkeypatch.setattr("rehydrate.cli.booting.bring_up", interrupted)
+    asked = taking.asked_of("site-b", "me", "drill", None, accept_loss=False)
+    access = Access(str(world.base / "container"), None, world.base / "key")
+    page = read_page(runbook)
+    with pytest.raises(KeyboardInterrupt):
+        taking.fail_over(access, Choice(), asked, world.where(start=True), False, page=page)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("interrupted while VMs were started: the domain is owned by this site (epoch 2)")
+    assert last.endswith(f"cdp-agent status --config {world.where().config_path}")
