@@ -112,6 +112,7 @@ def _export(job: _Job) -> dict[str, Any]:
         if member is not None and configuration is not None:
             where = destination.put_configuration(member.configuration.name, member.vm, configuration)
             answered = {**answered, "configuration": where}
+        destination.finish(volumes)
         return {**answered, "images": [job.done[one.plan.volume.space].members() for one in volumes]}
 
 

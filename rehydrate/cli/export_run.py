@@ -24,7 +24,7 @@ from rehydrate.cli.export_targets import CONFIGURATION_SUFFIX, Targets, configur
 from rehydrate.cli.held import tell
 from rehydrate.export.bucket import Bucket
 from rehydrate.export.content import Bytes, Reported
-from rehydrate.export.delivery import Delivery, Item, Prepared, Ways
+from rehydrate.export.delivery import NONCE, Delivery, Item, Prepared, Ways
 from rehydrate.export.files import check_target
 from rehydrate.export.formats import RAW, Shape
 from rehydrate.export.images import make_image
@@ -88,6 +88,10 @@ class Destination(Protocol):
 
     def put_configuration(self, name: str, vm: bytes, data: bytes) -> str:
         """Write the configuration of a VM beside its disks; gives where."""
+        ...
+
+    def finish(self, volumes: Sequence[Volume]) -> None:
+        """All of it is there: forget what whoever repeats the command would have gone on with."""
         ...
 
     def abort(self, volumes: Sequence[Volume]) -> int:
@@ -162,6 +166,9 @@ class _Files:
         replace_file(path, data)
         return str(path)
 
+    def finish(self, volumes: Sequence[Volume]) -> None:
+        """See `Destination.finish`."""
+
     def abort(self, volumes: Sequence[Volume]) -> int:
         """See `Destination.abort`."""
         raise AssertionError("the options say that only a bucket has something unfinished")
@@ -183,11 +190,11 @@ class _InBucket:
 
     def check(self, volumes: Sequence[Volume], vm: tuple[str, bytes] | None) -> None:
         """See `Destination.check`."""
-        if vm is not None:
-            self._delivery.check_free(self._configuration_key(*vm))
         for one in volumes:
             if one.file not in self._prepared:
                 self._prepared[one.file] = self._delivery.prepare(self._item(one))
+        if vm is not None:
+            self._delivery.check_free(self._configuration_key(*vm), self._nonces)
 
     def make(self, volume: Volume, reader: Reader, lines: ExportLines) -> Done:
         """See `Destination.make`."""
@@ -214,13 +221,22 @@ class _InBucket:
     def put_configuration(self, name: str, vm: bytes, data: bytes) -> str:
         """See `Destination.put_configuration`."""
         key = self._configuration_key(name, vm)
-        self._delivery.check_free(key)  # again: images took hours
-        self._bucket.put(key, data)
+        self._delivery.check_free(key, self._nonces)  # again: images took hours
+        self._bucket.put(key, data, {NONCE: self._nonces[0]} if self._nonces else {})
         return self._bucket.address_of(key)
+
+    def finish(self, volumes: Sequence[Volume]) -> None:
+        """See `Destination.finish`."""
+        self._delivery.finish(map(self._item, volumes))
 
     def abort(self, volumes: Sequence[Volume]) -> int:
         """See `Destination.abort`."""
         return sum(self._delivery.abort(self._item(one)) for one in volumes)
+
+    @property
+    def _nonces(self) -> list[str]:
+        """By which what this command, begun before or now, wrote there is known."""
+        return [one.state.nonce for one in self._prepared.values()]
 
     def _item(self, volume: Volume) -> Item:
         made, space = self._opened.made, volume.plan.volume.space.hex()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from rehydrate.export.workspace import (
     Made,
     Notes,
     State,
+    clear,
     forget,
     is_whole,
     read_state,
@@ -125,7 +126,7 @@ class Delivery:
         if stored is not None and not ways.force:
             raise self._occupied(item.key, stored)
         if item.is_streamed:
-            self._check_manifest(item, state)
+            self._check_manifest(item, state, is_alone=stored is None)
         elif state is None:
             check_target(ways.workspace / item.name, ways.force)
         if stored is not None:
@@ -144,7 +145,7 @@ class Delivery:
         source: Bytes,
         steps: Steps,
     ) -> Delivered:
-        """Bring one into the bucket, and clear the workspace of it.
+        """Bring one into the bucket, and clear the workspace of all but the note that it is there.
 
         Args:
             prepared: what was found of it.
@@ -157,7 +158,7 @@ class Delivery:
         item, state = prepared.item, prepared.state
         workspace = self._ways.workspace
         if prepared.stored is not None:  # it was complete when this was killed
-            forget(workspace, item.name, not item.is_streamed)
+            self._note_done(item, state)
             sha256 = "" if state.made is None else state.made.sha256
             return Delivered(item.key, prepared.stored.size_bytes, sha256, 0, 0)
         write_state(workspace, item.name, state)
@@ -171,13 +172,21 @@ class Delivery:
             size_bytes, parts = state.made.size_bytes, FileParts(path)
         with steps("uploading", size_bytes) as report:
             delivered = self._send(item, state, size_bytes, parts, report)
-        forget(workspace, item.name, not item.is_streamed)
+        self._note_done(item, state)
         return delivered
 
-    def check_free(self, key: str) -> None:
-        """Of what is small and written at once: see whether it may be. Raises TargetNotEmpty."""
+    def finish(self, items: Iterable[Item]) -> None:
+        """Clear the workspace of all that was delivered: the command that asked for it is through."""
+        for item in items:
+            forget(self._ways.workspace, item.name, not item.is_streamed)
+
+    def check_free(self, key: str, ours: Collection[str]) -> None:
+        """Of what is small and written at once: see whether it may be. Raises TargetNotEmpty.
+
+        `ours`: nonces; what has one of them was written by this command, before it was interrupted.
+        """
         stored = None if self._ways.force else self._bucket.head(key)
-        if stored is not None:
+        if stored is not None and stored.metadata.get(NONCE) not in ours:
             raise self._occupied(key, stored)
 
     def abort(self, item: Item) -> int:
@@ -190,17 +199,29 @@ class Delivery:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _note_done(self, item: Item, state: State) -> None:
+        """Whoever repeats the command, which has others to bring there, is to know this one as its own."""
+        write_state(self._ways.workspace, item.name, replace(state, upload=""))
+        clear(self._ways.workspace, item.name, not item.is_streamed)
+
     def _occupied(self, key: str, stored: Stored, hint: str | None = None) -> TargetNotEmpty:
         why = f"an object of {counted(stored.size_bytes, 'byte')} is there"
         return TargetNotEmpty(f"export to {self._bucket.address_of(key)}", why, hint)
 
-    def _check_manifest(self, item: Item, state: State | None, hint: str | None = None) -> None:
-        """Whether the list of digests beside an object is nobody else's. Raises TargetNotEmpty."""
+    def _check_manifest(
+        self, item: Item, state: State | None, is_alone: bool, hint: str | None = None
+    ) -> None:
+        """Whether the list of digests beside an object is nobody else's. Raises TargetNotEmpty.
+
+        `is_alone`: there is no such object; then a list that an export made is one that it never finished.
+        """
         if self._ways.force:
             return
         key = item.key + MANIFEST_SUFFIX
         stored = self._bucket.head(key)
-        if stored is not None and (state is None or stored.metadata.get(NONCE) != state.nonce):
+        if stored is None or (is_alone and NONCE in stored.metadata):
+            return
+        if state is None or stored.metadata.get(NONCE) != state.nonce:
             raise self._occupied(key, stored, hint)
 
     def _check_still_free(self, item: Item, state: State) -> None:
@@ -219,7 +240,7 @@ class Delivery:
         if stored is not None and stored.metadata.get(NONCE) != state.nonce:
             raise self._occupied(item.key, stored, hint)
         if item.is_streamed:
-            self._check_manifest(item, state, hint)
+            self._check_manifest(item, state, stored is None, hint)
 
     def _discard(self, item: Item) -> set[str]:
         """End the upload that the workspace knows of, and clear that of it; gives its id, if any."""

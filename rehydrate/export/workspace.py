@@ -1,6 +1,6 @@
 """What an export to a bucket keeps on this machine: which upload it is, and what of it was acknowledged.
 
-    NAME.upload.json   the upload (replaced atomically)
+    NAME.upload.json   the upload (replaced atomically); it goes when all that the command brings is there
     NAME.parts         a line for each part that the store acknowledged: number, ETag, SHA-256
     NAME               the image, where one is made
 
@@ -70,7 +70,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """An upload. `nonce` stands in the object's metadata; `upload` is the store's id, empty before it."""
+    """An upload. `nonce` stands in the object's metadata; `upload` is the store's id while it goes on."""
 
     identity: Identity
     nonce: str
@@ -128,12 +128,18 @@ def write_state(workspace: Path, name: str, state: State) -> None:
 
 
 def forget(workspace: Path, name: str, has_image: bool) -> None:
-    """Everything of an export; what says that there is one goes last.
+    """Everything of an export; what says that there is one goes last. `has_image`: see `clear`."""
+    clear(workspace, name, has_image)
+    remove_file(workspace / f"{name}{STATE_SUFFIX}")
+
+
+def clear(workspace: Path, name: str, has_image: bool) -> None:
+    """All but what says that there is an export.
 
     `has_image`: whether it makes one there; else a file of that name is somebody else's.
     """
     image = [name] if has_image else []
-    for one in (f"{name}{NOTES_SUFFIX}", *image, f"{name}{STATE_SUFFIX}"):
+    for one in (f"{name}{NOTES_SUFFIX}", *image):
         remove_file(workspace / one)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cdp_container.domain.machine import Description, Disk
 from cdp_container.domain.machine_records import Configuration, Native, vm_record
-from cdp_container.errors import AlreadyRunning, TargetNotEmpty
+from cdp_container.errors import AlreadyRunning, LocalDiskFull, TargetNotEmpty
 from cdp_container.store.directory import DirectoryStore
 from rehydrate.export.content import Bytes
 from rehydrate.export.delivery import Delivered, Delivery, Prepared, Steps
@@ -124,6 +124,55 @@ def test_a_configuration_that_is_there_is_replaced_by_force_alone(
     assert (len(keys(bucket)), object_of(bucket, key)) == (2, b"theirs")
     assert run(*command, "--force")[0] == 0
     assert json.loads(object_of(bucket, key))["name"] == "web"
+
+
+def test_what_was_finished_before_it_was_interrupted_is_known_as_its_own(
+    run: Run, protected: Site, place: Path, out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on: it refused the images of its own that were there already."""
+    other = protected.add_volume("other", SIZE)
+    protected.say(
+        vm_record(
+            b"V" * 16,
+            Configuration(
+                "web",
+                Description("web", disks=(Disk("vda", protected_volume(protected)), Disk("vdb", other))),
+                Native("qmp", ""),
+            ),
+        )
+    )
+    protected.protect(protected.cut([write(other, 0, b"o" * 5000)]))
+    command = words(place, bucket, out, "--vm", "web", "--format", "raw")
+    deliver, sent = Delivery.deliver, list[str]()
+
+    def breaks(
+        delivery: Delivery, prepared: Prepared, make: Callable[[Path], None], source: Bytes, steps: Steps
+    ) -> Delivered:
+        if sent:
+            raise LocalDiskFull("send the second", "no room")
+        sent.append(prepared.item.key)
+        return deliver(delivery, prepared, make, source, steps)
+
+    def ends(*_: object) -> None:
+        raise LocalDiskFull("forget", "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, "deliver", breaks)
+        assert run(*command)[0] == LocalDiskFull.exit_code
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, "finish", ends)
+        assert run(*command)[0] == LocalDiskFull.exit_code
+    assert "import/web.vm.json" in keys(bucket)
+    told = answer(run, *command)
+    assert [one["parts_sent"] for one in told["images"]] == [0, 0]
+    assert [path.name for path in out.iterdir()] == ["export.lock"]
+    assert "an object of" in refused(run, TargetNotEmpty.exit_code, *command), "another one would replace it"
+
+
+def protected_volume(site: Site) -> bytes:
+    """The one that the fixture made."""
+    (space,) = site.images[min(site.images)]
+    return space
 
 
 def test_abort_ends_uploads_of_these_objects_and_exports_nothing(

@@ -101,7 +101,9 @@ class Export:
     def run(self) -> Delivered:
         with self.delivery() as delivery:
             prepared = delivery.prepare(self.item)
-            return delivery.deliver(prepared, self.make, cast(Bytes, Fixed()), self.step)
+            done = delivery.deliver(prepared, self.make, cast(Bytes, Fixed()), self.step)
+            delivery.finish([self.item])
+            return done
 
 
 @pytest.fixture
@@ -256,6 +258,29 @@ def test_a_list_of_digests_that_is_not_ours_stays(export: Export, bucket: Fresh)
     done = replace(export, force=True).run()
     assert (done.sent, done.there) == (0, 4)
     assert json.loads(object_of(bucket, manifest))["size_bytes"] == len(IMAGE)
+
+
+def test_a_list_of_digests_without_its_object_is_in_nobodys_way(
+    export: Export, bucket: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the list and the end of the upload, --restart and --abort left it: refused for ever."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    export.is_streamed = True
+    for is_aborted in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(Bucket, "complete", killed)
+            with pytest.raises(KeyboardInterrupt):
+                export.run()
+        assert object_of(bucket, f"{KEY}.parts.json")
+        if is_aborted:
+            with export.delivery() as delivery:
+                delivery.abort(export.item)
+        replace(export, restart=True).run()
+        assert object_of(bucket) == IMAGE
+        bucket.admin.delete_object(Bucket=bucket.name, Key=KEY)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
