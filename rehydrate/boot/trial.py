@@ -16,13 +16,16 @@ from rehydrate.runbook.check import Finding
 from rehydrate.runbook.model import RunbookSettings
 
 _EPOCH_DIGITS: Final = 5
-"""Of the epoch in the name of a failover's directory, which nobody knows before: sockets want short paths."""
+"""Of the epoch in the name of a failover's directory, where nobody knows it yet: sockets want short paths."""
 _DISK: Final = FilePlace("/volume")
 
 
-def directory_to_be(runbook: RunbookSettings) -> str:
-    """One as long as that of the documents of a failover will be (`cli.booting.directory_of`)."""
-    return f"{runbook.directory}/{'0' * 8}-{'0' * _EPOCH_DIGITS}"
+def directory_to_be(runbook: RunbookSettings, epoch: int | None = None) -> str:
+    """One as long as that of the documents of a failover will be (`cli.booting.directory_of`).
+
+    `epoch`: that it will have; where nobody knows it yet, as before the day, one that is long.
+    """
+    return f"{runbook.directory}/{'0' * 8}-{'0' * _EPOCH_DIGITS if epoch is None else epoch}"
 
 
 def refused_findings_of(

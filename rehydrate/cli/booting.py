@@ -114,8 +114,8 @@ def boot(
     `journal`: the agent's directory, which has the failover's note.
     Raises RunbookUnfit, AlreadyRunning: another command is at it.
     """
-    check_fits(page, at.point, rehearsal=False)
     runbook, directory = page.runbook, directory_of(page, note)
+    check_fits(page, at.point, rehearsal=False, directory=str(directory))
     by = Rendering(runbook, str(directory), rehearsal=False, entropy=os.urandom)
     places = exports_of(load_identity(journal), settings, runbook.target)
     vms = [ready_of(member, places, by) for member in started_of(runbook, at.members)]

@@ -39,6 +39,7 @@ from rehydrate import agent_files, agent_start, failover, writer
 from rehydrate.anew import read_until_found
 from rehydrate.boot.at_cut import AtCut, vms_at_cut
 from rehydrate.boot.run import Result
+from rehydrate.boot.trial import directory_to_be
 from rehydrate.cli import booting, commands, failover_trees, failover_views, views
 from rehydrate.cli.console import ask_passphrase, read_secret
 from rehydrate.cli.held import holding_for, user_name
@@ -273,7 +274,9 @@ def _check_all(run: _Run, container: Container, note: FailoverNote) -> _Made:
         made, paths = plan.made, plan.paths
         if run.page is not None:
             assert run.vms is not None, "planned"
-            check_fits(run.page, run.vms.point, rehearsal=False)
+            epoch = note.epoch or container.history.owner.epoch + 1 + run.jump
+            directory = directory_to_be(run.page.runbook, epoch)
+            check_fits(run.page, run.vms.point, rehearsal=False, directory=directory)
         for place in plan.trees:
             if place.rules is None:
                 run.report(f"note: {_UNKNOWN_RULES.format(place.tree.name)}")

@@ -55,6 +55,17 @@ def test_a_directory_too_long_for_sockets_is_told() -> None:
     assert words(directory="/srv/" + "v" * 90, target="libvirt") == []
 
 
+def test_on_the_day_no_longer_epoch_than_it_has_is_reckoned_with() -> None:
+    """A failover was refused whose paths would have been short enough."""
+    pages = [runbook(directory="/srv/" + "v" * count) for count in range(100)]
+
+    def refused_by(page: RunbookSettings, directory: str) -> bool:
+        return bool(refused_findings_of(page, [member()], directory, False, []))
+
+    page = next(page for page in pages if refused_by(page, directory_to_be(page)))
+    assert not refused_by(page, directory_to_be(page, 7))
+
+
 def test_an_architecture_that_nobody_can_start_is_told() -> None:
     (told,) = words(replace(WEB, architecture="vax"))
     assert "'vax'" in told
