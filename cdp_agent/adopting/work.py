@@ -111,6 +111,14 @@ def adopt(plan: Plan, qemu: Qemu, ways: Ways, clock: Clock, show: Show) -> None:
         show.tell(f"adopted, and something is left in QEMU that does no harm: {error.why}")
 
 
+def end_others(plan: Plan, qemu: Qemu, clock: Clock) -> None:
+    """Cancel copies of earlier runs that this plan does not go on with. Raises HypervisorFailed."""
+    try:
+        clean_up(qemu, clock, _going_on(plan, _look_twice(qemu)))
+    except LinkLost as error:
+        raise HypervisorFailed(_WHAT, error.why, LEFT_HINT) from error
+
+
 def try_connections(plan: Plan, qemu: Qemu, export_socket: str) -> list[str]:
     """Have QEMU connect to every export, and let go again; what it says of those that fail."""
     faults = []

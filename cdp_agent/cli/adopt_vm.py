@@ -27,7 +27,7 @@ from cdp_agent.adopting.seen import Seen, lacking, look
 from cdp_agent.adopting.start_words import libvirt_steps, qemu_words
 from cdp_agent.adopting.undoing import clean_up
 from cdp_agent.adopting.words import PREFIX
-from cdp_agent.adopting.work import Ended, Ways, adopt, try_connections
+from cdp_agent.adopting.work import Ended, Ways, adopt, end_others, try_connections
 from cdp_agent.cli.accepted import Running, load_running
 from cdp_agent.cli.adopt_lines import AdoptLines
 from cdp_agent.cli.vm_status import ask_hypervisors
@@ -218,6 +218,8 @@ class _Job:
         rate = self.running.settings.copy_rate
         volumes = [move.volume.name for move in plan.moves]
         name = self.vm.name
+        # By the relay they could write again, into volumes that somebody accepted as they are.
+        end_others(plan, link, self.clock)
         were_whole = note_filling(self.directory, name, volumes, self.clock) if volumes else frozenset()
         relay = self._relay(were_whole, is_ended)
         lines = AdoptLines(self.clock, self.asked.as_json, lambda: relay.trouble)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from cdp_agent.adopting import words
 from cdp_agent.adopting.checks import Plan, Wishes
 from cdp_agent.adopting.link import Link, LinkLost
 from cdp_agent.adopting.noting import Progress
@@ -166,3 +167,26 @@ def test_nothing_stays_noted_where_the_copy_cannot_even_be_passed_on(
     with heard(tmp_path) as found, pytest.raises(TargetUnsuitable):
         job(tmp_path)._move(plan, cast(Link, qemu), lambda: False)
     assert found == [("filling", volumes), ("filled", sorted(volumes))]
+
+
+def test_no_copy_of_an_earlier_run_goes_on_by_the_relay_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its volume may have been accepted as it is, and counts as whole: nothing may be written there."""
+    qemu = ModelQemu()
+    plan = plan_of(qemu)
+    other, mine = plan.moves
+    for command, given in (
+        ("blockdev-add", words.connection(other.names.seed, "/seed.sock", other.volume.name, 0)),
+        ("blockdev-add", words.top(other.names.top, other.names.seed, words.FIND_ZEROES)),
+        ("blockdev-mirror", words.mirror(other.names.job, other.disk.node, other.names.top, 0)),
+    ):
+        qemu.do(command, given)
+
+    def refusing(*_: object) -> Relay:
+        assert other.names.job not in qemu.jobs
+        raise TargetUnsuitable("listen", "its name is too long")
+
+    monkeypatch.setattr(adopt_vm, "Relay", refusing)
+    with heard(tmp_path), pytest.raises(TargetUnsuitable):
+        job(tmp_path)._move(replace(plan, moves=(mine,)), cast(Link, qemu), lambda: False)
