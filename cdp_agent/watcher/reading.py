@@ -99,6 +99,16 @@ class FileReader:
         finally:
             os.close(fd)
 
+    def doubt(self, file: int | None = None) -> None:
+        """What was read of a file (None: of any) within the tick in which it changed counts no more.
+
+        A change in the same tick leaves its stamp as it is, and no event may tell of it.
+        """
+        rows = list(self.read) if file is None else [file]
+        for row in rows:
+            if row in self.read and not self.read[row].proven:
+                del self.read[row]
+
     def _captured(
         self,
         tree: Tree,

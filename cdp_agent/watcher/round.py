@@ -103,6 +103,10 @@ class Round:
                 done = self._look(other, linked, LOOK) and done
         return done
 
+    def doubt(self) -> None:
+        """A file with several names may be newer than it was read, through one that was missed."""
+        self._reader.doubt()
+
     def _look(self, tree: Tree, path: bytes, bits: int) -> bool:
         if len(path) > PATH_BYTES_MAX:
             tree.trouble(path, f"its path has more than {PATH_BYTES_MAX} bytes")
@@ -286,8 +290,7 @@ class Round:
         file = self._file_row(tree, stamp_inode(stamp), row, found.st_size, FILE)
         captured = self._reader.read.get(file.id)
         is_half = tree.suspended is not None and tree.suspended.file == file.id
-        is_read = captured is not None and captured.proven and captured.stamp == stamp and not bits & READ
-        if not is_half and not is_read:
+        if not is_half and (captured is None or captured.stamp != stamp or bits & READ):
             captured = self._reader.content(tree, path, file, stamp_inode(stamp))
         self._put_file(tree, path, row, file, captured or Captured(found, stamp, found.st_size, False))
         self._look_at_links(tree, path, found, file, row)
@@ -391,6 +394,7 @@ class Round:
 
     def _lose_name(self, tree: Tree, file: int, kind: int) -> None:
         """It may have been written through the name that it had, of which only that name's event told."""
+        self._reader.doubt(file)
         self._orphans[file] = kind
         self._linked.extend((tree, other) for other in self._index.names_of(file))
 

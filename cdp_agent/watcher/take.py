@@ -169,6 +169,7 @@ class Take:
                 elif not tree.deep[-1].step():
                     tree.deep = [scan for scan in tree.deep if not scan.is_done]
             if tree.missed_name and not full.is_full:
+                self._round.doubt()
                 self._look(tree, tree.take_linked())
                 tree.missed_name = False
             tree.open_root.let_go()

@@ -186,7 +186,7 @@ def test_vms_are_started_in_one_place_only(
 
     machines = Invented(starting=starting)
     monkeypatch.setattr(booting, "machines_for", lambda target, uri: machines)
-    monkeypatch.setattr(booting, "check_fits", lambda page, point, rehearsal: None)
+    monkeypatch.setattr(booting, "check_fits", lambda page, point, rehearsal, directory: None)
     identity = AgentIdentity(
         b"D" * 16, "shop", "b", "none", b"", b"", b"", b"", (SourceIdentity("db", "/d", SPACE, 1),)
     )
