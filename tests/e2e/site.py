@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cdp_container.errors import AgentNotRunning
 from cdp_container.format.seal import public_of
 from tests.e2e.processes import Done, children_of, group_members, is_gone, run
 from tests.nbd_client import NbdClient
@@ -252,9 +253,17 @@ class Site:
             return {}
         return members
 
-    def marker(self, name: str) -> Done:
-        """Name this instant."""
-        return self.agent_command("marker", name)
+    def marker(self, name: str, *options: str) -> Done:
+        """Name this instant; a streamer that is not there yet, as exports open before, is asked again."""
+        done = Done(-1, "", "")
+
+        def is_answered() -> bool:
+            nonlocal done
+            done = self.agent_command("marker", name, *options)
+            return done.code != AgentNotRunning.exit_code
+
+        wait_until(is_answered, "the streamer answers", OPEN_SECONDS_MAX)
+        return done
 
     # --- elsewhere ---------------------------------------------------------------------------
 

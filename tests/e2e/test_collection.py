@@ -50,7 +50,7 @@ class Kept:
                     guest.write(len(self.image) + at, data)
                 self.image[at : at + len(data)] = data
             guest.flush()
-        self.site.agent_command("marker", name, *options).must()
+        self.site.marker(name, *options).must()
         self.images[name] = bytes(self.image)
 
     def check(self, name: str) -> None:

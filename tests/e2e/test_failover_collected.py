@@ -57,7 +57,7 @@ def taken_over(sites: Sites, name: str, *options: str) -> Site:
 
 def marked(site: Site, name: str, images: Images, seed: int, *options: str) -> None:
     fill(site, seed, images)
-    site.agent_command("marker", name, *options).must()
+    site.marker(name, *options).must()
 
 
 def collected(site: Site, images: Images, seed: int) -> None:
