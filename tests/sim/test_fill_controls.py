@@ -15,9 +15,8 @@ from cdp_container.clock import Clock
 from cdp_container.domain.identity import AgentIdentity
 from cdp_container.journal.position import NOWHERE
 from cdp_container.journal.shared import SplitterPage
+from tests.sim.controls import assert_caught
 from tests.sim.fill_world import FillWorld, fill_world_of
-from tests.sim.test_negative_controls import CAUGHT
-from tests.sim.test_streamer import STORY_SECONDS
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(600)]
 
@@ -78,11 +77,4 @@ BROKEN = [
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_is_caught(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed in range(SEEDS):
-        with monkeypatch.context() as patch, fill_world_of(seed) as world:
-            broken(patch, world)
-            try:
-                world.play(STORY_SECONDS)
-            except CAUGHT:
-                return
-    raise AssertionError(f"{SEEDS} seeds, and {broken.__name__} was not caught")
+    assert_caught(broken, fill_world_of, SEEDS, monkeypatch)

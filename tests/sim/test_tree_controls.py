@@ -12,8 +12,7 @@ from cdp_agent.streamer import step_types as st
 from cdp_agent.streamer.trees import Batch, Taken, Trees
 from cdp_container.errors import WatcherFailed
 from cdp_container.journal.position import Position
-from tests.sim.test_negative_controls import CAUGHT
-from tests.sim.test_streamer import STORY_SECONDS
+from tests.sim.controls import assert_caught
 from tests.sim.tree_world import TreeWorld, tree_world_of
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(600)]
@@ -138,11 +137,4 @@ BROKEN = [
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_is_caught(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed in range(SEEDS):
-        with monkeypatch.context() as patch, tree_world_of(seed) as world:
-            broken(patch, world)
-            try:
-                world.play(STORY_SECONDS)
-            except CAUGHT:
-                return
-    raise AssertionError(f"{SEEDS} seeds, and {broken.__name__} was not caught")
+    assert_caught(broken, tree_world_of, SEEDS, monkeypatch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import threading
@@ -18,6 +17,7 @@ from cdp_agent.adopting.relay import Relay, check_answers
 from cdp_container.clock import SystemClock
 from cdp_container.errors import AgentNotRunning, TargetUnsuitable
 from nbd_export import wire
+from tests.failing_listener import FailingListener
 from tests.nbd_client import NbdClient
 from tests.nbd_server import MemoryExport, serving
 from tests.waiting import wait_until
@@ -55,21 +55,9 @@ def test_everything_is_passed_on(tmp_path: Path) -> None:
     assert not Path(found.path).exists()
 
 
-class Failing(socket.socket):
-    """A listener that cannot take the first who comes."""
-
-    failures = 1
-
-    def accept(self) -> tuple[socket.socket, object]:
-        if self.failures:
-            self.failures -= 1
-            raise OSError(errno.EMFILE, "too many open files")
-        return super().accept()
-
-
 def test_who_could_not_be_let_in_is_not_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def listen(path: str, _: str) -> socket.socket:
-        listener = Failing(socket.AF_UNIX)
+        listener = FailingListener(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(4)
         return listener

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from pathlib import Path
 
 from cdp_agent.watcher.server import _Door
 from cdp_agent.watcher.wire import connect_to, read_line, send_line
-
-
-class Failing(socket.socket):
-    """A listener that cannot take the first who comes."""
-
-    failures = 1
-
-    def accept(self) -> tuple[socket.socket, object]:
-        if self.failures:
-            self.failures -= 1
-            raise OSError(errno.EMFILE, "too many open files")
-        return super().accept()
+from tests.failing_listener import FailingListener
 
 
 def test_who_could_not_be_let_in_is_not_the_last_one(tmp_path: Path) -> None:
     """Else nobody was heard any more, and nothing captured, by a process that goes on."""
-    with Failing(socket.AF_UNIX) as listener:
+    with FailingListener(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen(4)
         door = _Door(listener, {"shown": "this"})
